@@ -1,0 +1,25 @@
+"""The data plane and its plugin API: sources, lanes, dispatch, dead letters. Nothing here knows Kubernetes.
+
+A new source needs only the names that this module exports.
+"""
+
+from trigger_sources.delivery import Answer, Attempt, Delivery, HttpRequest, Outcome
+from trigger_sources.events import Event
+from trigger_sources.source import Context, Lag, MissingSecret, SourceError, TriggerSource
+from trigger_sources.spec import SecretRef, Spec
+
+__all__ = [
+    "TriggerSource",
+    "Delivery",
+    "Event",
+    "Outcome",
+    "Context",
+    "Lag",
+    "SecretRef",
+    "Spec",
+    "SourceError",
+    "MissingSecret",
+    "Answer",
+    "Attempt",
+    "HttpRequest",
+]

@@ -1,0 +1,146 @@
+"""What could not be delivered, kept whole, in one shape for every source."""
+
+import base64
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from trigger_sources.delivery import Attempt, HttpRequest
+from trigger_sources.events import Event, event_from_attributes
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One event that was given up. Its identity is (trigger uid, function, position)."""
+
+    trigger_uid: str
+    namespace: str
+    trigger: str
+    function: str
+    position: str
+    event: Event
+    reason: str  # a CamelCase word: PermanentAnswer, AttemptsExhausted, TooOld, FilterError, CrashLoop, …
+    message: str  # for a person: the last status or error
+    failed_at: float  # seconds since the epoch
+    key: bytes | None = None
+    partition: str | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+    attempts: Sequence[Attempt] = ()  # of every round, oldest first, at most the first and the last 50
+    redriven: int = 0  # how often it was redriven and failed again
+    request: HttpRequest | None = None
+
+    @property
+    def identity(self) -> str:
+        return f"{self.function}/{self.position}"
+
+
+class DeadLetters(Protocol):
+    """Where a trigger's dead letters live. Every method may raise SourceError or the transport's OSError."""
+
+    async def prepare(self) -> None:
+        """Creates what is needed and tests the rights, so that a lack of them is known before the first failure."""
+
+    async def write(self, letter: DeadLetter) -> None:
+        """Returns once it is durable and confirmed. The same identity again replaces the older one."""
+
+    def letters(self) -> AsyncIterator[DeadLetter]:
+        """All of this trigger's, oldest failure first, doubles folded."""
+
+    async def remove(self, letter: DeadLetter) -> None:
+        """Returns once it is gone. One that is gone already is no error."""
+
+    async def close(self) -> None: ...
+
+
+def metadata_from_letter(letter: DeadLetter) -> bytes:
+    """Everything but the event's data, as JSON, for stores that keep the original bytes beside it."""
+    return orjson.dumps(
+        {
+            "version": 1,
+            "triggerUid": letter.trigger_uid,
+            "namespace": letter.namespace,
+            "trigger": letter.trigger,
+            "function": letter.function,
+            "position": letter.position,
+            "attributes": letter.event.attributes(),
+            "tombstone": letter.event.data is None,
+            "reason": letter.reason,
+            "message": letter.message,
+            "failedAt": letter.failed_at,
+            "key": _text(letter.key),
+            "partition": letter.partition,
+            "headers": [[name, _text(value)] for name, value in letter.headers],
+            "redriven": letter.redriven,
+            "attempts": [
+                {
+                    "at": attempt.at,
+                    "latencySeconds": attempt.latency_seconds,
+                    "status": attempt.status,
+                    "error": attempt.error,
+                    "answerHead": _text(attempt.answer_head),
+                }
+                for attempt in letter.attempts
+            ],
+            "request": letter.request
+            and {
+                "method": letter.request.method,
+                "target": letter.request.target,
+                "headers": [list(header) for header in letter.request.headers],
+                "pathParameters": dict(letter.request.path_parameters),
+            },
+        }
+    )
+
+
+def letter_from_metadata(metadata: bytes, data: bytes | None) -> DeadLetter:
+    """The inverse of `metadata_from_letter`. Raises ValueError for what is no dead letter of a known version."""
+    try:
+        found: dict[str, Any] = orjson.loads(metadata)
+        if found["version"] != 1:
+            raise ValueError(f"dead letter version {found['version']!r} is not known; known: 1")
+        request = found["request"]
+        return DeadLetter(
+            trigger_uid=found["triggerUid"],
+            namespace=found["namespace"],
+            trigger=found["trigger"],
+            function=found["function"],
+            position=found["position"],
+            event=event_from_attributes(found["attributes"], None if found["tombstone"] else data or b""),
+            reason=found["reason"],
+            message=found["message"],
+            failed_at=found["failedAt"],
+            key=_bytes(found["key"]),
+            partition=found["partition"],
+            headers=tuple((name, _bytes(value) or b"") for name, value in found["headers"]),
+            redriven=found["redriven"],
+            attempts=tuple(
+                Attempt(
+                    at=attempt["at"],
+                    latency_seconds=attempt["latencySeconds"],
+                    status=attempt["status"],
+                    error=attempt["error"],
+                    answer_head=_bytes(attempt["answerHead"]) or b"",
+                )
+                for attempt in found["attempts"]
+            ),
+            request=request
+            and HttpRequest(
+                method=request["method"],
+                target=request["target"],
+                headers=tuple((name, value) for name, value in request["headers"]),
+                path_parameters=request["pathParameters"],
+            ),
+        )
+    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+        raise ValueError(f"not a dead letter: {error!r}") from error
+
+
+def _text(value: bytes | None) -> str | None:
+    """Bytes in JSON: base64, so that no byte is lost."""
+    return None if value is None else base64.b64encode(value).decode()
+
+
+def _bytes(value: str | None) -> bytes | None:
+    return None if value is None else base64.b64decode(value)

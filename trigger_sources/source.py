@@ -1,0 +1,183 @@
+"""The plugin API: a source is a frozen, typed model whose fields are the trigger's `spec`, with one async generator."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+from pydantic import Field, model_validator
+
+from trigger_sources.delivery import Delivery
+from trigger_sources.spec import DeliveryPolicy, Reply, SecretRef, Spec, Target
+
+if TYPE_CHECKING:
+    from trigger_sources.dead_letters import DeadLetters
+    from trigger_sources.gateway import Requests, Route
+    from trigger_sources.store import Inbox
+
+Ordering = Literal["key", "partition", "none"]
+Sharing = Literal["partitioned", "competing", "single"]
+T = TypeVar("T")
+
+# Fields of every trigger. `batch` and `start` are reserved though not every source has them.
+COMMON_FIELDS = frozenset(
+    {"function", "target", "ordering", "concurrency", "filter", "filter_error", "batch", "delivery", "reply", "suspend"}
+)
+
+
+class SourceError(Exception):
+    """A source cannot go on as it is: the operator's or the broker's fault. `reason` is a CamelCase word for a condition."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class MissingSecret(SourceError):
+    """A SecretRef names a Secret or a key that is not there. The text names both ways out."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("SecretMissing", message)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far behind its source a trigger is. None where the source cannot tell."""
+
+    events: int | None
+    seconds: float | None = None  # the age of the oldest event that is not settled
+
+
+class State(Protocol):
+    """A small durable key-value store, for cursors. Writes are coalesced: `put` returns once the value is durable."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def put(self, key: str, value: bytes) -> None: ...
+
+    async def delete(self, key: str) -> None: ...
+
+
+class Context(Protocol):
+    """All that a source may ask of the fabric. One per trigger and function."""
+
+    namespace: str
+    name: str  # the trigger's
+    uid: str
+    function: str  # the function's name, or the URL's host for a plain URL
+    replica: str  # this process, stable while it lives
+    stopping: asyncio.Event  # set when no more is wanted; what a read still brings will be settled `returned`
+    state: State
+    defaults: Mapping[str, Sequence[str]]  # addresses where the spec names none, by kind: "kafka", "nats"
+
+    @property
+    def limit(self) -> int:
+        """How many deliveries may be held at most: taken and not settled."""
+
+    @property
+    def room(self) -> int:
+        """How many deliveries may be yielded now."""
+
+    async def secret(self, reference: SecretRef) -> str:
+        """The secret's text. Raises MissingSecret."""
+
+    def report(self, *, connected: bool, reason: str = "", message: str = "") -> None:
+        """Says whether the source is connected, for conditions, metrics and logs. Cheap: only changes are shown."""
+
+    def report_lost(self, count: int, reason: str) -> None:
+        """Says that the source itself lost events (retention took them) before they could be taken. Never silent."""
+
+    async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
+        """Forgets what `lost` names: what waits at once, what runs after the grace. On return none of it will be settled."""
+
+    def requests(self, route: "Route") -> AbstractAsyncContextManager["Requests"]:
+        """The HTTP requests that match the route, while the context is open. Raises SourceError when it is taken."""
+
+    def inbox(self) -> "Inbox":
+        """This trigger's durable queue, for events that are accepted before they are delivered."""
+
+    async def shared(self, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:
+        """A connection that the triggers of this process share: opened by the first that asks, closed with the last."""
+
+
+class TriggerSource(Spec):
+    """Base of every trigger's spec. A subclass adds its fields and `deliveries`; its docstring describes the kind."""
+
+    group: ClassVar[str] = "kubeirq.dev"
+    sharing: ClassVar[Sharing] = "single"  # how replicas share: by partition, competing, or only one at a time
+    fan_out: ClassVar[bool] = True  # False: a selector that matches several functions is refused at admission
+    default_ordering: ClassVar[Ordering] = "none"
+    extend_seconds: ClassVar[float] = 10
+
+    target: Target | None = Field(None, description="What to call; `function: name` is short for target.function")
+    ordering: Ordering | None = Field(
+        None, description="Events of one key, of one partition, or none wait for each other; unset: the kind's default"
+    )
+    concurrency: int = Field(16, ge=1, le=10_000, description="Events in flight at once at most")
+    filter: str | None = Field(
+        None, description="A CEL expression over event, data, key and headers; false settles the event uncalled"
+    )
+    filter_error: Literal["deadLetter", "deliver", "drop"] = Field(
+        "deadLetter", description="What to do with an event whose filter cannot be evaluated"
+    )
+    delivery: DeliveryPolicy = Field(default_factory=DeliveryPolicy)
+    reply: Reply | None = Field(None, description="Where what the function returns is published")
+    suspend: bool = Field(False, description="True drains and stops pulling; false resumes where it was")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        taken = (COMMON_FIELDS | {"batch"}) & set(cls.__dict__.get("__annotations__", {}))
+        if taken:
+            raise TypeError(
+                f"{cls.__name__}: {', '.join(sorted(taken))}: reserved for the fields that all triggers share"
+            )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_targets(cls, data: Any) -> Any:
+        """`function`, `functionSelector` and `url` beside the kind's own fields are short for `target`."""
+        if not isinstance(data, dict):
+            return data
+        shorts = {"function": "function", "functionSelector": "selector", "url": "url"}
+        given = {short: data[short] for short in shorts if short in data and short not in cls.model_fields}
+        if not given:
+            return data
+        if len(given) > 1 or "target" in data:
+            names = [*given, *(["target"] if "target" in data else [])]
+            raise ValueError(
+                f"exactly one of function, target, functionSelector, url is needed; given: {', '.join(names)}"
+            )
+        ((short, value),) = given.items()
+        rest = {name: found for name, found in data.items() if name != short}
+        return {**rest, "target": {shorts[short]: value}}
+
+    @model_validator(mode="after")
+    def _has_target(self) -> "TriggerSource":
+        if self.target is None:
+            raise ValueError("function: what to call is needed: function, target, functionSelector or url")
+        return self
+
+    @property
+    def lanes(self) -> Ordering:
+        return self.ordering or self.default_ordering
+
+    def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
+        """The one required method, an async generator. Yields lists of at most `context.room` deliveries, each taken whole.
+
+        No read blocks for more than a second, so that `context.stopping` is seen. It keeps no buffer of its own: what it
+        read and did not yield it must give back. `finally` closes connections. Raising is answered by a restart with
+        backoff; returning completes the trigger.
+        """
+        raise TypeError(f"{type(self).__name__} defines no deliveries(context)")
+
+    async def lag(self, context: Context) -> Lag | None:
+        """How far behind the trigger is; asked on a timer, beside the generator. None: the source cannot tell."""
+        return None
+
+    async def prepare(self, context: Context) -> None:
+        """Creates what is needed and tests the rights to it, before the first pull. Raises SourceError."""
+
+    def dead_letters(self, context: Context) -> "DeadLetters | None":
+        """Where this trigger's dead letters live; None: the fabric's own store."""
+        return None

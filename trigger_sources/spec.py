@@ -1,0 +1,125 @@
+"""The parts that the resources' models share. Pure."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+
+class Spec(BaseModel):
+    """A part of a resource: frozen, spelled in camelCase, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class SecretRef(Spec):
+    """One key of a Secret in the trigger's namespace. Resolved at the edge, never logged."""
+
+    name: str = Field(min_length=1, description="The Secret's name")
+    key: str = Field(min_length=1, description="The key within it")
+
+
+class LabelSelector(Spec):
+    """Functions by their labels, as Kubernetes selects."""
+
+    match_labels: dict[str, str] = Field(default_factory=dict, description="Labels that must all be equal")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "LabelSelector":
+        if not self.match_labels:
+            raise ValueError("matchLabels: at least one label is needed; an empty selector would select every function")
+        return self
+
+    def matches(self, labels: dict[str, str]) -> bool:
+        return all(labels.get(name) == value for name, value in self.match_labels.items())
+
+
+class Target(Spec):
+    """What a trigger calls: exactly one of these."""
+
+    function: str | None = Field(None, min_length=1, description="The name of a Function in the same namespace")
+    selector: LabelSelector | None = Field(
+        None, description="Every Function with these labels, each with its own progress"
+    )
+    url: str | None = Field(None, pattern=r"^https?://", description="A plain HTTP address that is no Function")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Target":
+        given = [name for name in ("function", "selector", "url") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of function, selector, url is needed; given: {', '.join(given) or 'none'}")
+        return self
+
+
+class DeadLetterPlace(Spec):
+    """Where dead letters go. Unset: beside the source, under a name made from the trigger's."""
+
+    name: str | None = Field(None, min_length=1, description="The topic or stream that keeps them")
+
+
+class DeliveryPolicy(Spec):
+    """How hard to try, and what to do when it was not enough."""
+
+    timeout_seconds: float = Field(30, gt=0, le=86_400, description="How long one call may take")
+    attempts: int | None = Field(
+        None, ge=1, le=1_000_000, description="Calls at most; unset: limited by maxAgeSeconds only"
+    )
+    backoff_seconds: float = Field(
+        0.5, gt=0, le=3_600, description="The first delay's upper bound; it doubles each time, with full jitter"
+    )
+    backoff_max_seconds: float = Field(60, gt=0, le=86_400, description="No delay's bound grows over this")
+    max_age_seconds: float | None = Field(3_600, gt=0, description="From the first attempt; null: no limit")
+    on_failure: Literal["deadLetter", "park", "drop"] = Field(
+        "deadLetter",
+        description="What to do with an event that could not be delivered; park holds its lane until someone acts",
+    )
+    dead_letter: DeadLetterPlace = Field(default_factory=DeadLetterPlace, description="Where dead letters go")
+    hold_after: int | None = Field(
+        20,
+        ge=1,
+        description="Hold the trigger after so many final failures in a row over three lanes or more; null: never",
+    )
+
+    @model_validator(mode="after")
+    def _delays_fit(self) -> "DeliveryPolicy":
+        if self.backoff_max_seconds < self.backoff_seconds:
+            raise ValueError("backoffMaxSeconds: must not be less than backoffSeconds")
+        return self
+
+
+class KafkaReply(Spec):
+    """Publishes what the function returned as a record."""
+
+    topic: str = Field(min_length=1, max_length=249)
+    brokers: list[str] = Field(
+        default_factory=list, description="host:port each; absent: the trigger's own, or the fabric's default"
+    )
+    security: dict[str, Any] | None = Field(None, description="As a KafkaTrigger's security")
+
+
+class NATSReply(Spec):
+    """Publishes what the function returned to a subject."""
+
+    subject: str = Field(min_length=1)
+    servers: list[str] = Field(
+        default_factory=list, description="nats:// addresses; absent: the trigger's own, or the fabric's default"
+    )
+    security: dict[str, Any] | None = Field(None, description="As a NATSTrigger's security")
+
+
+class Reply(Spec):
+    """Where what a function returns is published, confirmed before its event is settled: exactly one of these."""
+
+    kafka: KafkaReply | None = None
+    nats: NATSReply | None = None
+    function: str | None = Field(None, min_length=1, description="Another Function of the same namespace")
+    url: str | None = Field(None, pattern=r"^https?://")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Reply":
+        given = [name for name in ("kafka", "nats", "function", "url") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of kafka, nats, function, url is needed; given: {', '.join(given) or 'none'}"
+            )
+        return self
