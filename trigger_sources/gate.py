@@ -59,6 +59,11 @@ class Gate:
     def is_down(self) -> bool:
         return self.down_since is not None
 
+    @property
+    def may_probe(self) -> bool:
+        """Whether one call would be let through though the function is down."""
+        return not self._known_down and not self._probing and self._probe_timer is None
+
     def admits(self, waiting: Callable[[], None]) -> bool:
         """Whether one call may start now; it must be followed by `answered` or `unreachable`.
 
@@ -68,7 +73,7 @@ class Gate:
             if self.in_flight < self._ramp and self.in_flight < self._queue_bound:
                 self.in_flight += 1
                 return True
-        elif not self._known_down and not self._probing and self._probe_timer is None:
+        elif self.may_probe:
             self._probing = True
             self.in_flight += 1
             return True
@@ -94,8 +99,7 @@ class Gate:
     def abandoned(self) -> None:
         """A call was given up from this side: it says nothing about the function."""
         self.in_flight -= 1
-        if self._probing and self.in_flight == 0:
-            self._probing = False
+        self._probing = False
         if self._waiting:
             self._wake_one()
 
@@ -132,7 +136,9 @@ class Gate:
         return max(1.0, self._probe_seconds)
 
     def _up(self) -> None:
-        log.info("function up", extra={"function": self.name, "seconds": round(time.time() - (self.down_since or 0), 1)})
+        log.info(
+            "function up", extra={"function": self.name, "seconds": round(time.time() - (self.down_since or 0), 1)}
+        )
         self.down_since = None
         self.down_reason = ""
         self._probing = False

@@ -79,3 +79,34 @@ class Shared:
                 await close(future.result())
             except Exception:
                 log.exception("shared connection not closed", extra={"key": key})
+
+
+class LocalHost:
+    """One machine: secrets from a function, addresses of its own brokers, one store and one gateway."""
+
+    def __init__(
+        self,
+        *,
+        replica: str,
+        store: "Store",
+        gateway: "Gateway",
+        secrets: Callable[[str, SecretRef], str],
+        defaults: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.replica = replica
+        self.store = store
+        self.gateway = gateway
+        self.defaults = defaults
+        self._secrets = secrets
+        self._shared = Shared()
+
+    async def secret(self, namespace: str, reference: SecretRef) -> str:
+        return self._secrets(namespace, reference)
+
+    async def shared(
+        self, owner: str, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]
+    ) -> T:
+        return await self._shared.get(owner, key, open, close)
+
+    async def release(self, owner: str) -> None:
+        await self._shared.release(owner)

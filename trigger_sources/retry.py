@@ -24,7 +24,9 @@ def verdict_on(status: int) -> Verdict:
     return "permanent"
 
 
-def delay_after(attempts: int, policy: DeliveryPolicy, jitter: float, retry_after_seconds: float | None = None) -> float:
+def delay_after(
+    attempts: int, policy: DeliveryPolicy, jitter: float, retry_after_seconds: float | None = None
+) -> float:
     """Seconds to wait after so many attempts (≥ 1). `jitter` is uniform over 0 to 1: full jitter spreads a herd best.
 
     What the function asked for by Retry-After is kept, on top of a little jitter, up to an hour.

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import Field, model_validator
@@ -89,7 +90,7 @@ class Context(Protocol):
         """Says that the source itself lost events (retention took them) before they could be taken. Never silent."""
 
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
-        """Forgets what `lost` names: what waits at once, what runs after the grace. On return none of it will be settled."""
+        """Forgets what `lost` names, what runs after the grace only. On return none of it will be settled."""
 
     def requests(self, route: "Route") -> AbstractAsyncContextManager["Requests"]:
         """The HTTP requests that match the route, while the context is open. Raises SourceError when it is taken."""
@@ -127,7 +128,7 @@ class TriggerSource(Spec):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        taken = (COMMON_FIELDS | {"batch"}) & set(cls.__dict__.get("__annotations__", {}))
+        taken = (COMMON_FIELDS | {"batch"}) & set(get_annotations(cls))
         if taken:
             raise TypeError(
                 f"{cls.__name__}: {', '.join(sorted(taken))}: reserved for the fields that all triggers share"
@@ -162,12 +163,22 @@ class TriggerSource(Spec):
     def lanes(self) -> Ordering:
         return self.ordering or self.default_ordering
 
-    def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
-        """The one required method, an async generator. Yields lists of at most `context.room` deliveries, each taken whole.
+    @property
+    def callers_wait(self) -> bool:
+        """Whether its events have callers that wait for the answer: they are taken even while the function is down."""
+        return False
 
-        No read blocks for more than a second, so that `context.stopping` is seen. It keeps no buffer of its own: what it
-        read and did not yield it must give back. `finally` closes connections. Raising is answered by a restart with
-        backoff; returning completes the trigger.
+    @property
+    def addresses(self) -> Mapping[str, Sequence[str]]:
+        """The brokers or servers that the spec names, by kind ("kafka", "nats"): replies of that kind go there too."""
+        return {}
+
+    def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
+        """The one required method, an async generator. Yields lists of at most `context.room` deliveries.
+
+        Each list is taken whole. No read blocks for more than a second, so that `context.stopping` is seen. It keeps no
+        buffer of its own: what it read and did not yield it must give back. `finally` closes connections. Raising is
+        answered by a restart with backoff; returning completes the trigger.
         """
         raise TypeError(f"{type(self).__name__} defines no deliveries(context)")
 

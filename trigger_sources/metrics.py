@@ -1,0 +1,150 @@
+"""Counters of the hot path as plain integers, and what a scraper reads."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trigger_sources.delivery import OutcomeKind
+
+# Upper bounds in seconds; the last bucket is everything.
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Counters:
+    """What one trigger did for one function. `received = settled + withdrawn + held` holds at every moment."""
+
+    __slots__ = (
+        "_buckets",
+        "attempts",
+        "deadLettered",
+        "delivered",
+        "dropped",
+        "filter_errors",
+        "filtered",
+        "latency_seconds",
+        "lost",
+        "received",
+        "redelivered",
+        "reply_failures",
+        "restarts",
+        "retried",
+        "returned",
+        "withdrawn",
+    )
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.delivered = 0
+        self.filtered = 0
+        self.deadLettered = 0  # the outcome's own name
+        self.dropped = 0
+        self.returned = 0
+        self.withdrawn = 0
+        self.redelivered = 0  # handed out again while held: the same event, not a new one
+        self.attempts = 0
+        self.retried = 0
+        self.filter_errors = 0
+        self.reply_failures = 0
+        self.lost = 0  # by the source, before they could be taken
+        self.restarts = 0  # of the source's generator
+        self.latency_seconds = 0.0
+        self._buckets = [0] * (len(BUCKETS) + 1)
+
+    def attempt(self, latency_seconds: float) -> None:
+        self.attempts += 1
+        self.latency_seconds += latency_seconds
+        self._buckets[bisect_left(BUCKETS, latency_seconds)] += 1
+
+    def settled(self, kind: OutcomeKind) -> None:
+        if kind == "delivered":
+            self.delivered += 1
+        else:
+            setattr(self, kind, getattr(self, kind) + 1)
+
+    def histogram(self) -> list[tuple[str, int]]:
+        """Cumulative counts by upper bound, as Prometheus has them."""
+        found, total = [], 0
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self._buckets, strict=True):
+            total += count
+            found.append((bound, total))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One trigger and function at one moment."""
+
+    labels: Mapping[str, str]
+    counters: Counters
+    held: int
+    states: Mapping[str, int]
+    connected: bool
+    delivering: bool
+    oldest_seconds: float
+    dead_letters: int
+    lag_events: int | None
+    lag_seconds: float | None
+
+
+_COUNTERS: Sequence[tuple[str, str, str]] = (
+    ("received", "kubeirq_events_received_total", "Events taken from the source"),
+    ("delivered", "kubeirq_events_delivered_total", "Events that the function answered with 2xx"),
+    ("filtered", "kubeirq_events_filtered_total", "Events that the filter did not let through"),
+    ("deadLettered", "kubeirq_events_dead_lettered_total", "Events kept as dead letters"),
+    ("dropped", "kubeirq_events_dropped_total", "Events given up by policy, or whose caller got the failure as answer"),
+    ("returned", "kubeirq_events_returned_total", "Events given back to the source unsettled"),
+    ("withdrawn", "kubeirq_events_withdrawn_total", "Events that another replica has now"),
+    ("redelivered", "kubeirq_events_redelivered_total", "Times the source handed out an event that was held already"),
+    ("attempts", "kubeirq_attempts_total", "Calls of the function that got an answer or should have"),
+    ("retried", "kubeirq_retries_total", "Attempts that are followed by another"),
+    ("filter_errors", "kubeirq_filter_errors_total", "Events whose filter could not be evaluated"),
+    ("reply_failures", "kubeirq_reply_failures_total", "Times a reply could not be published"),
+    ("lost", "kubeirq_source_lost_total", "Events that the source itself lost before they could be taken"),
+    ("restarts", "kubeirq_source_restarts_total", "Times the source was restarted"),
+)
+
+
+def exposition(readings: Iterable[Reading]) -> str:
+    """All readings in Prometheus' text format, each metric once."""
+    readings = list(readings)
+    lines: list[str] = []
+    for attribute, name, text in _COUNTERS:
+        lines += _head(name, "counter", text)
+        lines += [f"{name}{_labels(r.labels)} {getattr(r.counters, attribute)}" for r in readings]
+    name = "kubeirq_attempt_seconds"
+    lines += _head(name, "histogram", "How long calls of the function took")
+    for r in readings:
+        for bound, count in r.counters.histogram():
+            lines.append(f"{name}_bucket{_labels({**r.labels, 'le': bound})} {count}")
+        lines.append(f"{name}_sum{_labels(r.labels)} {r.counters.latency_seconds}")
+        lines.append(f"{name}_count{_labels(r.labels)} {r.counters.attempts}")
+    gauges: Sequence[tuple[str, str, list[tuple[Mapping[str, str], float | None]]]] = (
+        ("kubeirq_held_events", "Events taken and not settled", [(r.labels, r.held) for r in readings]),
+        (
+            "kubeirq_held_events_by_state",
+            "Events taken and not settled, by what they wait for",
+            [({**r.labels, "state": state}, count) for r in readings for state, count in r.states.items()],
+        ),
+        ("kubeirq_source_connected", "Whether the source is connected", [(r.labels, r.connected) for r in readings]),
+        ("kubeirq_delivering", "Whether events flow, or would if there were any", [(r.labels, r.delivering) for r in readings]),
+        ("kubeirq_oldest_held_seconds", "Age of the oldest held event", [(r.labels, r.oldest_seconds) for r in readings]),
+        ("kubeirq_dead_letters", "Dead letters that wait for someone", [(r.labels, r.dead_letters) for r in readings]),
+        ("kubeirq_lag_events", "Events at the source that are not settled", [(r.labels, r.lag_events) for r in readings]),
+        ("kubeirq_lag_seconds", "Age of the oldest event at the source that is not settled", [(r.labels, r.lag_seconds) for r in readings]),
+    )  # fmt: skip
+    for name, text, values in gauges:
+        lines += _head(name, "gauge", text)
+        lines += [f"{name}{_labels(labels)} {float(value):g}" for labels, value in values if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _head(name: str, kind: str, text: str) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
