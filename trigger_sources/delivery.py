@@ -67,11 +67,12 @@ class HttpRequest:
 class Delivery:
     """An event in the fabric's hands, with the way to settle it.
 
-    `settle(outcome)` is awaited exactly once, after the event is settled, and acknowledges it at the source (or gives it
-    back: `returned`). If it raises, the outcome is kept for when the position is handed out again.
+    `settle(outcome)` is awaited exactly once, after the event is settled, and acknowledges it at the source (or
+    gives it back: `returned`). If it raises, the outcome is kept for when the position is handed out again.
     `position` is the place at the source: unique per trigger, never reused. None: nothing can be deduplicated.
     `key` chooses the lane; None is ordered with nothing.
-    `extend()`, awaited every `extend_seconds` of the source while the event is held, keeps a broker's deadline from passing.
+    `extend()`, awaited every `extend_seconds` of the source while the event is held, keeps a broker's deadline
+    from passing.
     `handed_out` is how often the source has handed this position out, this time included, where it knows.
     `caller_waits`: someone is waiting for the answer, so nothing is held, kept for later or dead-lettered: the outcome
     of the attempts that the policy allows, or that the function is down, is theirs at once.

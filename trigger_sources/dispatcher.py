@@ -6,16 +6,14 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
-import orjson
-
+from trigger_sources.call import call_of
 from trigger_sources.dead_letters import DeadLetter, DeadLetters
-from trigger_sources.delivery import Answer, Attempt, Delivery, HttpRequest, Outcome
-from trigger_sources.events import InvalidEvent, binary_headers
+from trigger_sources.delivery import Answer, Attempt, Delivery, Outcome
+from trigger_sources.events import InvalidEvent
 from trigger_sources.filters import FilterError, compile_filter
 from trigger_sources.gate import Gate
+from trigger_sources.held import ANSWER_HEAD_BYTES, Held, HeldState, Identity, LaneView, Seen
 from trigger_sources.http_client import NoAnswer, Unreachable
 from trigger_sources.lanes import Lanes
 from trigger_sources.metrics import Counters
@@ -25,74 +23,12 @@ from trigger_sources.source import State, TriggerSource
 
 log = logging.getLogger(__name__)
 
-HeldState = Literal["queued", "running", "retrying", "parked", "settling"]
-
-_ANSWER_HEAD_BYTES = 1024
-_ATTEMPTS_KEPT = 50  # of the first ones and as many of the last ones
 _HELD_BYTES = 64 * 1024 * 1024
 _OUTCOMES_KEPT = 10_000
 _EVERYTHING_FAILS_SECONDS = 30.0
+_TRIED_WHILE_EVERYTHING_FAILS = 16  # different events, so that one poison event alone cannot keep the trigger held
 _SUSPECT_AFTER = 5  # handed out more often than this without an outcome: it may be what kills the process
 _CALLER_REPLY_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which trigger and function a dispatcher works for."""
-
-    kind: str
-    namespace: str
-    trigger: str
-    uid: str
-    function: str
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One thing that happened to an event, for who watches. `what` is an outcome's kind, or retry, held, resumed."""
-
-    at: float  # seconds since the epoch
-    kind: str
-    trigger: str
-    function: str
-    event_id: str
-    what: str
-    attempt: int = 0
-    status: int | None = None
-    latency_seconds: float | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LaneView:
-    """One lane as a person sees it."""
-
-    key: bytes | None
-    partition: str | None
-    events: int
-    state: HeldState
-    since: float  # seconds since the epoch: the first attempt of its owner, or when it was taken
-    message: str
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """A delivery in the fabric's hands, from taken to settled."""
-
-    delivery: Delivery
-    lane: Hashable | None
-    state: HeldState = "queued"
-    tries: int = 0
-    first_at: float = 0.0
-    taken_at: float = 0.0
-    attempts: list[Attempt] = field(default_factory=list)
-    history: Sequence[Attempt] = ()  # of earlier rounds, when it was redriven
-    redriven: int = 0
-    checked: bool = False  # the filter let it pass
-    suspect: bool = False
-    timer: asyncio.TimerHandle | None = None
-    task: asyncio.Task[None] | None = None
-    withdrawn: bool = False
 
 
 class Dispatcher:
@@ -157,7 +93,9 @@ class Dispatcher:
     @property
     def pulls(self) -> bool:
         """Whether it makes sense to take more: not while the function is down or everything fails."""
-        return not self._gate.is_down and self.everything_fails_since is None
+        if self.everything_fails_since is not None:
+            return len(self._held) < _TRIED_WHILE_EVERYTHING_FAILS
+        return not self._gate.is_down
 
     @property
     def oldest_held_at(self) -> float | None:
@@ -172,7 +110,7 @@ class Dispatcher:
         return found
 
     def take(self, deliveries: Iterable[Delivery]) -> None:
-        """Takes what a source yielded. A position that is held already replaces the way to settle it, and starts nothing."""
+        """Takes what a source yielded. A position that is held already is not started again: it is settled anew."""
         now = time.time()
         for delivery in deliveries:
             self._take(delivery, now)
@@ -213,7 +151,7 @@ class Dispatcher:
             return None
         if self._ordering == "partition":
             return delivery.partition
-        # Two partitions may hold the same key when a topic was grown: order is promised per partition, as the broker does
+        # Two partitions may hold the same key when a topic was grown: order is per partition, as at the broker
         return None if delivery.key is None else (delivery.partition, delivery.key)
 
     # --- starting
@@ -286,17 +224,15 @@ class Dispatcher:
             if held.suspect and not await self._may_run_alone(held):
                 gate.abandoned()
                 return
+            method, target, headers = call_of(delivery, held.tries + 1, gate.endpoint.path)
+        except ValueError as error:
+            gate.abandoned()
+            self._bury(held, "InvalidEvent", str(error), None)
+            return
         except BaseException:
             gate.abandoned()
             raise
         event = delivery.event
-        request = delivery.request
-        headers = binary_headers(event) + b"kubeirq-attempt: %d\r\n" % (held.tries + 1)
-        if request is None:
-            method, target = b"POST", gate.endpoint.path
-        else:
-            method, target = request.method.encode("latin-1"), request.target.encode("latin-1")
-            headers += _request_headers(request)
         started = time.monotonic()
         answer: Answer | None = None
         error = ""
@@ -353,7 +289,7 @@ class Dispatcher:
         return False
 
     async def _may_run_alone(self, held: Held) -> bool:
-        """A suspect leaves a mark before it runs. One that comes back with its mark has ended the process while alone."""
+        """A suspect leaves a mark before it runs. One that comes back with its mark ended the process while alone."""
         position = held.delivery.position
         if position is None:
             return True
@@ -394,10 +330,9 @@ class Dispatcher:
         self.last_error = message
         if status is not None:
             self.last_answer = (status, now, latency)
-        head = answer.body[:_ANSWER_HEAD_BYTES] if answer is not None else b""
-        held.attempts.append(Attempt(now - latency, latency, status, error, head))
-        if len(held.attempts) > 2 * _ATTEMPTS_KEPT:
-            del held.attempts[_ATTEMPTS_KEPT]
+        held.attempted(
+            Attempt(now - latency, latency, status, error, answer.body[:ANSWER_HEAD_BYTES] if answer else b"")
+        )
         policy = self._policy
         delay = delay_after(held.tries, policy, self._jitter(), retry_after_of(answer, now))
         reason = "PermanentAnswer" if permanent else reason_to_give_up(policy, held.tries, held.first_at, now + delay)
@@ -424,7 +359,7 @@ class Dispatcher:
             held.first_at = 0.0
             held.state = "queued"
             if not held.withdrawn:
-                self._lanes.ready.appendleft(held)
+                self._lanes.ready.append(held)
             return
         if self._policy.on_failure == "drop":
             await self._end(held, Outcome("dropped", reason, answer), message)
@@ -508,24 +443,7 @@ class Dispatcher:
 
     async def _write_dead_letter(self, held: Held, reason: str, message: str, answer: Answer | None) -> None:
         assert self.dead_letters is not None
-        delivery = held.delivery
-        letter = DeadLetter(
-            trigger_uid=self.identity.uid,
-            namespace=self.identity.namespace,
-            trigger=self.identity.trigger,
-            function=self.identity.function,
-            position=delivery.position if delivery.position is not None else f"{delivery.event.id}@{time.time_ns()}",
-            event=delivery.event,
-            reason=reason,
-            message=message,
-            failed_at=time.time(),
-            key=delivery.key,
-            partition=delivery.partition,
-            headers=tuple(delivery.headers),
-            attempts=(*held.history, *held.attempts)[-2 * _ATTEMPTS_KEPT :],
-            redriven=held.redriven,
-            request=delivery.request,
-        )
+        letter = held.dead_letter(self.identity, reason, message, time.time())
         failures = 0
         while True:
             try:
@@ -546,8 +464,9 @@ class Dispatcher:
     async def _end(self, held: Held, outcome: Outcome, message: str) -> None:
         if self._observe is not None:
             last = held.attempts[-1] if held.attempts else None
+            status, latency = (last.status, last.latency_seconds) if last else (None, None)
             self._tell(
-                held, outcome.kind, last and last.status, last and last.latency_seconds,
+                held, outcome.kind, status, latency,
                 f"{outcome.reason}: {message}" if message else outcome.reason,
             )  # fmt: skip
         await self._settle(held, outcome)
@@ -803,7 +722,7 @@ class Dispatcher:
                 events=1 + (self._lanes.queued(held.lane) if held.lane is not None else 0),
                 state=held.state,
                 since=held.first_at or held.taken_at,
-                message=_last_message(held),
+                message=held.last_message,
             )
             for held in self._held.values()
             if held.state in ("running", "retrying", "parked", "settling")
@@ -821,13 +740,13 @@ class Dispatcher:
         return len(found)
 
     def skip(self, key: bytes | None) -> int:
-        """Parked and retrying lanes of that key (None: all) go on without their first event: it becomes a dead letter."""
+        """Parked and retrying lanes of that key (None: all) go on; their first event becomes a dead letter."""
         found = self._stuck(key)
         for held in found:
             if held.timer is not None:
                 held.timer.cancel()
                 held.timer = None
-            self._bury(held, "Skipped", f"skipped by hand; last: {_last_message(held)}", None)
+            self._bury(held, "Skipped", f"skipped by hand; last: {held.last_message}", None)
         return len(found)
 
     def _stuck(self, key: bytes | None) -> list[Held]:
@@ -862,31 +781,3 @@ class Dispatcher:
                 held.delivery.event.id, what, held.tries, status, latency, message,
             )
         )  # fmt: skip
-
-
-def _last_message(held: Held) -> str:
-    if not held.attempts:
-        return ""
-    last = held.attempts[-1]
-    return f"status {last.status}" if last.status is not None else last.error
-
-
-# What the event's own attributes and this hop say anew.
-_OWN_HEADERS = frozenset(
-    {"content-type", "content-length", "host", "connection", "transfer-encoding", "traceparent", "tracestate", "expect"}
-)
-
-
-def _request_headers(request: HttpRequest) -> bytes:
-    """The header lines of the request that the event came as, but those that are the event's or this hop's."""
-    lines = [
-        f"{name}: {value}\r\n"
-        for name, value in request.headers
-        if not (name in _OWN_HEADERS or name.startswith(("ce-", "kubeirq-")))
-    ]
-    if request.path_parameters:
-        lines.append(f"kubeirq-path-params: {orjson.dumps(dict(request.path_parameters)).decode()}\r\n")
-    text = "".join(lines)
-    if text.count("\n") != len(lines) or text.count("\r") != len(lines):
-        raise ValueError("a header with a line break")
-    return text.encode("utf-8")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from trigger_sources.dead_letters import DeadLetter, DeadLetters
 from trigger_sources.delivery import Delivery, Outcome
-from trigger_sources.dispatcher import Dispatcher, Identity, LaneView, Seen
+from trigger_sources.dispatcher import Dispatcher
 from trigger_sources.gate import Gate
+from trigger_sources.held import Identity, LaneView, Seen
 from trigger_sources.host import Host
 from trigger_sources.metrics import Counters, Reading
 from trigger_sources.replies import open_publisher

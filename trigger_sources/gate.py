@@ -1,4 +1,4 @@
-"""The way to one function, shared by all triggers of this process: where it is, whether it is down, how much it takes."""
+"""The way to one function, shared by this process' triggers: where it is, whether it is down, how much it takes."""
 
 import asyncio
 import logging

@@ -1,7 +1,7 @@
 """Counters of the hot path as plain integers, and what a scraper reads."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trigger_sources.delivery import OutcomeKind
@@ -103,6 +103,16 @@ _COUNTERS: Sequence[tuple[str, str, str]] = (
     ("restarts", "kubeirq_source_restarts_total", "Times the source was restarted"),
 )
 
+_GAUGES: Sequence[tuple[str, str, Callable[[Reading], float | None]]] = (
+    ("kubeirq_held_events", "Events taken and not settled", lambda r: r.held),
+    ("kubeirq_source_connected", "Whether the source is connected", lambda r: r.connected),
+    ("kubeirq_delivering", "Whether events flow, or would if there were any", lambda r: r.delivering),
+    ("kubeirq_oldest_held_seconds", "Age of the oldest held event", lambda r: r.oldest_seconds),
+    ("kubeirq_dead_letters", "Dead letters that wait for someone", lambda r: r.dead_letters),
+    ("kubeirq_lag_events", "Events at the source that are not settled", lambda r: r.lag_events),
+    ("kubeirq_lag_seconds", "Age of the oldest event at the source that is not settled", lambda r: r.lag_seconds),
+)
+
 
 def exposition(readings: Iterable[Reading]) -> str:
     """All readings in Prometheus' text format, each metric once."""
@@ -118,23 +128,16 @@ def exposition(readings: Iterable[Reading]) -> str:
             lines.append(f"{name}_bucket{_labels({**r.labels, 'le': bound})} {count}")
         lines.append(f"{name}_sum{_labels(r.labels)} {r.counters.latency_seconds}")
         lines.append(f"{name}_count{_labels(r.labels)} {r.counters.attempts}")
-    gauges: Sequence[tuple[str, str, list[tuple[Mapping[str, str], float | None]]]] = (
-        ("kubeirq_held_events", "Events taken and not settled", [(r.labels, r.held) for r in readings]),
-        (
-            "kubeirq_held_events_by_state",
-            "Events taken and not settled, by what they wait for",
-            [({**r.labels, "state": state}, count) for r in readings for state, count in r.states.items()],
-        ),
-        ("kubeirq_source_connected", "Whether the source is connected", [(r.labels, r.connected) for r in readings]),
-        ("kubeirq_delivering", "Whether events flow, or would if there were any", [(r.labels, r.delivering) for r in readings]),
-        ("kubeirq_oldest_held_seconds", "Age of the oldest held event", [(r.labels, r.oldest_seconds) for r in readings]),
-        ("kubeirq_dead_letters", "Dead letters that wait for someone", [(r.labels, r.dead_letters) for r in readings]),
-        ("kubeirq_lag_events", "Events at the source that are not settled", [(r.labels, r.lag_events) for r in readings]),
-        ("kubeirq_lag_seconds", "Age of the oldest event at the source that is not settled", [(r.labels, r.lag_seconds) for r in readings]),
-    )  # fmt: skip
-    for name, text, values in gauges:
+    for name, text, value_of in _GAUGES:
         lines += _head(name, "gauge", text)
-        lines += [f"{name}{_labels(labels)} {float(value):g}" for labels, value in values if value is not None]
+        for r in readings:
+            value = value_of(r)
+            if value is not None:
+                lines.append(f"{name}{_labels(r.labels)} {float(value):g}")
+    name = "kubeirq_held_events_by_state"
+    lines += _head(name, "gauge", "Events taken and not settled, by what they wait for")
+    for r in readings:
+        lines += [f"{name}{_labels({**r.labels, 'state': state})} {count}" for state, count in r.states.items()]
     return "\n".join(lines) + "\n"
 
 

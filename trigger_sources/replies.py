@@ -30,8 +30,8 @@ class Publisher(Protocol):
 def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Event | None:
     """The event that the function's answer is; None when it returned nothing. Raises InvalidEvent, ReplyRefused.
 
-    An answer that is a CloudEvent is passed on as the event it is. Any other gets the id `<event id>/<function>`, the same
-    for every attempt, so that a reply published twice can be told.
+    An answer that is a CloudEvent is passed on as the event it is. Any other gets the id `<event id>/<function>`,
+    the same for every attempt, so that a reply published twice can be told.
     """
     if answer.status == 204 or not answer.body:
         return None

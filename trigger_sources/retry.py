@@ -16,7 +16,7 @@ _LONGEST_RETRY_AFTER_SECONDS = 3_600.0
 
 
 def verdict_on(status: int) -> Verdict:
-    """What the function's status says of the event. Redirects are not followed: 3xx is as permanent as any other 4xx."""
+    """What the function's status says of the event. Redirects are not followed: 3xx is as permanent as 4xx."""
     if 200 <= status < 300:
         return "delivered"
     if status >= 500 or status in _RETRIED:

@@ -28,7 +28,10 @@ COMMON_FIELDS = frozenset(
 
 
 class SourceError(Exception):
-    """A source cannot go on as it is: the operator's or the broker's fault. `reason` is a CamelCase word for a condition."""
+    """A source cannot go on as it is: the operator's or the broker's fault.
+
+    `reason` is a CamelCase word for a condition.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
