@@ -178,11 +178,11 @@ class Dispatcher:
                 finally:
                     if held.task is task:
                         held.task = None
-                    if held.suspect:
+                    if held.suspect and self._alone:
                         self._alone = False
+                        self._kick()
         finally:
             self._active -= 1
-        self._kick()
 
     def _next(self) -> Held | None:
         ready = self._lanes.ready

@@ -1,0 +1,65 @@
+"""Filters in CEL: what they see, and that an error is not false."""
+
+import pytest
+
+from trigger_sources.delivery import Delivery
+from trigger_sources.events import Event
+from trigger_sources.filters import FilterError, compile_filter
+
+
+async def _nothing(outcome: object) -> None: ...
+
+
+def delivery(data: bytes | None = b'{"total": 150}', contenttype: str | None = "application/json") -> Delivery:
+    event = Event("1", "/shop", "order.placed", data, contenttype, extensions={"partitionkey": "k"})
+    return Delivery(event, _nothing, key=b"customer-7", headers=[("region", b"eu")])
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("data.total > 100 && event.type == 'order.placed'", True),
+        ("data.total > 200", False),
+        ("event.partitionkey == 'k' && key == 'customer-7'", True),
+        ("headers.region == 'eu'", True),
+        ("has(data.note) && data.note != ''", False),
+        ("event.type.startsWith('order.')", True),
+    ],
+)
+def test_a_filter_sees_attributes_payload_key_and_headers(text: str, passes: bool) -> None:
+    assert compile_filter(text)(delivery()) is passes
+
+
+def test_a_text_payload_is_text() -> None:
+    assert compile_filter("data.contains('world')")(delivery(b"hello world", "text/plain"))
+
+
+def test_a_filter_that_names_no_payload_does_not_parse_it() -> None:
+    assert compile_filter("event.type == 'order.placed'")(delivery(b"{broken"))
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("data.missing > 1", b"{}"),
+        ("data.total > 'x'", b'{"total": 1}'),
+        ("data.total", b'{"total": 1}'),
+        ("data.a", b"{b"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_an_error_and_not_false(text: str, data: bytes) -> None:
+    with pytest.raises(FilterError):
+        compile_filter(text)(delivery(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("data.total >", "mismatched input '<EOF>', at character 13"),
+        ("dta.total > 1", "no name 'dta' in a filter; known: event, data, key, headers"),
+        ("lower(event.type) == 'x'", "no function 'lower' in a filter; known: all, "),
+    ],
+)
+def test_a_broken_filter_says_what_is_wrong(text: str, problem: str) -> None:
+    with pytest.raises(ValueError, match="^" + problem.replace("(", r"\(")):
+        compile_filter(text)
