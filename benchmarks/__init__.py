@@ -1,0 +1,1 @@
+"""What kubeirq costs, as ratios against others, measured interleaved in one run."""

@@ -1,0 +1,27 @@
+"""One command: measures the rows, interleaved, and prints ratios. `python -m benchmarks [--rounds N] [ROW ...]`."""
+
+import argparse
+import os
+import sys
+
+from benchmarks.measure import compare
+from benchmarks.rows import ROWS, machine
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all when none is named")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds; the ratio is the median of all rounds' (default 5)"
+    )
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.rows if name not in ROWS]
+    if unknown:
+        parser.error(f"no row {unknown[0]!r}; known: {', '.join(ROWS)}")
+    print(f"{machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
+    results = [compare(ROWS[name](), arguments.rounds) for name in arguments.rows or ROWS]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

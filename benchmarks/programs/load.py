@@ -1,0 +1,79 @@
+"""Posts small JSON bodies to a URL with one client and prints how it went: load.py CLIENT URL SECONDS IN_FLIGHT."""
+
+import asyncio
+import json
+import resource
+import sys
+import time
+
+import uvloop
+
+BODY = json.dumps(
+    {"id": "evt-00000001", "type": "order.created", "data": {"user": "alice", "note": "x" * 110}}
+).encode()
+HEADERS = b"content-type: application/json\r\nce-specversion: 1.0\r\nce-id: 1\r\nce-source: s\r\nce-type: t\r\n"
+
+
+async def ours(url: str, until: float, in_flight: int) -> int:
+    from trigger_sources.http_client import Endpoint
+
+    endpoint, done = Endpoint(url), 0
+
+    async def post() -> None:
+        nonlocal done
+        while time.monotonic() < until:
+            answer = await endpoint.send(b"POST", b"/", HEADERS, BODY, timeout_seconds=30)
+            assert answer.status < 300, answer
+            done += 1
+
+    await asyncio.gather(*(post() for _ in range(in_flight)))
+    await endpoint.close()
+    return done
+
+
+async def aiohttp(url: str, until: float, in_flight: int) -> int:
+    import aiohttp as library
+    import yarl
+
+    done, address = 0, yarl.URL(url)
+    headers = dict(line.split(": ") for line in HEADERS.decode().split("\r\n") if line)
+
+    async def post() -> None:
+        nonlocal done
+        while time.monotonic() < until:
+            async with session.post(address, data=BODY, headers=headers) as answer:
+                await answer.read()
+                assert answer.status < 300
+            done += 1
+
+    connector = library.TCPConnector(limit=0)
+    async with library.ClientSession(connector=connector, cookie_jar=library.DummyCookieJar()) as session:
+        await asyncio.gather(*(post() for _ in range(in_flight)))
+    return done
+
+
+async def main() -> None:
+    client, url, seconds, in_flight = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    run = {"ours": ours, "aiohttp": aiohttp}[client]
+    await run(url, time.monotonic() + 0.3, in_flight)  # imports and connections are not what is measured
+    before, started = _cpu(), time.monotonic()
+    done = await run(url, started + seconds, in_flight)
+    print(
+        json.dumps(
+            {
+                "done": done,
+                "seconds": time.monotonic() - started,
+                "cpu_seconds": _cpu() - before,
+                "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+            }
+        )
+    )
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,45 @@
+"""FastStream that posts every message with aiohttp, acknowledged after success.
+
+Usage: peer_faststream.py kafka|nats ADDRESS NAME URL
+"""
+
+import asyncio
+import sys
+
+import aiohttp
+import uvloop
+
+
+async def main() -> None:
+    kind, address, name, url = sys.argv[1:]
+    if kind == "kafka":
+        from faststream import AckPolicy
+        from faststream.kafka import KafkaBroker
+
+        broker = KafkaBroker(address)
+        subscribe = broker.subscriber(
+            name, group_id=f"faststream-{name}", auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR,
+            session_timeout_ms=6000,
+        )  # fmt: skip
+    else:
+        from faststream.nats import JStream, NatsBroker, PullSub
+
+        broker = NatsBroker(address)
+        subscribe = broker.subscriber(
+            name, stream=JStream(name, declare=False), durable=f"faststream-{name}", pull_sub=PullSub(batch_size=100)
+        )
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        @subscribe
+        async def handle(message: bytes) -> None:
+            async with session.post(url, data=message, headers={"content-type": "application/json"}) as answer:
+                await answer.read()
+                assert answer.status < 300
+
+        async with broker:
+            await broker.start()
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
