@@ -1,0 +1,82 @@
+"""Processes that this one starts: they do not outlive it, and are stopped by their own pid."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+_SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+async def start_child(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+    output: int | IO[bytes] = asyncio.subprocess.DEVNULL,
+) -> asyncio.subprocess.Process:
+    """Starts the command in a process group of its own. On Linux it is killed when this process ends, however."""
+    return await asyncio.create_subprocess_exec(
+        *command,
+        env=dict(environment),
+        cwd=folder,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C of the terminal is for the fabric, which stops them in order
+        preexec_fn=_die_with_parent if _libc is not None else None,
+    )
+
+
+async def stop_child(process: asyncio.subprocess.Process, grace_seconds: float) -> None:
+    """SIGTERM, then after the grace SIGKILL to it and to whatever it started. Returns once it has ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), grace_seconds)
+    kill_group(process)
+    await process.wait()
+
+
+def kill_group(process: asyncio.subprocess.Process) -> None:
+    """SIGKILL to all that is left of the process' group: its own children, too, when it has ended itself."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_port(wanted: Sequence[int] = ()) -> int:
+    """The first of the wanted loopback ports that nobody listens on, else any that is free."""
+    for port in (*wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no loopback port is free")
+
+
+def exit_text(code: int) -> str:
+    """How a process ended, for a person."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def _die_with_parent() -> None:
+    """Runs in the child between fork and exec: nothing here may allocate or lock much."""
+    assert _libc is not None
+    _libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
