@@ -1,0 +1,119 @@
+"""JetStream on disk, a function that fails now and then, and everything being killed: nothing lost."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from servers.fabric import fabric, manifest
+from servers.function import function
+from servers.ledger import FUNCTION, account, count
+from servers.nats import nats_server
+
+MESSAGES = 20_000
+CONCURRENCY = 64
+KEYS = 1_000
+
+
+async def publish(url: str, messages: int) -> dict[str, list[int]]:
+    connection = await nats.connect(url)
+    stream = connection.jetstream()
+    await stream.add_stream(name="orders", subjects=["orders.>"])
+    sent: dict[str, list[int]] = {}
+    for first in range(0, messages, 500):
+        batch = []
+        for number in range(first, first + 500):
+            key = f"k{number % KEYS}"
+            sent.setdefault(key, []).append(number)
+            batch.append(stream.publish(f"orders.{key}", b'{"key": "%s", "n": %d}' % (key.encode(), number)))
+        await asyncio.gather(*batch)
+    await connection.close()
+    return sent
+
+
+def nats_trigger(url: str, target: str, **more: Any) -> dict[str, Any]:
+    spec = {"url": target, "servers": [url], "subject": "orders.>", "concurrency": CONCURRENCY, "durable": "ledger"}
+    return manifest(
+        "NATSTrigger", "ledger", **{**spec, "delivery": {"backoffSeconds": 0.05, "backoffMaxSeconds": 0.5}, **more}
+    )
+
+
+async def until(happened: Any, seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while not happened():
+            await asyncio.sleep(0.05)
+
+
+async def until_acknowledged(url: str, seconds: float = 30) -> None:
+    """Waits until the consumer has nothing pending and nothing unacknowledged."""
+    connection = await nats.connect(url)
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                info = await connection.jetstream().consumer_info("orders", "ledger")
+                if info.num_pending == 0 and info.num_ack_pending == 0:
+                    return
+                await asyncio.sleep(0.1)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.timeout(180)
+async def test_every_message_is_delivered_in_order_by_a_function_that_fails_now_and_then(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with nats_server() as server, function(FUNCTION, LEDGER=str(ledger), FAIL_SHARE="0.05") as target:
+        sent = await publish(server.url, MESSAGES)
+        trigger = nats_trigger(server.url, target.url, ordering="key")
+        async with fabric(tmp_path / "m", tmp_path / "s", manifests=[trigger]):
+            await until(lambda: count(ledger) >= MESSAGES, 120)
+            await until_acknowledged(server.url)
+        found = account(ledger, sent)
+        print(f"\n{found}")
+        assert (found.delivered, found.lost, found.out_of_order, found.duplicates) == (MESSAGES, 0, 0, 0)
+
+
+@pytest.mark.timeout(400)
+async def test_nothing_is_lost_while_fabric_function_and_server_are_killed_and_a_second_fabric_comes_and_goes(
+    tmp_path: Path,
+) -> None:
+    ledger = tmp_path / "ledger"
+    kills = 0
+    async with (
+        nats_server() as server,
+        function(FUNCTION, LEDGER=str(ledger), FAIL_SHARE="0.05", WORKS_SECONDS="0.001") as target,
+    ):
+        sent = await publish(server.url, MESSAGES)
+        # A fabric that was killed holds what it took until this passed: short, so that the test need not wait
+        trigger = nats_trigger(server.url, target.url, ackWaitSeconds=5)
+        async with fabric(tmp_path / "m", tmp_path / "s", manifests=[trigger]) as it:
+
+            async def progress(messages: int) -> None:
+                goal = count(ledger) + messages
+                await until(lambda: count(ledger) >= min(goal, MESSAGES), 90)
+
+            for _ in range(5):
+                await progress(1_200)
+                await it.kill()
+                kills += 1
+                await it.start()
+            for _ in range(3):
+                await progress(1_200)
+                await target.kill()
+                kills += 1
+                await target.start()
+            await progress(1_000)
+            await server.kill()
+            await server.start()
+            await progress(1_000)
+            async with fabric(tmp_path / "m", tmp_path / "s2") as second:
+                await progress(1_500)
+                assert await second.stop() == 0
+            await until(lambda: account(ledger, sent).delivered >= MESSAGES, 120)
+            await until_acknowledged(server.url)
+            counters = (await it.trigger("ledger"))["counters"]
+        found = account(ledger, sent)
+        print(f"\n{found}; {kills} kills, 1 server restart; last fabric: {counters}")
+        assert (found.delivered, found.lost) == (MESSAGES, 0)
+        assert found.duplicates <= (kills + 2) * 2 * CONCURRENCY, found
+        assert counters["deadLettered"] == 0

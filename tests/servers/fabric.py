@@ -1,0 +1,123 @@
+"""`kubeirq serve` as a process of its own, to be killed, stopped and started again."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+
+@dataclass
+class Fabric:
+    """One fabric on a folder of manifests, with the gateway on `http_port`."""
+
+    folder: Path
+    state: Path
+    http_port: int
+    env: Mapping[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.state.with_suffix(".log")
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    async def start(self) -> None:
+        """Returns once its admin API answers."""
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "kubeirq", "serve", str(self.folder), "--state", str(self.state),
+                "--http-port", str(self.http_port), "--metrics-port", "0",
+                stdout=log, stderr=log, env={**os.environ, **self.env},
+            )  # fmt: skip
+        async with asyncio.timeout(60):
+            while True:
+                if self.process.returncode is not None:
+                    raise RuntimeError(
+                        f"kubeirq serve ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}"
+                    )
+                try:
+                    await self.status()
+                except (aiohttp.ClientError, OSError):
+                    await asyncio.sleep(0.05)
+                else:
+                    return
+
+    async def kill(self) -> None:
+        """As a crash: SIGKILL, nothing is finished."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def _end(self, how: signal.Signals) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(how)
+            try:
+                await asyncio.wait_for(self.process.wait(), 60)
+            except TimeoutError:
+                self.process.kill()
+                await self.process.wait()
+                raise
+        code = self.process.returncode
+        assert code is not None
+        return code
+
+    async def status(self) -> Any:
+        return await self.ask_json("GET", "/v1/status")
+
+    async def ask_json(self, method: str, path: str, body: Any = None) -> Any:
+        return json.loads(await self.ask(method, path, body))
+
+    async def trigger(self, name: str) -> Any:
+        """That trigger's part of the status."""
+        return next(found for found in (await self.status())["triggers"] if found["name"] == name)
+
+    async def ask(self, method: str, path: str, body: Any = None) -> str:
+        connector = aiohttp.UnixConnector(path=str(self.state / "admin.sock"))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            async with session.request(method, f"http://admin{path}", json=body) as answer:
+                text = await answer.text()
+                assert answer.status < 400, f"{method} {path}: {answer.status} {text}"
+                return text
+
+
+@asynccontextmanager
+async def fabric(
+    folder: Path,
+    state: Path,
+    *,
+    http_port: int = 0,
+    manifests: Sequence[Mapping[str, Any]] = (),
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Fabric]:
+    """A running fabric; `manifests` are written to the folder first. Stopped by pid at the end, whatever happened."""
+    folder.mkdir(exist_ok=True, parents=True)
+    if manifests:
+        # JSON is YAML
+        (folder / "resources.yaml").write_text("\n---\n".join(json.dumps(manifest) for manifest in manifests))
+    found = Fabric(folder, state, http_port, env or {})
+    try:
+        await found.start()
+        yield found
+    finally:
+        if found.process is not None and found.process.returncode is None:
+            found.process.kill()
+            await found.process.wait()
+
+
+def manifest(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "kubeirq.dev/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}

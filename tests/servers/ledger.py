@@ -1,0 +1,91 @@
+"""A function that writes down what it did, and what that says of events: lost, twice, out of order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Answers 503 to a share of the calls. A line is written in one append, just before the answer: what stands there was done.
+FUNCTION = """
+import json, os, random, time
+
+ledger = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+share = float(os.environ.get("FAIL_SHARE", "0"))
+poison = os.environ.get("POISON")
+works = float(os.environ.get("WORKS_SECONDS", "0"))
+dice = random.Random()
+
+
+def handler(event, context):
+    data = event["data"]
+    if data["key"] == poison and not os.path.exists(os.environ["LEDGER"] + ".mended"):
+        return "poison", 500
+    if dice.random() < share:
+        return "try again", 503
+    if works:
+        time.sleep(works)
+    line = "%s %s %d %.6f %s" % (event["event-id"], data["key"], data["n"], time.time(), context["attempt"])
+    os.write(ledger, line.encode() + b"\\n")
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    event_id: str
+    key: str
+    number: int
+    at: float  # seconds since the epoch
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the entries say against what was sent."""
+
+    sent: int
+    delivered: int
+    lost: int
+    duplicates: int
+    out_of_order: int
+
+    def __str__(self) -> str:
+        return (
+            f"sent {self.sent}, delivered {self.delivered}, lost {self.lost}, "
+            f"duplicates {self.duplicates}, out of order {self.out_of_order}"
+        )
+
+
+def entries(path: Path) -> list[Entry]:
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text().splitlines():
+        event_id, key, number, at, attempt = line.split(" ")
+        found.append(Entry(event_id, key, int(number), float(at), int(attempt)))
+    return found
+
+
+def account(path: Path, sent: Mapping[str, Sequence[int]]) -> Account:
+    """`sent` has the numbers of each key in the order in which they were published.
+
+    Out of order is an event whose first delivery came after that of a later one of its key; what was delivered before is
+    a duplicate.
+    """
+    seen: dict[str, dict[int, None]] = {key: {} for key in sent}
+    duplicates = out_of_order = 0
+    for entry in entries(path):
+        of_key = seen[entry.key]
+        if entry.number in of_key:
+            duplicates += 1
+            continue
+        if of_key and entry.number < next(reversed(of_key)):
+            out_of_order += 1
+        of_key[entry.number] = None
+    total = sum(len(numbers) for numbers in sent.values())
+    delivered = sum(len(of_key) for of_key in seen.values())
+    lost = sum(len(set(numbers) - set(seen[key])) for key, numbers in sent.items())
+    return Account(total, delivered, lost, duplicates, out_of_order)
+
+
+def count(path: Path) -> int:
+    """How many lines there are: cheap enough to be asked often."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
