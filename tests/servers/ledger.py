@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Answers 503 to a share of the calls. A line is written in one append, just before the answer: what stands there was done.
+# Answers 503 to a share of the calls. A line is one append just before the answer: it was done.
 FUNCTION = """
 import json, os, random, time
 
@@ -67,8 +67,8 @@ def entries(path: Path) -> list[Entry]:
 def account(path: Path, sent: Mapping[str, Sequence[int]]) -> Account:
     """`sent` has the numbers of each key in the order in which they were published.
 
-    Out of order is an event whose first delivery came after that of a later one of its key; what was delivered before is
-    a duplicate.
+    Out of order is an event whose first delivery came after that of a later one of its key; what was delivered before
+    is a duplicate.
     """
     seen: dict[str, dict[int, None]] = {key: {} for key in sent}
     duplicates = out_of_order = 0
