@@ -1,0 +1,132 @@
+"""Pure: the events of an HTTP request, and the request as it goes on to the function."""
+
+from collections.abc import Mapping, Sequence
+
+import orjson
+
+from trigger_sources.delivery import HttpRequest
+from trigger_sources.events import (
+    BATCH,
+    STRUCTURED,
+    Event,
+    InvalidEvent,
+    event_from_attributes,
+    event_from_http,
+    events_from_batch,
+)
+
+REQUEST_TYPE = "dev.kubeirq.http.request"
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+_THIS_HOP = _HOP_BY_HOP | {"host", "content-length", "expect"}
+_ONCE = frozenset({"content-type", "traceparent", "authorization"})
+
+
+class UnknownFormat(InvalidEvent):
+    """A CloudEvent in a format that is not known here."""
+
+
+def events_of(
+    headers: Sequence[tuple[str, str]], body: bytes, *, subject: str, source: str, id: str, time: str
+) -> list[Event]:
+    """The events of a request: CloudEvents in binary, structured or batch mode, or else the request itself as one.
+
+    `source`, `id`, `time` and `subject` are what an event gets that is no CloudEvent.
+    Raises InvalidEvent, UnknownFormat.
+    """
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if name in found and (name in _ONCE or name.startswith("ce-")):
+            raise InvalidEvent(f"{name}: given twice")
+        found.setdefault(name, value)
+    media = found.get("content-type", "").partition(";")[0].strip().lower()
+    if media == BATCH:
+        return events_from_batch(body)
+    if media.startswith("application/cloudevents") and media != STRUCTURED:
+        raise UnknownFormat(f"content-type: {media} is not known; known: {STRUCTURED}, {BATCH}")
+    event = event_from_http(found, body)
+    if event is not None:
+        return [event]
+    extensions: dict[str, str] = {name: found[name] for name in ("traceparent", "tracestate") if name in found}
+    if partition_key := found.get("ce-partitionkey"):
+        extensions["partitionkey"] = partition_key
+    return [
+        Event(
+            id=id,
+            source=source,
+            type=REQUEST_TYPE,
+            data=body or None,
+            datacontenttype=found.get("content-type"),
+            subject=subject,
+            time=time,
+            extensions=extensions,
+        )
+    ]
+
+
+def forwarded(
+    method: str,
+    target: str,
+    headers: Sequence[tuple[str, str]],
+    path_parameters: Mapping[str, str],
+    *,
+    remote: str | None,
+    with_authorization: bool,
+) -> HttpRequest:
+    """The request as it goes on: without what belongs to this hop, with where it came from.
+
+    HEAD goes on as GET: only the gateway knows how to leave the body out.
+    """
+    kept = without_hop_by_hop(headers, _THIS_HOP if with_authorization else _THIS_HOP | {"authorization"})
+    seen = {name for name, _ in kept}
+    before = [value for name, value in kept if name == "x-forwarded-for"]
+    kept = [header for header in kept if header[0] != "x-forwarded-for"]
+    if remote is not None:
+        kept.append(("x-forwarded-for", ", ".join([*before, remote])))
+    host = next((value for name, value in headers if name == "host"), None)
+    if host is not None and "x-forwarded-host" not in seen:
+        kept.append(("x-forwarded-host", host))
+    return HttpRequest("GET" if method == "HEAD" else method, target, tuple(kept), path_parameters)
+
+
+def without_hop_by_hop(
+    headers: Sequence[tuple[str, str]], unwanted: frozenset[str] = _HOP_BY_HOP
+) -> list[tuple[str, str]]:
+    """The headers that are not this connection's own: the known ones, and those that Connection names."""
+    named = {
+        word.strip().lower() for name, value in headers if name == "connection" for word in value.split(",")
+    } | unwanted
+    return [(name, value) for name, value in headers if name not in named]
+
+
+def record_from(event: Event, request: HttpRequest) -> bytes:
+    """What an inbox keeps of an accepted event: a line of JSON, then the data as it is."""
+    head = {
+        "version": 1,
+        "attributes": event.attributes(),
+        "tombstone": event.data is None,
+        "method": request.method,
+        "target": request.target,
+        "headers": [list(header) for header in request.headers],
+        "pathParameters": dict(request.path_parameters),
+    }
+    return orjson.dumps(head) + b"\n" + (event.data or b"")
+
+
+def from_record(record: bytes) -> tuple[Event, HttpRequest]:
+    """The inverse of `record_from`. Raises ValueError for what is none."""
+    line, _, data = record.partition(b"\n")
+    try:
+        head = orjson.loads(line)
+        if head["version"] != 1:
+            raise ValueError(f"accepted event of version {head['version']!r}; known: 1")
+        event = event_from_attributes(head["attributes"], None if head["tombstone"] else data)
+        headers = tuple((name, value) for name, value in head["headers"])
+        return event, HttpRequest(head["method"], head["target"], headers, head["pathParameters"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no accepted event: {error!r}") from error

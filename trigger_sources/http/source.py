@@ -1,0 +1,358 @@
+"""HTTP requests as events: answered by the function, or accepted durably and delivered later."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import orjson
+from pydantic import Field, field_validator, model_validator
+
+from trigger_sources.delivery import Delivery, HttpRequest, Outcome
+from trigger_sources.events import Event, InvalidEvent
+from trigger_sources.http.answers import answer_to
+from trigger_sources.http.auth import Credentials, credentials, users_of
+from trigger_sources.http.events import UnknownFormat, events_of, forwarded, from_record, record_from
+from trigger_sources.routes import BODY_LIMIT_BYTES, METHODS, Cors, Route, problem_of, refusal
+from trigger_sources.source import Context, Lag, Sharing, SourceError, TriggerSource
+from trigger_sources.spec import SecretRef, Spec
+
+if TYPE_CHECKING:
+    from trigger_sources.gateway import IncomingRequest, Requests
+    from trigger_sources.store import Inbox
+
+log = logging.getLogger(__name__)
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+_READ_SECONDS = 1.0
+_NO_ROOM_SECONDS = 0.05
+_ACCEPTED_AT_ONCE = 256
+
+
+class BasicAuth(Spec):
+    """Names and passwords: one user, or a Secret with one `name:password` a line."""
+
+    username: str | None = Field(None, min_length=1)
+    password: SecretRef | None = None
+    users: SecretRef | None = Field(None, description="A text with one name:password a line, not hashed")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "BasicAuth":
+        if (self.users is None) == (self.username is None) or (self.username is None) != (self.password is None):
+            raise ValueError("either username and password, or users is needed")
+        return self
+
+
+class BearerAuth(Spec):
+    """Tokens in the Authorization header; several, so that one can be replaced without a gap."""
+
+    tokens: list[SecretRef] = Field(min_length=1)
+
+
+class HTTPAuth(Spec):
+    """Who may call: whoever has one of these credentials."""
+
+    basic: BasicAuth | None = None
+    bearer: BearerAuth | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> "HTTPAuth":
+        if self.basic is None and self.bearer is None:
+            raise ValueError("at least one of basic, bearer is needed")
+        return self
+
+
+class HTTPTrigger(TriggerSource):
+    """Calls a function for each HTTP request that comes to its path on the fabric's gateway."""
+
+    sharing: ClassVar[Sharing] = "partitioned"  # every replica serves; who balances the requests shares them out
+    fan_out: ClassVar[bool] = False  # a caller has one answer
+
+    host: str | None = Field(None, min_length=1, description="Only requests to this host; unset: to every one")
+    path: str | None = Field(
+        None, description="/orders/{id}, or /files/{rest...} for all below; unset: / and the trigger's name"
+    )
+    methods: list[Method] = Field(default=["POST"], min_length=1)
+    answer: Literal["function", "accepted"] = Field(
+        "function",
+        description="function: the caller waits for the function's answer; accepted: it is answered 202 once the event"
+        " is durable, which is delivered, retried and dead-lettered like any other",
+    )
+    cors: Cors | None = Field(None, description="What pages of other origins may do; unset: nothing")
+    auth: HTTPAuth | None = Field(None, description="Who may call; unset: everyone")
+    body_limit_bytes: int = Field(BODY_LIMIT_BYTES, ge=0, le=256 * 1024 * 1024, description="Larger ones are 413")
+    key_header: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9-]+$", description="The header whose value is the event's key, for ordering: key"
+    )
+    max_backlog: int = Field(
+        1_000_000, ge=1, description="answer accepted: with so many undelivered events, further ones are 503"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_attempt_while_a_caller_waits(cls, data: Any) -> Any:
+        """A caller that waits can repeat its request itself, so one attempt is made unless more are asked for."""
+        if not isinstance(data, dict) or data.get("answer", "function") != "function":
+            return data
+        delivery = data.get("delivery", {})
+        if not isinstance(delivery, dict) or "attempts" in delivery:
+            return data
+        return {**data, "delivery": {**delivery, "attempts": 1}}
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _upper_case(cls, methods: Any) -> Any:
+        for method in methods if isinstance(methods, list) else []:
+            if isinstance(method, str) and method not in METHODS and method.upper() in METHODS:
+                raise ValueError(f"{method!r}: methods are written in upper case: {method.upper()}")
+        return methods
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_path(cls, path: str | None) -> str | None:
+        if path is not None and (problem := problem_of(path)):
+            raise ValueError(problem)
+        return path
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, host: str | None) -> str | None:
+        if host is not None and any(character in "/:*@" or character.isspace() for character in host):
+            raise ValueError(f"{host!r}: a name without scheme, port, path or * is needed: shop.example")
+        return host
+
+    @property
+    def callers_wait(self) -> bool:
+        """Always: also who is answered 202 must find the route served while the function is down."""
+        return True
+
+    async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
+        """Serves the route while the generator is open."""
+        admitted = await self._credentials(context)
+        route = Route(
+            path=self.path or f"/{context.name}",
+            methods=tuple(self.methods),
+            host=self.host,
+            cors=self.cors,
+            body_limit_bytes=self.body_limit_bytes,
+            trigger=f"{context.namespace}/{context.name}",
+            admit=None if admitted is None else admitted.admit,
+        )
+        async with context.requests(route) as requests:
+            context.report(connected=True)
+            serve = self._answered if self.answer == "function" else self._accepted
+            async with aclosing(serve(context, requests)) as found:
+                async for deliveries in found:
+                    yield deliveries
+
+    async def lag(self, context: Context) -> Lag | None:
+        """The accepted events that are not delivered yet."""
+        return Lag(await context.inbox().count()) if self.answer == "accepted" else None
+
+    # --- the caller waits for the function
+
+    async def _answered(self, context: Context, requests: "Requests") -> AsyncGenerator[list[Delivery], None]:
+        while not context.stopping.is_set():
+            if context.room <= 0:
+                await asyncio.sleep(_NO_ROOM_SECONDS)
+                continue
+            taken = await requests.next(context.room, _READ_SECONDS)
+            deliveries = [delivery for request in taken if (delivery := self._delivery_of(request, context))]
+            if deliveries:
+                yield deliveries
+
+    def _delivery_of(self, request: "IncomingRequest", context: Context) -> Delivery | None:
+        """The request as a delivery; None when it was answered here, because it is no event."""
+        events = self._events_of(request, context)
+        if events is None:
+            return None
+        if len(events) != 1:
+            _refuse(request, 400, "a batch has many answers; send its events one by one, or set spec.answer: accepted")
+            return None
+
+        async def settle(outcome: Outcome) -> None:
+            answer = answer_to(outcome)
+            request.answer(answer.status, answer.headers, answer.body)
+
+        return _delivery(events[0], self._forwarded(request), settle, caller_waits=True)
+
+    # --- the caller is answered once the event is durable
+
+    async def _accepted(self, context: Context, requests: "Requests") -> AsyncGenerator[list[Delivery], None]:
+        inbox = context.inbox()
+        backlog = _Backlog(inbox, self.max_backlog, await inbox.count())
+        # Accepting goes on while there is no room and nobody asks for more, hence its own task
+        acceptor = asyncio.create_task(self._accept(context, requests, inbox, backlog))
+        try:
+            while not context.stopping.is_set():
+                if context.room <= 0:
+                    await asyncio.sleep(_NO_ROOM_SECONDS)
+                    continue
+                inbox.arrived.clear()
+                records = await inbox.read(backlog.yielded, context.room)
+                if records:
+                    backlog.yielded = records[-1][0]
+                    yield [_delivery_from(sequence, record, inbox, backlog) for sequence, record in records]
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(inbox.arrived.wait(), _READ_SECONDS)
+        finally:
+            acceptor.cancel()
+            await asyncio.gather(acceptor, return_exceptions=True)
+
+    async def _accept(self, context: Context, requests: "Requests", inbox: "Inbox", backlog: "_Backlog") -> None:
+        """Takes requests as they come, makes their events durable, answers them 202."""
+        while True:
+            taken = await requests.next(_ACCEPTED_AT_ONCE, _READ_SECONDS)
+            try:
+                await self._keep(taken, context, inbox, backlog)
+            except SourceError as error:
+                log.error("requests not accepted", extra={"trigger": context.name, "problem": str(error)})
+            except Exception:
+                log.exception("requests not accepted", extra={"trigger": context.name})
+            finally:
+                for request in taken:
+                    request.refuse("the event could not be kept")  # means nothing to those that are answered
+
+    async def _keep(
+        self, taken: Sequence["IncomingRequest"], context: Context, inbox: "Inbox", backlog: "_Backlog"
+    ) -> None:
+        kept: list[tuple[IncomingRequest, list[Event]]] = []
+        records: list[bytes] = []
+        for request in taken:
+            events = self._events_of(request, context)
+            if events is None:
+                continue
+            forward = self._forwarded(request)
+            records += [record_from(event, forward) for event in events]
+            kept.append((request, events))
+        if records and await backlog.is_full(time.monotonic()):
+            for request, _ in kept:
+                _refuse(request, 503, "too many events wait for delivery", ("retry-after", "5"))
+            return
+        if records:
+            await inbox.append_all(records)
+            backlog.count += len(records)
+        for request, events in kept:
+            body = orjson.dumps({"ids": [event.id for event in events]}) + b"\n"
+            request.answer(202, (("content-type", "application/json"),), body)
+
+    # --- helpers
+
+    def _events_of(self, request: "IncomingRequest", context: Context) -> list[Event] | None:
+        """The request's events; None when it was answered here, because it claims to be one and is none."""
+        try:
+            events = events_of(
+                request.headers,
+                request.body,
+                subject=request.path,
+                source=f"/http/{context.namespace}/{context.name}",
+                id=uuid.uuid4().hex,
+                time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            )
+        except UnknownFormat as error:
+            _refuse(request, 415, str(error))
+            return None
+        except InvalidEvent as error:
+            _refuse(request, 400, f"CloudEvent: {error}")
+            return None
+        if self.key_header is None:
+            return events
+        name = self.key_header.lower()
+        key = next((value for found, value in request.headers if found == name), None)
+        return events if key is None else [event.with_extensions(partitionkey=key) for event in events]
+
+    def _forwarded(self, request: "IncomingRequest") -> HttpRequest:
+        return forwarded(
+            request.method,
+            request.target,
+            request.headers,
+            request.path_parameters,
+            remote=request.remote,
+            with_authorization=self.auth is None,  # the fabric's own credentials are no business of the function
+        )
+
+    async def _credentials(self, context: Context) -> Credentials | None:
+        """What is accepted, read once: when a Secret changes, the fabric starts the source again."""
+        if self.auth is None:
+            return None
+        users: list[tuple[str, str]] = []
+        basic, bearer = self.auth.basic, self.auth.bearer
+        if basic is not None and basic.users is not None:
+            try:
+                users = users_of(await context.secret(basic.users))
+            except ValueError as error:
+                raise SourceError("SecretUnusable", f"spec.auth.basic.users: {error}") from None
+        elif basic is not None and basic.username is not None and basic.password is not None:
+            users = [(basic.username, await _text_of(context, basic.password))]
+        tokens = [await _text_of(context, token) for token in bearer.tokens] if bearer is not None else []
+        return credentials(users, tokens)
+
+
+@dataclass(slots=True)
+class _Backlog:
+    """How far an inbox was handed out, and how many accepted events it has."""
+
+    inbox: "Inbox"
+    limit: int
+    count: int
+    yielded: int = 0  # the last sequence that was handed out
+    counted_at: float = float("-inf")
+
+    async def is_full(self, now: float) -> bool:
+        """Whether nothing more is accepted. Before it says so it counts, at most once a second."""
+        if self.count >= self.limit and now - self.counted_at >= 1:
+            self.counted_at = now
+            self.count = await self.inbox.count()
+        return self.count >= self.limit
+
+
+def _delivery_from(sequence: int, record: bytes, inbox: "Inbox", backlog: _Backlog) -> Delivery:
+    try:
+        event, request = from_record(record)
+    except ValueError as error:
+        raise SourceError("StoreCorrupt", f"accepted event {sequence}: {error}") from error
+
+    async def settle(outcome: Outcome) -> None:
+        if outcome.final:
+            await inbox.remove([sequence])
+            backlog.count -= 1
+        else:
+            backlog.yielded = min(backlog.yielded, sequence - 1)
+            inbox.arrived.set()
+
+    return _delivery(event, request, settle, position=str(sequence))
+
+
+def _delivery(
+    event: Event, request: HttpRequest, settle: Any, *, position: str | None = None, caller_waits: bool = False
+) -> Delivery:
+    key = event.extensions.get("partitionkey")
+    return Delivery(
+        event,
+        settle,
+        position=position,
+        key=None if key is None else key.encode(),
+        headers=tuple((name, value.encode()) for name, value in request.headers),
+        request=request,
+        caller_waits=caller_waits,
+    )
+
+
+async def _text_of(context: Context, reference: SecretRef) -> str:
+    text = (await context.secret(reference)).rstrip("\r\n")  # files and here-documents end in one
+    if not text:
+        raise SourceError("SecretUnusable", f"secret {reference.name!r}: key {reference.key!r} is empty")
+    return text
+
+
+def _refuse(request: "IncomingRequest", status: int, why: str, *headers: tuple[str, str]) -> None:
+    answer = refusal(status, why, *headers)
+    request.answer(answer.status, answer.headers, answer.body)

@@ -1,0 +1,256 @@
+"""Pure: which trigger a request is for, and what a browser of another origin may do."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+from urllib.parse import unquote
+
+import orjson
+from pydantic import Field, model_validator
+
+from trigger_sources.delivery import Answer
+from trigger_sources.spec import Spec
+
+T = TypeVar("T")
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+BODY_LIMIT_BYTES = 1024 * 1024
+
+
+class Cors(Spec):
+    """What pages of other origins may do."""
+
+    origins: list[str] = Field(min_length=1, description="https://shop.example each, or * for all")
+    methods: list[str] = Field(default_factory=list, description="Unset: the trigger's own methods")
+    headers: list[str] = Field(default_factory=list, description="Headers that a page may send; * for all")
+    max_age_seconds: int = Field(600, ge=0, le=86_400, description="How long a browser may remember this")
+    credentials: bool = Field(False, description="Whether cookies and credentials may be sent")
+
+    @model_validator(mode="after")
+    def _credentials_need_names(self) -> "Cors":
+        if self.credentials and "*" in self.origins:
+            raise ValueError("origins: credentials are allowed to named origins only, not to *")
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """What a trigger serves.
+
+    `path` is made of literal segments, `{name}` for one segment and, at the end, `{name...}` for all that follow.
+    `admit(headers)` is asked before a body is read, with the first value of each lower-case header: None lets the
+    request in, an Answer is the caller's.
+    """
+
+    path: str
+    methods: Sequence[str] = ("POST",)
+    host: str | None = None  # None: every host
+    cors: Cors | None = None
+    body_limit_bytes: int = BODY_LIMIT_BYTES
+    trigger: str = ""  # whose it is, for messages
+    admit: Callable[[Mapping[str, str]], Answer | None] | None = None
+
+    @property
+    def served(self) -> frozenset[str]:
+        """The methods that it serves; who serves GET serves HEAD."""
+        return frozenset(self.methods) | ({"HEAD"} if "GET" in self.methods else frozenset())
+
+
+class BadTarget(ValueError):
+    """The caller's fault: a request target that means nothing, or not the same to everyone who reads it."""
+
+
+class Taken(ValueError):
+    """Another route serves the same."""
+
+    def __init__(self, other: Route, methods: frozenset[str]) -> None:
+        super().__init__(f"{', '.join(sorted(methods))} {other.host or ''}{other.path}")
+        self.other = other
+        self.methods = methods
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """The route of a request, what it was added with, and the values of its parameters."""
+
+    route: Route
+    value: T
+    path_parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """No route serves that method there. `allow`: the methods that some serve; empty when there is no such path."""
+
+    allow: frozenset[str] = frozenset()
+
+
+class RouteTable(Generic[T]):
+    """Routes by host and path. The most specific one that serves the method wins, whatever the order of adding.
+
+    A named host is more specific than every host. Paths are compared segment by segment from the left: a literal is
+    more specific than a parameter, that more than a `{name...}`.
+    """
+
+    def __init__(self) -> None:
+        self._roots: dict[str | None, _Node[T]] = {}
+
+    def add(self, route: Route, value: T) -> None:
+        """Raises Taken when a route with the same host, the same shape of path and a method of this one is there."""
+        entries = self._entries(route)
+        for other, _ in entries:
+            if common := other.served & route.served:
+                raise Taken(other, common)
+        entries.append((route, value))
+
+    def remove(self, route: Route) -> None:
+        entries = self._entries(route)
+        entries[:] = [entry for entry in entries if entry[0] is not route]
+
+    def match(self, host: str, method: str, segments: Sequence[str]) -> Found[T] | Missing:
+        """`host` as `host_of` gives it, `segments` as `segments_of`."""
+        allow: frozenset[str] = frozenset()
+        for root in (self._roots.get(host), self._roots.get(None)):
+            if root is None:
+                continue
+            for entries, values in root.matching(segments, 0, ()):
+                for route, value in entries:
+                    served = route.served
+                    if method in served:
+                        return Found(route, value, dict(zip(parameters_of(route.path), values, strict=True)))
+                    allow |= served
+        return Missing(allow)
+
+    def _entries(self, route: Route) -> list[tuple[Route, T]]:
+        """The place of the routes with this one's host and shape of path."""
+        node = self._roots.setdefault(route.host and host_of(route.host), _Node())
+        for segment in route.path.split("/")[1:]:
+            if not segment.startswith("{"):
+                node = node.literals.setdefault(segment, _Node())
+            elif segment.endswith("...}"):
+                return node.rest
+            else:
+                if node.parameter is None:
+                    node.parameter = _Node()
+                node = node.parameter
+        return node.here
+
+
+@dataclass(slots=True)
+class _Node(Generic[T]):
+    literals: "dict[str, _Node[T]]" = field(default_factory=dict)
+    parameter: "_Node[T] | None" = None
+    here: list[tuple[Route, T]] = field(default_factory=list)
+    rest: list[tuple[Route, T]] = field(default_factory=list)
+
+    def matching(
+        self, segments: Sequence[str], index: int, values: tuple[str, ...]
+    ) -> "Iterator[tuple[list[tuple[Route, T]], tuple[str, ...]]]":
+        """The places that match, most specific first, each with the parameters' values."""
+        if index == len(segments):
+            yield self.here, values
+            return
+        segment = segments[index]
+        literal = self.literals.get(segment)
+        if literal is not None:
+            yield from literal.matching(segments, index + 1, values)
+        if self.parameter is not None and segment:
+            yield from self.parameter.matching(segments, index + 1, (*values, segment))
+        yield self.rest, (*values, "/".join(segments[index:]))
+
+
+def problem_of(path: str) -> str | None:
+    """Why this is no path of a route; None when it is one."""
+    if not path.startswith("/"):
+        return f"{path!r}: a path begins with /"
+    if any(character in "?#%\\" or character.isspace() or not character.isprintable() for character in path):
+        return f"{path!r}: a path has no ?, #, %, backslash or space; write it as it is decoded"
+    segments = path.split("/")[1:]
+    names = []
+    for index, segment in enumerate(segments):
+        if segment in (".", ".."):
+            return f"{path!r}: {segment!r} is never matched: clients resolve it"
+        if not ("{" in segment or "}" in segment):
+            continue
+        name = segment.removeprefix("{").removesuffix("}")
+        rest = name.endswith("...")
+        name = name.removesuffix("...")
+        if segment not in (f"{{{name}}}", f"{{{name}...}}") or not name.isidentifier():
+            return f"{path!r}: {segment!r}: a parameter is a whole segment: {{name}}, or {{name...}} at the end"
+        if rest and index != len(segments) - 1:
+            return f"{path!r}: {segment!r} takes all that follows: it must be the last segment"
+        names.append(name)
+    if len(set(names)) != len(names):
+        return f"{path!r}: a parameter's name occurs twice"
+    return None
+
+
+def parameters_of(path: str) -> list[str]:
+    """The names of the path's parameters, in order."""
+    return [segment.strip("{}").removesuffix("...") for segment in path.split("/") if segment.startswith("{")]
+
+
+def segments_of(path: str) -> list[str]:
+    """The decoded segments of a request's raw path. Raises BadTarget.
+
+    It is split before it is decoded, so that %2F stays within its segment. Dot segments are refused: who resolves
+    them and who does not would see different paths.
+    """
+    if not path.startswith("/"):
+        raise BadTarget("the path does not begin with /")
+    segments = path.split("/")[1:]
+    if "%" in path:
+        try:
+            segments = [unquote(segment, errors="strict") for segment in segments]
+        except UnicodeDecodeError:
+            raise BadTarget("the path is not UTF-8") from None
+    for segment in segments:
+        if segment in (".", ".."):
+            raise BadTarget("the path has dot segments")
+        if not segment.isprintable():
+            raise BadTarget("the path has characters that cannot be printed")
+    return segments
+
+
+def host_of(header: str) -> str:
+    """The host of a Host header: without its port, in lower case."""
+    host = header.strip().lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].removesuffix(".")
+
+
+def preflight(route: Route, origin: str, headers: str) -> Answer:
+    """The answer to a browser that asks whether it may; `headers` is what it wants to send."""
+    cors = route.cors
+    assert cors is not None
+    shared = cors_headers(cors, origin)
+    if not shared:
+        return refusal(403, f"origin {origin!r} is not allowed here")
+    allowed = headers if "*" in cors.headers else ", ".join(cors.headers)
+    found = [
+        *shared,
+        ("access-control-allow-methods", ", ".join(cors.methods or sorted(route.served))),
+        ("access-control-max-age", str(cors.max_age_seconds)),
+    ]
+    if allowed:
+        found.append(("access-control-allow-headers", allowed))
+    return Answer(204, found)
+
+
+def cors_headers(cors: Cors, origin: str) -> list[tuple[str, str]]:
+    """The headers that let a page of that origin see an answer; none when it may not."""
+    if "*" in cors.origins:
+        return [("access-control-allow-origin", "*")]
+    if origin not in cors.origins:
+        return []
+    found = [("access-control-allow-origin", origin), ("vary", "origin")]
+    if cors.credentials:
+        found.append(("access-control-allow-credentials", "true"))
+    return found
+
+
+def refusal(status: int, error: str, *headers: tuple[str, str]) -> Answer:
+    """An answer of the gateway's own: a small JSON object that says what is wrong."""
+    body = orjson.dumps({"status": status, "error": error}) + b"\n"
+    return Answer(status, (("content-type", "application/json"), *headers), body)
