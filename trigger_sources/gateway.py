@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -372,10 +372,10 @@ class _Connection(web.RequestHandler):
         server = self._manager
         assert isinstance(server, _Server)
         if len(server.connections) >= server.bounds.connections:
-            assert isinstance(transport, asyncio.Transport)
+            stream = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
             self.refused = True
-            transport.write(_TOO_MANY)
-            transport.close()
+            stream.write(_TOO_MANY)
+            stream.close()
             return
         super().connection_made(transport)
 
