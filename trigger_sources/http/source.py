@@ -202,7 +202,8 @@ class HTTPTrigger(TriggerSource):
                     yield [_delivery_from(sequence, record, inbox, backlog) for sequence, record in records]
                 else:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(inbox.arrived.wait(), _READ_SECONDS)
+                        async with asyncio.timeout(_READ_SECONDS):  # wait_for may swallow a cancellation
+                            await inbox.arrived.wait()
         finally:
             acceptor.cancel()
             await asyncio.gather(acceptor, return_exceptions=True)
