@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from aiohttp import web
@@ -129,7 +129,8 @@ class Gateway:
 
         Raises SourceError when another trigger serves the same. What was not taken at the end is answered 503.
         """
-        requests = Requests(uid, self.bounds)
+        route = replace(route, trigger=route.trigger or uid)
+        requests = Requests(self.bounds)
         self._add(route, requests)
         try:
             yield requests
@@ -147,9 +148,9 @@ class Gateway:
                 if taken.other in self._vacant:
                     self._remove_vacant(taken.other)
                     continue
-                other = taken.other.trigger or "another trigger"
                 raise SourceError(
-                    "RouteTaken", f"spec.path: {taken} is served by {other}; choose another path, host or methods"
+                    "RouteTaken",
+                    f"spec.path: {taken} is served by {taken.other.trigger}; choose another path, host or methods",
                 ) from taken
 
     def _remove_vacant(self, route: Route) -> None:
@@ -312,8 +313,7 @@ class IncomingRequest:
 class Requests:
     """The requests of one route that nobody has taken yet: at most `bounds.waiting`, each for a bounded time."""
 
-    def __init__(self, uid: str, bounds: Bounds) -> None:
-        self.uid = uid
+    def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._waiting: dict[IncomingRequest, asyncio.TimerHandle] = {}  # oldest first
         self._arrived = asyncio.Event()

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 import orjson
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from trigger_sources.gateway import Bounds, Gateway, IncomingRequest, Requests
 from trigger_sources.routes import Cors, Route, refusal
@@ -262,6 +264,32 @@ async def test_hostile_bytes_are_refused_once_and_the_connection_is_closed(name:
         assert said.count(b"HTTP/1.") == 1, said
         assert orjson.loads(said.partition(b"\r\n\r\n")[2])["status"] == 400
         assert b" 200 " in await raw(server.port, request("POST /ok HTTP/1.1", "connection: close"))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_bytes_break_it(data: st.DataObject) -> None:
+    good = request(
+        "POST /a%20b/c?d=e HTTP/1.1", "content-type: text/plain", "transfer-encoding: chunked", "expect: 100-continue",
+        "upgrade: websocket", "connection: upgrade", body=b"3\r\nabc\r\n0\r\n\r\n",
+    )  # fmt: skip
+    said = bytearray(good)
+    for _ in range(data.draw(st.integers(0, 4))):
+        start = data.draw(st.integers(0, len(said)))
+        said[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+
+    async def ask() -> None:
+        async with gateway(Bounds(head_seconds=0.2, body_seconds=0.2)) as server:
+            async with served(server, Route("/{all...}", ("GET", "POST"))):
+                try:
+                    found = await raw(server.port, bytes(said), b"\r\n\r\n")
+                except ConnectionError:
+                    found = b""
+                assert b" 500 " not in found.partition(b"\r\n")[0]
+                assert b" 200 " in await raw(server.port, request("POST /ok HTTP/1.1", "connection: close"))
+                assert server._bodies_bytes == 0
+
+    asyncio.run(ask())
 
 
 async def test_slow_heads_and_slow_bodies_are_ended() -> None:

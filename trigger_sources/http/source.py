@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 _READ_SECONDS = 1.0
+_ACCEPT_SECONDS = 60.0  # it ends by being cancelled
 _NO_ROOM_SECONDS = 0.05
 _ACCEPTED_AT_ONCE = 256
 
@@ -190,20 +191,22 @@ class HTTPTrigger(TriggerSource):
         backlog = _Backlog(inbox, self.max_backlog, await inbox.count())
         # Accepting goes on while there is no room and nobody asks for more, hence its own task
         acceptor = asyncio.create_task(self._accept(context, requests, inbox, backlog))
+        inbox.arrived.set()  # what an earlier life has left
         try:
             while not context.stopping.is_set():
                 if context.room <= 0:
                     await asyncio.sleep(_NO_ROOM_SECONDS)
-                    continue
-                inbox.arrived.clear()
-                records = await inbox.read(backlog.yielded, context.room)
-                if records:
-                    backlog.yielded = records[-1][0]
-                    yield [_delivery_from(sequence, record, inbox, backlog) for sequence, record in records]
-                else:
+                elif not inbox.arrived.is_set():
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_READ_SECONDS):  # wait_for may swallow a cancellation
                             await inbox.arrived.wait()
+                else:
+                    inbox.arrived.clear()
+                    records = await inbox.read(backlog.yielded, context.room)
+                    if records:
+                        inbox.arrived.set()  # there may be more
+                        backlog.yielded = records[-1][0]
+                        yield [_delivery_from(sequence, record, inbox, backlog) for sequence, record in records]
         finally:
             acceptor.cancel()
             await asyncio.gather(acceptor, return_exceptions=True)
@@ -211,7 +214,7 @@ class HTTPTrigger(TriggerSource):
     async def _accept(self, context: Context, requests: "Requests", inbox: "Inbox", backlog: "_Backlog") -> None:
         """Takes requests as they come, makes their events durable, answers them 202."""
         while True:
-            taken = await requests.next(_ACCEPTED_AT_ONCE, _READ_SECONDS)
+            taken = await requests.next(_ACCEPTED_AT_ONCE, _ACCEPT_SECONDS)
             try:
                 await self._keep(taken, context, inbox, backlog)
             except SourceError as error:
