@@ -269,6 +269,8 @@ class Gateway:
             incoming.gone = True
             self._pending.discard(incoming)
             requests._forget(incoming)
+            if incoming._answered.cancelled() and incoming.on_left is not None:
+                incoming.on_left()
 
 
 class IncomingRequest:
@@ -297,6 +299,7 @@ class IncomingRequest:
         self.path_parameters = path_parameters
         self.remote = remote  # the peer's address
         self.gone = False  # answered, or the caller has left
+        self.on_left: Callable[[], None] | None = None  # called when the caller leaves before it is answered
         self._answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def answer(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
@@ -434,11 +437,8 @@ def _target_and_host(raw: str, headers: Headers) -> tuple[str, str]:
     """Path with query, and the host without its port, of a request in origin or absolute form. Raises BadTarget."""
     if not (raw.isascii() and raw.isprintable()) or "#" in raw or " " in raw:
         raise BadTarget("the target has characters that must be percent-encoded")
-    hosts = [value for name, value in headers if name == "host"]
-    if len(hosts) > 1:
-        raise BadTarget("more than one Host header")
     scheme, found, rest = raw.partition("://")
     if raw.startswith("/") or not (found and scheme.isalpha()):
-        return raw, host_of(hosts[0]) if hosts else ""
+        return raw, host_of(next((value for name, value in headers if name == "host"), ""))
     authority, slash, path = rest.partition("/")
     return f"/{path}" if slash else "/", host_of(authority)

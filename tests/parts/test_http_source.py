@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +162,24 @@ async def test_a_cloudevent_keeps_its_id_and_a_key_comes_from_the_header_that_wa
         assert (delivery.event.id, delivery.event.extensions["partitionkey"], delivery.key) == ("mine", "ann", b"ann")
 
 
-async def test_a_caller_that_left_is_settled_without_harm() -> None:
+async def test_a_callers_leaving_withdraws_its_request_and_a_late_settle_does_no_harm() -> None:
     async with gateway() as server, running(server) as it:
         asking = asyncio.create_task(it.post(data=b"x"))
         (delivery,) = await it.until_taken(1)
+        assert it.context.withdrawn == []
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while not it.context.withdrawn:
+                await asyncio.sleep(0.005)
+        (lost,) = it.context.withdrawn
+        assert lost(delivery)
+        assert not lost(replace(delivery))
         await delivery.settle(Outcome("delivered", answer=Answer(200)))
         await delivery.settle(Outcome("delivered", answer=Answer(200)))
         it.on_take, _ = settles(Outcome("delivered", answer=Answer(200)))
         assert (await it.post())[0] == 200
+        assert len(it.context.withdrawn) == 1, "who was answered has not left"
 
 
 async def test_without_room_nothing_is_taken_and_it_stops_within_a_second() -> None:
@@ -418,7 +426,7 @@ def test_it_works_on_uvloop_too(tmp_path: Path) -> None:
 
     async def main() -> None:
         await test_a_request_is_delivered_as_it_came_and_its_caller_gets_the_functions_answer()
-        await test_a_caller_that_left_is_settled_without_harm()
+        await test_a_callers_leaving_withdraws_its_request_and_a_late_settle_does_no_harm()
         await test_accepting_goes_on_while_there_is_no_room(tmp_path)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -160,14 +160,33 @@ class HTTPTrigger(TriggerSource):
     # --- the caller waits for the function
 
     async def _answered(self, context: Context, requests: "Requests") -> AsyncGenerator[list[Delivery], None]:
-        while not context.stopping.is_set():
-            if context.room <= 0:
-                await asyncio.sleep(_NO_ROOM_SECONDS)
-                continue
-            taken = await requests.next(context.room, _READ_SECONDS)
-            deliveries = [delivery for request in taken if (delivery := self._delivery_of(request, context))]
-            if deliveries:
-                yield deliveries
+        withdrawing: set[asyncio.Task[None]] = set()
+
+        def deliver(request: "IncomingRequest") -> Delivery | None:
+            delivery = self._delivery_of(request, context)
+            if delivery is not None:
+                request.on_left = lambda: withdraw(delivery)
+            return delivery
+
+        def withdraw(delivery: Delivery) -> None:
+            """Its caller left: if it still waits for its turn nobody wants it; if it runs it may end."""
+            task = asyncio.create_task(context.withdraw(lambda held: held is delivery, self.delivery.timeout_seconds))
+            withdrawing.add(task)
+            task.add_done_callback(withdrawing.discard)
+
+        try:
+            while not context.stopping.is_set():
+                if context.room <= 0:
+                    await asyncio.sleep(_NO_ROOM_SECONDS)
+                    continue
+                taken = await requests.next(context.room, _READ_SECONDS)
+                deliveries = [delivery for request in taken if (delivery := deliver(request))]
+                if deliveries:
+                    yield deliveries
+        finally:
+            for task in withdrawing:
+                task.cancel()
+            await asyncio.gather(*withdrawing, return_exceptions=True)
 
     def _delivery_of(self, request: "IncomingRequest", context: Context) -> Delivery | None:
         """The request as a delivery; None when it was answered here, because it is no event."""
