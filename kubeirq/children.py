@@ -41,7 +41,8 @@ async def stop_child(process: asyncio.subprocess.Process, grace_seconds: float) 
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), grace_seconds)
+            async with asyncio.timeout(grace_seconds):
+                await process.wait()
     kill_group(process)
     await process.wait()
 
