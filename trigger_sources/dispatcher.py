@@ -225,9 +225,9 @@ class Dispatcher:
                 gate.abandoned()
                 return
             method, target, headers = call_of(delivery, held.tries + 1, gate.endpoint.path)
-        except ValueError as error:
+        except ValueError as problem:
             gate.abandoned()
-            self._bury(held, "InvalidEvent", str(error), None)
+            self._bury(held, "InvalidEvent", str(problem), None)
             return
         except BaseException:
             gate.abandoned()

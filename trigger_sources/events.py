@@ -72,7 +72,7 @@ def binary_headers(event: Event) -> bytes:
     if event.dataschema is not None:
         lines += ("\r\nce-dataschema: ", _escaped(event.dataschema))
     for name, value in event.extensions.items():
-        # traceparent and tracestate are both an extension and a header in their own right (Distributed Tracing extension)
+        # traceparent and tracestate are an extension and a header in their own right (Distributed Tracing)
         lines += ("\r\nce-", name, ": ", _escaped(value))
         if name in ("traceparent", "tracestate"):
             lines += ("\r\n", name, ": ", _header_text(value))

@@ -21,7 +21,8 @@ from trigger_sources.source import Lag, SourceError, State, TriggerSource
 from trigger_sources.spec import SecretRef
 
 if TYPE_CHECKING:
-    from trigger_sources.gateway import Requests, Route
+    from trigger_sources.gateway import Requests
+    from trigger_sources.routes import Route
     from trigger_sources.store import Inbox
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from trigger_sources.spec import DeliveryPolicy, Reply, SecretRef, Spec, Target
 
 if TYPE_CHECKING:
     from trigger_sources.dead_letters import DeadLetters
-    from trigger_sources.gateway import Requests, Route
+    from trigger_sources.gateway import Requests
+    from trigger_sources.routes import Route
     from trigger_sources.store import Inbox
 
 Ordering = Literal["key", "partition", "none"]

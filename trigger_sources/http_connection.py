@@ -1,0 +1,225 @@
+"""One HTTP/1.1 connection of the dispatcher: a request goes out, one bounded answer comes back, the rest is refused."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from trigger_sources.delivery import Answer
+
+
+class NoAnswer(Exception):
+    """The function is failing: the request was sent, and no whole answer came. The text says what happened."""
+
+
+class Stale(Exception):
+    """A kept connection was closed by the other side before a byte of an answer came."""
+
+
+class Connection(asyncio.Protocol):
+    """Idle, or busy with one request. `released` is told when it is idle again, `closed` when it is gone."""
+
+    __slots__ = (
+        "_answer_begun", "_body", "_body_bytes", "_closed", "_complete", "_garbage", "_head_bytes", "_head_only",
+        "_headers", "_headers_complete", "_max_body_bytes", "_max_header_bytes", "_parser", "_problem", "_released",
+        "_until_close", "_waiter", "deadline", "idle_since", "timeout_seconds", "transport", "used",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        max_header_bytes: int,
+        max_body_bytes: int,
+        released: Callable[["Connection"], None],
+        closed: Callable[["Connection"], None],
+    ) -> None:
+        self._max_header_bytes = max_header_bytes
+        self._max_body_bytes = max_body_bytes
+        self._released = released
+        self._closed = closed
+        self._waiter: asyncio.Future[Answer] | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self.transport: asyncio.Transport | None = None
+        self.used = False  # whether a request was answered on it before
+        self.deadline = 0.0  # of the loop's clock
+        self.timeout_seconds = 0.0
+        self.idle_since = 0.0
+        self._begin()
+
+    def start(
+        self, waiter: "asyncio.Future[Answer]", head: bytes, body: bytes, head_only: bool, deadline: float
+    ) -> None:
+        """Sends a request; the waiter gets its answer, NoAnswer, or Stale."""
+        assert self.transport is not None
+        self._begin()
+        self._waiter = waiter
+        self._head_only = head_only
+        self.deadline = deadline
+        if len(body) < 65_536:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    @property
+    def is_open(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    def fail(self, problem: str) -> None:
+        """Gives the request up, and the connection with it."""
+        self._end(NoAnswer(problem))
+
+    def abort(self) -> None:
+        """The request is wanted no more."""
+        self._waiter = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiter is None:
+            # Bytes that nobody asked for are never taken for the next request's answer
+            self._drop()
+            return
+        self._answer_begun = True
+        if not self._headers_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._problem = self._problem or "the answer switches protocols"
+        except httptools.HttpParserError as error:
+            if not self._complete:
+                self._problem = self._problem or f"the answer is no HTTP: {error}"
+            self._garbage = True
+        if self._problem:
+            self.fail(self._problem)
+        elif self._complete:
+            self._finish()
+        elif not self._headers_complete and self._head_bytes > self._max_header_bytes:
+            self.fail(f"the answer's header is over {self._max_header_bytes} bytes")
+
+    def eof_received(self) -> bool:
+        return False  # the transport closes, and connection_lost decides what that means
+
+    def connection_lost(self, error: Exception | None) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            if self._until_close and self._headers_complete and error is None:
+                self._garbage = True
+                self._finish()
+            elif self.used and not self._answer_begun:
+                self._end(Stale())
+            elif self._answer_begun:
+                self._end(NoAnswer("the connection was lost in the middle of the answer"))
+            else:
+                self._end(NoAnswer("the connection was lost before an answer came"))
+        self.transport = None
+        self._closed(self)
+
+    # --- the parser's side; an exception here would hide its reason, so problems are kept
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._garbage = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._complete:
+            return
+        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            if status == 101:
+                self._problem = "the answer switches protocols"
+            return
+        self._headers_complete = True
+        if sum(len(name) + len(value) + 4 for name, value in self._headers) > self._max_header_bytes:
+            self._problem = f"the answer's header is over {self._max_header_bytes} bytes"
+            return
+        names = {name: value for name, value in self._headers}  # noqa: C416  the last one counts
+        if self._head_only:
+            self._garbage = True  # the parser waits for a body that does not come
+            self._complete = True
+        elif "transfer-encoding" not in names:
+            length = names.get("content-length")
+            if length is None:
+                self._until_close = status not in (204, 304)
+            elif length.isdigit() and int(length) > self._max_body_bytes and status not in (204, 304):
+                self._problem = f"the answer's body is over {self._max_body_bytes} bytes"
+
+    def on_body(self, data: bytes) -> None:
+        if self._complete:
+            return
+        self._body_bytes += len(data)
+        if self._body_bytes > self._max_body_bytes:
+            self._problem = f"the answer's body is over {self._max_body_bytes} bytes"
+        else:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._complete:
+            return
+        if not self._headers_complete:  # 100 Continue or 103 Early Hints: the answer is still to come
+            self._headers = []
+            self._head_bytes = 0
+            return
+        if self._until_close and self._parser.get_status_code() not in (204, 304):
+            return
+        self._complete = True
+
+    # --- helpers
+
+    def _begin(self) -> None:
+        self._headers: list[tuple[str, str]] = []
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._headers_complete = False
+        self._answer_begun = False
+        self._complete = False
+        self._garbage = False
+        self._until_close = False
+        self._head_only = False
+        self._problem = ""
+
+    def _finish(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        body = self._body
+        answer = Answer(self._parser.get_status_code(), self._headers, body[0] if len(body) == 1 else b"".join(body))
+        transport = self.transport
+        self.used = True
+        if (
+            self._garbage
+            or transport is None
+            or transport.is_closing()
+            or not self._parser.should_keep_alive()
+            or transport.get_write_buffer_size()  # answered before all was sent: the rest would be the next request
+        ):
+            self._drop()
+        else:
+            self._released(self)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(answer)
+
+    def _end(self, error: Exception) -> None:
+        waiter, self._waiter = self._waiter, None
+        self._drop()
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    def _drop(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def tls_context() -> ssl.SSLContext:
+    """Verifies certificates and names."""
+    return ssl.create_default_context()
