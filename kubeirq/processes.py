@@ -66,6 +66,10 @@ class FunctionProcess:
     def pid(self) -> int | None:
         return self._serving.pid if self._serving is not None else None
 
+    def folders(self) -> list[Path]:
+        """The code that is still in use."""
+        return [version.program.folder for version in (self._coming, self._serving) if version is not None]
+
     def run(self, program: Program) -> None:
         """From now on this version is wanted: it takes over as soon as it is ready."""
         self.wanted = program

@@ -1,0 +1,354 @@
+"""The fabric on one machine: functions as processes, a flow for each trigger and function, its own brokers."""
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from kubeirq.brokers import Broker, BrokerFailed, kafka_broker, nats_server
+from kubeirq.environments import NotInstalled
+from kubeirq.function_logs import LogLine
+from kubeirq.processes import FunctionProcess
+from kubeirq.programs import BadFunction, discard_unused, program_for
+from trigger_sources.flow import Flow
+from trigger_sources.gate import Gate
+from trigger_sources.gateway import Gateway
+from trigger_sources.held import Seen
+from trigger_sources.host import LocalHost
+from trigger_sources.source import SourceError, TriggerSource
+from trigger_sources.spec import SecretRef
+from trigger_sources.store import Store
+
+log = logging.getLogger(__name__)
+
+_NOWHERE = "http://127.0.0.1:9/"  # where a gate points before its function has an address
+
+
+@dataclass(frozen=True)
+class FunctionResource:
+    """A Function as it is in a file."""
+
+    namespace: str
+    name: str
+    spec: Any
+    base: Path  # paths in the spec are relative to it
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TriggerResource:
+    """A trigger as it is in a file."""
+
+    kind: str
+    namespace: str
+    name: str
+    spec: TriggerSource
+
+    @property
+    def uid(self) -> str:
+        return f"{self.namespace}/{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """All that is to run, and how a secret is found."""
+
+    functions: Sequence[FunctionResource]
+    triggers: Sequence[TriggerResource]
+    secret: Callable[[str, SecretRef], str]  # raises MissingSecret
+    environment: Callable[[FunctionResource], Mapping[str, str]]  # spec.env, resolved; raises MissingSecret
+
+
+@dataclass
+class RunningTrigger:
+    """One flow and what belongs to it."""
+
+    resource: TriggerResource
+    flow: Flow
+    task: asyncio.Task[None]
+    own_gate: Gate | None = None  # of a plain URL
+
+
+FunctionKey = tuple[str, str]  # namespace, name
+FlowKey = tuple[str, str]  # trigger's uid, function
+
+
+class Fabric:
+    """Open it, then `apply` what is wanted, as often as that changes. Lives in one event loop."""
+
+    def __init__(
+        self,
+        state: Path,
+        *,
+        http_host: str = "127.0.0.1",
+        http_port: int = 8080,
+        observe: Callable[[Seen], None] = lambda _: None,
+        show_line: Callable[[LogLine], None] = lambda _: None,
+        notice: Callable[[str], None] = lambda _: None,
+        debug: Mapping[str, int] | None = None,
+    ) -> None:
+        self.state = state
+        self.replica = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.started_at = time.time()
+        self.functions: dict[FunctionKey, FunctionProcess] = {}
+        self.flows: dict[FlowKey, RunningTrigger] = {}
+        self.triggers: dict[str, TriggerResource] = {}
+        self.brokers: dict[str, Broker] = {}
+        self.broker_problems: dict[str, str] = {}
+        self.gateway = Gateway()
+        self._http = http_host, http_port
+        self._observe = observe
+        self._show_line = show_line
+        self._notice = notice
+        self._debug = debug or {}
+        self._gates: dict[FunctionKey, Gate] = {}
+        self._preparing: dict[FunctionKey, asyncio.Task[None]] = {}
+        self._suspended: set[str] = set()
+        self._defaults: dict[str, list[str]] = {}
+        self._wanted = Wanted((), (), _no_secret, lambda _: {})
+        self._applying = asyncio.Lock()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Raises SourceError when the gateway's port or the store cannot be had."""
+        async with AsyncExitStack() as stack:
+            self.store = await stack.enter_async_context(Store.open(self.state / "kubeirq.sqlite"))
+            await self.gateway.start(*self._http)
+            self.host = LocalHost(
+                replica=self.replica,
+                store=self.store,
+                gateway=self.gateway,
+                secrets=lambda namespace, reference: self._wanted.secret(namespace, reference),
+                defaults=self._defaults,
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        try:
+            await self.stop(0)
+        finally:
+            await self._stack.aclose()
+
+    @property
+    def http_address(self) -> str:
+        return f"http://{self._http[0]}:{self.gateway.port}"
+
+    # --- what is wanted
+
+    async def apply(self, wanted: Wanted, grace_seconds: float = 30) -> None:
+        """Makes what runs what is wanted. What did not change is not touched; what goes away is drained first."""
+        async with self._applying:
+            self._wanted = wanted
+            await self._start_brokers(wanted)
+            self._apply_functions(wanted.functions)
+            await self._apply_triggers(wanted, grace_seconds)
+            await self._remove_functions({(found.namespace, found.name) for found in wanted.functions})
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Drains: nothing new is taken, what was taken settles within the grace, the rest goes back."""
+        for task in self._preparing.values():
+            task.cancel()
+        await asyncio.gather(
+            self.gateway.close(grace_seconds),
+            *(self._end_flow(key, grace_seconds) for key in list(self.flows)),
+        )
+        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        await asyncio.gather(*(process.stop() for process in self.functions.values()))
+        await asyncio.gather(*(gate.aclose() for gate in self._gates.values()))
+        self.functions.clear()
+        self._gates.clear()
+
+    def hurry(self) -> None:
+        """Ends draining at once: what is not settled goes back to its source."""
+        for running in self.flows.values():
+            running.task.cancel()
+
+    @property
+    def held(self) -> int:
+        """Events taken and not settled."""
+        return sum(running.flow.dispatcher.held for running in self.flows.values())
+
+    def is_suspended(self, uid: str) -> bool:
+        return uid in self._suspended
+
+    async def suspend(self, uid: str, suspended: bool) -> None:
+        """Stops or resumes a trigger, until it is told otherwise: a restart changes nothing."""
+        state = self.store.state(uid, "")
+        if suspended:
+            await state.put("suspended", b"1")
+        else:
+            await state.delete("suspended")
+        await self.apply(self._wanted)
+        for (found, _), running in self.flows.items():
+            if found == uid and not suspended:
+                running.flow.resume()
+
+    # --- functions
+
+    def _apply_functions(self, functions: Sequence[FunctionResource]) -> None:
+        for function in functions:
+            key = (function.namespace, function.name)
+            if key not in self.functions:
+                self.functions[key] = FunctionProcess(function.name, self._gate(*key), self._show_line)
+            if (before := self._preparing.pop(key, None)) is not None:
+                before.cancel()
+            self._preparing[key] = asyncio.create_task(self._prepare(function, self.functions[key]))
+
+    async def _prepare(self, function: FunctionResource, process: FunctionProcess) -> None:
+        """Assembles the code and installs dependencies beside everything else, then runs it, if it changed."""
+        try:
+            program = await program_for(
+                function.spec,
+                namespace=function.namespace,
+                name=function.name,
+                base=function.base,
+                state=self.state,
+                environment=self._wanted.environment(function),
+                show=self._notice,
+                debug_port=self._debug.get(function.name),
+            )
+        except (BadFunction, NotInstalled, SourceError, OSError) as error:
+            if process.last_error != str(error):
+                self._notice(f"{function.name}: {error}")
+            process.failed(str(error))
+            return
+        if program != process.wanted:
+            discard_unused(program.folder.parent, [program.folder, *process.folders()])
+            process.run(program)
+
+    async def _remove_functions(self, wanted: set[FunctionKey]) -> None:
+        for key in [key for key in self.functions if key not in wanted]:
+            if (task := self._preparing.pop(key, None)) is not None:
+                task.cancel()
+            await self.functions.pop(key).stop()
+            self._gates[key].close(f"there is no Function {key[1]!r}")
+
+    def _gate(self, namespace: str, name: str) -> Gate:
+        """The way to that function, also while there is none: its events wait."""
+        key = (namespace, name)
+        if key not in self._gates:
+            self._gates[key] = Gate(name, _NOWHERE)
+            self._gates[key].close(f"there is no Function {name!r}")
+        return self._gates[key]
+
+    # --- triggers
+
+    async def _apply_triggers(self, wanted: Wanted, grace_seconds: float) -> None:
+        self.triggers = {trigger.uid: trigger for trigger in wanted.triggers}
+        targets: dict[FlowKey, TriggerResource] = {}
+        for trigger in wanted.triggers:
+            suspended = trigger.spec.suspend or await self._was_suspended(trigger.uid)
+            effective = trigger
+            if suspended and not trigger.spec.suspend:
+                spec = trigger.spec.model_copy(update={"suspend": True})
+                effective = TriggerResource(trigger.kind, trigger.namespace, trigger.name, spec)
+            for function in _functions_of(trigger, wanted.functions):
+                targets[trigger.uid, function] = effective
+        gone = [key for key, running in self.flows.items() if targets.get(key) != running.resource]
+        await asyncio.gather(*(self._end_flow(key, grace_seconds) for key in gone))
+        for key, trigger in targets.items():
+            if key not in self.flows:
+                self._start_flow(key, trigger)
+
+    async def _was_suspended(self, uid: str) -> bool:
+        found = await self.store.state(uid, "").get("suspended") is not None
+        (self._suspended.add if found else self._suspended.discard)(uid)
+        return found
+
+    def _start_flow(self, key: FlowKey, trigger: TriggerResource) -> None:
+        target = trigger.spec.target
+        assert target is not None
+        own_gate = Gate(key[1], target.url) if target.url is not None else None
+        flow = Flow(
+            trigger.spec,
+            kind=trigger.kind,
+            namespace=trigger.namespace,
+            name=trigger.name,
+            uid=trigger.uid,
+            function=key[1],
+            gate=own_gate or self._gate(trigger.namespace, key[1]),
+            host=self.host,
+            gate_of=lambda name: self._gate(trigger.namespace, name),
+            observe=self._observe,
+        )
+        task = asyncio.create_task(flow.run(), name=f"flow {trigger.uid} {key[1]}")
+        task.add_done_callback(_report_fault)
+        self.flows[key] = RunningTrigger(trigger, flow, task, own_gate)
+
+    async def _end_flow(self, key: FlowKey, grace_seconds: float) -> None:
+        running = self.flows.get(key)
+        if running is None:
+            return
+        stopping = asyncio.create_task(running.flow.stop(grace_seconds))
+        try:
+            await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(running.task, return_exceptions=True)
+        finally:
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
+            running.task.cancel()
+            self.flows.pop(key, None)
+        if running.own_gate is not None:
+            await running.own_gate.aclose()
+
+    # --- brokers
+
+    async def _start_brokers(self, wanted: Wanted) -> None:
+        needed = {kind for trigger in wanted.triggers for kind in brokers_needed(trigger.spec)}
+        await asyncio.gather(*(self._start_broker(kind) for kind in sorted(needed - self.brokers.keys())))
+
+    async def _start_broker(self, kind: str) -> None:
+        start = {"kafka": kafka_broker, "nats": nats_server}[kind]
+        try:
+            broker = await self._stack.enter_async_context(start(self.state))
+        except BrokerFailed as error:
+            self.broker_problems[kind] = str(error)
+            self._notice(str(error))
+            return
+        self.broker_problems.pop(kind, None)
+        self.brokers[kind] = broker
+        self._defaults[kind] = [broker.address]
+
+
+def brokers_needed(spec: TriggerSource) -> set[str]:
+    """The kinds of brokers that the trigger uses and names no address of."""
+    fields = type(spec).model_fields
+    needed = {kind for kind, name in (("kafka", "brokers"), ("nats", "servers")) if name in fields}
+    reply = spec.reply
+    if reply is not None and reply.kafka is not None and not reply.kafka.brokers:
+        needed.add("kafka")
+    if reply is not None and reply.nats is not None and not reply.nats.servers:
+        needed.add("nats")
+    return {kind for kind in needed if not spec.addresses.get(kind)}
+
+
+def _functions_of(trigger: TriggerResource, functions: Sequence[FunctionResource]) -> list[str]:
+    target = trigger.spec.target
+    assert target is not None
+    if target.function is not None:
+        return [target.function]
+    if target.url is not None:
+        return [urlsplit(target.url).netloc]
+    assert target.selector is not None
+    return [
+        function.name
+        for function in functions
+        if function.namespace == trigger.namespace and target.selector.matches(dict(function.labels))
+    ]
+
+
+def _report_fault(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("flow ended by a fault", extra={"flow": task.get_name()}, exc_info=task.exception())
+
+
+def _no_secret(namespace: str, reference: SecretRef) -> str:
+    raise AssertionError("asked for a secret before anything was applied")

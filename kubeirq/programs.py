@@ -1,0 +1,152 @@
+"""What a Function is on one machine: its code in a folder named by its content, and the process to run there."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kubeirq.environments import cache_folder, interpreter_for
+from kubeirq.processes import Program
+
+# A function sees what a person's shell says about places and languages, not what else is in it: as in a pod
+_INHERITED = frozenset(
+    {"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
+    | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+)
+_START_SECONDS = 60.0
+_SKIPPED = frozenset({"__pycache__", ".git", ".venv", ".kubeirq", "node_modules"})
+
+
+class BadFunction(Exception):
+    """The function's author's fault: field, problem, way out."""
+
+
+async def program_for(
+    spec: Any,
+    *,
+    namespace: str,
+    name: str,
+    base: Path,
+    state: Path,
+    environment: Mapping[str, str],
+    show: Callable[[str], None],
+    debug_port: int | None = None,
+) -> Program:
+    """The program of this function as its files are now. Raises BadFunction, NotInstalled, OSError.
+
+    `base` is the folder of the file that the resource came from; `environment` is spec.env, resolved.
+    """
+    if not spec.runtime.startswith("python"):
+        raise BadFunction(f"spec.runtime: {spec.runtime!r} runs on a cluster only as yet; here: python")
+    module, _, handler = spec.handler.rpartition(".")
+    files = _files_of(spec, base, module)
+    folder = _assembled(files, state / "functions" / namespace / name)
+    requirements = _requirements_of(spec, base)
+    python = await interpreter_for(requirements, label=name, show=show, cache=cache_folder())
+    variables = {
+        **{variable: value for variable, value in os.environ.items() if variable in _INHERITED},
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(folder),
+        **environment,
+        "MOD_NAME": module,
+        "FUNC_HANDLER": handler,
+        "FUNC_HOST": "127.0.0.1",
+        "FUNC_NAME": name,
+        "FUNC_NAMESPACE": namespace,
+        "FUNC_RUNTIME": spec.runtime,
+        "FUNC_TIMEOUT": f"{spec.timeout_seconds:g}",
+        "FUNC_MEMORY_LIMIT": "0",
+        "FUNC_SOURCE": str(folder),
+    }
+    if spec.concurrency is not None:
+        variables["FUNC_CONCURRENCY"] = str(spec.concurrency)
+    hooks = {"FUNC_STARTUP": spec.startup, "FUNC_SHUTDOWN": spec.shutdown}
+    variables |= {variable: hook for variable, hook in hooks.items() if hook}
+    command = [str(python), str(_server())]
+    if debug_port is not None:
+        debugger = importlib.util.find_spec("debugpy")
+        if debugger is None or debugger.origin is None:
+            raise BadFunction("--debug: debugpy is not installed; `pip install debugpy` brings it")
+        command[1:1] = ["-m", "debugpy", "--listen", f"127.0.0.1:{debug_port}"]
+        variables["PYTHONPATH"] += os.pathsep + str(Path(debugger.origin).parent.parent)
+        variables |= {"FUNC_TIMEOUT": "86400", "FUNC_CONCURRENCY": "1"}
+    return Program(tuple(command), folder, variables, _START_SECONDS, stop_seconds=min(60.0, spec.timeout_seconds + 5))
+
+
+def discard_unused(folder: Path, used: Sequence[Path]) -> None:
+    """Removes the versions of a function's code that no process runs any more."""
+    for found in folder.iterdir() if folder.is_dir() else ():
+        if found not in used:
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def _server() -> Path:
+    import runtimes.python
+
+    return Path(runtimes.python.__path__[0]) / "server.py"
+
+
+def _files_of(spec: Any, base: Path, module: str) -> dict[str, bytes]:
+    """The function's files by their path in its folder."""
+    source = spec.source
+    files: dict[str, bytes] = {}
+    if source.inline is not None:
+        files[f"{module.replace('.', '/')}.py"] = source.inline.encode()
+    elif source.path is not None:
+        files |= _read("spec.source.path", base / source.path, as_folder=False)
+    else:
+        raise BadFunction("spec.source: only path and inline run on one machine as yet")
+    for included in source.include or ():
+        files |= _read("spec.source.include", base / included, as_folder=True)
+    return files
+
+
+def _read(field: str, path: Path, *, as_folder: bool) -> dict[str, bytes]:
+    if path.is_file():
+        return {path.name: path.read_bytes()}
+    if not path.is_dir():
+        raise BadFunction(f"{field}: {path}: no such file or folder")
+    root = path.parent if as_folder else path
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not _SKIPPED.intersection(file.relative_to(root).parts)
+    }
+
+
+def _requirements_of(spec: Any, base: Path) -> str:
+    path = getattr(spec, "dependencies_path", None)
+    if path is None:
+        return spec.dependencies or ""
+    try:
+        return (base / path).read_text()
+    except OSError as error:
+        raise BadFunction(f"spec.dependenciesPath: {base / path}: {error.strerror}") from error
+
+
+def _assembled(files: Mapping[str, bytes], parent: Path) -> Path:
+    """A folder with exactly these files, whole or not there."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name, data in sorted(files.items()):
+        digest.update(b"%d %s %d " % (len(name), name.encode(), len(data)))
+        digest.update(data)
+    folder = parent.absolute() / digest.hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=parent))
+    try:
+        for name, data in files.items():
+            target = building / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
