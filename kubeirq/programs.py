@@ -19,6 +19,7 @@ _INHERITED = frozenset(
     | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
 )
 _START_SECONDS = 60.0
+_GRACE_SECONDS = 30.0
 _SKIPPED = frozenset({"__pycache__", ".git", ".venv", ".kubeirq", "node_modules"})
 
 
@@ -62,7 +63,8 @@ async def program_for(
         "FUNC_RUNTIME": spec.runtime,
         "FUNC_TIMEOUT": f"{spec.timeout_seconds:g}",
         "FUNC_MEMORY_LIMIT": "0",
-        "FUNC_SOURCE": str(folder),
+        "FUNC_GRACE": f"{_GRACE_SECONDS:g}",
+        "KUBEIRQ_CODE_PATH": str(folder),
     }
     if spec.concurrency is not None:
         variables["FUNC_CONCURRENCY"] = str(spec.concurrency)
@@ -73,10 +75,9 @@ async def program_for(
         debugger = importlib.util.find_spec("debugpy")
         if debugger is None or debugger.origin is None:
             raise BadFunction("--debug: debugpy is not installed; `pip install debugpy` brings it")
-        command[1:1] = ["-m", "debugpy", "--listen", f"127.0.0.1:{debug_port}"]
         variables["PYTHONPATH"] += os.pathsep + str(Path(debugger.origin).parent.parent)
-        variables |= {"FUNC_TIMEOUT": "86400", "FUNC_CONCURRENCY": "1"}
-    return Program(tuple(command), folder, variables, _START_SECONDS, stop_seconds=min(60.0, spec.timeout_seconds + 5))
+        variables |= {"KUBEIRQ_DEBUG_PORT": str(debug_port), "FUNC_CONCURRENCY": "1"}
+    return Program(tuple(command), folder, variables, _START_SECONDS, stop_seconds=_GRACE_SECONDS + 7)
 
 
 def discard_unused(folder: Path, used: Sequence[Path]) -> None:
