@@ -1,0 +1,16 @@
+"""Checks an order. What it returns goes to the Kafka topic `orders`."""
+
+
+class Refused(Exception):
+    status = 422  # a 4xx is final: the order becomes a dead letter, it is not tried again
+
+
+def order(event, context):
+    found = event["data"]
+    if not isinstance(found, dict) or not found.get("item"):
+        raise Refused("an order needs an item")
+    return {
+        "item": found["item"],
+        "quantity": int(found.get("quantity", 1)),
+        "customer": found.get("customer", "guest"),
+    }

@@ -1,0 +1,284 @@
+"""`kubeirq dev` and `kubeirq serve`: the fabric on one machine, from start to drained."""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from kubeirq.wanted import Problems, wanted_from
+from watchfiles import DefaultFilter, awatch
+
+from kubeirq.admin import admin_api
+from kubeirq.children import free_port
+from kubeirq.display import Display, printable
+from kubeirq.fabric import Fabric
+from kubeirq.lifecycle_logs import JsonLines, NoticeHandler
+from kubeirq.metrics_endpoint import metrics_endpoint
+from kubeirq.publish_hints import hints
+from trigger_sources.source import SourceError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STATE = Path(".kubeirq")
+DEFAULT_GRACE_SECONDS = 30.0
+_DEBUG_PORT = 5678
+_WATCH_STEP_MILLISECONDS = 100
+_WATCH_DEBOUNCE_MILLISECONDS = 400
+
+
+class InUse(Exception):
+    """Another fabric runs on this state folder. The text names its process."""
+
+
+async def dev(
+    paths: Sequence[Path],
+    *,
+    state: Path = DEFAULT_STATE,
+    http_port: int | None = None,
+    secrets: Path | None = None,
+    debug: str | None = None,
+    grace_seconds: float = DEFAULT_GRACE_SECONDS,
+    write: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> int:
+    """Runs the resources of these files and folders, reloads them on change, shows each event. The exit code."""
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    display = Display(write, colours=colours)
+    try:
+        wanted = wanted_from(paths, secrets)
+        with locked(state), _logging_to(state, NoticeHandler(display.notice)):
+            port = http_port if http_port is not None else free_port([8080])
+            debugged = {} if debug is None else {debug: free_port([_DEBUG_PORT])}
+            async with _running(
+                Fabric(
+                    state,
+                    http_port=port,
+                    observe=display.event,
+                    show_line=display.log_line,
+                    notice=display.notice,
+                    debug=debugged,
+                )
+            ) as fabric:
+                await fabric.apply(wanted)
+                for line in (*hints(fabric), *(f"  debug {name}: 127.0.0.1:{port}" for name, port in debugged.items())):
+                    write(line)
+                async with _beside(
+                    _ticking(display), _reloading(fabric, paths, secrets, state, display.notice, grace_seconds)
+                ):
+                    await _until_told_to_stop(fabric, grace_seconds, display.notice)
+    except Problems as problems:
+        for line in problems.lines:
+            print(printable(line), file=sys.stderr)
+        return 1
+    except (InUse, SourceError, OSError) as error:
+        print(f"kubeirq dev: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(
+    paths: Sequence[Path],
+    *,
+    state: Path = DEFAULT_STATE,
+    http_host: str = "127.0.0.1",
+    http_port: int = 8080,
+    metrics_host: str = "127.0.0.1",
+    metrics_port: int = 9090,
+    secrets: Path | None = None,
+    grace_seconds: float = DEFAULT_GRACE_SECONDS,
+) -> int:
+    """The same for a server: no reload but on SIGHUP, one JSON line per lifecycle change. The exit code."""
+    logging_to_stdout = logging.StreamHandler(sys.stdout)
+    logging_to_stdout.setFormatter(JsonLines())
+    function_log = logging.getLogger("kubeirq.function")
+    try:
+        wanted = wanted_from(paths, secrets)
+        with locked(state), _logging(logging_to_stdout):
+            fabric = Fabric(
+                state,
+                http_host=http_host,
+                http_port=http_port,
+                show_line=lambda line: function_log.info(
+                    "function printed", extra={"function": line.function, "line": line.text}
+                ),
+                notice=lambda text: log.info("notice", extra={"text": text}),
+            )
+            async with _running(fabric), metrics_endpoint(fabric, metrics_host, metrics_port) as address:
+                await fabric.apply(wanted)
+                log.info(
+                    "fabric is running",
+                    extra={"http": fabric.http_address, "metrics": address, "state": str(state)},
+                )
+                _notify("READY=1")
+                reload = asyncio.Event()
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
+                async with _beside(_reloading_when(reload, fabric, paths, secrets, grace_seconds)):
+                    await _until_told_to_stop(
+                        fabric, grace_seconds, lambda text: log.info("fabric stops", extra={"waits": text})
+                    )
+            log.info("fabric has stopped")
+    except Problems as problems:
+        for line in problems.lines:
+            print(printable(line), file=sys.stderr)
+        return 1
+    except (InUse, SourceError, OSError) as error:
+        print(f"kubeirq serve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextmanager
+def locked(state: Path) -> Iterator[None]:
+    """At most one fabric on a state folder. Raises InUse. A killed process holds nothing."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            raise InUse(
+                f"{state}: another fabric runs on this folder (pid {pid}); "
+                "stop it, or give this one a --state of its own"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@asynccontextmanager
+async def _running(fabric: Fabric) -> AsyncIterator[Fabric]:
+    async with fabric, admin_api(fabric, fabric.state / "admin.sock"):
+        yield fabric
+
+
+@asynccontextmanager
+async def _beside(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Runs these while the context is open."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _ticking(display: Display) -> None:
+    while True:
+        await asyncio.sleep(1)
+        display.tick()
+
+
+async def _until_told_to_stop(fabric: Fabric, grace_seconds: float, say: Callable[[str], None]) -> None:
+    """Waits for SIGINT or SIGTERM, then drains; a second one ends the draining."""
+    loop = asyncio.get_running_loop()
+    told, again = asyncio.Event(), asyncio.Event()
+
+    def tell() -> None:
+        (again if told.is_set() else told).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, tell)
+    await told.wait()
+    _notify("STOPPING=1")
+    say(
+        f"stopping: {fabric.held} events are under way; they have {grace_seconds:g} s, the rest goes back"
+        " (once more to hurry)"
+    )
+    draining = asyncio.create_task(fabric.stop(grace_seconds))
+    hurry = asyncio.create_task(again.wait())
+    await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        fabric.hurry()
+    await draining
+    hurry.cancel()
+
+
+async def _reloading(
+    fabric: Fabric,
+    paths: Sequence[Path],
+    secrets: Path | None,
+    state: Path,
+    say: Callable[[str], None],
+    grace_seconds: float,
+) -> None:
+    folders = {path if path.is_dir() else path.absolute().parent for path in paths}
+    if secrets is not None:
+        folders.add(secrets)
+    own = str(state.absolute())  # noqa: ASYNC240  asks nothing of a disk
+    watched = DefaultFilter(ignore_paths=[own], ignore_dirs=(*DefaultFilter.ignore_dirs, ".kubeirq"))
+    async for changes in awatch(
+        *folders, watch_filter=watched, step=_WATCH_STEP_MILLISECONDS, debounce=_WATCH_DEBOUNCE_MILLISECONDS
+    ):
+        names = ", ".join(sorted({Path(path).name for _, path in changes})[:5])
+        say(f"changed: {names}")
+        await _reload(fabric, paths, secrets, say, grace_seconds)
+
+
+async def _reloading_when(
+    asked: asyncio.Event, fabric: Fabric, paths: Sequence[Path], secrets: Path | None, grace_seconds: float
+) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        await _reload(fabric, paths, secrets, lambda text: log.warning(text), grace_seconds)
+
+
+async def _reload(
+    fabric: Fabric, paths: Sequence[Path], secrets: Path | None, say: Callable[[str], None], grace_seconds: float
+) -> None:
+    """What is wrong is said, and what ran before goes on."""
+    try:
+        await fabric.apply(wanted_from(paths, secrets), grace_seconds)
+    except Problems as problems:
+        say("not reloaded, what ran before goes on:")
+        for line in problems.lines:
+            say("  " + line)
+    except Exception:
+        log.exception("not reloaded")
+
+
+@contextmanager
+def _logging_to(state: Path, notices: logging.Handler) -> Iterator[None]:
+    """Everything to a file, what a person should know to the terminal."""
+    (state / "logs").mkdir(parents=True, exist_ok=True)
+    file = state / "logs" / "kubeirq.log"
+    if file.exists() and file.stat().st_size > 8 * 1024 * 1024:
+        file.replace(file.with_suffix(".log.1"))
+    handler = logging.FileHandler(file)
+    handler.setFormatter(JsonLines())
+    with _logging(handler, notices):
+        yield
+
+
+@contextmanager
+def _logging(*handlers: logging.Handler) -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def _notify(message: str) -> None:
+    """Tells systemd, where it asked (Type=notify)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
