@@ -5,6 +5,7 @@ import base64
 import contextlib
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -91,7 +92,13 @@ class Admin:
             raise Refused(404, f"function {name!r}: not in namespace {namespace!r}; known: {known}")
         if process.gate.is_down:
             raise Refused(503, f"function {name!r} is {process.state.lower()}: {process.gate.down_reason}")
-        headers = {"content-type": request.headers.get("content-type", "application/json")}
+        headers = {
+            "content-type": request.headers.get("content-type", "application/json"),
+            "ce-specversion": "1.0",
+            "ce-id": str(uuid.uuid4()),
+            "ce-type": "dev.kubeirq.call",
+            "ce-source": "/kubeirq/call",
+        }
         timeout = aiohttp.ClientTimeout(total=_CALL_SECONDS)
         try:
             async with (

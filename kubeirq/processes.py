@@ -32,6 +32,7 @@ class Program:
     command: tuple[str, ...]
     folder: Path  # its code, and its working directory
     environment: Mapping[str, str]
+    origin: Path | None = None  # where the person who wrote it has it: so do the lines that are shown
     ready_seconds: float = 60.0  # how long a start may take
     stop_seconds: float = 30.0  # how long it may finish what it has begun
 
@@ -256,6 +257,8 @@ class _Version:
 
     def _shown(self, lines: Iterable[LogLine]) -> None:
         for line in lines:
+            if self.program.origin is not None and (copied := f"{self.program.folder}/") in line.text:
+                line = line._replace(text=line.text.replace(copied, f"{self.program.origin}/"))
             if not line.left_out:
                 self._last.append(line.text)
             self._owner._show(line)

@@ -77,7 +77,8 @@ async def program_for(
             raise BadFunction("--debug: debugpy is not installed; `pip install debugpy` brings it")
         variables["PYTHONPATH"] += os.pathsep + str(Path(debugger.origin).parent.parent)
         variables |= {"KUBEIRQ_DEBUG_PORT": str(debug_port), "FUNC_CONCURRENCY": "1"}
-    return Program(tuple(command), folder, variables, _START_SECONDS, stop_seconds=_GRACE_SECONDS + 7)
+    origin = _origin(spec, base)
+    return Program(tuple(command), folder, variables, origin, _START_SECONDS, stop_seconds=_GRACE_SECONDS + 7)
 
 
 def discard_unused(folder: Path, used: Sequence[Path]) -> None:
@@ -91,6 +92,13 @@ def _server() -> Path:
     import runtimes.python
 
     return Path(runtimes.python.__path__[0]) / "server.py"
+
+
+def _origin(spec: Any, base: Path) -> Path | None:
+    if spec.source.path is None:
+        return None
+    path = base / spec.source.path
+    return path if path.is_dir() else path.parent
 
 
 def _files_of(spec: Any, base: Path, module: str) -> dict[str, bytes]:

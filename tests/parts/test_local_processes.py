@@ -187,7 +187,7 @@ def program(folder: Path, version: str, behaviour: str = "", ready_seconds: floa
     file = folder / f"server-{version}.py"
     file.write_text(SERVER.replace("BEHAVIOUR", behaviour))
     environment = {"VERSION": version, "PATH": os.environ["PATH"]}
-    return Program((sys.executable, str(file)), folder, environment, ready_seconds, stop_seconds=2)
+    return Program((sys.executable, str(file)), folder, environment, None, ready_seconds, stop_seconds=2)
 
 
 async def call(process: FunctionProcess, body: bytes = b"") -> str:
