@@ -1,0 +1,120 @@
+"""The Function resource: the user's handler and how it is run. Pure."""
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from controllers import runtimes
+from trigger_sources.spec import Spec
+
+
+class KeyRef(Spec):
+    """One key of a Secret or ConfigMap in the function's namespace."""
+
+    name: str = Field(min_length=1)
+    key: str = Field(min_length=1)
+
+
+class ValueFrom(Spec):
+    """Where a variable's value comes from: exactly one of these."""
+
+    secret_key_ref: KeyRef | None = None
+    config_map_key_ref: KeyRef | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "ValueFrom":
+        if (self.secret_key_ref is None) == (self.config_map_key_ref is None):
+            raise ValueError("exactly one of secretKeyRef, configMapKeyRef is needed")
+        return self
+
+
+class Variable(Spec):
+    """An environment variable, as in a container."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    value: str | None = None
+    value_from: ValueFrom | None = None
+
+
+class ConfigMapFile(Spec):
+    """The file of a function in a ConfigMap of its namespace."""
+
+    name: str = Field(min_length=1)
+    key: str = Field(min_length=1)
+
+
+class Source(Spec):
+    """Where the code is: exactly one of path, inline, url, configMap, image."""
+
+    path: str | None = Field(None, min_length=1, description="A file or folder, relative to the YAML file")
+    include: list[str] = Field(default_factory=list, description="Further files or folders beside path")
+    inline: str | None = Field(None, description="The module's text")
+    url: str | None = Field(None, pattern=r"^https://", description="An archive or file; sha256 is needed with it")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    config_map: ConfigMapFile | None = None
+    image: str | None = Field(None, min_length=1, description="An image that has the code in it")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Source":
+        names = {"path": "path", "inline": "inline", "url": "url", "config_map": "configMap", "image": "image"}
+        given = [shown for name, shown in names.items() if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of path, inline, url, configMap, image is needed; given: {', '.join(given) or 'none'}"
+            )
+        if (self.url is None) != (self.sha256 is None):
+            raise ValueError("url and sha256 go together")
+        if self.include and self.path is None:
+            raise ValueError("include goes with path only")
+        for path in (self.path, *self.include):
+            if path is not None and path.startswith("/"):
+                raise ValueError(f"{path!r} is absolute; paths are relative to the YAML file")
+        return self
+
+
+class FunctionSpec(Spec):
+    """A function: its code, its runtime, and how it is called."""
+
+    runtime: str = Field(runtimes.DEFAULT, description="The language and version")
+    image: str | None = Field(None, min_length=1, description="A custom image in place of the runtime's own")
+    handler: str = Field("", description="module.function; unset: <name with _ for ->.handler")
+    source: Source
+    dependencies: str | None = Field(None, description="The language's own file of dependencies, as text")
+    dependencies_path: str | None = Field(None, description="That file's path, relative to the YAML file")
+    timeout_seconds: float = Field(30, gt=0, le=86_400, description="How long a call may take")
+    concurrency: int | None = Field(
+        None, ge=1, le=10_000, description="Calls at once in a process; unset: 1, 16 for async"
+    )
+    startup: str | None = Field(None, description="module.function, run once before the first call")
+    shutdown: str | None = Field(None, description="module.function, run once after the last call")
+    env: list[Variable] = Field(default_factory=list)
+    env_from: list[dict[str, Any]] = Field(default_factory=list)
+    resources: dict[str, Any] = Field(default_factory=dict, description="As in a container")
+    scale: dict[str, Any] = Field(default_factory=dict)
+    pod_template: dict[str, Any] = Field(default_factory=dict, description="Merged into the built pod, strategically")
+
+    @field_validator("runtime")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in runtimes.NAMES:
+            raise ValueError(f"no runtime {value!r}; known: {', '.join(runtimes.NAMES)}")
+        return value
+
+    @field_validator("handler", "startup", "shutdown")
+    @classmethod
+    def _module_and_function(cls, value: str | None) -> str | None:
+        if value and not all(part.isidentifier() for part in value.split(".")):
+            raise ValueError(f"{value!r} is no module.function")
+        if value and "." not in value:
+            raise ValueError(f"{value!r} names no module; module.function is needed")
+        return value
+
+    @model_validator(mode="after")
+    def _one_list_of_dependencies(self) -> "FunctionSpec":
+        if self.dependencies is not None and self.dependencies_path is not None:
+            raise ValueError("dependencies and dependenciesPath: one of them")
+        return self
+
+    def named(self, name: str) -> "FunctionSpec":
+        """With the handler that a function of this name has unless it says otherwise."""
+        return self if self.handler else self.model_copy(update={"handler": f"{name.replace('-', '_')}.handler"})
