@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
+from controllers.function import FunctionSpec
 from kubeirq.brokers import Broker, BrokerFailed, kafka_broker, nats_server
 from kubeirq.environments import NotInstalled
 from kubeirq.function_logs import LogLine
@@ -28,6 +29,7 @@ from trigger_sources.store import Store
 
 log = logging.getLogger(__name__)
 
+_ROUTES_TRIES = 200
 _NOWHERE = "http://127.0.0.1:9/"  # where a gate points before its function has an address
 
 
@@ -37,7 +39,7 @@ class FunctionResource:
 
     namespace: str
     name: str
-    spec: Any
+    spec: FunctionSpec
     base: Path  # paths in the spec are relative to it
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -114,13 +116,13 @@ class Fabric:
         self._defaults: dict[str, list[str]] = {}
         self._wanted = Wanted((), (), _no_secret, lambda _: {})
         self._applying = asyncio.Lock()
+        self._listening = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Raises SourceError when the gateway's port or the store cannot be had."""
+        """Raises SourceError when the store cannot be had."""
         async with AsyncExitStack() as stack:
             self.store = await stack.enter_async_context(Store.open(self.state / "kubeirq.sqlite"))
-            await self.gateway.start(*self._http)
             self.host = LocalHost(
                 replica=self.replica,
                 store=self.store,
@@ -139,17 +141,22 @@ class Fabric:
 
     @property
     def http_address(self) -> str:
-        return f"http://{self._http[0]}:{self.gateway.port}"
+        return f"http://{self._http[0]}:{self.gateway.port}" if self._listening else ""
 
     # --- what is wanted
 
     async def apply(self, wanted: Wanted, grace_seconds: float = 30) -> None:
-        """Makes what runs what is wanted. What did not change is not touched; what goes away is drained first."""
+        """Makes what runs what is wanted. What did not change is not touched; what goes away is drained first.
+
+        Raises SourceError when the gateway's port cannot be had.
+        """
         async with self._applying:
             self._wanted = wanted
             await self._start_brokers(wanted)
             self._apply_functions(wanted.functions)
             await self._apply_triggers(wanted, grace_seconds)
+            if not self._listening:
+                await self._listen()
             await self._remove_functions({(found.namespace, found.name) for found in wanted.functions})
 
     async def stop(self, grace_seconds: float) -> None:
@@ -165,6 +172,16 @@ class Fabric:
         await asyncio.gather(*(gate.aclose() for gate in self._gates.values()))
         self.functions.clear()
         self._gates.clear()
+
+    async def _listen(self) -> None:
+        """Opens the port once the routes are there: a caller of the fabric before sees a restart, not a 404."""
+        routed = [running for running in self.flows.values() if _has_route(running.flow.trigger)]
+        for _ in range(_ROUTES_TRIES):
+            if all(running.flow.connected[0] for running in routed):
+                break
+            await asyncio.sleep(0.01)
+        await self.gateway.start(*self._http)
+        self._listening = True
 
     def hurry(self) -> None:
         """Ends draining at once: what is not settled goes back to its source."""
@@ -316,6 +333,10 @@ class Fabric:
         self.broker_problems.pop(kind, None)
         self.brokers[kind] = broker
         self._defaults[kind] = [broker.address]
+
+
+def _has_route(spec: TriggerSource) -> bool:
+    return "methods" in type(spec).model_fields and not spec.suspend
 
 
 def brokers_needed(spec: TriggerSource) -> set[str]:

@@ -12,16 +12,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from kubeirq.wanted import Problems, wanted_from
 from watchfiles import DefaultFilter, awatch
 
 from kubeirq.admin import admin_api
 from kubeirq.children import free_port
 from kubeirq.display import Display, printable
-from kubeirq.fabric import Fabric
+from kubeirq.fabric import Fabric, Wanted
 from kubeirq.lifecycle_logs import JsonLines, NoticeHandler
 from kubeirq.metrics_endpoint import metrics_endpoint
 from kubeirq.publish_hints import hints
+from kubeirq.wanted import Problems, wanted_from
 from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
@@ -63,9 +63,9 @@ async def dev(
                     show_line=display.log_line,
                     notice=display.notice,
                     debug=debugged,
-                )
+                ),
+                wanted,
             ) as fabric:
-                await fabric.apply(wanted)
                 for line in (*hints(fabric), *(f"  debug {name}: 127.0.0.1:{port}" for name, port in debugged.items())):
                     write(line)
                 async with _beside(
@@ -154,9 +154,12 @@ def locked(state: Path) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _running(fabric: Fabric) -> AsyncIterator[Fabric]:
-    async with fabric, admin_api(fabric, fabric.state / "admin.sock"):
-        yield fabric
+async def _running(fabric: Fabric, wanted: Wanted) -> AsyncIterator[Fabric]:
+    """Whoever reaches the admin API finds everything started."""
+    async with fabric:
+        await fabric.apply(wanted)
+        async with admin_api(fabric, fabric.state / "admin.sock"):
+            yield fabric
 
 
 @asynccontextmanager

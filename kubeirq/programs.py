@@ -8,8 +8,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from controllers.function import FunctionSpec
 from kubeirq.environments import cache_folder, interpreter_for
 from kubeirq.processes import Program
 
@@ -28,7 +28,7 @@ class BadFunction(Exception):
 
 
 async def program_for(
-    spec: Any,
+    spec: FunctionSpec,
     *,
     namespace: str,
     name: str,
@@ -94,14 +94,14 @@ def _server() -> Path:
     return Path(runtimes.python.__path__[0]) / "server.py"
 
 
-def _origin(spec: Any, base: Path) -> Path | None:
+def _origin(spec: FunctionSpec, base: Path) -> Path | None:
     if spec.source.path is None:
         return None
     path = base / spec.source.path
     return path if path.is_dir() else path.parent
 
 
-def _files_of(spec: Any, base: Path, module: str) -> dict[str, bytes]:
+def _files_of(spec: FunctionSpec, base: Path, module: str) -> dict[str, bytes]:
     """The function's files by their path in its folder."""
     source = spec.source
     files: dict[str, bytes] = {}
@@ -129,8 +129,8 @@ def _read(field: str, path: Path, *, as_folder: bool) -> dict[str, bytes]:
     }
 
 
-def _requirements_of(spec: Any, base: Path) -> str:
-    path = getattr(spec, "dependencies_path", None)
+def _requirements_of(spec: FunctionSpec, base: Path) -> str:
+    path = spec.dependencies_path
     if path is None:
         return spec.dependencies or ""
     try:
