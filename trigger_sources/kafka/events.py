@@ -1,0 +1,89 @@
+"""Pure: the event that a Kafka record is."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from trigger_sources.events import STRUCTURED, Event, InvalidEvent, event_from_attributes, event_from_json
+
+RECORD_TYPE = "dev.kubeirq.kafka.record"
+Headers = Sequence[tuple[str, bytes]]
+_JSON_STARTS = frozenset(b'{["0123456789-tfn')
+
+
+def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
+    """`record` is aiokafka's ConsumerRecord; `id_prefix` is `<cluster>/<topic>/<partition>/`.
+
+    A record that is a CloudEvent (binary or structured) is the event that it is. One that claims to be and is none is a
+    plain record, with the reason in the extension `invalidcloudevent`.
+    """
+    headers: Headers = record.headers
+    extensions = {
+        "kafkatopic": record.topic,
+        "kafkapartition": str(record.partition),
+        "kafkaoffset": str(record.offset),
+    }
+    key: bytes | None = record.key
+    if key is not None:
+        try:
+            extensions["partitionkey"] = key.decode()
+        except UnicodeDecodeError:
+            extensions["partitionkeyhex"] = key.hex()
+    content_type = None
+    if headers:
+        named = {name.lower(): value for name, value in headers}
+        if "content-type" in named:
+            content_type = named["content-type"].decode("latin-1")
+        if "ce_specversion" in named or (content_type or "").startswith(STRUCTURED):
+            try:
+                return _cloud_event(record, named, content_type).with_extensions(**extensions)
+            except InvalidEvent as error:
+                extensions["invalidcloudevent"] = str(error)
+        _add_headers(extensions, named)
+    data: bytes | None = record.value
+    if content_type is None and data:
+        content_type = "application/json" if data[0] in _JSON_STARTS else "application/octet-stream"
+    return Event(
+        f"{id_prefix}{record.offset}", source, RECORD_TYPE, data, content_type, None,
+        f"partition:{record.partition}#{record.offset}", rfc3339(record.timestamp), extensions,
+    )  # fmt: skip
+
+
+def headers_from_event(event: Event) -> list[tuple[str, bytes]]:
+    """The record headers of an event in the Kafka binding's binary mode."""
+    headers = []
+    for name, value in event.attributes().items():
+        headers.append(("content-type" if name == "datacontenttype" else f"ce_{name}", value.encode()))
+    return headers
+
+
+def rfc3339(milliseconds: int) -> str:
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+
+
+@lru_cache(16)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _cloud_event(record: Any, named: dict[str, bytes], content_type: str | None) -> Event:
+    if (content_type or "").startswith(STRUCTURED):
+        return event_from_json(record.value or b"")
+    try:
+        attributes = {name[3:]: value.decode() for name, value in named.items() if name.startswith("ce_")}
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"an attribute is no UTF-8: {error}") from error
+    if content_type is not None:
+        attributes["datacontenttype"] = content_type
+    return event_from_attributes(attributes, record.value)
+
+
+def _add_headers(extensions: dict[str, str], named: dict[str, bytes]) -> None:
+    """Headers as `kafkaheader<name>`, letters and digits only; trace context under its own name."""
+    for name, value in named.items():
+        text = value.decode(errors="replace") if value is not None else ""
+        if name in ("traceparent", "tracestate"):
+            extensions[name] = text
+        elif name != "content-type":
+            extensions["kafkaheader" + "".join(c for c in name if c.isascii() and c.isalnum())] = text

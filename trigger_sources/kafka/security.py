@@ -1,0 +1,95 @@
+"""How a Kafka client proves who it is, and whom it trusts."""
+
+import ssl
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from aiokafka.abc import AbstractTokenProvider
+from pydantic import Field, model_validator
+
+from trigger_sources.source import Context
+from trigger_sources.spec import SecretRef, Spec
+
+
+class Tls(Spec):
+    """TLS to the brokers. The system's authorities are trusted unless `ca` names others."""
+
+    ca: SecretRef | None = Field(None, description="PEM certificates to trust")
+    certificate: SecretRef | None = Field(None, description="PEM certificate of this client")
+    key: SecretRef | None = Field(None, description="PEM key of that certificate")
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> "Tls":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
+class Sasl(Spec):
+    """A name and its proof."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+    username: str | None = None
+    password: SecretRef | None = None
+    token: SecretRef | None = Field(None, description="For OAUTHBEARER")
+
+    @model_validator(mode="after")
+    def _has_proof(self) -> "Sasl":
+        if self.mechanism == "OAUTHBEARER":
+            if self.token is None:
+                raise ValueError("token is needed for OAUTHBEARER")
+        elif self.username is None or self.password is None:
+            raise ValueError(f"username and password are needed for {self.mechanism}")
+        return self
+
+
+class Security(Spec):
+    """Absent: plaintext, no name."""
+
+    tls: Tls | None = None
+    sasl: Sasl | None = None
+
+
+async def client_arguments(security: Security | None, context: Context) -> dict[str, Any]:
+    """What aiokafka's clients take. Raises MissingSecret."""
+    if security is None:
+        return {}
+    tls, sasl = security.tls, security.sasl
+    names = {
+        (True, True): "SASL_SSL",
+        (True, False): "SSL",
+        (False, True): "SASL_PLAINTEXT",
+        (False, False): "PLAINTEXT",
+    }
+    found: dict[str, Any] = {"security_protocol": names[tls is not None, sasl is not None]}
+    if tls is not None:
+        authorities = await context.secret(tls.ca) if tls.ca else None
+        found["ssl_context"] = ssl.create_default_context(cadata=authorities)
+        if tls.certificate is not None and tls.key is not None:
+            _load_chain(found["ssl_context"], await context.secret(tls.certificate), await context.secret(tls.key))
+    if sasl is not None:
+        found["sasl_mechanism"] = sasl.mechanism
+        if sasl.token is not None:
+            found["sasl_oauth_token_provider"] = _Token(await context.secret(sasl.token))
+        if sasl.username is not None and sasl.password is not None:
+            found["sasl_plain_username"] = sasl.username
+            found["sasl_plain_password"] = await context.secret(sasl.password)
+    return found
+
+
+class _Token(AbstractTokenProvider):  # type: ignore[misc]
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def token(self) -> str:
+        return self._token
+
+
+def _load_chain(tls: ssl.SSLContext, certificate: str, key: str) -> None:
+    # The standard library reads certificates from files only
+    with tempfile.TemporaryDirectory() as folder:
+        chain = Path(folder) / "chain.pem"
+        chain.touch(mode=0o600)
+        chain.write_text(f"{certificate}\n{key}\n")
+        tls.load_cert_chain(chain)

@@ -1,0 +1,468 @@
+"""The KafkaTrigger resource, and what a consumer makes of it."""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import ClassVar, Literal
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAlreadyExistsError,
+)
+from pydantic import Field, field_validator, model_validator
+
+from trigger_sources.dead_letters import DeadLetters
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.kafka.events import event_from_record
+from trigger_sources.kafka.security import Security, client_arguments
+from trigger_sources.source import Context, Lag, Ordering, Sharing, SourceError, TriggerSource
+from trigger_sources.watermark import Watermark, decode
+
+log = logging.getLogger(__name__)
+
+_COMMIT_SECONDS = 0.02  # what was settled since the last commit is repeated after a crash: keep that short
+_READ_SECONDS = 0.25
+_REVOKE_GRACE_SECONDS = 20.0  # a third of the time that the group waits for this member
+_HEALTH_SECONDS = 3.0
+_EMBEDDED_PARTITIONS = 4
+
+
+class KafkaTrigger(TriggerSource):
+    """Calls a function for each record of Kafka topics, in order per key, committed after delivery."""
+
+    sharing: ClassVar[Sharing] = "partitioned"
+    default_ordering: ClassVar[Ordering] = "key"
+
+    brokers: list[str] = Field(default_factory=list, description="host:port each; absent: the fabric's own broker")
+    topics: list[str] = Field(default_factory=list, description="Topics by name")
+    topic_pattern: str | None = Field(None, description="Topics by a regular expression, those to come included")
+    group: str | None = Field(None, min_length=1, description="Unset: kubeirq.<namespace>.<trigger>.<function>")
+    start: str = Field(
+        "earliest", description="Where a group without commits begins: earliest, latest or an RFC 3339 time"
+    )
+    tombstones: Literal["deliver", "skip"] = Field("deliver", description="Records without a value")
+    max_distance: int = Field(
+        10_000, ge=1, description="Records of a partition between the lowest unsettled and the newest taken one at most"
+    )
+    create_topics: bool = Field(False, description="Create topics that are missing; on the fabric's own broker always")
+    security: Security | None = None
+
+    @field_validator("brokers")
+    @classmethod
+    def _addresses(cls, value: list[str]) -> list[str]:
+        for broker in value:
+            if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}", broker):
+                raise ValueError(f"{broker!r} is no host:port")
+        return value
+
+    @field_validator("start")
+    @classmethod
+    def _known_start(cls, value: str) -> str:
+        if value not in ("earliest", "latest"):
+            _time_of(value)
+        return value
+
+    @model_validator(mode="after")
+    def _names_topics(self) -> "KafkaTrigger":
+        if self.topics and self.topic_pattern:
+            raise ValueError("topics and topicPattern: one of them")
+        if not self.topics and not self.topic_pattern:
+            raise ValueError("topics: at least one topic is needed")
+        if self.topic_pattern:
+            try:
+                re.compile(self.topic_pattern)
+            except re.error as error:
+                raise ValueError(f"topicPattern: no regular expression: {error}") from None
+        return self
+
+    @property
+    def addresses(self) -> Mapping[str, Sequence[str]]:
+        return {"kafka": self.brokers}
+
+    async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
+        consumption = _Consumption(self, context)
+        try:
+            await consumption.start()
+            while not context.stopping.is_set():
+                deliveries = await consumption.read()
+                if deliveries:
+                    yield deliveries
+        finally:
+            await consumption.close()
+
+    async def lag(self, context: Context) -> Lag | None:
+        consumption = _CONSUMPTIONS.get((context.uid, context.function))
+        return await consumption.lag() if consumption is not None else None
+
+    async def prepare(self, context: Context) -> None:
+        """Topics exist, or are created where that is allowed."""
+        if not self.topics:
+            return
+        async with admin_client(brokers_of(self.brokers, context), self.security, context) as admin:
+            missing = sorted(set(self.topics) - set(await admin.list_topics()))
+            if not missing:
+                return
+            if not self.create_topics and self.brokers:
+                raise SourceError(
+                    "TopicMissing", f"spec.topics: no topic {missing[0]!r}; create it, or set createTopics"
+                )
+            await create_topics(admin, missing)
+
+    def dead_letters(self, context: Context) -> DeadLetters:
+        from trigger_sources.kafka.dead_letters import KafkaDeadLetters
+
+        return KafkaDeadLetters(self, context)
+
+
+def brokers_of(brokers: Sequence[str], context: Context) -> list[str]:
+    """Those that the spec names, else the fabric's. Raises SourceError when there are none."""
+    found = list(brokers) or list(context.defaults.get("kafka", ()))
+    if not found:
+        raise SourceError("NoBrokers", "spec.brokers: none is named, and the fabric has no default")
+    return found
+
+
+@contextlib.asynccontextmanager
+async def admin_client(
+    brokers: Sequence[str], security: Security | None, context: Context
+) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Raises SourceError when no broker answers."""
+    arguments = await client_arguments(security, context)
+    admin = AIOKafkaAdminClient(bootstrap_servers=list(brokers), request_timeout_ms=10_000, **arguments)
+    try:
+        await admin.start()
+        yield admin
+    except (KafkaError, OSError) as error:
+        raise SourceError("NotConnected", f"{', '.join(brokers)}: {error or type(error).__name__}") from error
+    finally:
+        await admin.close()
+
+
+async def create_topics(admin: AIOKafkaAdminClient, names: Sequence[str], **configuration: str) -> None:
+    topics = [
+        NewTopic(name, 1 if configuration else _EMBEDDED_PARTITIONS, 1, topic_configs=configuration) for name in names
+    ]
+    with contextlib.suppress(TopicAlreadyExistsError):
+        await admin.create_topics(topics)
+
+
+def _time_of(text: str) -> int:
+    """Milliseconds since the epoch of an RFC 3339 time. Raises ValueError."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither earliest, latest nor an RFC 3339 time") from None
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; end it with Z or an offset")
+    return int(found.timestamp() * 1000)
+
+
+# Running consumptions, for `lag`, which is asked beside the generator.
+_CONSUMPTIONS: dict[tuple[str, str], "_Consumption"] = {}
+
+
+class _Partition:
+    """One partition in this member's hands. After it is lost, settling does nothing."""
+
+    __slots__ = (
+        "alive",
+        "committed",
+        "id_prefix",
+        "mark",
+        "name",
+        "notify",
+        "paused",
+        "settled_before",
+        "source",
+        "tp",
+    )
+
+    def __init__(self, tp: TopicPartition, offset: int, settled: set[int], cluster: str, notify: asyncio.Event) -> None:
+        self.tp = tp
+        self.name = f"{tp.topic}/{tp.partition}"
+        self.id_prefix = f"{cluster}/{self.name}/"
+        self.source = f"/kafka/{cluster}/{tp.topic}"
+        self.mark = Watermark(offset)
+        self.settled_before = settled
+        self.committed: tuple[int, str] | None = None
+        self.notify = notify
+        self.alive = True
+        self.paused = False
+
+    async def settle(self, offset: int, outcome: Outcome) -> None:
+        if self.alive and outcome.final:
+            self.mark.settle(offset)
+            self.notify.set()
+
+
+class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One member of the group, from joined to left."""
+
+    def __init__(self, trigger: KafkaTrigger, context: Context) -> None:
+        self._trigger = trigger
+        self._context = context
+        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._settled = asyncio.Event()
+        self._commit_lock = asyncio.Lock()
+        self._consumer: AIOKafkaConsumer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._cluster = "kafka"
+        self._times: dict[TopicPartition, tuple[int, int]] = {}
+
+    async def start(self) -> None:
+        trigger, context = self._trigger, self._context
+        brokers = brokers_of(trigger.brokers, context)
+        group = trigger.group or f"kubeirq.{context.namespace}.{context.name}.{context.function}"
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=brokers,
+            group_id=group,
+            client_id=f"kubeirq-{context.replica}",
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # where to begin is decided here, and nothing is skipped in silence
+            max_poll_interval_ms=86_400_000,  # a full or held flow is not a dead member
+            rebalance_timeout_ms=60_000,
+            session_timeout_ms=6_000,
+            heartbeat_interval_ms=1_000,
+            # The embedded broker does not wake a waiting fetch when a record comes; Apache Kafka does
+            fetch_max_wait_ms=100 if trigger.brokers else 10,
+            request_timeout_ms=20_000,
+            metadata_max_age_ms=30_000,
+            **await client_arguments(trigger.security, context),
+        )
+        self._consumer = consumer
+        try:
+            await consumer.start()
+        except (KafkaError, OSError) as error:
+            raise SourceError("NotConnected", f"{', '.join(brokers)}: {error or type(error).__name__}") from error
+        self._cluster = getattr(consumer._client.cluster, "cluster_id", None) or "kafka"
+        if trigger.topic_pattern:
+            consumer.subscribe(pattern=trigger.topic_pattern, listener=self)
+        else:
+            consumer.subscribe(topics=trigger.topics, listener=self)
+        context.report(connected=True)
+        self._tasks = [asyncio.create_task(self._commit_always()), asyncio.create_task(self._look_after())]
+        _CONSUMPTIONS[context.uid, context.function] = self
+
+    async def read(self) -> list[Delivery]:
+        """What one fetch brought, at most the room."""
+        consumer = self._consumer
+        assert consumer is not None
+        self._pause_or_resume()
+        try:
+            found = await consumer.getmany(timeout_ms=int(_READ_SECONDS * 1000), max_records=max(1, self._context.room))
+        except NoOffsetForPartitionError as error:
+            await self._begin(list(error.args[0]) if error.args else [])
+            return []
+        except OffsetOutOfRangeError as error:
+            await self._out_of_range(error.args[0])
+            return []
+        except KafkaError as error:
+            if not error.retriable:
+                raise SourceError("ConsumerFailed", f"{type(error).__name__}: {error}") from error
+            await asyncio.sleep(0.2)
+            return []
+        deliveries: list[Delivery] = []
+        skips_tombstones = self._trigger.tombstones == "skip"
+        for tp, records in found.items():
+            partition = self._partitions.get(tp)
+            if partition is None:
+                continue  # revoked meanwhile: whoever has it now reads it
+            mark, settled_before, name = partition.mark, partition.settled_before, partition.name
+            for record in records:
+                offset = record.offset
+                if (settled_before and offset in settled_before) or (skips_tombstones and record.value is None):
+                    settled_before.discard(offset)
+                    mark.skip(offset)
+                    self._settled.set()
+                    continue
+                mark.take(offset)
+                deliveries.append(
+                    Delivery(
+                        event_from_record(record, partition.id_prefix, partition.source),
+                        partial(partition.settle, offset),
+                        f"{name}/{offset}",
+                        record.key,
+                        name,
+                        headers=record.headers,
+                    )
+                )
+            self._times[tp] = (records[-1].offset, records[-1].timestamp)
+        return deliveries
+
+    async def close(self) -> None:
+        """Commits, and leaves the group."""
+        _CONSUMPTIONS.pop((self._context.uid, self._context.function), None)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        consumer = self._consumer
+        if consumer is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(3):
+                await self._commit()
+        for partition in self._partitions.values():
+            partition.alive = False
+        self._partitions.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await consumer.stop()
+
+    async def lag(self) -> Lag | None:
+        consumer = self._consumer
+        if consumer is None or not self._partitions:
+            return Lag(0, None)
+        partitions = dict(self._partitions)
+        ends = await consumer.end_offsets(list(partitions))
+        behind = {tp: ends[tp] - found.mark.committable for tp, found in partitions.items() if tp in ends}
+        events = sum(max(0, number) for number in behind.values())
+        seconds = None
+        if not events:
+            seconds = 0.0
+        elif self._times:
+            oldest = min((at for tp, (_, at) in self._times.items() if behind.get(tp, 0) > 0), default=None)
+            seconds = None if oldest is None else max(0.0, time.time() - oldest / 1000)
+        return Lag(events, seconds)
+
+    # --- the group; aiokafka awaits these while heartbeats go on
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        partitions = [self._partitions[tp] for tp in revoked if tp in self._partitions]
+        if not partitions:
+            return
+        names = {partition.name for partition in partitions}
+        await self._context.withdraw(lambda delivery: delivery.partition in names, _REVOKE_GRACE_SECONDS)
+        await self._commit()
+        for partition in partitions:
+            partition.alive = False
+            self._partitions.pop(partition.tp, None)
+            self._times.pop(partition.tp, None)
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        consumer = self._consumer
+        assert consumer is not None
+        if not assigned:
+            return
+        # The consumer's own `committed` hides the metadata; this is what it asks
+        committed = await consumer._coordinator.fetch_committed_offsets(list(assigned))
+        new = []
+        for tp in assigned:
+            found = committed.get(tp)
+            if found is None or found.offset < 0:
+                new.append(tp)
+                continue
+            self._partitions[tp] = self._partition(tp, found.offset, decode(found.offset, found.metadata or ""))
+            consumer.seek(tp, found.offset)
+        if new:
+            await self._begin(new)
+
+    def _partition(self, tp: TopicPartition, offset: int, settled: set[int]) -> _Partition:
+        return _Partition(tp, offset, settled, self._cluster, self._settled)
+
+    async def _begin(self, partitions: Sequence[TopicPartition]) -> None:
+        """Partitions that the group has never committed begin where `start` says."""
+        consumer, start = self._consumer, self._trigger.start
+        assert consumer is not None
+        if start == "latest":
+            offsets = await consumer.end_offsets(partitions)
+        else:
+            offsets = await consumer.beginning_offsets(partitions)
+        if start not in ("earliest", "latest"):
+            ends = await consumer.end_offsets(partitions)
+            at = await consumer.offsets_for_times(dict.fromkeys(partitions, _time_of(start)))
+            offsets = {tp: at[tp].offset if at.get(tp) is not None else ends[tp] for tp in partitions}
+        for tp, offset in offsets.items():
+            self._partitions[tp] = self._partition(tp, offset, set())
+            consumer.seek(tp, offset)
+        self._settled.set()  # the first commit holds the place, also where no record comes for long
+
+    async def _out_of_range(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Retention took what was to be read next: go on at the earliest, and say how much is gone."""
+        consumer = self._consumer
+        assert consumer is not None
+        beginnings = await consumer.beginning_offsets(list(offsets))
+        for tp, offset in offsets.items():
+            beginning = beginnings[tp]
+            if beginning > offset:
+                self._context.report_lost(beginning - offset, "Retention")
+            old = self._partitions.get(tp)
+            if old is not None:
+                old.alive = False
+            self._partitions[tp] = self._partition(tp, beginning, set())
+            consumer.seek(tp, beginning)
+
+    # --- committing
+
+    async def _commit_always(self) -> None:
+        while True:
+            await self._settled.wait()
+            await asyncio.sleep(_COMMIT_SECONDS)
+            try:
+                await self._commit()
+            except Exception:
+                log.exception("commit failed", extra={"trigger": self._context.name})
+
+    async def _commit(self) -> None:
+        consumer = self._consumer
+        assert consumer is not None
+        async with self._commit_lock:
+            self._settled.clear()
+            wanted: dict[TopicPartition, tuple[int, str]] = {}
+            for tp, partition in self._partitions.items():
+                snapshot = (partition.mark.committable, partition.mark.metadata())
+                if snapshot != partition.committed:
+                    wanted[tp] = snapshot
+            if not wanted:
+                return
+            try:
+                await consumer.commit(wanted)
+            except (CommitFailedError, IllegalStateError):
+                return  # of an older generation: whoever has the partition commits
+            except KafkaError as error:
+                log.info("commit not accepted", extra={"trigger": self._context.name, "error": repr(error)})
+                self._settled.set()
+                return
+            for tp, snapshot in wanted.items():
+                found = self._partitions.get(tp)
+                if found is not None:
+                    found.committed = snapshot
+
+    # --- beside
+
+    def _pause_or_resume(self) -> None:
+        """A partition that is at its bound stops; the others go on."""
+        consumer, bound = self._consumer, self._trigger.max_distance
+        assert consumer is not None
+        for tp, partition in self._partitions.items():
+            full = partition.mark.distance >= bound
+            if full != partition.paused and tp in consumer.assignment():
+                (consumer.pause if full else consumer.resume)(tp)
+                partition.paused = full
+
+    async def _look_after(self) -> None:
+        """The consumer hides that no broker answers: ask one now and then."""
+        consumer = self._consumer
+        assert consumer is not None
+        while True:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            try:
+                async with asyncio.timeout(_HEALTH_SECONDS):
+                    answered = await consumer._client.force_metadata_update()
+            except (TimeoutError, KafkaError, OSError):
+                answered = False
+            if answered:
+                self._context.report(connected=True)
+            else:
+                self._context.report(connected=False, reason="NotConnected", message="no broker answers")

@@ -1,0 +1,134 @@
+"""Pure: how far a partition is settled, when its events settle out of order."""
+
+import base64
+import binascii
+from collections.abc import Iterable
+
+_VERSION = b"k1:"
+_MOST_BYTES = 4096  # the broker's limit for the metadata of a commit
+
+
+class Watermark:
+    """Offsets of one partition, taken in rising order (with gaps), settled in any.
+
+    `committable` is the lowest offset that is not settled: all before it is. Offsets that nobody took (compacted,
+    or a transaction's markers) count as settled.
+    """
+
+    __slots__ = ("_next", "_settled", "_taken", "committable")
+
+    def __init__(self, start: int) -> None:
+        self.committable = start
+        self._next = start  # after the newest that was taken or skipped
+        self._taken: dict[int, None] = {}  # unsettled, in the order of their offsets
+        self._settled: set[int] = set()  # settled, above the lowest unsettled
+
+    def take(self, offset: int) -> None:
+        """Offsets are taken in rising order."""
+        if not self._taken:
+            self.committable = offset
+        self._taken[offset] = None
+        self._next = offset + 1
+
+    def skip(self, offset: int) -> None:
+        """Seen, and nothing to do for it: it was settled before, or is not delivered by policy."""
+        self._next = offset + 1
+        if self._taken:
+            self._settled.add(offset)
+        else:
+            self.committable = self._next
+
+    def settle(self, offset: int) -> None:
+        """An offset that is not taken is ignored: it was settled already."""
+        taken = self._taken
+        if offset not in taken:
+            return
+        del taken[offset]
+        if offset != self.committable:
+            self._settled.add(offset)
+        elif taken:
+            self.committable = next(iter(taken))
+            if self._settled:
+                self._settled = {found for found in self._settled if found > self.committable}
+        else:
+            self.committable = self._next
+            self._settled.clear()
+
+    @property
+    def distance(self) -> int:
+        """From the lowest unsettled offset to after the newest taken one."""
+        return self._next - self.committable
+
+    @property
+    def unsettled(self) -> int:
+        return len(self._taken)
+
+    def metadata(self) -> str:
+        """What is settled above `committable`, for the commit's metadata: at most 4096 bytes, the far end left out."""
+        return encode(self.committable, self._settled)
+
+
+def encode(base: int, settled: Iterable[int]) -> str:
+    """Run lengths, alternately unsettled and settled, from `base` on, as variable-length numbers in base64."""
+    data = bytearray()
+    at = base
+    for first, last in _runs(sorted(settled)):
+        piece = _number(first - at) + _number(last - first + 1)
+        if len(_VERSION) + (len(data) + len(piece) + 2) // 3 * 4 > _MOST_BYTES:
+            break
+        data += piece
+        at = last + 1
+    return (_VERSION + base64.b64encode(bytes(data))).decode() if data else ""
+
+
+def decode(base: int, metadata: str) -> set[int]:
+    """The settled offsets; empty for metadata of anyone else, or damaged."""
+    if not metadata.startswith(_VERSION.decode()):
+        return set()
+    try:
+        data = base64.b64decode(metadata[len(_VERSION) :], validate=True)
+    except (binascii.Error, ValueError):
+        return set()
+    found: set[int] = set()
+    at, numbers = base, _numbers(data)
+    if numbers is None or len(numbers) % 2 or sum(numbers[1::2]) > 1_000_000:
+        return set()
+    for gap, length in zip(numbers[::2], numbers[1::2], strict=True):
+        at += gap
+        found.update(range(at, at + length))
+        at += length
+    return found
+
+
+def _runs(offsets: list[int]) -> Iterable[tuple[int, int]]:
+    """First and last of each run of consecutive numbers."""
+    index = 0
+    while index < len(offsets):
+        first = last = offsets[index]
+        index += 1
+        while index < len(offsets) and offsets[index] == last + 1:
+            last += 1
+            index += 1
+        yield first, last
+
+
+def _number(value: int) -> bytes:
+    """Seven bits a byte, the lowest first."""
+    data = bytearray()
+    while value > 0x7F:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    data.append(value)
+    return bytes(data)
+
+
+def _numbers(data: bytes) -> list[int] | None:
+    """None when the last number is cut off."""
+    found, value, shift = [], 0, 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            found.append(value)
+            value = shift = 0
+    return None if shift else found
