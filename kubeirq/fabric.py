@@ -117,6 +117,7 @@ class Fabric:
         self._wanted = Wanted((), (), _no_secret, lambda _: {})
         self._applying = asyncio.Lock()
         self._listening = False
+        self._stopping = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -151,6 +152,8 @@ class Fabric:
         Raises SourceError when the gateway's port cannot be had.
         """
         async with self._applying:
+            if self._stopping:
+                return
             self._wanted = wanted
             await self._start_brokers(wanted)
             self._apply_functions(wanted.functions)
@@ -161,6 +164,7 @@ class Fabric:
 
     async def stop(self, grace_seconds: float) -> None:
         """Drains: nothing new is taken, what was taken settles within the grace, the rest goes back."""
+        self._stopping = True
         for task in self._preparing.values():
             task.cancel()
         await asyncio.gather(

@@ -110,7 +110,6 @@ async def serve(
                 notice=lambda text: log.info("notice", extra={"text": text}),
             )
             async with _running(fabric, wanted), metrics_endpoint(fabric, metrics_host, metrics_port) as address:
-                await fabric.apply(wanted)
                 log.info(
                     "fabric is running",
                     extra={"http": fabric.http_address, "metrics": address, "state": str(state)},
