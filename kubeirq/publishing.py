@@ -41,7 +41,7 @@ async def _to_kafka(
     if getattr(trigger.spec, "security", None):
         raise CannotPublish(f"{trigger.name}: its brokers ask for credentials; publish with a client of your own")
     brokers = list(trigger.spec.addresses.get("kafka") or fabric.host.defaults.get("kafka", ()))
-    producer: Any = AIOKafkaProducer(bootstrap_servers=brokers, acks="all")  # type: ignore[no-untyped-call]
+    producer: Any = AIOKafkaProducer(bootstrap_servers=brokers, acks="all")
     headers = [("content-type", content_type.encode())]
     try:
         async with asyncio.timeout(_SECONDS):
