@@ -91,7 +91,7 @@ class Fabric:
         *,
         http_host: str = "127.0.0.1",
         http_port: int = 8080,
-        observe: Callable[[Seen], None] = lambda _: None,
+        observe: Callable[[Seen], None] | None = None,
         show_line: Callable[[LogLine], None] = lambda _: None,
         notice: Callable[[str], None] = lambda _: None,
         debug: Mapping[str, int] | None = None,

@@ -266,6 +266,7 @@ def _logging(*handlers: logging.Handler) -> Iterator[None]:
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.INFO)
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)  # it tells of every heartbeat
     for handler in handlers:
         root.addHandler(handler)
     try:

@@ -65,7 +65,8 @@ async def test_events_wait_for_a_first_version_that_starts(tmp_path: Path) -> No
         await it.apply(web("accepted", answer="accepted"))
         assert (await it.post("/accepted", {"n": 1}))[0] == 202
         await until(lambda: it.fabric.functions["default", "f"].state == "Failing")
-        assert "SyntaxError" in "".join(line.text for line in it.lines)
+        printed = "".join(line.text for line in it.lines)
+        assert "SyntaxError" in printed and f'File "{tmp_path}/f.py", line 1' in printed
         it.code("mended")
         await it.apply(web("accepted", answer="accepted"))
         await until(lambda: it.ledger() == [("mended", 1)])
