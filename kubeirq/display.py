@@ -22,15 +22,19 @@ class Display:
         self._write = write
         self._colours = colours
         self._lines_per_second = lines_per_second
-        self._shown = 0
+        self._shown = {
+            True: 0,
+            False: 0,
+        }  # of what went well and of what did not, bounded apart: trouble is not drowned
         self._more: Counter[str] = Counter()
 
     def event(self, seen: Seen) -> None:
         """Cheap when there are many: what is over the bound is only counted."""
-        if self._shown >= self._lines_per_second:
+        fine = seen.what in ("delivered", "filtered")
+        if self._shown[fine] >= self._lines_per_second:
             self._more[seen.what] += 1
             return
-        self._shown += 1
+        self._shown[fine] += 1
         self._write(self._painted(line_of(seen), _COLOURS.get(seen.what)))
 
     def log_line(self, line: LogLine) -> None:
@@ -45,7 +49,7 @@ class Display:
         if self._more:
             self._write(self._painted(more_of(self._more), 90))
         self._more.clear()
-        self._shown = 0
+        self._shown = {True: 0, False: 0}
 
     def _painted(self, text: str, colour: int | None) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colours and colour is not None else text

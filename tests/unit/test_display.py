@@ -20,13 +20,14 @@ def test_over_the_bound_events_are_counted_by_what_happened() -> None:
     display = Display(lines.append, colours=False, lines_per_second=2)
     for _ in range(1_236):
         display.event(seen())
-    display.event(seen("retry"))
-    assert len(lines) == 2
+    for _ in range(3):
+        display.event(seen("retry"))  # what goes wrong has lines of its own
+    assert ["failed" in line for line in lines] == [False, False, True, True]
     display.tick()
-    assert lines[2].strip() == "… 1 235 more in the last second: 1 234 delivered, 1 retried"
+    assert lines[4].strip() == "… 1 235 more in the last second: 1 234 delivered, 1 retried"
     display.event(seen())
     display.tick()
-    assert len(lines) == 4
+    assert len(lines) == 6
 
 
 def test_what_strangers_wrote_cannot_steer_the_terminal() -> None:
