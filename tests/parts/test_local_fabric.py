@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from controllers.function import FunctionSpec
 
+from controllers.function import FunctionSpec
 from kubeirq.admin import admin_api
 from kubeirq.fabric import Fabric, FunctionResource, TriggerResource, Wanted
 from kubeirq.function_logs import LogLine
