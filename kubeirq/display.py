@@ -78,9 +78,9 @@ def more_of(counts: Counter[str]) -> str:
 
 
 def short_id(event_id: str) -> str:
-    """Its end, where ids made of coordinates differ."""
+    """Its start, which an event's replies share, and its end, where ids made of coordinates differ."""
     text = printable(event_id)
-    return text if len(text) <= _ID_CHARACTERS else "…" + text[1 - _ID_CHARACTERS :]
+    return text if len(text) <= _ID_CHARACTERS else f"{text[:11]}…{text[-12:]}"
 
 
 def printable(text: str) -> str:
