@@ -45,7 +45,22 @@ class Connection(asyncio.Protocol):
         self.deadline = 0.0  # of the loop's clock
         self.timeout_seconds = 0.0
         self.idle_since = 0.0
+        self._headers: list[tuple[str, str]] = []
+        self._body: list[bytes] = []
         self._begin()
+
+    def _begin(self) -> None:
+        self._headers = []
+        self._body = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._headers_complete = False
+        self._answer_begun = False
+        self._complete = False
+        self._garbage = False
+        self._until_close = False
+        self._head_only = False
+        self._problem = ""
 
     def start(
         self, waiter: "asyncio.Future[Answer]", head: bytes, body: bytes, head_only: bool, deadline: float
@@ -168,7 +183,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             return
         if not self._headers_complete:  # 100 Continue or 103 Early Hints: the answer is still to come
-            self._headers = []
+            self._headers.clear()
             self._head_bytes = 0
             return
         if self._until_close and self._parser.get_status_code() not in (204, 304):
@@ -176,19 +191,6 @@ class Connection(asyncio.Protocol):
         self._complete = True
 
     # --- helpers
-
-    def _begin(self) -> None:
-        self._headers: list[tuple[str, str]] = []
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._head_bytes = 0
-        self._headers_complete = False
-        self._answer_begun = False
-        self._complete = False
-        self._garbage = False
-        self._until_close = False
-        self._head_only = False
-        self._problem = ""
 
     def _finish(self) -> None:
         waiter, self._waiter = self._waiter, None

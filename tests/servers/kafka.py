@@ -87,7 +87,7 @@ class Kafka:
         if not (self.folder / "data").exists():
             self._configure()
             formatting = await asyncio.create_subprocess_exec(
-                program, *arguments, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c", properties,
+                program, *arguments, "kafka.tools.StorageTool", "format", "-t", "A" * 22, "-c", properties,
                 stdout=subprocess.DEVNULL,
             )  # fmt: skip
             assert await formatting.wait() == 0

@@ -1,0 +1,74 @@
+"""A real NATS server in a process of its own."""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers.ports import free_port
+
+PROGRAM = Path(sys.executable).with_name("nats-server")
+
+
+@dataclass
+class NATSServer:
+    """One server on loopback; its port and store outlive `kill`."""
+
+    folder: Path
+    port: int
+    arguments: tuple[str, ...]
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Returns once it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                str(PROGRAM), "-a", "127.0.0.1", "-p", str(self.port), *self.arguments, stdout=log, stderr=log
+            )
+        async with asyncio.timeout(20):
+            while True:
+                assert self.process.returncode is None, (self.folder / "log").read_text()[-3000:]
+                try:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    assert (await reader.readline()).startswith(b"INFO")
+                    writer.close()
+                except (OSError, AssertionError):
+                    await asyncio.sleep(0.02)
+                else:
+                    return
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM."""
+        assert self.process is not None
+        self.process.terminate()
+        await self.process.wait()
+
+
+@asynccontextmanager
+async def nats_server(jetstream: bool = True, config: str | None = None) -> AsyncIterator[NATSServer]:
+    """A running server, stopped by pid at the end, whatever happened."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments: tuple[str, ...] = ("--jetstream", "--store_dir", f"{folder}/store") if jetstream else ()
+        if config is not None:
+            (Path(folder) / "server.conf").write_text(config)
+            arguments += ("-c", f"{folder}/server.conf")
+        found = NATSServer(Path(folder), free_port(), arguments)
+        try:
+            await found.start()
+            yield found
+        finally:
+            if found.process is not None and found.process.returncode is None:
+                await found.kill()

@@ -1,0 +1,172 @@
+"""Ticks by a clock in the test's hands: no test waits."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from trigger_sources.cron import CronTrigger
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.testing import MemoryState, StandInContext
+
+DONE = Outcome("delivered")
+
+
+class Time:
+    """A clock that jumps to where it is asked to wait; it stops the source at `until`."""
+
+    def __init__(self, start: str, until: str) -> None:
+        self.at = datetime.fromisoformat(start).timestamp()
+        self.until = datetime.fromisoformat(until).timestamp()
+        self.stop = asyncio.Event()
+
+    def now(self) -> float:
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        self.at += seconds
+        if self.at >= self.until:
+            self.stop.set()
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def ticking(start: str, until: str, state: MemoryState | None = None, **spec: Any) -> AsyncIterator[Any]:
+    time = Time(start, until)
+    context = StandInContext(uid="uid", stopping=time.stop, state=state or MemoryState())
+    trigger = CronTrigger.model_validate({"function": "f", **spec})
+    generator = trigger.ticks(context, time)
+    try:
+        yield generator, context, time
+    finally:
+        await generator.aclose()  # type: ignore[attr-defined]
+
+
+async def taken(generator: Any, *, settle: bool = True) -> list[Delivery]:
+    found = []
+    async for deliveries in generator:
+        for delivery in deliveries:
+            found.append(delivery)
+            if settle:
+                await delivery.settle(DONE)
+    return found
+
+
+async def test_a_tick_has_the_id_and_time_of_its_schedule_and_is_never_early() -> None:
+    async with ticking("2026-01-01T00:00:30Z", "2026-01-01T00:03:30Z", schedule="* * * * *", payload={"a": 1}) as (
+        generator,
+        _,
+        time,
+    ):
+        async for (delivery,) in generator:
+            assert delivery.event.id == f"uid/{delivery.position}"
+            assert time.now() >= datetime.fromisoformat(delivery.position).timestamp()
+            assert time.now() - datetime.fromisoformat(delivery.position).timestamp() < 0.01
+            assert delivery.event.data == b'{"a":1}'
+            assert "pastdue" not in delivery.event.extensions
+            await delivery.settle(DONE)
+
+
+async def test_one_tick_per_time_over_restarts() -> None:
+    state, positions = MemoryState(), []
+    for minute in range(3):
+        async with ticking(
+            f"2026-01-01T00:0{minute}:20Z", f"2026-01-01T00:0{minute + 1}:20Z", state, schedule="* * * * *"
+        ) as (generator, _, _):
+            positions += [delivery.position for delivery in await taken(generator)]
+    assert positions == [f"2026-01-01T00:0{minute}:00Z" for minute in (1, 2, 3)]
+
+
+async def test_a_started_tick_that_was_not_settled_comes_again_with_the_same_id() -> None:
+    state = MemoryState()
+    async with ticking("2026-01-01T00:00:20Z", "2026-01-01T00:01:20Z", state, schedule="* * * * *") as (first, _, _):
+        (lost,) = await taken(first, settle=False)
+    async with ticking("2026-01-01T00:01:25Z", "2026-01-01T00:01:40Z", state, schedule="* * * * *") as (again, _, _):
+        (found,) = await taken(again)
+    assert found.event.id == lost.event.id
+    assert found.event.extensions["pastdue"] == "true"
+
+
+async def test_catching_up_after_downtime() -> None:
+    for policy, expected in (("none", []), ("latest", ["05"]), ("all", ["01", "02", "03", "04", "05"])):
+        state = MemoryState()
+        spec = {"schedule": "* * * * *", "catchUp": policy}
+        async with ticking("2026-01-01T00:00:20Z", "2026-01-01T00:00:30Z", state, **spec) as (generator, _, _):
+            assert await taken(generator) == []
+        async with ticking("2026-01-01T00:05:20Z", "2026-01-01T00:05:50Z", state, **spec) as (generator, _, _):
+            found = await taken(generator)
+        assert [delivery.position[14:16] for delivery in found] == expected, policy
+        assert all(delivery.event.extensions["pastdue"] == "true" for delivery in found)
+
+
+async def test_allow_runs_ticks_beside_each_other_and_queue_in_one_lane() -> None:
+    for policy, key in (("Allow", None), ("Queue", b"queue")):
+        async with ticking(
+            "2026-01-01T00:00:30Z", "2026-01-01T00:03:30Z", schedule="* * * * *", concurrencyPolicy=policy
+        ) as (generator, _, _):
+            found = await taken(generator, settle=False)
+        assert len(found) == 3
+        assert {delivery.key for delivery in found} == {key}
+
+
+async def test_forbid_leaves_a_tick_out_while_one_is_unsettled() -> None:
+    async with ticking(
+        "2026-01-01T00:00:30Z", "2026-01-01T00:04:30Z", schedule="* * * * *", concurrencyPolicy="Forbid"
+    ) as (generator, _, time):
+        (first,) = await anext(generator)
+        time.at += 90  # two ticks come and go
+        settled = asyncio.get_running_loop().create_task(first.settle(DONE))
+        rest = []
+        async for (delivery,) in generator:
+            rest.append(delivery.position)
+            await delivery.settle(DONE)
+        await settled
+    assert first.position == "2026-01-01T00:01:00Z"
+    assert "2026-01-01T00:02:00Z" not in rest
+    assert rest[-1] == "2026-01-01T00:04:00Z"
+
+
+async def test_replace_withdraws_the_unsettled_one() -> None:
+    async with ticking(
+        "2026-01-01T00:00:30Z", "2026-01-01T00:02:30Z", schedule="* * * * *", concurrencyPolicy="Replace"
+    ) as (generator, context, _):
+        (first,) = await anext(generator)
+        (second,) = await anext(generator)
+        (lost,) = context.withdrawn
+        assert lost(first)
+        assert not lost(second)
+
+
+async def test_a_returned_tick_comes_again_and_a_late_one_past_its_deadline_does_not() -> None:
+    async with ticking("2026-01-01T00:00:30Z", "2026-01-01T00:01:30Z", schedule="* * * * *") as (generator, _, _):
+        (first,) = await anext(generator)
+        await first.settle(Outcome("returned"))
+        (again,) = await anext(generator)
+        assert again.position == first.position
+    state = MemoryState()
+    spec = {"schedule": "* * * * *", "startingDeadlineSeconds": 5}
+    async with ticking("2026-01-01T00:00:20Z", "2026-01-01T00:00:30Z", state, **spec) as (generator, _, _):
+        await taken(generator)
+    async with ticking("2026-01-01T00:01:20Z", "2026-01-01T00:01:40Z", state, **spec) as (generator, context, _):
+        assert await taken(generator) == []
+        assert context.lost == [(1, "StartingDeadline")]
+
+
+async def test_once_at_a_time_and_then_it_completes() -> None:
+    async with ticking("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", at="2026-01-01T06:00:00+02:00") as (
+        generator,
+        _,
+        _,
+    ):
+        (delivery,) = await taken(generator)
+    assert delivery.position == "2026-01-01T04:00:00Z"
+
+
+async def test_a_clock_that_jumps_back_fires_nothing_twice() -> None:
+    async with ticking("2026-01-01T00:00:30Z", "2026-01-01T00:02:30Z", schedule="* * * * *") as (generator, _, time):
+        (first,) = await anext(generator)
+        await first.settle(DONE)
+        time.at -= 45
+        (second,) = await anext(generator)
+    assert (first.position, second.position) == ("2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z")

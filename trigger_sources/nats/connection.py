@@ -1,0 +1,180 @@
+"""One connection for each address and identity in the process, and JetStream's API over it."""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nats
+import orjson
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from pydantic import Field, model_validator
+
+from trigger_sources.source import Context, SourceError
+from trigger_sources.spec import SecretRef, Spec
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5.0
+_REQUEST_SECONDS = 5.0
+
+
+class Tls(Spec):
+    """TLS to the servers. The system's authorities are trusted unless `ca` names others."""
+
+    ca: SecretRef | None = None
+    certificate: SecretRef | None = None
+    key: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> "Tls":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
+class Security(Spec):
+    """Absent: no name, and TLS where the address says so."""
+
+    token: SecretRef | None = None
+    username: str | None = None
+    password: SecretRef | None = None
+    creds: SecretRef | None = Field(None, description="The text of a .creds file")
+    nkey_seed: SecretRef | None = None
+    tls: Tls | None = None
+
+
+class Connection:
+    """A NATS connection that comes back for ever, and tells who listens when it goes and comes."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.listeners: set[Callable[[bool], None]] = set()
+        self.generation = 0  # counts reconnects: what was sent before one may be lost
+
+    async def _gone(self) -> None:
+        self._tell(False)
+
+    async def _back(self) -> None:
+        self.generation += 1
+        self._tell(True)
+
+    def _tell(self, connected: bool) -> None:
+        for listener in list(self.listeners):
+            listener(connected)
+
+    async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """JetStream's answer. Raises JetStreamError for an error in it, SourceError when there is none."""
+        body = orjson.dumps(request) if request is not None else b""
+        try:
+            message = await self.client.request(f"$JS.API.{subject}", body, timeout=_REQUEST_SECONDS)
+        except NoRespondersError as error:
+            raise SourceError("NoJetStream", "JetStream is not enabled on these servers") from error
+        except (NatsError, TimeoutError, OSError) as error:
+            raise SourceError("NotConnected", f"JetStream does not answer: {error or type(error).__name__}") from error
+        answer: dict[str, Any] = orjson.loads(message.data)
+        if "error" in answer:
+            raise JetStreamError(answer["error"])
+        return answer
+
+
+class JetStreamError(SourceError):
+    """JetStream said no. `code` is its error code."""
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__("JetStreamRefused", str(error.get("description", error)))
+        self.code: int = error.get("err_code", 0)
+
+    @property
+    def not_found(self) -> bool:
+        return self.code in (10014, 10059, 10037)  # consumer, stream, message
+
+
+def servers_of(servers: Sequence[str], context: Context) -> list[str]:
+    """Those that the spec names, else the fabric's. Raises SourceError when there are none."""
+    found = list(servers) or list(context.defaults.get("nats", ()))
+    if not found:
+        raise SourceError("NoServers", "spec.servers: none is named, and the fabric has no default")
+    return found
+
+
+async def connection_to(servers: Sequence[str], security: Security | None, context: Context) -> Connection:
+    """The process' connection to these servers with this identity. Raises SourceError, MissingSecret."""
+    key = f"nats/{context.namespace}/{','.join(sorted(servers))}/{security!r}"
+
+    async def open_() -> Connection:
+        return await connect(servers, security, context)
+
+    async def close(connection: Connection) -> None:
+        await connection.client.close()
+
+    return await context.shared(key, open_, close)
+
+
+async def connect(servers: Sequence[str], security: Security | None, context: Context) -> Connection:
+    """A connection of its own. Raises SourceError when no server takes it within five seconds."""
+    client = Client()
+    connection = Connection(client)
+    last: list[Exception] = []
+
+    async def failed(error: Exception) -> None:
+        last.append(error)
+        del last[:-1]
+
+    arguments = await _arguments(security, context)
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await client.connect(
+                servers=list(servers),
+                name=f"kubeirq-{context.replica}",
+                error_cb=failed,
+                disconnected_cb=connection._gone,
+                reconnected_cb=connection._back,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,
+                connect_timeout=2,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                skip_subject_validation=True,
+                **arguments,
+            )
+    except (NatsError, TimeoutError, OSError) as error:
+        with contextlib.suppress(Exception):
+            await client.close()
+        reason = last[-1] if last else error
+        word = "Unauthorized" if "authoriz" in str(reason).lower() else "NotConnected"
+        raise SourceError(word, f"{', '.join(servers)}: {reason or type(reason).__name__}") from error
+    return connection
+
+
+async def _arguments(security: Security | None, context: Context) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if security is None:
+        return found
+    if security.token is not None:
+        found["token"] = await context.secret(security.token)
+    if security.username is not None:
+        found["user"] = security.username
+    if security.password is not None:
+        found["password"] = await context.secret(security.password)
+    if security.nkey_seed is not None:
+        found["nkeys_seed_str"] = await context.secret(security.nkey_seed)
+    if security.creds is not None:
+        found["user_credentials"] = nats.aio.client.RawCredentials(await context.secret(security.creds))
+    if security.tls is not None:
+        tls = security.tls
+        found["tls"] = ssl.create_default_context(cadata=await context.secret(tls.ca) if tls.ca else None)
+        if tls.certificate is not None and tls.key is not None:
+            # The standard library reads certificates from files only
+            with tempfile.TemporaryDirectory() as folder:
+                chain = Path(folder) / "chain.pem"
+                chain.touch(mode=0o600)
+                chain.write_text(f"{await context.secret(tls.certificate)}\n{await context.secret(tls.key)}\n")
+                found["tls"].load_cert_chain(chain)
+    return found
