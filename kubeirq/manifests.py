@@ -1,4 +1,4 @@
-"""Resources from YAML files: read with the lines of their fields, checked whole, every problem of every file at once."""
+"""Resources from YAML files: read with the lines of their fields, checked whole, every problem of all files at once."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,0 +1,37 @@
+"""The command `kubeirq`."""
+
+import sys
+
+import click
+
+from kubeirq.commands.files import check, new, version
+from kubeirq.commands.running import dev, serve
+from kubeirq.commands.talking import call, dead_letters, describe, get, lanes, publish, resume, suspend
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Functions are the handlers, triggers are the interrupt lines: when an event occurs, a function runs."""
+
+
+for command in (dev, serve, check, new, call, publish, get, describe, dead_letters, lanes, suspend, resume, version):
+    commands.add_command(command)
+
+
+@commands.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes this command in your shell: eval "$(kubeirq completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(commands, {}, "kubeirq", "_KUBEIRQ_COMPLETE").source())
+
+
+def main() -> None:
+    sys.exit(commands(prog_name="kubeirq", standalone_mode=True))
+
+
+if __name__ == "__main__":
+    main()
