@@ -116,6 +116,28 @@ async def test_the_orders_example_flows_from_http_and_cron_through_kafka_and_nat
         await it.says("dear regular:", 60)
 
 
+@pytest.mark.timeout(180)
+async def test_orders_accepted_between_kills_all_reach_the_customer(tmp_path: Path) -> None:
+    folder, notified = tmp_path / "orders", tmp_path / "notified.txt"
+    shutil.copytree(ORDERS, folder)
+    writing = (
+        f"def customer(event, context):\n    open({str(notified)!r}, 'a').write(event['data']['customer'] + '\\n')\n"
+    )
+    (folder / "notify.py").write_text(writing)
+    accepted: set[str] = set()
+    for round_ in range(3):
+        async with fabric(folder) as it, aiohttp.ClientSession() as session:
+            for number in range(40):
+                order = {"item": "tea", "customer": f"{round_}-{number}"}
+                async with session.post(f"{it.http}/orders", json=order) as answer:
+                    assert answer.status == 202
+                accepted.add(order["customer"])
+            it.process.kill()
+            await it.process.wait()
+    async with fabric(folder):
+        await until(lambda: notified.exists() and accepted <= set(notified.read_text().split()), 90)
+
+
 class Running:
     def __init__(self, folder: Path, state: Path, process: asyncio.subprocess.Process) -> None:
         self.folder = folder
