@@ -60,7 +60,8 @@ async def program_for(
         "FUNC_HOST": "127.0.0.1",
         "FUNC_NAME": name,
         "FUNC_NAMESPACE": namespace,
-        "FUNC_RUNTIME": spec.runtime,
+        # Whatever version the spec names, on one machine it is this fabric's own Python: say what is true
+        "FUNC_RUNTIME": f"python{sys.version_info[0]}.{sys.version_info[1]}",
         "FUNC_TIMEOUT": f"{spec.timeout_seconds:g}",
         "FUNC_MEMORY_LIMIT": "0",
         "FUNC_GRACE": f"{_GRACE_SECONDS:g}",
