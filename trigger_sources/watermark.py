@@ -63,6 +63,10 @@ class Watermark:
     def unsettled(self) -> int:
         return len(self._taken)
 
+    def settled_from(self, offset: int) -> set[int]:
+        """All settled offsets from `offset` on, for when the partition comes back without its commit."""
+        return {*range(offset, self.committable), *(found for found in self._settled if found >= offset)}
+
     def metadata(self) -> str:
         """What is settled above `committable`, for the commit's metadata: at most 4096 bytes, the far end left out."""
         return encode(self.committable, self._settled)

@@ -202,7 +202,9 @@ class _Partition:
         self.paused = False
 
     async def settle(self, offset: int, outcome: Outcome) -> None:
-        if self.alive and outcome.final:
+        if not self.alive:
+            raise ConnectionError(f"{self.name} is read by someone else, or was given up")
+        if outcome.final:
             self.mark.settle(offset)
             self.notify.set()
 
@@ -220,6 +222,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         self._tasks: list[asyncio.Task[None]] = []
         self._cluster = "kafka"
         self._times: dict[TopicPartition, tuple[int, int]] = {}
+        self._remembered: dict[TopicPartition, Watermark] = {}  # of partitions that were revoked
 
     async def start(self) -> None:
         trigger, context = self._trigger, self._context
@@ -347,6 +350,8 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._commit()
         for partition in partitions:
             partition.alive = False
+            # The commit may have failed: a broker that was restarted knows this member no more
+            self._remembered[partition.tp] = partition.mark
             self._partitions.pop(partition.tp, None)
             self._times.pop(partition.tp, None)
 
@@ -363,7 +368,11 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
             if found is None or found.offset < 0:
                 new.append(tp)
                 continue
-            self._partitions[tp] = self._partition(tp, found.offset, decode(found.offset, found.metadata or ""))
+            settled = decode(found.offset, found.metadata or "")
+            remembered = self._remembered.pop(tp, None)
+            if remembered is not None:
+                settled |= remembered.settled_from(found.offset)
+            self._partitions[tp] = self._partition(tp, found.offset, settled)
             consumer.seek(tp, found.offset)
         if new:
             await self._begin(new)
