@@ -105,6 +105,7 @@ async def test_nothing_is_lost_while_fabric_function_and_broker_are_killed_and_t
             async def progress(records: int) -> None:
                 goal = count(ledger) + records
                 await until(lambda: count(ledger) >= min(goal, RECORDS), 90)
+                print(f"\n{account(ledger, sent)}", end="")
 
             for _ in range(5):
                 await progress(1_200)
@@ -129,8 +130,8 @@ async def test_nothing_is_lost_while_fabric_function_and_broker_are_killed_and_t
         found = account(ledger, sent)
         print(f"\n{found}; {kills} kills, 1 broker restart, 2 rebalances; last fabric: {counters}")
         assert (found.delivered, found.lost, found.out_of_order) == (RECORDS, 0, 0)
-        # What a kill may repeat: what runs, and what was settled since the last commit
-        assert found.duplicates <= (kills + 3) * 2 * CONCURRENCY, found
+        # What a kill of the fabric may repeat is what it had taken and not committed: at most its room of 2 000
+        assert found.duplicates <= 5 * 2_000 // 2, found
         assert counters["deadLettered"] == 0
 
 
