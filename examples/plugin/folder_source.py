@@ -1,0 +1,41 @@
+"""Files as events: what is put into a folder is an event, and goes to its subfolder `done` once it is settled."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from trigger_sources import Context, Delivery, Event, Outcome, SourceError, TriggerSource
+
+
+class FolderTrigger(TriggerSource):
+    """Calls a function for each file that appears in a folder."""
+
+    folder: Path
+
+    async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
+        if not self.folder.is_dir():
+            raise SourceError("FolderMissing", f"spec.folder: no folder {str(self.folder)!r}")
+        context.report(connected=True)
+        taken: set[str] = set()
+        while not context.stopping.is_set():
+            new = [file for file in sorted(self.folder.iterdir()) if file.is_file() and position_of(file) not in taken]
+            if batch := [self.delivery(file, taken) for file in new[: context.room]]:
+                yield batch
+            await asyncio.sleep(0.2)
+
+    def delivery(self, file: Path, taken: set[str]) -> Delivery:
+        taken.add(position := position_of(file))
+        event = Event(position, f"/folders/{self.folder.name}", "file.created", file.read_bytes(), subject=file.name)
+        return Delivery(event, partial(self.settle, file, taken), position, key=file.suffix.encode())
+
+    async def settle(self, file: Path, taken: set[str], outcome: Outcome) -> None:
+        if outcome.final and file.exists():
+            (self.folder / "done").mkdir(exist_ok=True)
+            file.rename(self.folder / "done" / file.name)
+        elif not outcome.final:
+            taken.discard(position_of(file))
+
+
+def position_of(file: Path) -> str:
+    return f"{file.name}@{file.stat().st_mtime_ns}/{file.stat().st_ino}"
