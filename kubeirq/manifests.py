@@ -94,6 +94,7 @@ class _Reader:
         self.found: list[Resource] = []
         self.problems: list[Problem] = []
         self.lines: dict[int, _Lines] = {}  # of each resource, by its id()
+        self.broken: set[tuple[str, str]] = set()  # functions with problems of their own: they are there all the same
 
     def read(self, file: Path) -> None:
         try:
@@ -147,7 +148,9 @@ class _Reader:
             text = "is needed" if kind is None else f"no kind {kind!r}"
             problem(text + nearest(str(kind), known), "kind")
             return
-        if version != known[kind]:
+        if version is None:
+            problem(f"is needed: {known[kind]}", "apiVersion")
+        elif version != known[kind]:
             problem(f"{version!r} is not the version of a {kind}; {known[kind]} is", "apiVersion")
         for name in value:
             if name not in ("apiVersion", "kind", "metadata", "spec", "status", "data", "stringData", "type"):
@@ -171,6 +174,7 @@ class _Reader:
             labels = {}
         spec = self._spec(kind, name, value, problem)
         if spec is None:
+            self.broken |= {(str(namespace), name)} if kind == "Function" else set()
             return
         resource = Resource(kind, str(namespace), name, spec, labels, file, lines.at(()))
         other = next((found for found in self.found if found.uid == resource.uid), None)
@@ -250,9 +254,10 @@ class _Reader:
         here = {name: found for (namespace, name), found in functions.items() if namespace == resource.namespace}
         target = spec.target
         assert target is not None
-        if target.function is not None and target.function not in here:
+        known = set(here) | {name for namespace, name in self.broken if namespace == resource.namespace}
+        if target.function is not None and target.function not in known:
             self._problem(
-                resource, f"no Function {target.function!r} in these files{nearest(target.function, here)}", "function"
+                resource, f"no Function {target.function!r} in these files{nearest(target.function, known)}", "function"
             )
         if target.selector is not None:
             matching = [found for found in here.values() if target.selector.matches(dict(found.labels))]
@@ -263,9 +268,9 @@ class _Reader:
                 self._problem(
                     resource, f"a {resource.kind} calls one function; these match: {names}", "functionSelector"
                 )
-        if spec.reply is not None and spec.reply.function is not None and spec.reply.function not in here:
+        if spec.reply is not None and spec.reply.function is not None and spec.reply.function not in known:
             name = spec.reply.function
-            self._problem(resource, f"no Function {name!r} in these files{nearest(name, here)}", "reply", "function")
+            self._problem(resource, f"no Function {name!r} in these files{nearest(name, known)}", "reply", "function")
         if spec.filter is not None:
             try:
                 compile_filter(spec.filter)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from trigger_sources import Context, Delivery, Event, Outcome, SourceError, TriggerSource
+from trigger_sources import Context, Delivery, Event, Outcome, TriggerSource
 
 
 class FolderTrigger(TriggerSource):
@@ -14,8 +14,6 @@ class FolderTrigger(TriggerSource):
     folder: Path
 
     async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
-        if not self.folder.is_dir():
-            raise SourceError("FolderMissing", f"spec.folder: no folder {str(self.folder)!r}")
         context.report(connected=True)
         taken: set[str] = set()
         while not context.stopping.is_set():

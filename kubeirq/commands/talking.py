@@ -67,8 +67,8 @@ async def get(client: AdminClient, kind: str | None, output: str) -> int:
             ("TRIGGER", "FUNCTION", "READY", "DELIVERED", "RETRIED", "DEAD", "HELD", "LAG", "LAST"),
             [
                 (
-                    f"{found['kind']}/{found['name']}", found["function"], _ready(found), found["counters"]["delivered"],
-                    found["counters"]["retried"], found["deadLetters"], found["held"],
+                    f"{found['kind']}/{found['name']}", found["function"], _ready(found),
+                    found["counters"]["delivered"], found["counters"]["retried"], found["deadLetters"], found["held"],
                     found["lag"]["events"] if found["lag"] else "-", _last(found["lastAnswer"]),
                 )
                 for found in triggers

@@ -1,9 +1,9 @@
 """The Python runtime: one file that serves `handler(event, context)` over HTTP. See docs/runtime-contract.md.
 
-Two processes. The supervisor owns the listening socket and does nothing else, so that no connection is refused while a
-worker is replaced. The worker serves; a thread of it watches the calls, and when one is past its time and the event loop
-cannot end it, answers 408 in its place and ends the process. Copy this file into any image: it needs httptools, takes
-uvloop and orjson where they are, and imports nothing else.
+Two processes. The supervisor owns the listening socket and does nothing else, so that no connection is refused while
+a worker is replaced. The worker serves; a thread of it watches the calls, and when one is past its time and the event
+loop cannot end it, answers 408 in its place and ends the process. Copy this file into any image: it needs httptools,
+takes uvloop and orjson where they are, and imports nothing else.
 """
 
 import mmap
@@ -630,7 +630,7 @@ class Worker:
         self.next_one()
 
     def taken(self, call):
-        """The handler came back. If the watching thread answered in its place, this process is ending: wait for that."""
+        """The handler came back. If the watching thread answered in its place, this process is about to end."""
         if self.calls.pop(id(call), None) is None:
             time.sleep(60)
 
@@ -730,7 +730,7 @@ MOST_WAITING = 1000
 
 
 async def _outcome_of(future):
-    """What a thread returns. The future that is cancelled with this is not the thread's: a thread cannot be cancelled."""
+    """What a thread returns. Cancelling this leaves the thread's own future alone: a thread cannot be cancelled."""
     import asyncio
 
     return await asyncio.shield(asyncio.wrap_future(future))
