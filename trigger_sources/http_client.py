@@ -239,5 +239,6 @@ class Endpoint:
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not trusted: {error.verify_message}"
-    text = error.strerror or str(error)
-    return text.partition("Connect call failed")[0].strip(" :[]") or text
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"  # the loops say it in words of their own
+    return error.strerror or str(error)

@@ -23,8 +23,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answer_begun", "_body", "_body_bytes", "_closed", "_complete", "_garbage", "_head_bytes", "_head_only",
-        "_headers", "_headers_complete", "_max_body_bytes", "_max_header_bytes", "_parser", "_problem", "_released",
-        "_until_close", "_waiter", "deadline", "idle_since", "timeout_seconds", "transport", "used",
+        "_headers", "_headers_complete", "_keep", "_max_body_bytes", "_max_header_bytes", "_parser", "_problem",
+        "_released", "_status", "_until_close", "_waiter", "deadline", "idle_since", "timeout_seconds", "transport", "used",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,8 @@ class Connection(asyncio.Protocol):
         self._garbage = False
         self._until_close = False
         self._head_only = False
+        self._keep = False
+        self._status = 0
         self._problem = ""
 
     def start(
@@ -156,6 +158,7 @@ class Connection(asyncio.Protocol):
                 self._problem = "the answer switches protocols"
             return
         self._headers_complete = True
+        self._status = status
         if sum(len(name) + len(value) + 4 for name, value in self._headers) > self._max_header_bytes:
             self._problem = f"the answer's header is over {self._max_header_bytes} bytes"
             return
@@ -186,23 +189,24 @@ class Connection(asyncio.Protocol):
             self._headers.clear()
             self._head_bytes = 0
             return
-        if self._until_close and self._parser.get_status_code() not in (204, 304):
+        if self._until_close and self._status not in (204, 304):
             return
         self._complete = True
+        self._keep = self._parser.should_keep_alive()  # only now: afterwards the parser is at the next message
 
     # --- helpers
 
     def _finish(self) -> None:
         waiter, self._waiter = self._waiter, None
         body = self._body
-        answer = Answer(self._parser.get_status_code(), self._headers, body[0] if len(body) == 1 else b"".join(body))
+        answer = Answer(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body))
         transport = self.transport
         self.used = True
         if (
             self._garbage
             or transport is None
             or transport.is_closing()
-            or not self._parser.should_keep_alive()
+            or not self._keep
             or transport.get_write_buffer_size()  # answered before all was sent: the rest would be the next request
         ):
             self._drop()

@@ -18,11 +18,11 @@ class FolderTrigger(TriggerSource):
         taken: set[str] = set()
         while not context.stopping.is_set():
             new = [file for file in sorted(self.folder.iterdir()) if file.is_file() and position_of(file) not in taken]
-            if batch := [self.delivery(file, taken) for file in new[: context.room]]:
+            if batch := [self.take(file, taken) for file in new[: context.room]]:
                 yield batch
             await asyncio.sleep(0.2)
 
-    def delivery(self, file: Path, taken: set[str]) -> Delivery:
+    def take(self, file: Path, taken: set[str]) -> Delivery:
         taken.add(position := position_of(file))
         event = Event(position, f"/folders/{self.folder.name}", "file.created", file.read_bytes(), subject=file.name)
         return Delivery(event, partial(self.settle, file, taken), position, key=file.suffix.encode())
