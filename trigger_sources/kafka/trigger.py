@@ -266,7 +266,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             found = await consumer.getmany(timeout_ms=int(_READ_SECONDS * 1000), max_records=max(1, self._context.room))
         except NoOffsetForPartitionError as error:
-            await self._begin(list(error.args[0]) if error.args else [])
+            await self._begin([error.args[0]])
             return []
         except OffsetOutOfRangeError as error:
             await self._out_of_range(error.args[0])
@@ -437,8 +437,10 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
                 return
             try:
                 await consumer.commit(wanted)
-            except (CommitFailedError, IllegalStateError):
-                return  # of an older generation: whoever has the partition commits
+            except (CommitFailedError, IllegalStateError) as error:
+                # Of an older generation: whoever has the partition commits
+                log.info("commit out of date", extra={"trigger": self._context.name, "error": repr(error)})
+                return
             except KafkaError as error:
                 log.info("commit not accepted", extra={"trigger": self._context.name, "error": repr(error)})
                 self._settled.set()

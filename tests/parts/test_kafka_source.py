@@ -1,0 +1,143 @@
+"""Kafka for real: committed after settling, in order, and what was settled out of order is not repeated."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from servers.kafka import Kafka, apache_kafka, committed_and_ends, create_topic
+
+from trigger_sources.dead_letters import DeadLetter
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.source import SourceError
+from trigger_sources.testing import StandInContext
+
+DONE = Outcome("delivered")
+GROUP = "kubeirq.default.trigger.function"
+
+
+@pytest.fixture
+async def kafka() -> AsyncIterator[Kafka]:
+    async with apache_kafka() as broker:
+        yield broker
+
+
+def trigger(kafka: Kafka, **spec: Any) -> KafkaTrigger:
+    return KafkaTrigger.model_validate({"function": "f", "brokers": [kafka.bootstrap], "topics": ["t"], **spec})
+
+
+async def produce(kafka: Kafka, count: int, partition: int | None = 0, **more: Any) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for number in range(count):
+            await producer.send_and_wait("t", b"%d" % number, key=b"k", partition=partition, **more)
+
+
+async def has_committed(kafka: Kafka, offset: int) -> bool:
+    try:
+        return (await committed_and_ends(kafka.bootstrap, GROUP, "t"))[0] == {0: offset}
+    except KafkaError:
+        return False  # the group has no coordinator before its first member
+
+
+async def take(generator: Any, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            found += await anext(generator)
+    return found
+
+
+async def test_what_is_settled_out_of_order_is_not_repeated_after_a_crash_and_what_is_not_settled_is(
+    kafka: Kafka,
+) -> None:
+    await create_topic(kafka.bootstrap, "t", 1)
+    await produce(kafka, 10)
+    context = StandInContext()
+    first = trigger(kafka).deliveries(context)
+    taken = await take(first, 10)
+    assert [delivery.position for delivery in taken] == [f"t/0/{offset}" for offset in range(10)]
+    assert {delivery.key for delivery in taken} == {b"k"}
+    for delivery in (*taken[:2], *taken[5:8]):
+        await delivery.settle(DONE)
+    await first.aclose()  # type: ignore[attr-defined]
+    assert await committed_and_ends(kafka.bootstrap, GROUP, "t") == ({0: 2}, {0: 10})
+    with pytest.raises(ConnectionError):
+        await taken[3].settle(DONE)  # a late settle touches nothing
+    again = trigger(kafka).deliveries(context)
+    returned = await take(again, 5)
+    assert [delivery.position for delivery in returned] == [f"t/0/{offset}" for offset in (2, 3, 4, 8, 9)]
+    assert returned[0].event.id == taken[2].event.id
+    for delivery in returned:
+        await delivery.settle(DONE)
+    await again.aclose()  # type: ignore[attr-defined]
+    assert await committed_and_ends(kafka.bootstrap, GROUP, "t") == ({0: 10}, {0: 10})
+
+
+async def test_a_partition_at_its_bound_stops_and_the_others_go_on(kafka: Kafka) -> None:
+    await create_topic(kafka.bootstrap, "t", 2)
+    await produce(kafka, 50, 0)
+    context = StandInContext(room=10)
+    generator = trigger(kafka, maxDistance=10).deliveries(context)
+    taken = await take(generator, 10)
+    await produce(kafka, 5, 1)
+    others = await take(generator, 5)
+    assert {delivery.partition for delivery in taken} == {"t/0"}
+    assert {delivery.partition for delivery in others} == {"t/1"}
+    for delivery in taken:
+        await delivery.settle(DONE)
+    assert {delivery.partition for delivery in await take(generator, 1)} == {"t/0"}
+    await generator.aclose()  # type: ignore[attr-defined]
+
+
+async def test_starting_at_the_latest_and_tombstones_and_cloudevents(kafka: Kafka) -> None:
+    await create_topic(kafka.bootstrap, "t", 1)
+    await produce(kafka, 3)
+    context = StandInContext()
+    generator = trigger(kafka, start="latest").deliveries(context)
+    waiting = asyncio.create_task(take(generator, 3))
+    while not await has_committed(kafka, 3):
+        await asyncio.sleep(0.1)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        await producer.send_and_wait("t", None, key=b"gone")
+        headers = [("ce_specversion", b"1.0"), ("ce_id", b"own"), ("ce_source", b"/own"), ("ce_type", b"own.type")]
+        await producer.send_and_wait("t", b"{}", headers=headers)
+        await producer.send_and_wait("t", b"{}", headers=headers[:2])
+    tombstone, own, invalid = (delivery.event for delivery in await waiting)
+    assert tombstone.data is None
+    assert (own.id, own.source, own.type) == ("own", "/own", "own.type")
+    assert invalid.type == "dev.kubeirq.kafka.record"
+    assert invalid.extensions["invalidcloudevent"] == "source: a CloudEvent needs one"
+    await generator.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_missing_topic_is_named_and_no_broker_too(kafka: Kafka) -> None:
+    with pytest.raises(SourceError, match="no topic 't'"):
+        await trigger(kafka).prepare(StandInContext())
+    await trigger(kafka, createTopics=True).prepare(StandInContext())
+    await trigger(kafka).prepare(StandInContext())
+    with pytest.raises(SourceError, match=r"spec\.brokers: none is named"):
+        await KafkaTrigger.model_validate({"function": "f", "topics": ["t"]}).prepare(StandInContext())
+
+
+async def test_dead_letters_keep_every_byte_and_are_replaced_and_removed(kafka: Kafka) -> None:
+    await create_topic(kafka.bootstrap, "t", 1)
+    await produce(kafka, 1, headers=[("h", b"\xff")])
+    context = StandInContext()
+    generator = trigger(kafka).deliveries(context)
+    (delivery,) = await take(generator, 1)
+    await generator.aclose()  # type: ignore[attr-defined]
+    letters = trigger(kafka).dead_letters(context)
+    await letters.prepare()
+    letter = DeadLetter(
+        context.uid, "default", "trigger", context.function, "t/0/0", delivery.event, "R", "m", 1.0,
+        delivery.key, delivery.partition, tuple(delivery.headers),
+    )  # fmt: skip
+    await letters.write(letter)
+    await letters.write(letter)
+    assert [found async for found in letters.letters()] == [letter]
+    await letters.remove(letter)
+    assert [found async for found in letters.letters()] == []
+    await context.close()

@@ -1,0 +1,171 @@
+"""NATS for real: acknowledged after settling, given back after a crash, requests answered by a function."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from servers.fabric import fabric, manifest
+from servers.function import function
+from servers.nats import nats_server
+
+from trigger_sources.dead_letters import DeadLetter
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.nats import NATSTrigger
+from trigger_sources.source import SourceError
+from trigger_sources.testing import StandInContext
+
+DONE = Outcome("delivered")
+
+
+def trigger(url: str, **spec: Any) -> NATSTrigger:
+    return NATSTrigger.model_validate(
+        {"function": "f", "servers": [url], "subject": "orders", "createStream": True, **spec}
+    )
+
+
+async def publish(url: str, count: int, subject: str = "orders") -> None:
+    connection = await nats.connect(url)
+    for number in range(count):
+        await connection.jetstream().publish(subject, b"%d" % number)
+    await connection.close()
+
+
+async def take(generator: Any, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            found += await anext(generator)
+    return found
+
+
+async def test_what_was_not_settled_comes_back_after_a_crash_with_the_same_position_and_what_was_does_not() -> None:
+    async with nats_server() as server:
+        context = StandInContext()
+        spec = trigger(server.url, ackWaitSeconds=1)
+        await spec.prepare(context)
+        await publish(server.url, 10)
+        first = spec.deliveries(context)
+        taken = await take(first, 10)
+        for delivery in taken[:4]:
+            await delivery.settle(DONE)
+        await first.aclose()  # type: ignore[attr-defined]
+        again = spec.deliveries(context)
+        returned = await take(again, 6)
+        assert {delivery.position for delivery in returned} == {delivery.position for delivery in taken[4:]}
+        assert {delivery.event.id for delivery in returned} == {delivery.event.id for delivery in taken[4:]}
+        assert all(delivery.handed_out == 2 for delivery in returned)
+        await again.aclose()  # type: ignore[attr-defined]
+        await context.close()
+
+
+async def test_no_more_is_taken_than_there_is_room_for_and_what_is_returned_comes_at_once() -> None:
+    async with nats_server() as server:
+        context = StandInContext(room=5)
+        spec = trigger(server.url)
+        await spec.prepare(context)
+        await publish(server.url, 30)
+        generator = spec.deliveries(context)
+        taken = await take(generator, 5)
+        assert len(taken) == 5
+        for delivery in taken:
+            await delivery.settle(Outcome("returned"))
+        again = await take(generator, 5)
+        assert len(again) <= 5
+        await generator.aclose()  # type: ignore[attr-defined]
+        await context.close()
+
+
+async def test_a_held_message_is_extended_past_its_deadline() -> None:
+    async with nats_server() as server:
+        context = StandInContext()
+        spec = trigger(server.url, ackWaitSeconds=1)
+        await spec.prepare(context)
+        await publish(server.url, 1)
+        generator = spec.deliveries(context)
+        (held,) = await take(generator, 1)
+        assert held.extend is not None
+        for _ in range(6):
+            await held.extend()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.4):
+                    await anext(generator)
+            generator = spec.deliveries(context)
+        await held.extend()
+        await generator.aclose()  # type: ignore[attr-defined]
+        await context.close()
+
+
+async def test_a_deleted_stream_that_is_made_anew_has_other_positions() -> None:
+    async with nats_server() as server:
+        positions = []
+        for _ in range(2):
+            context = StandInContext()
+            spec = trigger(server.url, stream="S")
+            await spec.prepare(context)
+            await publish(server.url, 1)
+            generator = spec.deliveries(context)
+            positions += [delivery.position for delivery in await take(generator, 1)]
+            await generator.aclose()  # type: ignore[attr-defined]
+            await context.close()
+            connection = await nats.connect(server.url)
+            await connection.jetstream().delete_stream("S")
+            await connection.close()
+        assert len(set(positions)) == 2
+
+
+async def test_a_wrong_token_says_so() -> None:
+    async with nats_server(config="authorization { token: right }") as server:
+        context = StandInContext(secrets={("nats", "token"): "wrong"})
+        spec = trigger(server.url, security={"token": {"name": "nats", "key": "token"}})
+        with pytest.raises(SourceError, match=r"(?i)authorization") as caught:
+            await spec.prepare(context)
+        assert caught.value.reason == "Unauthorized"
+
+
+async def test_dead_letters_keep_every_byte_and_are_replaced_and_removed() -> None:
+    async with nats_server() as server:
+        context = StandInContext()
+        spec = trigger(server.url)
+        await spec.prepare(context)
+        await publish(server.url, 1)
+        generator = spec.deliveries(context)
+        (delivery,) = await take(generator, 1)
+        await generator.aclose()  # type: ignore[attr-defined]
+        letters = spec.dead_letters(context)
+        assert letters is not None
+        await letters.prepare()
+        letter = DeadLetter(
+            "default/trigger", "default", "trigger", "function", "p/1", delivery.event, "R", "m", 1.0, b"\xff\x00"
+        )
+        await letters.write(letter)
+        await letters.write(letter)
+        assert [found async for found in letters.letters()] == [letter]
+        await letters.remove(letter)
+        assert [found async for found in letters.letters()] == []
+        await context.close()
+
+
+async def test_a_request_is_answered_by_the_function(tmp_path: Path) -> None:
+    source = """
+def handler(event, context):
+    if event["data"] == "fail":
+        return "no", 422
+    return {"hello": event["data"]}
+"""
+    async with nats_server(jetstream=False) as server, function(source) as target:
+        spec = manifest("NATSTrigger", "ask", url=target.url, servers=[server.url], subject="ask", mode="core")
+        async with fabric(tmp_path / "m", tmp_path / "s", manifests=[spec]):
+            connection = await nats.connect(server.url)
+            async with asyncio.timeout(10):
+                while True:
+                    try:
+                        answer = await connection.request("ask", b'"Ada"', timeout=2)
+                        break
+                    except nats.errors.NoRespondersError:
+                        await asyncio.sleep(0.05)
+            assert answer.data == b'{"hello":"Ada"}'
+            failed = await connection.request("ask", b'"fail"', timeout=5)
+            assert failed.headers["Nats-Service-Error-Code"] == "422"
+            await connection.close()
