@@ -17,11 +17,12 @@ class Watermark:
 
     __slots__ = ("_next", "_settled", "_taken", "committable")
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, settled: Iterable[int] = ()) -> None:
+        """`settled` are offsets from `start` on that were settled before: `knows` them until they are skipped."""
         self.committable = start
         self._next = start  # after the newest that was taken or skipped
         self._taken: dict[int, None] = {}  # unsettled, in the order of their offsets
-        self._settled: set[int] = set()  # settled, above the lowest unsettled
+        self._settled = set(settled)  # above the lowest unsettled; also those that were not read again as yet
 
     def take(self, offset: int) -> None:
         """Offsets are taken in rising order."""
@@ -36,7 +37,12 @@ class Watermark:
         if self._taken:
             self._settled.add(offset)
         else:
+            self._settled.discard(offset)
             self.committable = self._next
+
+    def knows(self, offset: int) -> bool:
+        """Whether the offset, not taken yet, was settled before."""
+        return offset in self._settled
 
     def settle(self, offset: int) -> None:
         """An offset that is not taken is ignored: it was settled already."""
@@ -52,7 +58,8 @@ class Watermark:
                 self._settled = {found for found in self._settled if found > self.committable}
         else:
             self.committable = self._next
-            self._settled.clear()
+            if self._settled:
+                self._settled = {found for found in self._settled if found >= self._next}
 
     @property
     def distance(self) -> int:
@@ -69,7 +76,7 @@ class Watermark:
 
     def metadata(self) -> str:
         """What is settled above `committable`, for the commit's metadata: at most 4096 bytes, the far end left out."""
-        return encode(self.committable, self._settled)
+        return encode(self.committable, (offset for offset in self._settled if offset >= self.committable))
 
 
 def encode(base: int, settled: Iterable[int]) -> str:

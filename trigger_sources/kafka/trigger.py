@@ -184,7 +184,6 @@ class _Partition:
         "name",
         "notify",
         "paused",
-        "settled_before",
         "source",
         "tp",
     )
@@ -194,8 +193,7 @@ class _Partition:
         self.name = f"{tp.topic}/{tp.partition}"
         self.id_prefix = f"{cluster}/{self.name}/"
         self.source = f"/kafka/{cluster}/{tp.topic}"
-        self.mark = Watermark(offset)
-        self.settled_before = settled
+        self.mark = Watermark(offset, settled)
         self.committed: tuple[int, str] | None = None
         self.notify = notify
         self.alive = True
@@ -282,11 +280,10 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
             partition = self._partitions.get(tp)
             if partition is None:
                 continue  # revoked meanwhile: whoever has it now reads it
-            mark, settled_before, name = partition.mark, partition.settled_before, partition.name
+            mark, name = partition.mark, partition.name
             for record in records:
                 offset = record.offset
-                if (settled_before and offset in settled_before) or (skips_tombstones and record.value is None):
-                    settled_before.discard(offset)
+                if mark.knows(offset) or (skips_tombstones and record.value is None):
                     mark.skip(offset)
                     self._settled.set()
                     continue
