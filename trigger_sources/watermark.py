@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Iterable
 
 _VERSION = b"k1:"
+_PRUNE_LEAST = 256
 _MOST_BYTES = 4096  # the broker's limit for the metadata of a commit
 
 
@@ -15,20 +16,22 @@ class Watermark:
     or a transaction's markers) count as settled.
     """
 
-    __slots__ = ("_next", "_settled", "_taken", "committable")
+    __slots__ = ("_next", "_prune_at", "_settled", "_taken", "committable")
 
     def __init__(self, start: int, settled: Iterable[int] = ()) -> None:
         """`settled` are offsets from `start` on that were settled before: `knows` them until they are skipped."""
         self.committable = start
         self._next = start  # after the newest that was taken or skipped
-        self._taken: dict[int, None] = {}  # unsettled, in the order of their offsets
-        self._settled = set(settled)  # above the lowest unsettled; also those that were not read again as yet
+        self._taken: dict[int, int] = {}  # when each unsettled one came, in the order of their offsets
+        # Above the lowest unsettled; also those that were not read again as yet, and lower ones until they are pruned
+        self._settled = set(settled)
+        self._prune_at = _PRUNE_LEAST
 
-    def take(self, offset: int) -> None:
-        """Offsets are taken in rising order."""
+    def take(self, offset: int, at: int = 0) -> None:
+        """Offsets are taken in rising order. `at` is for `oldest_at`, in any unit."""
         if not self._taken:
             self.committable = offset
-        self._taken[offset] = None
+        self._taken[offset] = at
         self._next = offset + 1
 
     def skip(self, offset: int) -> None:
@@ -52,14 +55,23 @@ class Watermark:
         del taken[offset]
         if offset != self.committable:
             self._settled.add(offset)
-        elif taken:
-            self.committable = next(iter(taken))
-            if self._settled:
-                self._settled = {found for found in self._settled if found > self.committable}
-        else:
-            self.committable = self._next
-            if self._settled:
-                self._settled = {found for found in self._settled if found >= self._next}
+            return
+        self.committable = next(iter(taken)) if taken else self._next
+        if len(self._settled) > self._prune_at:
+            self._settled = {found for found in self._settled if found >= self.committable}
+            self._prune_at = max(_PRUNE_LEAST, 2 * len(self._settled))
+
+    def reach(self, offset: int) -> bool:
+        """All before `offset` was seen. Whether that moves `committable`: not while anything is unsettled."""
+        if self._taken or offset <= self._next:
+            return False
+        self.committable = self._next = offset
+        return True
+
+    @property
+    def oldest_at(self) -> int | None:
+        """The `at` of the lowest unsettled offset."""
+        return next(iter(self._taken.values()), None)
 
     @property
     def distance(self) -> int:

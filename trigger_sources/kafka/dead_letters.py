@@ -1,6 +1,7 @@
 """A Kafka trigger's dead letters: a compacted topic on the same brokers, removed by tombstone."""
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
 from trigger_sources.kafka.security import client_arguments
-from trigger_sources.source import Context
+from trigger_sources.source import Context, SourceError
 
 if TYPE_CHECKING:
     from trigger_sources.kafka.trigger import KafkaTrigger
 
 METADATA_HEADER = "kubeirq-dead-letter"
 _LARGEST_BYTES = 16 * 1024 * 1024
+_SILENCE_SECONDS = 30.0
 
 
 class KafkaDeadLetters:
@@ -35,7 +37,7 @@ class KafkaDeadLetters:
         async with admin_client(brokers, trigger.security, context) as admin:
             if self.topic not in await admin.list_topics():
                 settings = {"cleanup.policy": "compact", "max.message.bytes": str(_LARGEST_BYTES)}
-                await create_topics(admin, [self.topic], **settings)
+                await create_topics(admin, [self.topic], partitions=1, **settings)
         if self._producer is None:
             self._producer = await shared_producer(brokers, trigger.security, context)
 
@@ -81,17 +83,24 @@ class KafkaDeadLetters:
             max_partition_fetch_bytes=_LARGEST_BYTES,
             **await client_arguments(trigger.security, context),
         )
-        await consumer.start()
         try:
+            await consumer.start()
             partitions = [TopicPartition(self.topic, p) for p in consumer.partitions_for_topic(self.topic) or {0}]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
             await consumer.seek_to_beginning(*partitions)
+            silent_since = time.monotonic()
             while True:
                 behind = [tp for tp in partitions if await consumer.position(tp) < ends[tp]]
                 if not behind:
                     return
-                for records in (await consumer.getmany(*behind, timeout_ms=500)).values():
+                found = await consumer.getmany(*behind, timeout_ms=500)
+                if found:
+                    silent_since = time.monotonic()
+                elif time.monotonic() - silent_since > _SILENCE_SECONDS:
+                    # The client would ask for ever, and say nothing
+                    raise SourceError("NotConnected", f"topic {self.topic!r}: the broker stopped answering")
+                for records in found.values():
                     for record in records:
                         metadata = dict(record.headers).get(METADATA_HEADER)
                         yield record.key or b"", metadata, record.value

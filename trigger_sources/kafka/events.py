@@ -1,6 +1,7 @@
 """Pure: the event that a Kafka record is."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ from trigger_sources.events import STRUCTURED, Event, InvalidEvent, event_from_a
 
 RECORD_TYPE = "dev.kubeirq.kafka.record"
 Headers = Sequence[tuple[str, bytes]]
+_YEAR_10000 = 253_402_300_800_000
 _JSON_STARTS = frozenset(b'{["0123456789-tfn')
 
 
@@ -32,14 +34,17 @@ def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
             extensions["partitionkeyhex"] = key.hex()
     content_type = None
     if headers:
-        named = {name.lower(): value for name, value in headers}
+        named = {name.lower(): value or b"" for name, value in headers}
         if "content-type" in named:
             content_type = named["content-type"].decode("latin-1")
-        if "ce_specversion" in named or (content_type or "").startswith(STRUCTURED):
+        if "ce_specversion" in named or _is_structured(content_type):
             try:
-                return _cloud_event(record, named, content_type).with_extensions(**extensions)
+                event = _cloud_event(record, named, content_type)
             except InvalidEvent as error:
                 extensions["invalidcloudevent"] = str(error)
+            else:
+                _add_headers(extensions, {name: value for name, value in named.items() if not name.startswith("ce_")})
+                return replace(event, extensions={**extensions, **event.extensions, **_own(extensions)})
         _add_headers(extensions, named)
     data: bytes | None = record.value
     if content_type is None and data:
@@ -58,7 +63,10 @@ def headers_from_event(event: Event) -> list[tuple[str, bytes]]:
     return headers
 
 
-def rfc3339(milliseconds: int) -> str:
+def rfc3339(milliseconds: int) -> str | None:
+    """None for a time that no producer can mean: -1 is Kafka's word for none at all."""
+    if not 0 <= milliseconds < _YEAR_10000:
+        return None
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
@@ -67,8 +75,17 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+def _is_structured(content_type: str | None) -> bool:
+    return content_type is not None and content_type.lower().startswith(STRUCTURED)
+
+
+def _own(extensions: dict[str, str]) -> dict[str, str]:
+    """What is Kafka's to say, whatever a producer claims."""
+    return {name: value for name, value in extensions.items() if name.startswith(("kafka", "partitionkey"))}
+
+
 def _cloud_event(record: Any, named: dict[str, bytes], content_type: str | None) -> Event:
-    if (content_type or "").startswith(STRUCTURED):
+    if _is_structured(content_type):
         return event_from_json(record.value or b"")
     try:
         attributes = {name[3:]: value.decode() for name, value in named.items() if name.startswith("ce_")}
@@ -82,7 +99,7 @@ def _cloud_event(record: Any, named: dict[str, bytes], content_type: str | None)
 def _add_headers(extensions: dict[str, str], named: dict[str, bytes]) -> None:
     """Headers as `kafkaheader<name>`, letters and digits only; trace context under its own name."""
     for name, value in named.items():
-        text = value.decode(errors="replace") if value is not None else ""
+        text = value.decode(errors="replace")
         if name in ("traceparent", "tracestate"):
             extensions[name] = text
         elif name != "content-type":

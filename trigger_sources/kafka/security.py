@@ -18,6 +18,7 @@ class Tls(Spec):
     ca: SecretRef | None = Field(None, description="PEM certificates to trust")
     certificate: SecretRef | None = Field(None, description="PEM certificate of this client")
     key: SecretRef | None = Field(None, description="PEM key of that certificate")
+    verify_hostname: bool = Field(True, description="Whether the brokers' certificates must name their hosts")
 
     @model_validator(mode="after")
     def _certificate_with_key(self) -> "Tls":
@@ -66,12 +67,14 @@ async def client_arguments(security: Security | None, context: Context) -> dict[
     if tls is not None:
         authorities = await context.secret(tls.ca) if tls.ca else None
         found["ssl_context"] = ssl.create_default_context(cadata=authorities)
+        found["ssl_context"].check_hostname = tls.verify_hostname
         if tls.certificate is not None and tls.key is not None:
             _load_chain(found["ssl_context"], await context.secret(tls.certificate), await context.secret(tls.key))
     if sasl is not None:
         found["sasl_mechanism"] = sasl.mechanism
         if sasl.token is not None:
-            found["sasl_oauth_token_provider"] = _Token(await context.secret(sasl.token))
+            await context.secret(sasl.token)  # a missing one is known at once
+            found["sasl_oauth_token_provider"] = _Token(context, sasl.token)
         if sasl.username is not None and sasl.password is not None:
             found["sasl_plain_username"] = sasl.username
             found["sasl_plain_password"] = await context.secret(sasl.password)
@@ -79,11 +82,14 @@ async def client_arguments(security: Security | None, context: Context) -> dict[
 
 
 class _Token(AbstractTokenProvider):  # type: ignore[misc]
-    def __init__(self, token: str) -> None:
-        self._token = token
+    """Read anew for each connection: tokens expire, and the secret is renewed meanwhile."""
+
+    def __init__(self, context: Context, reference: SecretRef) -> None:
+        self._context = context
+        self._reference = reference
 
     async def token(self) -> str:
-        return self._token
+        return await self._context.secret(self._reference)
 
 
 def _load_chain(tls: ssl.SSLContext, certificate: str, key: str) -> None:

@@ -17,9 +17,11 @@ from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
     KafkaError,
+    NoError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
+    for_code,
 )
 from pydantic import Field, field_validator, model_validator
 
@@ -33,10 +35,17 @@ from trigger_sources.watermark import Watermark, decode
 log = logging.getLogger(__name__)
 
 _COMMIT_SECONDS = 0.02  # what was settled since the last commit is repeated after a crash: keep that short
+_COMMIT_SHARE = 0.1  # of the time at most goes into commits
+_COMMIT_MOST_SECONDS = 1.0
+_CLOSE_COMMIT_SECONDS = 2.0
+_CLOSE_SECONDS = 1.0
 _READ_SECONDS = 0.25
+_FULL_SECONDS = 0.05
 _REVOKE_GRACE_SECONDS = 20.0  # a third of the time that the group waits for this member
+_REVOKE_COMMIT_SECONDS = 5.0
 _HEALTH_SECONDS = 3.0
-_EMBEDDED_PARTITIONS = 4
+_PARTITIONS = 4  # of topics that are created here
+_MOST_REPLICAS = 3
 
 
 class KafkaTrigger(TriggerSource):
@@ -47,7 +56,9 @@ class KafkaTrigger(TriggerSource):
 
     brokers: list[str] = Field(default_factory=list, description="host:port each; absent: the fabric's own broker")
     topics: list[str] = Field(default_factory=list, description="Topics by name")
-    topic_pattern: str | None = Field(None, description="Topics by a regular expression, those to come included")
+    topic_pattern: str | None = Field(
+        None, description="Topics whose whole name matches this regular expression, those to come included"
+    )
     group: str | None = Field(None, min_length=1, description="Unset: kubeirq.<namespace>.<trigger>.<function>")
     start: str = Field(
         "earliest", description="Where a group without commits begins: earliest, latest or an RFC 3339 time"
@@ -82,7 +93,7 @@ class KafkaTrigger(TriggerSource):
             raise ValueError("topics: at least one topic is needed")
         if self.topic_pattern:
             try:
-                re.compile(self.topic_pattern)
+                re.compile(_whole_name(self.topic_pattern, None))
             except re.error as error:
                 raise ValueError(f"topicPattern: no regular expression: {error}") from None
         return self
@@ -115,9 +126,7 @@ class KafkaTrigger(TriggerSource):
             if not missing:
                 return
             if not self.create_topics and self.brokers:
-                raise SourceError(
-                    "TopicMissing", f"spec.topics: no topic {missing[0]!r}; create it, or set createTopics"
-                )
+                raise SourceError("TopicMissing", _missing_text(missing))
             await create_topics(admin, missing)
 
     def dead_letters(self, context: Context) -> DeadLetters:
@@ -150,12 +159,28 @@ async def admin_client(
         await admin.close()
 
 
-async def create_topics(admin: AIOKafkaAdminClient, names: Sequence[str], **configuration: str) -> None:
-    topics = [
-        NewTopic(name, 1 if configuration else _EMBEDDED_PARTITIONS, 1, topic_configs=configuration) for name in names
-    ]
-    with contextlib.suppress(TopicAlreadyExistsError):
-        await admin.create_topics(topics)
+async def create_topics(
+    admin: AIOKafkaAdminClient, names: Sequence[str], *, partitions: int = _PARTITIONS, **configuration: str
+) -> None:
+    """Topics that are there already stay as they are. Raises SourceError when the broker refuses one."""
+    replicas = min(_MOST_REPLICAS, len((await admin.describe_cluster())["brokers"]))
+    topics = [NewTopic(name, partitions, replicas, topic_configs=configuration) for name in names]
+    for name, code, *_ in (await admin.create_topics(topics)).topic_errors:
+        error = for_code(code)
+        if error not in (NoError, TopicAlreadyExistsError):
+            raise SourceError(
+                "TopicNotCreated", f"topic {name!r}: {error.__name__}; create it, or grant the right to create it"
+            )
+
+
+def _missing_text(topics: Sequence[str]) -> str:
+    return f"spec.topics: no topic {', '.join(map(repr, topics))}; create it, or set createTopics"
+
+
+def _whole_name(pattern: str, dead_letters: str | None) -> str:
+    """Matches whole names, and never topics of dead letters: what fails again would go round for ever."""
+    own = rf"(?!{re.escape(dead_letters)}\Z)" if dead_letters else ""
+    return rf"{own}(?!kubeirq\..+\.dead-letters\Z)(?:{pattern})\Z"
 
 
 def _time_of(text: str) -> int:
@@ -219,19 +244,22 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer: AIOKafkaConsumer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._cluster = "kafka"
-        self._times: dict[TopicPartition, tuple[int, int]] = {}
+        self._failed: Exception | None = None  # in a callback of aiokafka, which hides what those raise
         self._remembered: dict[TopicPartition, Watermark] = {}  # of partitions that were revoked
 
     async def start(self) -> None:
         trigger, context = self._trigger, self._context
         brokers = brokers_of(trigger.brokers, context)
         group = trigger.group or f"kubeirq.{context.namespace}.{context.name}.{context.function}"
+        async with admin_client(brokers, trigger.security, context) as admin:
+            self._cluster = (await admin.describe_cluster()).get("cluster_id") or "kafka"
         consumer = AIOKafkaConsumer(
             bootstrap_servers=brokers,
             group_id=group,
             client_id=f"kubeirq-{context.replica}",
             enable_auto_commit=False,
             auto_offset_reset="none",  # where to begin is decided here, and nothing is skipped in silence
+            isolation_level="read_committed",  # what a producer took back did not happen
             max_poll_interval_ms=86_400_000,  # a full or held flow is not a dead member
             rebalance_timeout_ms=60_000,
             session_timeout_ms=6_000,
@@ -247,9 +275,9 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
             await consumer.start()
         except (KafkaError, OSError) as error:
             raise SourceError("NotConnected", f"{', '.join(brokers)}: {error or type(error).__name__}") from error
-        self._cluster = getattr(consumer._client.cluster, "cluster_id", None) or "kafka"
         if trigger.topic_pattern:
-            consumer.subscribe(pattern=trigger.topic_pattern, listener=self)
+            pattern = _whole_name(trigger.topic_pattern, trigger.delivery.dead_letter.name)
+            consumer.subscribe(pattern=pattern, listener=self)
         else:
             consumer.subscribe(topics=trigger.topics, listener=self)
         context.report(connected=True)
@@ -260,11 +288,17 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         """What one fetch brought, at most the room."""
         consumer = self._consumer
         assert consumer is not None
+        if self._failed is not None:
+            raise SourceError("ConsumerFailed", f"no partitions: {self._failed!r}") from self._failed
+        room = self._context.room
+        if room < 1:
+            await asyncio.sleep(_FULL_SECONDS)
+            return []
         self._pause_or_resume()
         try:
-            found = await consumer.getmany(timeout_ms=int(_READ_SECONDS * 1000), max_records=max(1, self._context.room))
-        except NoOffsetForPartitionError as error:
-            await self._begin([error.args[0]])
+            found = await consumer.getmany(timeout_ms=int(_READ_SECONDS * 1000), max_records=room)
+        except NoOffsetForPartitionError:
+            await asyncio.sleep(_FULL_SECONDS)  # the callback of the assignment is about to say where it begins
             return []
         except OffsetOutOfRangeError as error:
             await self._out_of_range(error.args[0])
@@ -287,7 +321,8 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
                     mark.skip(offset)
                     self._settled.set()
                     continue
-                mark.take(offset)
+                mark.take(offset, record.timestamp)
+                headers = record.headers
                 deliveries.append(
                     Delivery(
                         event_from_record(record, partition.id_prefix, partition.source),
@@ -295,46 +330,45 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
                         f"{name}/{offset}",
                         record.key,
                         name,
-                        headers=record.headers,
+                        headers=tuple((title, value or b"") for title, value in headers) if headers else (),
                     )
                 )
-            self._times[tp] = (records[-1].offset, records[-1].timestamp)
         return deliveries
 
     async def close(self) -> None:
         """Commits, and leaves the group."""
-        _CONSUMPTIONS.pop((self._context.uid, self._context.function), None)
+        identity = self._context.uid, self._context.function
+        if _CONSUMPTIONS.get(identity) is self:
+            del _CONSUMPTIONS[identity]
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         consumer = self._consumer
         if consumer is None:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(3):
-                await self._commit()
-        for partition in self._partitions.values():
-            partition.alive = False
-        self._partitions.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await consumer.stop()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_COMMIT_SECONDS):
+                    await self._commit()
+        finally:
+            for partition in self._partitions.values():
+                partition.alive = False
+            self._partitions.clear()
+            await _stop(consumer)
 
     async def lag(self) -> Lag | None:
+        """In seconds: how old the oldest record is that was taken and is not settled."""
         consumer = self._consumer
         if consumer is None or not self._partitions:
-            return Lag(0, None)
+            return None
         partitions = dict(self._partitions)
         ends = await consumer.end_offsets(list(partitions))
-        behind = {tp: ends[tp] - found.mark.committable for tp, found in partitions.items() if tp in ends}
-        events = sum(max(0, number) for number in behind.values())
-        seconds = None
-        if not events:
-            seconds = 0.0
-        elif self._times:
-            oldest = min((at for tp, (_, at) in self._times.items() if behind.get(tp, 0) > 0), default=None)
-            seconds = None if oldest is None else max(0.0, time.time() - oldest / 1000)
-        return Lag(events, seconds)
+        marks = {tp: partition.mark for tp, partition in partitions.items()}
+        events = sum(max(0, ends[tp] - mark.committable) for tp, mark in marks.items())
+        oldest = min((mark.oldest_at for mark in marks.values() if mark.oldest_at is not None), default=None)
+        if oldest is not None:
+            return Lag(events, max(0.0, time.time() - oldest / 1000))
+        return Lag(events, None if events else 0.0)
 
     # --- the group; aiokafka awaits these while heartbeats go on
 
@@ -344,15 +378,22 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         names = {partition.name for partition in partitions}
         await self._context.withdraw(lambda delivery: delivery.partition in names, _REVOKE_GRACE_SECONDS)
-        await self._commit()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REVOKE_COMMIT_SECONDS):
+                await self._commit()
         for partition in partitions:
             partition.alive = False
             # The commit may have failed: a broker that was restarted knows this member no more
             self._remembered[partition.tp] = partition.mark
             self._partitions.pop(partition.tp, None)
-            self._times.pop(partition.tp, None)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        try:
+            await self._take_over(list(assigned))
+        except Exception as error:  # noqa: BLE001  aiokafka would go on without; `read` raises it
+            self._failed = error
+
+    async def _take_over(self, assigned: Sequence[TopicPartition]) -> None:
         consumer = self._consumer
         assert consumer is not None
         if not assigned:
@@ -362,11 +403,11 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         new = []
         for tp in assigned:
             found = committed.get(tp)
+            remembered = self._remembered.pop(tp, None)
             if found is None or found.offset < 0:
                 new.append(tp)
                 continue
             settled = decode(found.offset, found.metadata or "")
-            remembered = self._remembered.pop(tp, None)
             if remembered is not None:
                 settled |= remembered.settled_from(found.offset)
             self._partitions[tp] = self._partition(tp, found.offset, settled)
@@ -381,14 +422,13 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         """Partitions that the group has never committed begin where `start` says."""
         consumer, start = self._consumer, self._trigger.start
         assert consumer is not None
-        if start == "latest":
-            offsets = await consumer.end_offsets(partitions)
-        else:
+        if start == "earliest":
             offsets = await consumer.beginning_offsets(partitions)
+        else:
+            offsets = await consumer.end_offsets(partitions)
         if start not in ("earliest", "latest"):
-            ends = await consumer.end_offsets(partitions)
-            at = await consumer.offsets_for_times(dict.fromkeys(partitions, _time_of(start)))
-            offsets = {tp: at[tp].offset if at.get(tp) is not None else ends[tp] for tp in partitions}
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, _time_of(start)))
+            offsets.update({tp: at.offset for tp, at in found.items() if at is not None})
         for tp, offset in offsets.items():
             self._partitions[tp] = self._partition(tp, offset, set())
             consumer.seek(tp, offset)
@@ -412,13 +452,17 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
     # --- committing
 
     async def _commit_always(self) -> None:
+        clock = asyncio.get_running_loop().time
+        pause_seconds = _COMMIT_SECONDS
         while True:
             await self._settled.wait()
-            await asyncio.sleep(_COMMIT_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            began = clock()
             try:
                 await self._commit()
             except Exception:
                 log.exception("commit failed", extra={"trigger": self._context.name})
+            pause_seconds = min(_COMMIT_MOST_SECONDS, max(_COMMIT_SECONDS, (clock() - began) / _COMMIT_SHARE))
 
     async def _commit(self) -> None:
         consumer = self._consumer
@@ -460,17 +504,50 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
                 partition.paused = full
 
     async def _look_after(self) -> None:
-        """The consumer hides that no broker answers: ask one now and then."""
-        consumer = self._consumer
-        assert consumer is not None
+        """The consumer hides that no broker answers, and that topics are gone: ask now and then."""
         while True:
             await asyncio.sleep(_HEALTH_SECONDS)
             try:
-                async with asyncio.timeout(_HEALTH_SECONDS):
-                    answered = await consumer._client.force_metadata_update()
-            except (TimeoutError, KafkaError, OSError):
-                answered = False
-            if answered:
-                self._context.report(connected=True)
-            else:
-                self._context.report(connected=False, reason="NotConnected", message="no broker answers")
+                await self._look()
+            except Exception:
+                log.exception("looking after the consumer failed", extra={"trigger": self._context.name})
+
+    async def _look(self) -> None:
+        consumer, report = self._consumer, self._context.report
+        assert consumer is not None
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                answered = await consumer._client.force_metadata_update()
+        except (TimeoutError, KafkaError, OSError):
+            answered = False
+        missing = sorted(topic for topic in self._trigger.topics if not consumer.partitions_for_topic(topic))
+        if not answered:
+            report(connected=False, reason="NotConnected", message="no broker answers")
+        elif missing:
+            report(connected=False, reason="TopicMissing", message=_missing_text(missing))
+        else:
+            report(connected=True)
+        self._pass_gaps()
+
+    def _pass_gaps(self) -> None:
+        """Offsets at a partition's end that hold no record (a transaction's markers) are passed."""
+        consumer = self._consumer
+        assert consumer is not None
+        assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
+        for tp, partition in self._partitions.items():
+            state = assignment.state_value(tp) if assignment is not None else None
+            if state is not None and state.has_valid_position and partition.mark.reach(state.position):
+                self._settled.set()
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    """Leaves the group. Where no broker answers, the connections are closed all the same."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await consumer.stop()
+    except TimeoutError:
+        coordinator = consumer._coordinator
+        await coordinator._stop_heartbeat_task()
+        await coordinator._stop_commit_offsets_refresh_task()
+        await consumer._fetcher.close()
+        await consumer._client.close()
