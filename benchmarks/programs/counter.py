@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from typing import cast
 
 import httptools
 import uvloop
@@ -11,8 +12,7 @@ calls = 0
 
 class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no instance of it
         self.parser = httptools.HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:
