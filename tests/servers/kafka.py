@@ -1,4 +1,7 @@
-"""A real Apache Kafka in a process of its own, from Maven's jars, kept outside the checkout."""
+"""A real Apache Kafka in a process of its own, from Maven's jars, kept outside the checkout; and the embedded broker.
+
+Tests share a broker by a fixture of their module's scope, with topics and groups of their own.
+"""
 
 import asyncio
 import fcntl
@@ -16,6 +19,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 from servers.ports import free_port
+
+from kubeirq.brokers import kafka_broker
 
 VERSION = "4.1.1"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kubeirq" / f"kafka-{VERSION}"
@@ -147,6 +152,14 @@ class Kafka:
                 )
             )
         )
+
+
+@asynccontextmanager
+async def embedded_kafka() -> AsyncIterator[str]:
+    """The address of the broker that comes along with the fabric on one machine, on data of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with kafka_broker(Path(folder)) as broker:
+            yield broker.address
 
 
 @asynccontextmanager

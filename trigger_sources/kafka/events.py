@@ -1,5 +1,6 @@
 """Pure: the event that a Kafka record is."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,10 @@ from trigger_sources.events import STRUCTURED, Event, InvalidEvent, event_from_a
 RECORD_TYPE = "dev.kubeirq.kafka.record"
 Headers = Sequence[tuple[str, bytes]]
 _YEAR_10000 = 253_402_300_800_000
-_JSON_STARTS = frozenset(b'{["0123456789-tfn')
+_JSON_STARTS = frozenset(b'{["')
+_JSON_ENDS = frozenset(b'}]" \t\r\n')
+_JSON_SCALAR = re.compile(rb"(true|false|null|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?)\s*")
+_LONGEST_SCALAR_BYTES = 64
 
 
 def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
@@ -48,7 +52,7 @@ def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
         _add_headers(extensions, named)
     data: bytes | None = record.value
     if content_type is None and data:
-        content_type = "application/json" if data[0] in _JSON_STARTS else "application/octet-stream"
+        content_type = "application/json" if _looks_like_json(data) else "application/octet-stream"
     return Event(
         f"{id_prefix}{record.offset}", source, RECORD_TYPE, data, content_type, None,
         f"partition:{record.partition}#{record.offset}", rfc3339(record.timestamp), extensions,
@@ -73,6 +77,13 @@ def rfc3339(milliseconds: int) -> str | None:
 @lru_cache(16)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _looks_like_json(data: bytes) -> bool:
+    """By its first and last byte: no payload is parsed that nothing asks for."""
+    if data[0] in _JSON_STARTS:
+        return data[-1] in _JSON_ENDS
+    return len(data) <= _LONGEST_SCALAR_BYTES and _JSON_SCALAR.fullmatch(data) is not None
 
 
 def _is_structured(content_type: str | None) -> bool:
