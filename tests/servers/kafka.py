@@ -30,6 +30,8 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0
 <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version>
 </dependency></dependencies></project>
 """
+SASL_USER = "kubeirq"
+SASL_PASSWORD = "open-sesame"
 LOGGING = """Configuration:
   Appenders:
     Console: {name: STDOUT, PatternLayout: {Pattern: "%d %p %m%n"}}
@@ -76,7 +78,13 @@ class Kafka:
     folder: Path
     port: int
     controller_port: int
+    sasl_port: int
+    sasl: str | None = None  # the mechanism of the second listener
     process: asyncio.subprocess.Process | None = None
+
+    @property
+    def sasl_bootstrap(self) -> str:
+        return f"127.0.0.1:{self.sasl_port}"
 
     @property
     def bootstrap(self) -> str:
@@ -93,6 +101,7 @@ class Kafka:
             self._configure()
             formatting = await asyncio.create_subprocess_exec(
                 program, *arguments, "kafka.tools.StorageTool", "format", "-t", "A" * 22, "-c", properties,
+                *self._scram(),
                 stdout=subprocess.DEVNULL,
             )  # fmt: skip
             assert await formatting.wait() == 0
@@ -128,7 +137,25 @@ class Kafka:
             await admin.close()
         return True
 
+    def _scram(self) -> list[str]:
+        if self.sasl is None or not self.sasl.startswith("SCRAM"):
+            return []
+        return ["--add-scram", f"{self.sasl}=[name={SASL_USER},password={SASL_PASSWORD}]"]
+
+    def _sasl_lines(self) -> list[str]:
+        if self.sasl is None:
+            return []
+        plain, scram = "plain.PlainLoginModule", "scram.ScramLoginModule"
+        module = f"org.apache.kafka.common.security.{plain if self.sasl == 'PLAIN' else scram}"
+        user = f' user_{SASL_USER}="{SASL_PASSWORD}"' if self.sasl == "PLAIN" else ""
+        return [
+            f"sasl.enabled.mechanisms={self.sasl}",
+            f"listener.name.sasl.{self.sasl.lower()}.sasl.jaas.config={module} required{user};",
+        ]
+
     def _configure(self) -> None:
+        sasl = f",SASL://127.0.0.1:{self.sasl_port}" if self.sasl else ""
+        controller = f"CONTROLLER://127.0.0.1:{self.controller_port}"
         (self.folder / "log4j2.yaml").write_text(LOGGING)
         (self.folder / "server.properties").write_text(
             "\n".join(
@@ -136,10 +163,11 @@ class Kafka:
                     "process.roles=broker,controller",
                     "node.id=1",
                     f"controller.quorum.voters=1@127.0.0.1:{self.controller_port}",
-                    f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
-                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}",
+                    f"listeners=PLAINTEXT://127.0.0.1:{self.port},{controller}{sasl}",
+                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}{sasl}",
                     "controller.listener.names=CONTROLLER",
-                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT",
+                    *self._sasl_lines(),
                     f"log.dirs={self.folder}/data",
                     "offsets.topic.replication.factor=1",
                     "offsets.topic.num.partitions=1",
@@ -163,10 +191,10 @@ async def embedded_kafka() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def apache_kafka() -> AsyncIterator[Kafka]:
-    """A running broker, stopped by pid at the end, whatever happened."""
+async def apache_kafka(*, sasl: str | None = None) -> AsyncIterator[Kafka]:
+    """A running broker, stopped by pid at the end, whatever happened. `sasl`: with a listener of that mechanism too."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Kafka(Path(folder), free_port(), free_port())
+        found = Kafka(Path(folder), free_port(), free_port(), free_port(), sasl)
         try:
             await found.start()
             yield found

@@ -541,13 +541,21 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """Leaves the group. Where no broker answers, the connections are closed all the same."""
-    try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await consumer.stop()
-    except TimeoutError:
-        coordinator = consumer._coordinator
-        await coordinator._stop_heartbeat_task()
-        await coordinator._stop_commit_offsets_refresh_task()
-        await consumer._fetcher.close()
-        await consumer._client.close()
+    """Leaves the group. Where no broker answers, tasks and connections are closed all the same."""
+    # A task of its own: while no broker answers, `stop` ends with the CancelledError of a fetch that it cancelled itself
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.wait({stopping}, timeout=_CLOSE_SECONDS)
+    if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
+        return
+    stopping.cancel()
+    coordinator, fetches = consumer._coordinator, list(consumer._fetcher._pending_tasks)
+    for fetch in fetches:
+        fetch.cancel()
+    await asyncio.gather(
+        stopping,
+        *fetches,
+        coordinator._stop_heartbeat_task(),
+        coordinator._stop_commit_offsets_refresh_task(),
+        consumer._client.close(),
+        return_exceptions=True,
+    )

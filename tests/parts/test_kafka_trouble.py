@@ -1,0 +1,212 @@
+"""What goes wrong at a real Apache Kafka: retention, transactions, killed brokers, vanished topics, wrong passwords."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from servers.kafka import SASL_PASSWORD, SASL_USER, Kafka, apache_kafka, committed_and_ends, create_topic
+
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.source import SourceError
+from trigger_sources.testing import StandInContext
+
+DONE = Outcome("delivered")
+Generator = AsyncGenerator[Sequence[Delivery], None]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kafka() -> AsyncIterator[Kafka]:
+    async with apache_kafka() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def topic(kafka: Kafka) -> str:
+    name = f"t-{uuid4().hex[:8]}"
+    await create_topic(kafka.bootstrap, name, 1)
+    return name
+
+
+def trigger(kafka: Kafka, topic: str, **spec: Any) -> KafkaTrigger:
+    fields = {"function": "f", "brokers": [kafka.bootstrap], "topics": [topic], "group": f"g-{topic}", **spec}
+    return KafkaTrigger.model_validate(fields)
+
+
+def reading(source: KafkaTrigger, context: StandInContext) -> Any:
+    return aclosing(source.deliveries(context))  # type: ignore[type-var]
+
+
+async def produce(kafka: Kafka, topic: str, numbers: Sequence[int]) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for number in numbers:
+            await producer.send_and_wait(topic, b"%d" % number, partition=0)
+
+
+async def take(generator: Generator, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            found += await anext(generator)
+    return found
+
+
+async def until(happened: Callable[[], bool], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not happened():
+            await asyncio.sleep(0.02)
+
+
+async def until_committed(kafka: Kafka, topic: str, offset: int) -> None:
+    async with asyncio.timeout(30):
+        while (await committed_and_ends(kafka.bootstrap, f"g-{topic}", topic))[0] != {0: offset}:
+            await asyncio.sleep(0.1)
+
+
+def offsets(deliveries: Sequence[Delivery]) -> list[int]:
+    return [int((delivery.position or "").rpartition("/")[2]) for delivery in deliveries]
+
+
+async def test_transactions_leave_gaps_that_are_passed_and_what_was_aborted_did_not_happen(
+    kafka: Kafka, topic: str
+) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=topic) as producer:
+        for number, aborted in ((1, False), (2, True), (3, False)):
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, b"%d" % number, partition=0)
+            await (producer.abort_transaction() if aborted else producer.commit_transaction())
+    async with reading(trigger(kafka, topic), StandInContext()) as generator:
+        taken = await take(generator, 2)
+        assert [delivery.event.data for delivery in taken] == [b"1", b"3"]
+        assert offsets(taken) == [0, 4]
+        for delivery in reversed(taken):
+            await delivery.settle(DONE)
+        pump = asyncio.create_task(take(generator, 1))
+        await until_committed(kafka, topic, 6)  # after the last transaction's marker
+        await produce(kafka, topic, [4])
+        assert offsets(await pump) == [6]
+
+
+async def test_what_retention_took_is_counted(kafka: Kafka, topic: str) -> None:
+    await produce(kafka, topic, range(10))
+    context = StandInContext()
+    async with reading(trigger(kafka, topic), context) as generator:
+        taken = await take(generator, 10)
+        for delivery in taken[:3]:
+            await delivery.settle(DONE)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=8)})
+    await admin.close()
+    async with reading(trigger(kafka, topic), context) as generator:
+        assert offsets(await take(generator, 2)) == [8, 9]
+    assert context.lost == [(5, "Retention")]
+
+
+async def test_a_broker_that_is_killed_and_started_again_is_gone_on_with(topic: str) -> None:
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(4))
+        context = StandInContext()
+        taken: list[Delivery] = []
+
+        async def pump(generator: Generator) -> None:
+            async for deliveries in generator:
+                taken.extend(deliveries)
+
+        async with reading(trigger(kafka, topic), context) as generator:
+            pumping = asyncio.create_task(pump(generator))
+            await until(lambda: len(taken) == 4)
+            await taken[0].settle(DONE)
+            await kafka.kill()
+            await until(lambda: not context.reports[-1][0])
+            assert context.reports[-1][1] == "NotConnected"
+            await taken[1].settle(DONE)
+            await kafka.start()
+            await until(lambda: context.reports[-1][0])
+            await produce(kafka, topic, [4])
+            await until(lambda: f"{topic}/0/4" in {delivery.position for delivery in taken})
+            # What was settled does not come again, also though the commit of the second one found no broker
+            assert not {f"{topic}/0/0", f"{topic}/0/1"} & {delivery.position for delivery in taken[4:]}
+            newest = {delivery.position: delivery for delivery in taken}
+            for delivery in list(newest.values())[2:]:
+                await delivery.settle(DONE)
+            await until_committed(kafka, topic, 5)
+            context.stopping.set()
+            await pumping
+
+
+async def test_a_source_is_closed_in_time_while_no_broker_answers(topic: str) -> None:
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(2))
+        generator: Any = trigger(kafka, topic).deliveries(StandInContext())
+        (first, *_) = await take(generator, 2)
+        await kafka.kill()
+        await first.settle(DONE)
+        began = time.monotonic()
+        await generator.aclose()
+        assert time.monotonic() - began < 5
+
+
+async def test_a_topic_that_vanishes_is_a_condition_and_one_that_comes_again_is_read_from_its_beginning(
+    kafka: Kafka, topic: str
+) -> None:
+    await produce(kafka, topic, range(3))
+    context = StandInContext()
+    taken: list[Delivery] = []
+
+    async def pump(generator: Generator) -> None:
+        async for deliveries in generator:
+            taken.extend(deliveries)
+            for delivery in deliveries:
+                await delivery.settle(DONE)
+
+    async with reading(trigger(kafka, topic), context) as generator:
+        pumping = asyncio.create_task(pump(generator))
+        await until(lambda: len(taken) == 3)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        await admin.start()
+        await admin.delete_topics([topic])
+        await admin.close()
+        await until(lambda: context.reports[-1] == (False, "TopicMissing", missing(topic)))
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, [7])
+        await until(lambda: context.reports[-1][0])
+        await until(lambda: taken[-1].event.data == b"7")
+        context.stopping.set()
+        await pumping
+
+
+def missing(topic: str) -> str:
+    return f"spec.topics: no topic '{topic}'; create it, or set createTopics"
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+async def test_a_name_and_its_password_open_the_broker_and_a_wrong_one_is_said(mechanism: str) -> None:
+    async with apache_kafka(sasl=mechanism) as kafka:
+        sasl = {"mechanism": mechanism, "username": SASL_USER, "password": {"name": "kafka", "key": "password"}}
+        source = KafkaTrigger.model_validate(
+            {
+                "function": "f",
+                "brokers": [kafka.sasl_bootstrap],
+                "topics": ["t"],
+                "createTopics": True,
+                "security": {"sasl": sasl},
+            }
+        )
+        context = StandInContext(secrets={("kafka", "password"): SASL_PASSWORD})
+        await source.prepare(context)
+        await produce(kafka, "t", [1])
+        async with reading(source, context) as generator:
+            assert len(await take(generator, 1)) == 1
+        with pytest.raises(SourceError, match=str(kafka.sasl_bootstrap)):
+            await source.prepare(StandInContext(secrets={("kafka", "password"): "wrong"}))
