@@ -542,7 +542,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
     """Leaves the group. Where no broker answers, tasks and connections are closed all the same."""
-    # A task of its own: while no broker answers, `stop` ends with the CancelledError of a fetch that it cancelled itself
+    # A task of its own: while no broker answers, `stop` ends with the CancelledError of a fetch that it cancelled
     stopping = asyncio.create_task(consumer.stop())
     await asyncio.wait({stopping}, timeout=_CLOSE_SECONDS)
     if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
