@@ -1207,11 +1207,7 @@ def _protocol_class():
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                # no other protocol is spoken: it was taken as it is, and what follows is a request again
-                self.parser = httptools.HttpRequestParser(self)
-                rest = data[upgrade.args[0] :]
-                if rest:
-                    self.data_received(rest)
+                self.parse_again(data[upgrade.args[0] :])
             except httptools.HttpParserCallbackError:
                 import traceback
 
@@ -1225,6 +1221,17 @@ def _protocol_class():
                         self.refuse(431, b"the header is too large\n")
                     else:
                         self.refuse(400, b"more framing than body\n")
+
+        def parse_again(self, rest):
+            """No other protocol is spoken. The parser leaves out the body of who asks for one: it gets the head anew."""
+            if self.is_broken:
+                return
+            left_out = ("upgrade", "connection", "http2-settings")
+            lines = [f"{name}: {value}" for name, value in self.headers.items() if name not in left_out]
+            method = self.parser.get_method().decode("latin-1")
+            head = "\r\n".join([f"{method} {self.target.decode('latin-1')} HTTP/1.1", *lines, "", ""])
+            self.parser = httptools.HttpRequestParser(self)
+            self.data_received(head.encode("latin-1") + rest)
 
         # the parser's side
 
@@ -1255,7 +1262,7 @@ def _protocol_class():
             length = headers.get("content-length")
             size = len(self.target)
             for name, value in headers.items():
-                size += len(name) + len(value)
+                size += len(name) + len(value) + len(": \r\n")
             if size > HEADER_LIMIT:
                 self.refuse(431, b"the header is too large\n")
             elif length is not None and "transfer-encoding" in headers:
@@ -1292,6 +1299,8 @@ def _protocol_class():
             parser = self.parser
             headers = self.headers
             method = parser.get_method().decode("latin-1")
+            if parser.should_upgrade() and method != "CONNECT":
+                return  # parse_again follows
             request = Request(method, self.target.decode("latin-1"), headers, body)
             keep = parser.should_keep_alive()
             if "connection" in headers and keep and parser.get_http_version() == "1.0":
