@@ -1223,7 +1223,7 @@ def _protocol_class():
                         self.refuse(400, b"more framing than body\n")
 
         def parse_again(self, rest):
-            """No other protocol is spoken. The parser leaves out the body of who asks for one: it gets the head anew."""
+            """No other protocol is spoken. The parser leaves out the body of who asks for one: the head is fed anew."""
             if self.is_broken:
                 return
             left_out = ("upgrade", "connection", "http2-settings")
