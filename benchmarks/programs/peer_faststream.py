@@ -5,9 +5,15 @@ Usage: peer_faststream.py kafka|nats ADDRESS NAME URL
 
 import asyncio
 import sys
+from typing import Any
 
 import aiohttp
 import uvloop
+
+
+async def raw(message: Any) -> Any:
+    """In place of the decoder that reads JSON: the body goes on as it came."""
+    return message.body
 
 
 async def main() -> None:
@@ -16,7 +22,7 @@ async def main() -> None:
         from faststream import AckPolicy
         from faststream.kafka import KafkaBroker
 
-        broker = KafkaBroker(address)
+        broker = KafkaBroker(address, decoder=raw, logger=None)
         subscribe = broker.subscriber(
             name, group_id=f"faststream-{name}", auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR,
             session_timeout_ms=6000,
@@ -24,7 +30,7 @@ async def main() -> None:
     else:
         from faststream.nats import JStream, NatsBroker, PullSub
 
-        broker = NatsBroker(address)
+        broker = NatsBroker(address, decoder=raw, logger=None)
         subscribe = broker.subscriber(
             name, stream=JStream(name, declare=False), durable=f"faststream-{name}", pull_sub=PullSub(batch_size=100)
         )
