@@ -73,8 +73,11 @@ class Context(Protocol):
     function: str  # the function's name, or the URL's host for a plain URL
     replica: str  # this process, stable while it lives
     stopping: asyncio.Event  # set when no more is wanted; what a read still brings will be settled `returned`
-    state: State
     defaults: Mapping[str, Sequence[str]]  # addresses where the spec names none, by kind: "kafka", "nats"
+
+    @property
+    def state(self) -> State:
+        """This trigger's own."""
 
     @property
     def limit(self) -> int:
