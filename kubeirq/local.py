@@ -114,9 +114,9 @@ async def serve(
                     "fabric is running",
                     extra={"http": fabric.http_address, "metrics": address, "state": str(state)},
                 )
-                _notify("READY=1")
                 reload = asyncio.Event()
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
+                _notify("READY=1")
                 async with _beside(_reloading_when(reload, fabric, paths, secrets, grace_seconds)):
                     await _until_told_to_stop(
                         fabric, grace_seconds, lambda text: log.info("fabric stops", extra={"waits": text})
@@ -191,10 +191,7 @@ async def _until_told_to_stop(fabric: Fabric, grace_seconds: float, say: Callabl
         loop.add_signal_handler(number, tell)
     await told.wait()
     _notify("STOPPING=1")
-    say(
-        f"stopping: {fabric.held} events are under way; they have {grace_seconds:g} s, the rest goes back"
-        " (once more to hurry)"
-    )
+    say(_stopping_text(fabric.held, grace_seconds))
     draining = asyncio.create_task(fabric.stop(grace_seconds))
     hurry = asyncio.create_task(again.wait())
     await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -202,6 +199,13 @@ async def _until_told_to_stop(fabric: Fabric, grace_seconds: float, say: Callabl
         fabric.hurry()
     await draining
     hurry.cancel()
+
+
+def _stopping_text(held: int, grace_seconds: float) -> str:
+    if held == 0:
+        return "stopping: nothing is under way"
+    events = "1 event is" if held == 1 else f"{held} events are"
+    return f"stopping: {events} under way; {grace_seconds:g} s, then the rest goes back (once more to hurry)"
 
 
 async def _reloading(

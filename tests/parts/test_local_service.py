@@ -1,0 +1,94 @@
+"""`kubeirq serve` under systemd, and a function under the debugger."""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from servers.fabric import fabric, manifest
+from servers.ports import free_port
+
+SOURCE = "def handler(event, context):\n    return {'version': VERSION}\n"
+
+
+def resources(version: str, path: str = "/web") -> list[dict[str, Any]]:
+    inline = {"inline": SOURCE.replace("VERSION", version)}
+    return [manifest("Function", "f", source=inline), manifest("HTTPTrigger", "web", function="f", path=path)]
+
+
+def write(folder: Path, *documents: dict[str, Any]) -> None:
+    (folder / "resources.yaml").write_text("\n---\n".join(json.dumps(document) for document in documents))
+
+
+async def version(port: int, path: str = "/web") -> Any:
+    async with aiohttp.ClientSession() as session, session.post(f"http://127.0.0.1:{port}{path}", data=b"") as answer:
+        return (await answer.json()).get("version") if answer.status == 200 else answer.status
+
+
+async def until_version(wanted: Any, port: int, path: str = "/web") -> None:
+    async with asyncio.timeout(20):
+        while await version(port, path) != wanted:
+            await asyncio.sleep(0.05)
+
+
+async def test_the_service_manager_is_told_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        loop = asyncio.get_running_loop()
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        async with fabric(tmp_path / "r", tmp_path / "state", manifests=resources("1"), env=environment) as it:
+            async with asyncio.timeout(20):
+                assert await loop.sock_recv(manager, 100) == b"READY=1"
+            assert await it.stop() == 0
+            async with asyncio.timeout(5):
+                assert await loop.sock_recv(manager, 100) == b"STOPPING=1"
+
+
+async def test_a_hangup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    port, folder = free_port(), tmp_path / "r"
+    async with fabric(folder, tmp_path / "state", http_port=port, manifests=resources("1")) as it:
+        await until_version(1, port)
+        write(folder, *resources("2", "/other"))
+        assert await version(port) == 1, "it changes when it is asked to"
+        assert it.process is not None
+        it.process.send_signal(signal.SIGHUP)
+        await until_version(2, port, "/other")
+        write(folder, manifest("Function", "f", sorce={}))
+        it.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(10):
+            while "not reloaded" not in it.log.read_text():
+                await asyncio.sleep(0.02)
+        assert "sorce" in it.log.read_text()
+        assert await version(port, "/other") == 2
+
+
+async def test_a_function_under_the_debugger_answers_it_and_its_events(tmp_path: Path) -> None:
+    folder, state, port = tmp_path / "r", tmp_path / "state", free_port()
+    folder.mkdir()
+    write(folder, *resources("1"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kubeirq", "dev", str(folder), "--state", str(state), "--http-port", str(port),
+        "--debug", "f", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(40):
+            while b"debug f: " not in (line := await process.stdout.readline()):
+                assert line, "it ended"
+            await until_version(1, port)
+            host, _, debug_port = line.decode().split()[-1].partition(":")
+            reader, writer = await asyncio.open_connection(host, int(debug_port))
+            body = json.dumps({"seq": 1, "type": "request", "command": "initialize", "arguments": {"adapterID": "x"}})
+            writer.write(f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            found = await reader.readuntil(b'"initialize"')
+            assert b"Content-Length" in found
+            writer.close()
+            await writer.wait_closed()
+    finally:
+        process.terminate()
+        await process.communicate()
