@@ -6,6 +6,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,15 @@ class Figures:
 
     per_second: float
     cpu_us: float  # CPU microseconds for each request or event, of the process under test and its children
-    memory_mb: float  # resident at the end, of the same processes
+    memory: "Memory"  # at the end, of the same processes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of several processes. A fork shares most pages with its parent: resident counts them for each, own once."""
+
+    resident_mb: float
+    own_mb: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Row:
     contestants: Sequence[Contestant]
     goals: Mapping[str, float]
     by_cpu: bool = False  # compare CPU for each request (theirs / ours) instead of rates
-    memory_goal_mb: float | None = None
+    memory_goal_mb: float | None = None  # of own memory
 
 
 def compare(row: Row, rounds: int) -> bool:
@@ -50,16 +59,18 @@ def compare(row: Row, rounds: int) -> bool:
     figures: dict[str, list[Figures]] = {contestant.name: [] for contestant in row.contestants}
     for number in range(rounds):
         for contestant in row.contestants:
-            print(f"  {row.title}: round {number + 1} of {rounds}, {contestant.name}" + " " * 20, end="\r", flush=True)
+            _progress(f"  {row.title}: round {number + 1} of {rounds}, {contestant.name}")
             figures[contestant.name].append(contestant.run())
-    print(" " * 100, end="\r")
-    print(f"{row.title}\n  {'':28}{'per second':>12}{'CPU µs each':>13}{'MB':>7}   ratio (min to max), goal")
+    _progress("")
+    print(row.title)
+    print(f"  {'':28}{'per second':>12}{'CPU µs each':>13}{'RSS MB':>8}{'PSS MB':>8}   ratio (min to max), goal")
     ours = figures[row.contestants[0].name]
     met = True
     for contestant in row.contestants:
         theirs = figures[contestant.name]
         line = f"  {contestant.name:28}{_median(f.per_second for f in theirs):>12,.0f}"
-        line += f"{_median(f.cpu_us for f in theirs):>13.1f}{_median(f.memory_mb for f in theirs):>7.0f}"
+        line += f"{_median(f.cpu_us for f in theirs):>13.1f}{_median(f.memory.resident_mb for f in theirs):>8.0f}"
+        line += f"{_median(f.memory.own_mb for f in theirs):>8.0f}"
         if theirs is not ours:
             if row.by_cpu:
                 ratios = [t.cpu_us / o.cpu_us for o, t in zip(ours, theirs, strict=True)]
@@ -72,7 +83,7 @@ def compare(row: Row, rounds: int) -> bool:
                 line += f", goal {goal:g}x: {'met' if ratio >= goal else 'NOT MET'}"
                 met = met and ratio >= goal
         elif row.memory_goal_mb is not None:
-            fits = _median(f.memory_mb for f in theirs) <= row.memory_goal_mb
+            fits = _median(f.memory.own_mb for f in theirs) <= row.memory_goal_mb
             line += f"   goal ≤ {row.memory_goal_mb:g} MB: {'met' if fits else 'NOT MET'}"
             met = met and fits
         print(line)
@@ -118,14 +129,17 @@ def cpu_seconds(of: psutil.Process) -> float:
     return total
 
 
-def memory_mb(of: psutil.Process) -> float:
-    total = 0
+def memory(of: psutil.Process) -> Memory:
+    """Of a process and its children."""
+    resident = own = 0
     for member in _family(of):
         try:
-            total += member.memory_info().rss
+            found = member.memory_full_info()
         except psutil.NoSuchProcess:
             continue
-    return total / 1e6
+        resident += found.rss
+        own += getattr(found, "pss", found.uss)  # only Linux tells the proportional one
+    return Memory(resident / 1e6, own / 1e6)
 
 
 def free_port() -> int:
@@ -159,13 +173,13 @@ def measured(of: psutil.Process, count: Callable[[], int], total: int, seconds: 
     while count() < total / 10:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{count()} of {total} events arrived within a minute")
-        time.sleep(0.01)
+        time.sleep(0.05)
     first, started, cpu = count(), time.monotonic(), cpu_seconds(of)
     while (now := count()) < total * 0.95 and time.monotonic() - started < seconds:
-        time.sleep(0.02)
+        time.sleep(0.1)  # asking costs CPU too
     took = time.monotonic() - started
     events = max(1, now - first)
-    return Figures(events / took, (cpu_seconds(of) - cpu) / events * 1e6, memory_mb(of))
+    return Figures(events / took, (cpu_seconds(of) - cpu) / events * 1e6, memory(of))
 
 
 def loaded(command: Sequence[str]) -> Mapping[str, float]:
@@ -173,6 +187,11 @@ def loaded(command: Sequence[str]) -> Mapping[str, float]:
     pinned = ["taskset", "-c", str(CLIENT_CORE), *command] if shutil.which("taskset") else list(command)
     found: Mapping[str, float] = json.loads(subprocess.run(pinned, cwd=ROOT, check=True, capture_output=True).stdout)
     return found
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"{text:<110}", end="\r", file=sys.stderr, flush=True)
 
 
 def _family(of: psutil.Process) -> list[psutil.Process]:

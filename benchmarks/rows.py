@@ -16,13 +16,14 @@ from benchmarks.measure import (
     SERVER_CORE,
     Contestant,
     Figures,
+    Memory,
     Row,
     cpu_seconds,
     free_port,
     get,
     loaded,
     measured,
-    memory_mb,
+    memory,
     process,
     wait_for_port,
 )
@@ -41,7 +42,8 @@ def client() -> Row:
         with process([PYTHON, str(PROGRAMS / "counter.py"), str(port)], SERVER_CORE):
             wait_for_port(port)
             found = loaded(_load(name, port))
-        return Figures(found["done"] / found["seconds"], found["cpu_seconds"] / found["done"] * 1e6, found["memory_mb"])
+        used = Memory(found["resident_mb"], found["own_mb"])
+        return Figures(found["done"] / found["seconds"], found["cpu_seconds"] / found["done"] * 1e6, used)
 
     return Row(
         "HTTP client, 32 in flight",
@@ -62,7 +64,7 @@ def runtime() -> Row:
             found = loaded(_load("ours", port))
             # the warm-up of a tenth of the time is in the CPU figure of all contestants alike
             used = (cpu_seconds(server) - before) * found["seconds"] / (found["seconds"] + 0.3)
-            return Figures(found["done"] / found["seconds"], used / found["done"] * 1e6, memory_mb(server))
+            return Figures(found["done"] / found["seconds"], used / found["done"] * 1e6, memory(server))
 
     theirs = peers.python()
     return Row(

@@ -5,8 +5,12 @@ import json
 import resource
 import sys
 import time
+from dataclasses import asdict
 
+import psutil
 import uvloop
+
+from benchmarks.measure import memory
 
 BODY = json.dumps(
     {"id": "evt-00000001", "type": "order.created", "data": {"user": "alice", "note": "x" * 110}}
@@ -64,7 +68,7 @@ async def main() -> None:
                 "done": done,
                 "seconds": time.monotonic() - started,
                 "cpu_seconds": _cpu() - before,
-                "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+                **asdict(memory(psutil.Process())),
             }
         )
     )
