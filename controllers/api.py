@@ -1,0 +1,140 @@
+"""The API server, as the controllers use it: objects are plain dicts, writes are server-side applies of one manager."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, ApiException, Configuration
+
+Object = dict[str, Any]
+
+FIELD_MANAGER = "kubeirq"
+_PAGE = 500
+_IRREGULAR = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
+
+
+class Refused(Exception):
+    """The API server said no. `status` is HTTP's; the text is the server's own."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@asynccontextmanager
+async def api() -> AsyncIterator["Api"]:
+    """The cluster that this process runs in, or the kubeconfig's ($KUBECONFIG). Raises ConfigException for neither."""
+    configuration = Configuration()
+    await config.load_config(client_configuration=configuration)
+    async with ApiClient(configuration) as client:
+        yield Api(client)
+
+
+class Api:
+    """A thin layer over the client: paths from kinds, dicts in and out, errors as Refused."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
+        try:
+            return await self.request("GET", path_of(api_version, kind, namespace, name))
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Object]:
+        """All of them, page by page. A label with an empty value: whoever has it."""
+        found: list[Object] = []
+        query = [("limit", str(_PAGE))]
+        if labels:
+            query.append(
+                ("labelSelector", ",".join(f"{key}={value}" if value else key for key, value in labels.items()))
+            )
+        token = ""
+        while True:
+            page = await self.request(
+                "GET", path_of(api_version, kind, namespace), query=[*query, *([("continue", token)] if token else [])]
+            )
+            # a list's items leave out what the list says of all of them
+            found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return found
+
+    async def apply(self, wanted: Mapping[str, Any], *, part: str = "") -> Object:
+        """Makes the object, or its subresource `part`, have these fields; others' fields are left alone."""
+        metadata = wanted["metadata"]
+        path = path_of(wanted["apiVersion"], wanted["kind"], metadata.get("namespace"), metadata["name"])
+        return await self.request(
+            "PATCH",
+            f"{path}/{part}" if part else path,
+            body=wanted,
+            query=[("fieldManager", FIELD_MANAGER), ("force", "true")],
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def delete(self, found: Mapping[str, Any]) -> None:
+        """Removes this very object, in the background; that it is gone already is no fault."""
+        metadata = found["metadata"]
+        body: Object = {"propagationPolicy": "Background"}
+        if "uid" in metadata:
+            body["preconditions"] = {"uid": metadata["uid"]}
+        path = path_of(found["apiVersion"], found["kind"], metadata.get("namespace"), metadata["name"])
+        try:
+            await self.request("DELETE", path, body=body)
+        except Refused as refused:
+            if refused.status not in (404, 409):
+                raise
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Sequence[tuple[str, str]] = (),
+        content_type: str = "application/json",
+    ) -> Object:
+        """One exchange of JSON. Raises Refused, or what the transport raises."""
+        request = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list(query),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = await self._client.call_api(*request, _request_timeout=30)
+            text = await answer.read()
+        except ApiException as error:
+            raise Refused(error.status or 0, _message(error.body)) from None
+        if not 200 <= answer.status <= 299:
+            raise Refused(answer.status, _message(text))
+        found: Object = json.loads(text)
+        return found
+
+
+def path_of(api_version: str, kind: str, namespace: str | None, name: str | None = None) -> str:
+    """The address of a kind's collection or of one object, below the server's own."""
+    root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+    inside = f"/namespaces/{namespace}" if namespace else ""
+    return f"{root}{inside}/{plural_of(kind)}" + (f"/{name}" if name else "")
+
+
+def plural_of(kind: str) -> str:
+    return _IRREGULAR.get(kind, f"{kind.lower()}s")
+
+
+def _message(body: str | bytes | None) -> str:
+    text = body.decode(errors="replace") if isinstance(body, bytes) else body or ""
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:500]
