@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from watchfiles import DefaultFilter, awatch
-
 from kubeirq.admin import admin_api
 from kubeirq.children import free_port
 from kubeirq.display import Display, printable
@@ -216,6 +214,8 @@ async def _reloading(
     say: Callable[[str], None],
     grace_seconds: float,
 ) -> None:
+    from watchfiles import DefaultFilter, awatch  # `serve` has no need of it
+
     folders = {path if path.is_dir() else path.absolute().parent for path in paths}
     if secrets is not None:
         folders.add(secrets)

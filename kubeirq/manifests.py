@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from controllers.function import FunctionSpec
 from kubeirq.problems import Place, Problem, nearest, spec_problems
 from trigger_sources.filters import compile_filter
-from trigger_sources.registry import kinds
+from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import SecretRef
 
@@ -140,7 +140,7 @@ class _Reader:
             problem("a resource is a mapping with apiVersion, kind, metadata and spec")
             return
         kind, version = value.get("kind"), value.get("apiVersion")
-        known = _known_kinds()
+        known = kinds() | {"Function", "Secret", "ConfigMap"}
         if not isinstance(kind, str) or kind not in known:
             if isinstance(version, str) and version.startswith("kubeless.io/"):
                 problem("Kubeless' resources are not read as yet; write a kubeirq.dev/v1 one", "apiVersion")
@@ -148,10 +148,11 @@ class _Reader:
             text = "is needed" if kind is None else f"no kind {kind!r}"
             problem(text + nearest(str(kind), known), "kind")
             return
+        expected = _version_of(kind)
         if version is None:
-            problem(f"is needed: {known[kind]}", "apiVersion")
-        elif version != known[kind]:
-            problem(f"{version!r} is not the version of a {kind}; {known[kind]} is", "apiVersion")
+            problem(f"is needed: {expected}", "apiVersion")
+        elif version != expected:
+            problem(f"{version!r} is not the version of a {kind}; {expected} is", "apiVersion")
         for name in value:
             if name not in ("apiVersion", "kind", "metadata", "spec", "status", "data", "stringData", "type"):
                 problem(f"unknown field{nearest(str(name), ('apiVersion', 'kind', 'metadata', 'spec'))}", name)
@@ -187,7 +188,7 @@ class _Reader:
     def _spec(self, kind: str, name: str, value: Mapping[str, Any], problem: Any) -> Any:
         if kind in ("Secret", "ConfigMap"):
             return self._data(kind, value, problem)
-        model: type[BaseModel] = FunctionSpec if kind == "Function" else kinds()[kind]
+        model: type[BaseModel] = FunctionSpec if kind == "Function" else source_of(kind)
         spec = value.get("spec")
         if not isinstance(spec, dict):
             problem("is needed", "spec")
@@ -284,10 +285,11 @@ class _Reader:
         self.problems.append(Problem(resource.file, line, _dotted(whole), message))
 
 
-def _known_kinds() -> dict[str, str]:
-    """The apiVersion of every kind that is read."""
-    found = {"Function": f"kubeirq.dev/{VERSION}", "Secret": "v1", "ConfigMap": "v1"}
-    return found | {kind: f"{source.api_group}/{VERSION}" for kind, source in kinds().items()}
+def _version_of(kind: str) -> str:
+    """The apiVersion of a kind that is read."""
+    if kind in ("Secret", "ConfigMap"):
+        return "v1"
+    return f"{'kubeirq.dev' if kind == 'Function' else source_of(kind).api_group}/{VERSION}"
 
 
 class _Lines:

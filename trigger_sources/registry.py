@@ -12,20 +12,24 @@ class BrokenPlugin(Exception):
     """The plugin author's fault: an entry point that cannot be loaded or is no TriggerSource. Names it."""
 
 
+def kinds() -> frozenset[str]:
+    """The names of all trigger kinds. Nothing is loaded: a source brings its broker's client along."""
+    return frozenset(point.name for point in entry_points(group=GROUP))
+
+
 @cache
-def kinds() -> dict[str, type[TriggerSource]]:
-    """Every trigger kind by its name. Raises BrokenPlugin: a plugin that fails to load is never left out in silence."""
-    found: dict[str, type[TriggerSource]] = {}
-    for point in entry_points(group=GROUP):
-        try:
-            source = point.load()
-        except Exception as error:
-            raise BrokenPlugin(f"trigger kind {point.name!r}: {point.value} cannot be loaded: {error!r}") from error
-        if not (isinstance(source, type) and issubclass(source, TriggerSource)):
-            raise BrokenPlugin(f"trigger kind {point.name!r}: {point.value} is no TriggerSource")
-        if found.get(point.name, source) is not source:
-            raise BrokenPlugin(
-                f"trigger kind {point.name!r}: registered twice, by {found[point.name].__module__} and {point.value}"
-            )
-        found[point.name] = source
-    return found
+def source_of(kind: str) -> type[TriggerSource]:
+    """The class behind a kind. Raises KeyError for an unknown kind, BrokenPlugin for one that cannot be had."""
+    points = {point.value: point for point in entry_points(group=GROUP, name=kind)}
+    if not points:
+        raise KeyError(kind)
+    if len(points) > 1:
+        raise BrokenPlugin(f"trigger kind {kind!r}: registered twice, by {' and '.join(sorted(points))}")
+    ((value, point),) = points.items()
+    try:
+        source = point.load()
+    except Exception as error:
+        raise BrokenPlugin(f"trigger kind {kind!r}: {value} cannot be loaded: {error!r}") from error
+    if not (isinstance(source, type) and issubclass(source, TriggerSource)):
+        raise BrokenPlugin(f"trigger kind {kind!r}: {value} is no TriggerSource")
+    return source

@@ -11,34 +11,31 @@ import aiohttp
 import uvloop
 
 
-async def raw(message: Any) -> Any:
-    """In place of the decoder that reads JSON: the body goes on as it came."""
-    return message.body
-
-
 async def main() -> None:
     kind, address, name, url = sys.argv[1:]
     if kind == "kafka":
         from faststream import AckPolicy
-        from faststream.kafka import KafkaBroker
+        from faststream.kafka import KafkaBroker, KafkaMessage
 
-        broker = KafkaBroker(address, decoder=raw, logger=None)
+        kind_of_message: Any = KafkaMessage
+        broker = KafkaBroker(address, logger=None)
         subscribe = broker.subscriber(
             name, group_id=f"faststream-{name}", auto_offset_reset="earliest", ack_policy=AckPolicy.NACK_ON_ERROR,
             session_timeout_ms=6000,
         )  # fmt: skip
     else:
-        from faststream.nats import JStream, NatsBroker, PullSub
+        from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 
-        broker = NatsBroker(address, decoder=raw, logger=None)
+        kind_of_message = NatsMessage
+        broker = NatsBroker(address, logger=None)
         subscribe = broker.subscriber(
             name, stream=JStream(name, declare=False), durable=f"faststream-{name}", pull_sub=PullSub(batch_size=100)
         )
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         @subscribe
-        async def handle(message: bytes) -> None:
-            async with session.post(url, data=message, headers={"content-type": "application/json"}) as answer:
+        async def handle(message: kind_of_message) -> None:  # as its documentation shows it, for who wants the bytes
+            async with session.post(url, data=message.body, headers={"content-type": "application/json"}) as answer:
                 await answer.read()
                 assert answer.status < 300
 
