@@ -72,13 +72,14 @@ def compare(row: Row, rounds: int) -> bool:
         line += f"{_median(f.cpu_us for f in theirs):>13.1f}{_median(f.memory.resident_mb for f in theirs):>8.0f}"
         line += f"{_median(f.memory.own_mb for f in theirs):>8.0f}"
         if theirs is not ours:
-            if row.by_cpu:
-                ratios = [t.cpu_us / o.cpu_us for o, t in zip(ours, theirs, strict=True)]
-            else:
-                ratios = [o.per_second / t.per_second for o, t in zip(ours, theirs, strict=True)]
+            by_cpu = [t.cpu_us / o.cpu_us for o, t in zip(ours, theirs, strict=True)]
+            by_rate = [o.per_second / t.per_second for o, t in zip(ours, theirs, strict=True)]
+            ratios = by_cpu if row.by_cpu else by_rate
             ratio = statistics.median(ratios)
             goal = row.goals.get(contestant.name)
             line += f"   {ratio:.1f}x ({min(ratios):.1f} to {max(ratios):.1f})"
+            if not row.by_cpu:
+                line += f", CPU {statistics.median(by_cpu):.1f}x"
             if goal is not None:
                 line += f", goal {goal:g}x: {'met' if ratio >= goal else 'NOT MET'}"
                 met = met and ratio >= goal

@@ -47,8 +47,12 @@ def client() -> Row:
 
     return Row(
         "HTTP client, 32 in flight",
-        [Contestant("kubeirq", lambda: run("ours")), Contestant("aiohttp", lambda: run("aiohttp"))],
-        {"aiohttp": 8},
+        [
+            Contestant("kubeirq", lambda: run("ours")),
+            Contestant("aiohttp", lambda: run("aiohttp")),
+            Contestant("bytes alone, no client", lambda: run("bare")),
+        ],
+        {"aiohttp": 8, "bytes alone, no client": 0.5},
         by_cpu=True,
     )
 

@@ -6,6 +6,8 @@ import resource
 import sys
 import time
 from dataclasses import asdict
+from typing import cast
+from urllib.parse import urlsplit
 
 import psutil
 import uvloop
@@ -56,9 +58,33 @@ async def aiohttp(url: str, until: float, in_flight: int) -> int:
     return done
 
 
+async def bare(url: str, until: float, in_flight: int) -> int:
+    """Requests made beforehand, answers not looked at: the loop and the kernel alone, which every client pays."""
+    parts, loop, done = urlsplit(url), asyncio.get_running_loop(), 0
+    request = b"POST / HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n%b" % (
+        parts.netloc.encode(), HEADERS, len(BODY), BODY,
+    )  # fmt: skip
+
+    class Connection(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast("asyncio.Transport", transport)
+            self.transport.write(request)
+
+        def data_received(self, data: bytes) -> None:
+            nonlocal done
+            done += 1
+            self.transport.write(request)
+
+    connections = [await loop.create_connection(Connection, parts.hostname, parts.port) for _ in range(in_flight)]
+    await asyncio.sleep(until - time.monotonic())
+    for transport, _ in connections:
+        transport.abort()
+    return done
+
+
 async def main() -> None:
     client, url, seconds, in_flight = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
-    run = {"ours": ours, "aiohttp": aiohttp}[client]
+    run = {"ours": ours, "aiohttp": aiohttp, "bare": bare}[client]
     await run(url, time.monotonic() + 0.3, in_flight)  # imports and connections are not what is measured
     before, started = _cpu(), time.monotonic()
     done = await run(url, started + seconds, in_flight)
