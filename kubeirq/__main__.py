@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from kubeirq.commands.cluster import crds
 from kubeirq.commands.files import check, new, version
 from kubeirq.commands.running import dev, serve
 from kubeirq.commands.talking import call, dead_letters, describe, get, lanes, publish, resume, suspend
@@ -14,7 +15,22 @@ def commands() -> None:
     """Functions are the handlers, triggers are the interrupt lines: when an event occurs, a function runs."""
 
 
-for command in (dev, serve, check, new, call, publish, get, describe, dead_letters, lanes, suspend, resume, version):
+for command in (
+    dev,
+    serve,
+    check,
+    new,
+    call,
+    publish,
+    get,
+    describe,
+    dead_letters,
+    lanes,
+    suspend,
+    resume,
+    crds,
+    version,
+):
     commands.add_command(command)
 
 
