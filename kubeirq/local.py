@@ -16,10 +16,11 @@ from kubeirq.admin import admin_api
 from kubeirq.children import free_port
 from kubeirq.display import Display, printable
 from kubeirq.fabric import Fabric, Wanted
-from kubeirq.lifecycle_logs import JsonLines, NoticeHandler
+from kubeirq.lifecycle_logs import NoticeHandler
 from kubeirq.metrics_endpoint import metrics_endpoint
 from kubeirq.publish_hints import hints
 from kubeirq.wanted import Problems, wanted_from
+from trigger_sources.logs import JsonLines
 from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,11 @@ def kinds() -> frozenset[str]:
     return frozenset(point.name for point in entry_points(group=GROUP))
 
 
+def sources() -> dict[str, type[TriggerSource]]:
+    """Every class by its kind, loaded. Raises BrokenPlugin: a plugin that fails is never left out in silence."""
+    return {kind: source_of(kind) for kind in sorted(kinds())}
+
+
 @cache
 def source_of(kind: str) -> type[TriggerSource]:
     """The class behind a kind. Raises KeyError for an unknown kind, BrokenPlugin for one that cannot be had."""
