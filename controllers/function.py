@@ -72,6 +72,24 @@ class Source(Spec):
         return self
 
 
+class Scale(Spec):
+    """How many replicas a function has on a cluster. With max over min, as many as the load asks for."""
+
+    min: int = Field(1, ge=1, le=1_000)
+    max: int | None = Field(None, ge=1, le=1_000, description="Unset: min")
+    cpu_percent: int = Field(80, ge=1, le=1_000, description="Of resources.requests.cpu; above it replicas are added")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Scale":
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max: {self.max} is less than min, {self.min}")
+        return self
+
+    @property
+    def is_automatic(self) -> bool:
+        return self.max is not None and self.max > self.min
+
+
 class FunctionSpec(Spec):
     """A function: its code, its runtime, and how it is called."""
 
@@ -90,7 +108,7 @@ class FunctionSpec(Spec):
     env: list[Variable] = Field(default_factory=list)
     env_from: list[dict[str, Any]] = Field(default_factory=list)
     resources: dict[str, Any] = Field(default_factory=dict, description="As in a container")
-    scale: dict[str, Any] = Field(default_factory=dict)
+    scale: Scale = Field(default_factory=Scale, description="How many replicas; on one machine there is one")
     pod_template: dict[str, Any] = Field(default_factory=dict, description="Merged into the built pod, strategically")
 
     @field_validator("runtime")
@@ -113,6 +131,13 @@ class FunctionSpec(Spec):
     def _one_list_of_dependencies(self) -> "FunctionSpec":
         if self.dependencies is not None and self.dependencies_path is not None:
             raise ValueError("dependencies and dependenciesPath: one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _load_can_be_told(self) -> "FunctionSpec":
+        cpu = any("cpu" in (self.resources.get(part) or {}) for part in ("requests", "limits"))
+        if self.scale.is_automatic and not cpu:
+            raise ValueError("scale.max: resources.requests.cpu is needed with it: the load is a share of that")
         return self
 
     def named(self, name: str) -> "FunctionSpec":

@@ -1,4 +1,8 @@
-"""The catalogue of runtimes, as data: a version more is a line more."""
+"""The catalogue of runtimes, as data: a version more is a line more.
+
+The runtime image has a folder `/runtime/<name>` for each: `server.py`, and in `packages` what it imports. It is copied
+into a function's pod, so that any image of the language and version serves.
+"""
 
 from dataclasses import dataclass
 
@@ -9,12 +13,17 @@ class Runtime:
 
     name: str
     language: str
+    image: str
+    interpreter: str = "python3"
+    code_suffix: str = ".py"
+    dependencies_file: str = "requirements.txt"
 
 
 CATALOGUE = (
-    Runtime("python3.13", "python"),
-    Runtime("python3.12", "python"),
-    Runtime("python3.11", "python"),
+    Runtime("python3.13", "python", "python:3.13-slim"),
+    Runtime("python3.12", "python", "python:3.12-slim"),
+    Runtime("python3.11", "python", "python:3.11-slim"),
 )
 DEFAULT = CATALOGUE[0].name
 NAMES = tuple(runtime.name for runtime in CATALOGUE)
+BY_NAME = {runtime.name: runtime for runtime in CATALOGUE}

@@ -51,8 +51,8 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any], place: str = "spec
                 result.pop(name, None)
             else:
                 result[name] = merged(before if isinstance(before, Mapping) else {}, value, inside)
-        elif name in MERGE_KEYS and _is_list(value):
-            result[name] = _merged_list(before if _is_list(before) else [], value, MERGE_KEYS[name], inside)
+        elif name in MERGE_KEYS and isinstance(value, list):
+            result[name] = _merged_list(before or [], value, MERGE_KEYS[name], inside)
         else:
             result[name] = value
     return result
@@ -84,7 +84,3 @@ def _directive_of(patch: Mapping[str, Any], place: str) -> str:
     if directive not in ("merge", "replace", "delete"):
         raise BadPatch(f"{place}.{_DIRECTIVE}: {directive!r} is none of merge, replace, delete")
     return str(directive)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
