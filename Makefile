@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install run test unit parts faults check benchmark clean
+.PHONY: install run test unit parts faults api cluster check benchmark clean
 
 install: $(INSTALLED)
 
@@ -21,7 +21,7 @@ run: install
 test: install
 	$(BIN)/python tests/run.py
 
-unit parts faults: install
+unit parts faults api cluster: install
 	$(BIN)/python tests/run.py $@
 
 check: install

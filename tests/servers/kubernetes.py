@@ -6,6 +6,7 @@ Tests share a server by a fixture of their module's scope, with namespaces of th
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -177,11 +178,12 @@ class APIServer:
         await self.until("kube-controller-manager", "get", "serviceaccount", "default", "--namespace=default")
 
     async def run(self, program: str, *arguments: str) -> None:
-        """Starts it; it is stopped at the end."""
+        """Starts it, one of Kubernetes' or of the machine's; it is stopped at the end."""
+        environment = {**os.environ, "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}"}
         with (self.folder / f"{program}.log").open("ab") as log:
             self.processes[program] = await asyncio.create_subprocess_exec(
-                *MORTAL, *self.inside, str(self.programs / program), *arguments,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                *MORTAL, *self.inside, program, *arguments,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
             )  # fmt: skip
 
     async def until(self, program: str, *kubectl: str) -> None:

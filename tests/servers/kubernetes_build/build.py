@@ -57,6 +57,10 @@ def build(folder: Path) -> None:
     subprocess.run(one_binary, cwd=SOURCE, env=environment, check=True)
     for component in COMPONENTS:
         (folder / component).symlink_to("kube")
+    pause = ["go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(folder / "pause"), "./pause"]
+    subprocess.run(
+        pause, cwd=SOURCE, env={**environment, "CGO_ENABLED": "0"}, check=True
+    )  # its image holds nothing else
     for module in INSTALLED:
         subprocess.run(["go", "install", "-ldflags", "-s -w", module], cwd=folder, env=environment, check=True)
 
