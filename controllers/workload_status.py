@@ -51,7 +51,7 @@ def _ready(spec: FunctionSpec, deployment: Mapping[str, Any], pods: Sequence[Map
         return Condition("Ready", "False", "Starting", "the Deployment was written and not looked at yet")
     wanted = deployment.get("spec", {}).get("replicas", spec.scale.min)
     replicas, updated, ready = (counts.get(f"{kind}eplicas", 0) for kind in ("r", "updatedR", "readyR"))
-    if replicas == updated == ready == wanted:
+    if updated == replicas and ready >= min(wanted, spec.scale.min):  # those an autoscaler adds may take their time
         return Condition("Ready", "True", "Ready")
     pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     newest_first = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
