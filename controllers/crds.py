@@ -44,8 +44,12 @@ def crds() -> list[Schema]:
 
 
 def crd_of(kind: str) -> Schema:
-    """The definition of one kind, which is installed. Raises NotStructural, which names the kind and the field."""
-    model = _model_of(kind)
+    """The definition of a kind that is installed. Raises KeyError, BrokenPlugin, NotStructural."""
+    return definition_of(kind, _model_of(kind))
+
+
+def definition_of(kind: str, model: type[FunctionSpec] | type[TriggerSource]) -> Schema:
+    """The definition of a kind whose spec is `model`. Raises NotStructural, which names the kind and the field."""
     group = model.api_group if issubclass(model, TriggerSource) else GROUP
     plural = f"{kind.lower()}s"
     try:
