@@ -1,0 +1,60 @@
+"""`python -m controllers functions`: one controller as a process, configured by its environment."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+import uvloop
+from kubernetes.aio.config import ConfigException
+
+from controllers.api import api
+from controllers.functions import FunctionController
+from controllers.operator import operate
+from controllers.workload import Settings
+from trigger_sources.logs import JsonLines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m controllers", description=__doc__)
+    parser.add_argument("controller", choices=["functions"])
+    parser.add_argument("--namespace", help="watch this one only; otherwise all")
+    parser.add_argument("--liveness", metavar="URL", help="where /healthz answers, as http://0.0.0.0:8080/healthz")
+    arguments = parser.parse_args()
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        uvloop.run(_functions(arguments.namespace, arguments.liveness))
+    except (ValueError, ConfigException) as error:
+        print(f"controllers: {error}", file=sys.stderr)  # noqa: T201  for whoever started it by hand
+        return 1
+    return 0
+
+
+def settings_from(environment: Mapping[str, str]) -> Settings:
+    """What the chart says by environment variables. Raises ValueError that names the variable."""
+    image = environment.get("KUBEIRQ_RUNTIME_IMAGE")
+    if not image:
+        raise ValueError("KUBEIRQ_RUNTIME_IMAGE: the image with the runtimes is needed; the chart sets it")
+    return Settings(
+        runtime_image=image,
+        images=json.loads(environment.get("KUBEIRQ_IMAGES", "{}")),
+        image_pull_policy=environment.get("KUBEIRQ_IMAGE_PULL_POLICY", "IfNotPresent"),
+        package_index=environment.get("KUBEIRQ_PACKAGE_INDEX"),
+        extra_package_indexes=tuple(environment.get("KUBEIRQ_EXTRA_PACKAGE_INDEXES", "").split()),
+        trusted_package_hosts=tuple(environment.get("KUBEIRQ_TRUSTED_PACKAGE_HOSTS", "").split()),
+    )
+
+
+async def _functions(namespace: str | None, liveness: str | None) -> None:
+    async with api() as client:
+        controller = FunctionController(client, settings_from(os.environ), namespace=namespace)
+        await operate(controller.register, controller.run, namespace=namespace, liveness=liveness)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

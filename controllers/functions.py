@@ -1,0 +1,239 @@
+"""The Function controller: makes of every Function what runs it, keeps it so, and says how it is.
+
+Level-triggered: what it sees only says which function to look at again. It writes where something is lacking, and
+nowhere else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+from pydantic import ValidationError
+
+from controllers.api import Api, Object, Refused
+from controllers.conditions import Condition, conditions_of
+from controllers.differences import has
+from controllers.function import FunctionSpec
+from controllers.work_queue import WorkQueue
+from controllers.workload import FUNCTION_LABEL, Settings, objects_of, status_of
+
+log = logging.getLogger(__name__)
+
+GROUP, VERSION = "kubeirq.dev", "v1"
+SWEEP_SECONDS = 300.0  # a missed deletion, a Service changed by hand: found within this
+OWNED = (
+    ("v1", "ConfigMap"),
+    ("v1", "Service"),
+    ("apps/v1", "Deployment"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("policy/v1", "PodDisruptionBudget"),
+)
+
+Key = tuple[str, str]  # namespace, name
+
+
+class FunctionController:
+    """Made and run in one event loop. What it knows of the cluster comes from watches and from the sweep."""
+
+    def __init__(self, api: Api, settings: Settings, *, namespace: str | None = None) -> None:
+        self._api = api
+        self._settings = settings
+        self._namespace = namespace
+        self._functions: dict[Key, Object] = {}
+        self._owned: dict[Key, dict[Key, Object]] = {}  # by function, then by kind and name
+        self._touched: set[Key] = set()  # what is known of these is newer than the listing under way
+        self.queue: WorkQueue[Key] = WorkQueue(self.reconcile)
+
+    def register(self, registry: kopf.OperatorRegistry) -> None:
+        """Watches Functions, and the Deployments that they own."""
+        kopf.on.event(GROUP, VERSION, "functions", registry=registry)(self._function_seen)
+        kopf.on.event("apps", "v1", "deployments", labels={FUNCTION_LABEL: kopf.PRESENT}, registry=registry)(
+            self._deployment_seen
+        )
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.queue.run())
+            group.create_task(self._sweeping())
+
+    async def sweep(self) -> None:
+        """Lists everything, and looks at every function again."""
+        self._touched.clear()
+        functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace)
+        owned: dict[Key, dict[Key, Object]] = {}
+        for api_version, kind in OWNED:
+            for found in await self._api.list(api_version, kind, self._namespace, {FUNCTION_LABEL: ""}):
+                key = (found["metadata"]["namespace"], found["metadata"]["labels"][FUNCTION_LABEL])
+                owned.setdefault(key, {})[kind, found["metadata"]["name"]] = found
+        listed = {key_of(found): found for found in functions}
+        for key in self._touched:
+            listed.pop(key, None)
+            owned.pop(key, None)
+            if key in self._functions:
+                listed[key] = self._functions[key]
+                owned[key] = self._owned.get(key, {})
+        self._functions, self._owned = listed, owned
+        for key in self._functions:
+            self.queue.add(key)
+
+    async def reconcile(self, key: Key) -> None:
+        """Makes what is there what is wanted, for one function. Raises what the API server raises."""
+        self._touched.add(key)
+        function = self._functions.get(key)
+        if function is None or "deletionTimestamp" in function["metadata"]:
+            return  # owner references delete what belonged to it
+        try:
+            spec = FunctionSpec.model_validate(function["spec"]).named(key[1])
+            wanted = objects_of(function["metadata"], spec, self._settings)
+        except ValueError as error:
+            await self._say(function, {}, [Condition("Ready", "False", "Invalid", problem_text(error))])
+            return
+        owned = self._owned.setdefault(key, {})
+        try:
+            for found in wanted:
+                await self._have(function, owned, found)
+        except Refused as refused:
+            reason = "NameTaken" if refused.status == 409 else "Refused"
+            await self._say(function, {}, [Condition("Ready", "False", reason, str(refused))])
+            raise
+        await self._discard(key, owned, wanted)
+        deployment = owned.get(("Deployment", key[1]), {})
+        pods = [] if _is_settled(deployment) else await self._api.list("v1", "Pod", key[0], {FUNCTION_LABEL: key[1]})
+        status, conditions = status_of(spec, deployment, pods)
+        await self._say(function, status, conditions)
+
+    async def _have(self, function: Object, owned: dict[Key, Object], wanted: Object) -> None:
+        place = (wanted["kind"], wanted["metadata"]["name"])
+        live = owned.get(place)
+        if live is not None and has(live, wanted):
+            return
+        if live is None:
+            live = await self._api.get(
+                wanted["apiVersion"], wanted["kind"], wanted["metadata"]["namespace"], wanted["metadata"]["name"]
+            )
+            if live is not None and _owns(function, live) and has(live, wanted):
+                owned[place] = live
+                return
+        if live is not None and not _owns(function, live):
+            text = f"{place[0]} {place[1]!r} is there and belongs to someone else: rename the function, or remove it"
+            raise Refused(409, text)
+        owned[place] = await self._api.apply(wanted)
+        log.info(
+            "applied", extra={"kind": place[0], "namespace": function["metadata"]["namespace"], "object": place[1]}
+        )
+
+    async def _discard(self, key: Key, owned: dict[Key, Object], wanted: list[Object]) -> None:
+        """Removes what is no longer wanted; the code of a revision that can be rolled back to is kept."""
+        places = {(found["kind"], found["metadata"]["name"]) for found in wanted}
+        unwanted = [place for place in owned if place not in places]
+        if not unwanted:
+            return
+        sets = await self._api.list("apps/v1", "ReplicaSet", key[0], {FUNCTION_LABEL: key[1]})
+        used = {name for found in sets for name in config_maps_of(found)}
+        for kind, name in unwanted:
+            if kind != "ConfigMap" or name not in used:
+                await self._api.delete(owned.pop((kind, name)))
+                log.info("removed", extra={"kind": kind, "namespace": key[0], "object": name})
+
+    async def _say(self, function: Object, status: Mapping[str, Any], conditions: list[Condition]) -> None:
+        """Writes the status where it differs."""
+        metadata, before = function["metadata"], function.get("status", {})
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        wanted = {
+            **status,
+            "observedGeneration": metadata["generation"],
+            "conditions": conditions_of(
+                conditions, before.get("conditions", []), generation=metadata["generation"], now=now
+            ),
+        }
+        if has(before, wanted) and has(wanted, before):
+            return
+        head = {"name": metadata["name"], "namespace": metadata["namespace"]}
+        try:
+            found = await self._api.apply(
+                {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Function", "metadata": head, "status": wanted},
+                part="status",
+            )
+        except Refused as refused:
+            if refused.status == 404:
+                return  # deleted meanwhile
+            raise
+        if key_of(function) in self._functions:
+            self._functions[key_of(function)] = found
+
+    async def _sweeping(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except (Refused, OSError, TimeoutError):
+                log.warning("sweep failed", exc_info=True)
+                await asyncio.sleep(5)
+            else:
+                await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _function_seen(self, event: Mapping[str, Any], **_: Any) -> None:
+        found = dict(event["object"])
+        self._touched.add(key_of(found))
+        if event["type"] == "DELETED":
+            self._functions.pop(key_of(found), None)
+            self._owned.pop(key_of(found), None)
+            return
+        before = self._functions.get(key_of(found))
+        self._functions[key_of(found)] = found
+        if before is None or before["metadata"].get("generation") != found["metadata"].get("generation"):
+            self.queue.add(key_of(found))
+
+    async def _deployment_seen(self, event: Mapping[str, Any], **_: Any) -> None:
+        found = dict(event["object"])
+        key = (found["metadata"]["namespace"], found["metadata"]["labels"][FUNCTION_LABEL])
+        self._touched.add(key)
+        place = ("Deployment", found["metadata"]["name"])
+        if event["type"] == "DELETED":
+            self._owned.get(key, {}).pop(place, None)
+        else:
+            self._owned.setdefault(key, {})[place] = found
+        self.queue.add(key)
+
+
+def key_of(found: Mapping[str, Any]) -> Key:
+    return found["metadata"]["namespace"], found["metadata"]["name"]
+
+
+def problem_text(error: ValueError) -> str:
+    """Every problem with its field, one after the other."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"spec.{'.'.join(map(str, found['loc']))}: {found['msg'].removeprefix('Value error, ')}" if found["loc"]
+        else f"spec: {found['msg'].removeprefix('Value error, ')}"
+        for found in error.errors()
+    )  # fmt: skip
+
+
+def config_maps_of(workload: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the ConfigMaps that the pods of a ReplicaSet or Deployment mount."""
+    for volume in workload["spec"]["template"]["spec"].get("volumes", []):
+        if "configMap" in volume:
+            yield volume["configMap"]["name"]
+        for source in volume.get("projected", {}).get("sources", []):
+            if "configMap" in source:
+                yield source["configMap"]["name"]
+
+
+def _owns(function: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    owners = found["metadata"].get("ownerReferences", [])
+    return any(owner.get("uid") == function["metadata"]["uid"] for owner in owners)
+
+
+def _is_settled(deployment: Mapping[str, Any]) -> bool:
+    """Whether all replicas are of the newest revision and ready: then no pod has anything to tell."""
+    status, spec = deployment.get("status", {}), deployment.get("spec", {})
+    return bool(
+        status.get("observedGeneration") == deployment.get("metadata", {}).get("generation")
+        and status.get("replicas", 0) == status.get("updatedReplicas", 0) == status.get("readyReplicas", 0)
+        and status.get("readyReplicas", 0) == spec.get("replicas", 1)
+    )

@@ -1,0 +1,176 @@
+"""The Function controller against a real API server: what is wanted is made, kept, and said."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from servers.kubernetes import APIServer, api_server
+
+from controllers.crds import crds
+
+
+class Cluster:
+    """An API server with the CRDs and a controller on it."""
+
+    def __init__(self, server: APIServer, log: Path) -> None:
+        self.server, self.log = server, log
+        self.controller: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.controller = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "controllers", "functions", stdout=log, stderr=log,
+                env={**os.environ, "KUBECONFIG": str(self.server.kubeconfig), "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1"},
+            )  # fmt: skip
+
+    async def stop(self) -> None:
+        if self.controller is not None and self.controller.returncode is None:
+            self.controller.kill()
+            await self.controller.wait()
+
+    async def apply(self, *documents: dict[str, Any]) -> None:
+        await self.server.kubectl("apply", "-f", "-", input="\n---\n".join(json.dumps(found) for found in documents))
+
+    async def get(self, kind: str, name: str = "") -> Any:
+        names = [name] if name else []
+        return json.loads(await self.server.kubectl("get", kind, *names, "--ignore-not-found", "-o", "json") or "null")
+
+    async def until(self, kind: str, name: str, holds: Callable[[Any], Any], seconds: float = 20) -> Any:
+        found = None
+        try:
+            async with asyncio.timeout(seconds):
+                while not holds(found := await self.get(kind, name)):
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"{kind} {name}: {json.dumps(found)[:2000]}\n{self.log.read_text()[-3000:]}") from None
+        return found
+
+
+@asynccontextmanager
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with api_server(controllers=True) as server:
+        await server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(crds()))
+        await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
+        found = Cluster(server, tmp_path / "controller.log")
+        await found.start()
+        try:
+            yield found
+        finally:
+            await found.stop()
+
+
+def function(name: str = "greet", inline: str = "def handler(event, context):\n    return 1\n", **spec: Any) -> Any:
+    return {
+        "apiVersion": "kubeirq.dev/v1",
+        "kind": "Function",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"source": {"inline": inline}, **spec},
+    }
+
+
+def ready(found: Any) -> Any:
+    """The Ready condition, or nothing."""
+    conditions = ((found or {}).get("status") or {}).get("conditions", [])
+    return next((condition for condition in conditions if condition["type"] == "Ready"), None)
+
+
+@pytest.mark.timeout(120)
+async def test_a_function_has_what_runs_it_and_drift_is_repaired_within_seconds(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.apply(function())
+        made = await it.until("deployment", "greet", bool)
+        container = made["spec"]["template"]["spec"]["containers"][0]
+        image = container["image"]
+        await it.until("service", "greet", bool)
+        await it.until("function", "greet", lambda found: ready(found) and ready(found)["status"] == "False")
+        await it.server.kubectl("set", "image", "deployment/greet", f"{container['name']}=other:1")
+        await it.until(
+            "deployment", "greet", lambda f: f["spec"]["template"]["spec"]["containers"][0]["image"] == image, 10
+        )
+
+
+@pytest.mark.timeout(120)
+async def test_other_code_is_another_config_map_and_the_old_one_stays_for_a_rollback(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.apply(function())
+        await it.until("deployment", "greet", bool)
+
+        async def code() -> set[str]:
+            names = (await it.server.kubectl("get", "configmap", "-o", "name")).split()
+            return {name for name in names if "/greet-" in name}
+
+        (first,) = await code()
+        await it.until("replicaset", "", lambda found: len(found["items"]) == 1)
+        await it.apply(function(inline="def handler(event, context):\n    return 2\n"))
+        await it.until("replicaset", "", lambda found: len(found["items"]) == 2)
+        both = await code()
+        assert first in both
+        assert len(both) == 2
+        await it.apply(function())
+        await it.until("function", "greet", lambda f: f["status"]["observedGeneration"] == f["metadata"]["generation"])
+        assert await code() == both, "a rollback is to the old one"
+
+
+@pytest.mark.timeout(180)
+async def test_deleting_a_function_leaves_nothing_also_while_no_controller_runs(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        for name in ("one", "two"):
+            cpu = {"requests": {"cpu": "100m"}}
+            await it.apply(function(name, scale={"min": 2, "max": 4}, resources=cpu))
+            for kind in ("deployment", "service", "horizontalpodautoscaler", "poddisruptionbudget"):
+                await it.until(kind, name, bool)
+        await it.server.kubectl("delete", "function", "one", "--timeout=10s")
+        await it.stop()
+        await it.server.kubectl("delete", "function", "two", "--timeout=10s")
+        for kind in ("deployment", "horizontalpodautoscaler", "poddisruptionbudget", "replicaset", "pod"):
+            # the collector hears of new kinds every half minute
+            await it.until(kind, "", lambda found: not found["items"], 60)
+        for name in ("one", "two"):
+            await it.until("service", name, lambda found: found is None)
+        await it.until("configmap", "", lambda f: [i["metadata"]["name"] for i in f["items"]] == ["kube-root-ca.crt"])
+
+
+@pytest.mark.timeout(120)
+async def test_what_is_wrong_is_a_condition_with_field_problem_and_way_out(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"},
+                        "spec": {"ports": [{"port": 80}]}})  # fmt: skip
+        await it.apply(function("taken"), function("patched", podTemplate={"spec": {"containers": "none"}}))
+        found = await it.until("function", "taken", lambda f: ready(f) and ready(f)["reason"] == "NameTaken")
+        assert "Service 'taken' is there and belongs to someone else" in ready(found)["message"]
+        found = await it.until("function", "patched", lambda f: ready(f) and ready(f)["reason"] == "Invalid")
+        assert "podTemplate" in ready(found)["message"]
+        service = await it.get("service", "taken")
+        assert "ownerReferences" not in service["metadata"], "nobody's object is taken over"
+
+
+@pytest.mark.timeout(180)
+async def test_at_rest_nothing_is_written(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.apply(*(function(f"f{number}") for number in range(20)))
+        for number in range(20):
+            await it.until("function", f"f{number}", ready)
+        writes = it.server.writes
+
+        def count() -> int:
+            return sum(1 for event in writes(user="admin") if "kubectl" not in event["userAgent"])
+
+        async with asyncio.timeout(60):
+            while True:  # the deployments' own status settles
+                before = count()
+                await asyncio.sleep(3)
+                if count() == before:
+                    break
+        await it.stop()
+        await it.start()  # a new one looks at everything, and finds it as it should be
+        await asyncio.sleep(20)
+        assert it.controller is not None
+        assert it.controller.returncode is None
+        assert count() == before, [e["objectRef"] for e in writes(user="admin")[-5:]]
