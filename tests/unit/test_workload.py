@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from controllers.function import FunctionSpec
 from controllers.workload import CODE_ANNOTATION, FUNCTION_LABEL, NotOnCluster, Settings, objects_of
+from runtimes.python import server
 
 SETTINGS = Settings(runtime_image="runtime:1")
 METADATA = {"name": "invoice", "namespace": "shop", "uid": "u-1", "labels": {"team": "a"}, "generation": 3}
@@ -257,6 +258,17 @@ def test_the_contract_stands_over_the_authors_variables_and_these_over_what_is_u
     assert (variables["FUNC_CONCURRENCY"], variables["FUNC_STARTUP"]) == ("4", "invoice.begin")
     assert variables["FUNC_MEMORY_LIMIT"] == "64Mi"
     assert {"FUNC_CONCURRENCY", "FUNC_STARTUP", "FUNC_SHUTDOWN"}.isdisjoint(environment())
+
+
+def test_the_runtime_understands_what_the_pod_tells_it() -> None:
+    told = server.Settings(
+        environment(handler="a.b.create", concurrency=4, shutdown="a.end", resources={"limits": {"memory": "64Mi"}})
+    )
+
+    assert (told.module, told.handler, told.shutdown, told.function_name) == ("a.b", "create", "a.end", "invoice")
+    assert (told.host, told.port, told.code_path) == ("0.0.0.0", 8080, "/kubeirq/code")
+    assert (told.timeout_seconds, told.grace_seconds, told.concurrency) == (30, 30, 4)
+    assert (told.runtime, told.memory_limit_bytes) == ("python3.13", 64 * 2**20)
 
 
 def test_secrets_stay_references() -> None:
