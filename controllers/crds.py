@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel
 
 from controllers import runtimes
-from controllers.function import FunctionSpec, Source, ValueFrom
+from controllers.function import FunctionSpec, Scale, Source, ValueFrom
 from controllers.schemas import FREE, NotStructural, Schema, at_most_one_of, given, one_of, structural, together
 from trigger_sources.cron.source import CronTrigger
 from trigger_sources.http.source import BasicAuth, HTTPAuth
@@ -157,7 +157,7 @@ _QUANTITIES: Schema = {
     "type": "object",
     "maxProperties": 64,
     "additionalProperties": {
-        **FREE,  # 1, 0.5 and 500m, as a pod takes them: no type says that
+        **FREE,  # 1, 0.5 and 500m, as a pod takes them: no type says that. The price: no rule can look at them
         "pattern": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$",
     },
 }
@@ -180,16 +180,6 @@ _RESOURCES: Schema = {
     "type": "object",
     "description": "As in a container: requests and limits",
     "properties": {"requests": _QUANTITIES, "limits": _QUANTITIES},
-}
-_SCALE: Schema = {
-    "type": "object",
-    "description": "How many replicas: a number, or the bounds between which it follows the load",
-    **FREE,
-    "properties": {
-        "replicas": {"type": "integer", "minimum": 0},
-        "min": {"type": "integer", "minimum": 0},
-        "max": {"type": "integer", "minimum": 1},
-    },
 }
 _REPLY_SECURITY: Mapping[type[BaseModel], type[BaseModel]] = {KafkaReply: KafkaSecurity, NATSReply: NATSSecurity}
 _DETAILS: Mapping[type[BaseModel], Schema] = {
@@ -233,6 +223,7 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
             "message": "include: a cluster cannot see your files; `kubeirq deploy` puts them into inline",
         },
     ),
+    Scale: _rules({"rule": f"!{given('max')} || self.max >= self.min", "message": "max: must not be less than min"}),
     FunctionSpec: {
         **_rules(
             at_most_one_of("dependencies", "dependenciesPath"),
@@ -243,7 +234,7 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
             env={"maxItems": 512},  # an API server refuses a rule that an endless list could repeat
             envFrom=_ENV_FROM,
             resources=_RESOURCES,
-            scale=_SCALE,
+            scale={"default": {}},  # so that its own are filled in: the scale subresource needs min
         ),
     },
 }
@@ -297,7 +288,7 @@ def _subresources_of(kind: str) -> Schema:
     return {
         "status": {},
         "scale": {
-            "specReplicasPath": ".spec.scale.replicas",
+            "specReplicasPath": ".spec.scale.min",
             "statusReplicasPath": ".status.replicas",
             "labelSelectorPath": ".status.selector",
         },
