@@ -85,7 +85,7 @@ def definition_of(kind: str, model: type[FunctionSpec] | type[TriggerSource]) ->
                     "storage": True,
                     "schema": {"openAPIV3Schema": schema},
                     "subresources": _subresources_of(kind),
-                    "additionalPrinterColumns": list(_columns_of(kind)),
+                    "additionalPrinterColumns": list(_columns_of(model)),
                 }
             ],
         },
@@ -129,7 +129,7 @@ def _details(model: type[BaseModel]) -> Schema:
     if model in _REPLY_SECURITY:
         found |= _schemas(security={**structural(_REPLY_SECURITY[model], _details), "nullable": True})
     if issubclass(model, TriggerSource):
-        shorts = [short for short in _SHORT_TARGETS if short not in model.model_fields]
+        shorts = _shorts_of(model)
         rules = [one_of("target", *shorts), *found.get("x-kubernetes-validations", [])]
         target = structural(Target, _details)["properties"]
         properties = {
@@ -139,6 +139,11 @@ def _details(model: type[BaseModel]) -> Schema:
         }
         found = {**found, "x-kubernetes-validations": rules, "properties": properties}
     return found
+
+
+def _shorts_of(model: type[TriggerSource]) -> list[str]:
+    """A field of its own that has the name of a short target is none."""
+    return [short for short in _SHORT_TARGETS if short not in model.model_fields]
 
 
 def _rules(*rules: Schema) -> Schema:
@@ -273,7 +278,6 @@ def _status_of(kind: str) -> Schema:
         }
         if kind == FUNCTION
         else {
-            "target": {**text, "description": "What is called"},
             "functions": {"type": "array", "items": text, "description": "The functions that the selector found"},
             "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
             "state": {"type": "object", "additionalProperties": text, "description": "Cursors of the source"},
@@ -295,16 +299,17 @@ def _subresources_of(kind: str) -> Schema:
     }
 
 
-def _columns_of(kind: str) -> Iterator[Schema]:
+def _columns_of(model: type[FunctionSpec] | type[TriggerSource]) -> Iterator[Schema]:
     ready = '.status.conditions[?(@.type=="Ready")]'
     yield {"name": "Ready", "type": "string", "jsonPath": f"{ready}.status"}
     yield {"name": "Reason", "type": "string", "jsonPath": f"{ready}.reason"}
-    if kind == FUNCTION:
+    if not issubclass(model, TriggerSource):
         yield {"name": "Runtime", "type": "string", "jsonPath": ".spec.runtime"}
         yield {"name": "Handler", "type": "string", "jsonPath": ".spec.handler"}
         yield {"name": "Replicas", "type": "integer", "jsonPath": ".status.readyReplicas"}
     else:
-        yield {"name": "Target", "type": "string", "jsonPath": ".status.target"}
+        names = ",".join(f"'{name}'" for name in (*_shorts_of(model), "target"))
+        yield {"name": "Target", "type": "string", "jsonPath": f".spec[{names}]"}  # the one that is there
         yield {"name": "Suspended", "type": "boolean", "jsonPath": ".spec.suspend", "priority": 1}
     yield {"name": "Message", "type": "string", "jsonPath": f"{ready}.message", "priority": 1}
     yield {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}

@@ -282,8 +282,9 @@ def test_a_plugins_own_url_is_no_target() -> None:
 
         url: str
 
-    spec = definition_of("FeedTrigger", FeedTrigger)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    spec = spec["properties"]["spec"]
+    (version,) = definition_of("FeedTrigger", FeedTrigger)["spec"]["versions"]
+    assert version["additionalPrinterColumns"][2]["jsonPath"] == ".spec['function','functionSelector','target']"
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
     assert list(problems_of(spec, {"function": "f", "url": "gopher://x"})) == []
     assert [problem for _, problem in problems_of(spec, {"url": "gopher://x"})] == [
         "exactly one of target, function, functionSelector is needed"
