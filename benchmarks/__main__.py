@@ -18,7 +18,9 @@ def main() -> int:
     unknown = [name for name in arguments.rows if name not in ROWS]
     if unknown:
         parser.error(f"no row {unknown[0]!r}; known: {', '.join(ROWS)}")
-    print(f"{machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}\n")
+    print(f"{machine()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}")
+    busy = os.getloadavg()[0]
+    print(f"others keep {busy:.1f} cores busy: compare CPU, not rates\n" if busy > 0.5 else "")
     results = [compare(ROWS[name](), arguments.rounds) for name in arguments.rows or ROWS]
     return 0 if all(results) else 1
 
