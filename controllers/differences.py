@@ -17,10 +17,16 @@ def has(live: Any, wanted: Any) -> bool:
         return bool(live == wanted) or same_quantity(live, wanted)
     if isinstance(live, str) or not isinstance(live, Sequence):
         return False
-    if wanted and all(isinstance(item, Mapping) and "name" in item for item in wanted):
+    if _are_named(wanted):
         named = {item.get("name"): item for item in live if isinstance(item, Mapping)}
         return all(item["name"] in named and has(named[item["name"]], item) for item in wanted)
     return len(live) == len(wanted) and all(has(found, item) for found, item in zip(live, wanted, strict=True))
+
+
+def _are_named(items: Sequence[Any]) -> bool:
+    """Whether a name tells each from the others: two mounts of one volume have one name."""
+    names = [item["name"] for item in items if isinstance(item, Mapping) and "name" in item]
+    return bool(items) and len(names) == len(items) == len(set(names))
 
 
 def _is_nothing(value: Any) -> bool:

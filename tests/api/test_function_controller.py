@@ -40,7 +40,8 @@ class Cluster:
 
     async def get(self, kind: str, name: str = "") -> Any:
         names = [name] if name else []
-        return json.loads(await self.server.kubectl("get", kind, *names, "--ignore-not-found", "-o", "json") or "null")
+        text = await self.server.kubectl("get", kind, *names, "--ignore-not-found", "-o", "json")
+        return json.loads(text) if text else None if name else {"items": []}
 
     async def until(self, kind: str, name: str, holds: Callable[[Any], Any], seconds: float = 20) -> Any:
         found = None
@@ -145,8 +146,8 @@ async def test_what_is_wrong_is_a_condition_with_field_problem_and_way_out(tmp_p
         await it.apply(function("taken"), function("patched", podTemplate={"spec": {"containers": "none"}}))
         found = await it.until("function", "taken", lambda f: ready(f) and ready(f)["reason"] == "NameTaken")
         assert "Service 'taken' is there and belongs to someone else" in ready(found)["message"]
-        found = await it.until("function", "patched", lambda f: ready(f) and ready(f)["reason"] == "Invalid")
-        assert "podTemplate" in ready(found)["message"]
+        found = await it.until("function", "patched", lambda f: ready(f) and ready(f)["reason"] == "Refused")
+        assert ".spec.template.spec.containers: expected list" in ready(found)["message"]
         service = await it.get("service", "taken")
         assert "ownerReferences" not in service["metadata"], "nobody's object is taken over"
 

@@ -18,6 +18,7 @@ LIVE: dict[str, Any] = {
             ]
         },
         "args": ["a", "b"],
+        "mounts": [{"name": "v", "at": "/1", "ro": True}, {"name": "v", "at": "/2"}],
     },
 }
 
@@ -31,6 +32,7 @@ LIVE: dict[str, Any] = {
         {"spec": {"template": {"containers": [{"name": "function", "resources": {"limits": {"cpu": 0.5}}}]}}},
         {"spec": {"template": {"containers": [{"name": "function", "env": []}]}, "empty": {}, "none": None}},
         {"spec": {"args": ["a", "b"]}},
+        {"spec": {"mounts": [{"name": "v", "at": "/1"}, {"name": "v", "at": "/2"}]}},
     ],
 )
 def test_it_has_all_of_it(wanted: Any) -> None:
@@ -49,6 +51,7 @@ def test_it_has_all_of_it(wanted: Any) -> None:
         {"spec": {"args": ["b", "a"]}},
         {"spec": {"args": "a"}},
         {"spec": "text"},
+        {"spec": {"mounts": [{"name": "v", "at": "/1"}, {"name": "v", "at": "/3"}]}},
         {"spec": {"template": {"containers": [{"name": "function", "resources": {"limits": {"cpu": "1"}}}]}}},
     ],
 )
