@@ -189,7 +189,7 @@ _RESOURCES: Schema = {
 _REPLY_SECURITY: Mapping[type[BaseModel], type[BaseModel]] = {KafkaReply: KafkaSecurity, NATSReply: NATSSecurity}
 _DETAILS: Mapping[type[BaseModel], Schema] = {
     Target: _rules(one_of("function", "selector", "url")),
-    LabelSelector: {"required": ["matchLabels"]},
+    LabelSelector: {"required": ["matchLabels"], **_schemas(matchLabels={"minProperties": 1})},
     DeliveryPolicy: _rules(
         {
             "rule": "self.backoffMaxSeconds >= self.backoffSeconds",
@@ -199,8 +199,7 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
     Reply: _rules(one_of("kafka", "nats", "function", "url")),
     KafkaTrigger: _rules(
         {
-            "rule": "(has(self.topics) && self.topics.size() > 0)"
-            " != (has(self.topicPattern) && dyn(self.topicPattern) != null)",
+            "rule": f"(has(self.topics) && self.topics.size() > 0) != {given('topicPattern')}",
             "message": "topics: at least one topic, or a topicPattern, is needed, and one of them only",
         }
     ),

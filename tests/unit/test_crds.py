@@ -163,7 +163,7 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {
             "target": [{"function": "f"}, {"url": "http://x"}, {"selector": {"matchLabels": {"a": "b"}}}, {}],
             "function": ["f", ""],
-            "functionSelector": [{"matchLabels": {"a": "b"}}],
+            "functionSelector": [{"matchLabels": {"a": "b"}}, {"matchLabels": {}}],
             "url": ["http://x", "ftp://x"],
             "topics": [["a"], []],
             "topicPattern": ["a.*", None],
@@ -354,8 +354,8 @@ def _limits(schema: Schema, value: Any, place: str) -> Iterator[tuple[str, str]]
         yield place, "not one of"
     if "pattern" in schema and isinstance(value, str) and not re.search(schema["pattern"], value):
         yield place, "pattern"
-    size = len(value) if isinstance(value, (str, list)) else None
-    if size is not None and size < schema.get("minLength", schema.get("minItems", 0)):
+    least = next((schema[name] for name in ("minLength", "minItems", "minProperties") if name in schema), 0)
+    if isinstance(value, (str, list, dict)) and len(value) < least:
         yield place, "too short"
     if "minimum" in schema and (
         value < schema["minimum"] or (schema.get("exclusiveMinimum") and value == schema["minimum"])
