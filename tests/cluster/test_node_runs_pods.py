@@ -5,6 +5,7 @@ import json
 import sys
 
 import psutil
+import pytest
 from servers.images import PYTHON
 from servers.kubernetes_node import CGROUPS, Node, node
 
@@ -20,6 +21,7 @@ http.server.ThreadingHTTPServer(("", 8080), Answer).serve_forever()
 FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
 
 
+@pytest.mark.timeout(180)  # a whole cluster starts within it: 15 seconds alone, a minute on a busy machine
 async def test_a_pod_answers_over_its_service_by_address_and_by_name_and_nothing_is_left():
     async with node() as cluster:
         await cluster.kubectl("apply", "-f", "-", input=_deployment_and_service())
