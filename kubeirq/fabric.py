@@ -52,6 +52,7 @@ class TriggerResource:
     namespace: str
     name: str
     spec: TriggerSource
+    example: str = field(default="", compare=False)  # data to try it with
 
     @property
     def uid(self) -> str:
@@ -114,7 +115,7 @@ class Fabric:
         self._preparing: dict[FunctionKey, asyncio.Task[None]] = {}
         self._suspended: set[str] = set()
         self._defaults: dict[str, list[str]] = {}
-        self._wanted = Wanted((), (), _no_secret, lambda _: {})
+        self.wanted = Wanted((), (), _no_secret, lambda _: {})
         self._applying = asyncio.Lock()
         self._listening = False
         self._stopping = False
@@ -128,7 +129,7 @@ class Fabric:
                 replica=self.replica,
                 store=self.store,
                 gateway=self.gateway,
-                secrets=lambda namespace, reference: self._wanted.secret(namespace, reference),
+                secrets=lambda namespace, reference: self.wanted.secret(namespace, reference),
                 defaults=self._defaults,
             )
             self._stack = stack.pop_all()
@@ -154,7 +155,7 @@ class Fabric:
         async with self._applying:
             if self._stopping:
                 return
-            self._wanted = wanted
+            self.wanted = wanted
             await self._start_brokers(wanted)
             self._apply_functions(wanted.functions)
             await self._apply_triggers(wanted, grace_seconds)
@@ -207,7 +208,7 @@ class Fabric:
             await state.put("suspended", b"1")
         else:
             await state.delete("suspended")
-        await self.apply(self._wanted)
+        await self.apply(self.wanted)
         for (found, _), running in self.flows.items():
             if found == uid and not suspended:
                 running.flow.resume()
@@ -232,7 +233,7 @@ class Fabric:
                 name=function.name,
                 base=function.base,
                 state=self.state,
-                environment=self._wanted.environment(function),
+                environment=self.wanted.environment(function),
                 show=self._notice,
                 debug_port=self._debug.get(function.name),
             )

@@ -225,9 +225,24 @@ async def _reloading(
     async for changes in awatch(
         *folders, watch_filter=watched, step=_WATCH_STEP_MILLISECONDS, debounce=_WATCH_DEBOUNCE_MILLISECONDS
     ):
-        names = ", ".join(sorted({Path(path).name for _, path in changes})[:5])
-        say(f"changed: {names}")
+        changed = {Path(path) for _, path in changes if concerns(Path(path), fabric.wanted, paths, secrets)}
+        if not changed:
+            continue  # a log, a ledger, what a function writes
+        say(f"changed: {', '.join(sorted(path.name for path in changed)[:5])}")
         await _reload(fabric, paths, secrets, say, grace_seconds)
+
+
+def concerns(changed: Path, wanted: Wanted, paths: Sequence[Path], secrets: Path | None) -> bool:
+    """Whether this file may change what runs: manifests, secrets, and what functions name as theirs."""
+    if changed.suffix in (".yaml", ".yml", ".json") or changed in {path.absolute() for path in paths}:
+        return True
+    named = [] if secrets is None else [secrets.absolute()]
+    for function in wanted.functions:
+        source = function.spec.source
+        paths_of_it = (source.path, *source.include, function.spec.dependencies_path)
+        base = function.base.absolute()
+        named += [Path(os.path.normpath(base / path)) for path in paths_of_it if path is not None]
+    return any(changed == path or path in changed.parents for path in named)
 
 
 async def _reloading_when(

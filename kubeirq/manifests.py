@@ -32,6 +32,7 @@ class Resource:
     labels: Mapping[str, str]
     file: Path
     line: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uid(self) -> str:
@@ -177,7 +178,8 @@ class _Reader:
         if spec is None:
             self.broken |= {(str(namespace), name)} if kind == "Function" else set()
             return
-        resource = Resource(kind, str(namespace), name, spec, labels, file, lines.at(()))
+        annotations = {str(key): str(text) for key, text in (metadata.get("annotations") or {}).items()}
+        resource = Resource(kind, str(namespace), name, spec, labels, file, lines.at(()), annotations)
         other = next((found for found in self.found if found.uid == resource.uid), None)
         if other is not None:
             problem(f"{kind} {name!r} is in {other.file}:{other.line} already", "metadata", "name")

@@ -23,17 +23,17 @@ spec:
 ---
 apiVersion: kubeirq.dev/v1
 kind: {kind}
-metadata: {{name: {name}}}
+metadata: {{name: {trigger}}}
 spec:
   function: {name}
 {fields}
 """
 
 _KINDS = {
-    "http": ("HTTPTrigger", "  path: /{name}"),
-    "cron": ("CronTrigger", '  schedule: "*/10 * * * * *"      # six fields: every ten seconds'),
-    "kafka": ("KafkaTrigger", "  topics: [{name}]"),
-    "nats": ("NATSTrigger", "  subject: {name}"),
+    "http": ("HTTPTrigger", "requests", "  path: /{name}"),
+    "cron": ("CronTrigger", "ticks", '  schedule: "*/10 * * * * *"      # six fields: every ten seconds'),
+    "kafka": ("KafkaTrigger", "records", "  topics: [{name}]"),
+    "nats": ("NATSTrigger", "messages", "  subject: {name}"),
 }
 
 _SOURCE = '''"""Events of {name}."""
@@ -85,9 +85,11 @@ include = ["{module}.py"]
 def function_files(name: str, kind: str) -> Mapping[str, str]:
     """A handler and its resources, with a trigger of that kind."""
     _check(name)
-    trigger, fields = _KINDS[kind]
+    kind_of_trigger, events, fields = _KINDS[kind]
     module = name.replace("-", "_")
-    resources = _RESOURCES.format(name=name, module=module, kind=trigger, fields=fields.format(name=name))
+    resources = _RESOURCES.format(
+        name=name, trigger=f"{name}-{events}", module=module, kind=kind_of_trigger, fields=fields.format(name=name)
+    )
     return {f"{module}.py": _FUNCTION.format(name=name), f"{name}.yaml": resources}
 
 

@@ -10,6 +10,8 @@ from kubeirq.manifests import Resources, load
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
 
+EXAMPLE = "kubeirq.dev/example"  # the annotation of a trigger with an event that its function can make use of
+
 
 class Problems(Exception):
     """Something is wrong with the resources: one line each, with its place."""
@@ -38,7 +40,10 @@ def wanted_from(paths: Sequence[Path], secrets: Path | None) -> Wanted:
             FunctionResource(found.namespace, found.name, found.spec, found.file.parent.absolute(), found.labels)
             for found in resources.functions
         ],
-        triggers=[TriggerResource(found.kind, found.namespace, found.name, found.spec) for found in resources.triggers],
+        triggers=[
+            TriggerResource(found.kind, found.namespace, found.name, found.spec, found.annotations.get(EXAMPLE, ""))
+            for found in resources.triggers
+        ],
         secret=secret,
         environment=environment,
     )

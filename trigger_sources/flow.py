@@ -347,6 +347,9 @@ class Flow:
             return ("False", "EverythingFails", f"last: {dispatcher.last_error}; one event is tried every 30 s")
         if parked := dispatcher.states().get("parked", 0):
             return ("False", "Parked", f"{parked} lanes wait for `kubeirq lanes release` or `skip`")
+        if retrying := dispatcher.states().get("retrying", 0):
+            events = "1 event waits" if retrying == 1 else f"{retrying} events wait"
+            return ("True", "Retrying", f"{events} for another attempt; last: {dispatcher.last_error}")
         return ("True", "Flowing" if dispatcher.held else "Idle", "")
 
     def _condition(self, name: str, status: ConditionStatus, reason: str, message: str) -> Condition:

@@ -7,6 +7,7 @@ uses a library.
 import asyncio
 import re
 import ssl
+import time
 from collections import deque
 from urllib.parse import urlsplit
 
@@ -64,6 +65,8 @@ class Endpoint:
         self._sweep_seconds = _SWEEP_SECONDS
         self._checked = (b"", b"")
         self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it at each request is a system call
+        self._clock = time.monotonic
 
     async def send(
         self, method: bytes, target: bytes, headers: bytes, body: bytes, *, timeout_seconds: float
@@ -79,7 +82,10 @@ class Endpoint:
         """
         if (method, target) != self._checked:
             self._check(method, target)
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+            self._clock = loop.time
         if body or method in _BODY_METHODS:
             head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (
                 method, target, self._authority, headers, len(body),
@@ -179,7 +185,7 @@ class Endpoint:
         if self._closing:
             connection.abort()
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = self._clock()
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():

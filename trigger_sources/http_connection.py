@@ -160,10 +160,10 @@ class Connection(asyncio.Protocol):
             return
         self._headers_complete = True
         self._status = status
-        if sum(len(name) + len(value) + 4 for name, value in self._headers) > self._max_header_bytes:
+        if sum([len(name) + len(value) + 4 for name, value in self._headers]) > self._max_header_bytes:
             self._problem = f"the answer's header is over {self._max_header_bytes} bytes"
             return
-        names = {name: value for name, value in self._headers}  # noqa: C416  the last one counts
+        names = dict(self._headers)  # the last one counts
         if self._head_only:
             self._garbage = True  # the parser waits for a body that does not come
             self._complete = True

@@ -1,0 +1,43 @@
+"""Which changes of files make `kubeirq dev` look again, and which are none of its business."""
+
+from pathlib import Path
+
+import pytest
+
+from controllers.function import FunctionSpec
+from kubeirq.fabric import FunctionResource, Wanted
+from kubeirq.local import concerns
+from trigger_sources.source import MissingSecret
+
+BASE = Path("/work")
+
+
+def wanted() -> Wanted:
+    source = {"path": "orders/place.py", "include": ["../shared"]}
+    spec = FunctionSpec.model_validate({"source": source, "dependenciesPath": "requirements.txt"})
+
+    def no_secret(namespace: str, reference: object) -> str:
+        raise MissingSecret("none")
+
+    return Wanted([FunctionResource("default", "f", spec, BASE)], [], no_secret, lambda _: {})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/work/a.yaml",
+        "/work/new/b.yml",
+        "/work/manifest.txt",
+        "/work/orders/place.py",
+        "/shared/deep/lib.py",
+        "/work/requirements.txt",
+        "/secrets/db/password",
+    ],
+)
+def test_it_may_change_what_runs(path: str) -> None:
+    assert concerns(Path(path), wanted(), [Path("/work/manifest.txt")], Path("/secrets"))
+
+
+@pytest.mark.parametrize("path", ["/work/dev.log", "/work/ledger.txt", "/work/orders/other.txt", "/shared.py"])
+def test_it_is_none_of_its_business(path: str) -> None:
+    assert not concerns(Path(path), wanted(), [BASE], None)
