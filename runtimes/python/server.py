@@ -52,7 +52,7 @@ def main() -> int:
         steady = served and (status == REPLACE_ME or time.monotonic() - started > STEADY_SECONDS)
         failures = 0 if steady else failures + 1
         if not served and (not has_served or failures >= STARTS_TRIED):
-            _say(f"the function does not start ({_exit_text(status)}): giving up")
+            _say(f"the function does not start ({_exit_text(status)})")
             return NOT_STARTED
         if status != REPLACE_ME:
             _say(f"worker ended with {_exit_text(status)}: starting another")
@@ -236,10 +236,8 @@ async def _serve(settings, listening, beat, loop):
             debugpy.listen(("127.0.0.1", settings.debug_port))
         worker.load()
         await worker.run_hook(settings.startup)
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
+    except Exception as error:
+        _say_traceback("", error)
         return NOT_STARTED
     _limit_memory(settings.memory_limit_bytes)
     loop.add_signal_handler(signal.SIGTERM, worker.end, 0)
@@ -252,6 +250,20 @@ async def _serve(settings, listening, beat, loop):
     if status == 0:
         await worker.run_hook(settings.shutdown)
     return status
+
+
+def _say_traceback(head, error):
+    """The function's own frames: what called it is the same every time."""
+    import traceback
+
+    frames = error.__traceback__
+    while frames is not None:
+        file = frames.tb_frame.f_code.co_filename
+        if file != __file__ and "importlib" not in file:
+            break
+        frames = frames.tb_next
+    sys.stderr.write(head + "".join(traceback.format_exception(type(error), error, frames)))
+    sys.stderr.flush()
 
 
 def _limit_memory(limit):
@@ -827,11 +839,7 @@ class Worker:
         elif isinstance(error, BadAnswer):
             _say(f"event {call.event_id}: the handler returned {error}")
         elif not isinstance(error, BadRequest):
-            import traceback
-
-            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            sys.stderr.write(f"event {call.event_id}: the handler raised\n{text}")
-            sys.stderr.flush()
+            _say_traceback(f"event {call.event_id}: the handler raised\n", error)
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
             status = 500
         self.release(call, True)
