@@ -25,14 +25,13 @@ class FolderTrigger(TriggerSource):
     def take(self, file: Path, taken: set[str]) -> Delivery:
         taken.add(position := position_of(file))
         event = Event(position, f"/folders/{self.folder.name}", "file.created", file.read_bytes(), subject=file.name)
-        return Delivery(event, partial(self.settle, file, taken), position, key=file.suffix.encode())
+        return Delivery(event, partial(self.settle, file, position, taken), position, key=file.suffix.encode())
 
-    async def settle(self, file: Path, taken: set[str], outcome: Outcome) -> None:
+    async def settle(self, file: Path, position: str, taken: set[str], outcome: Outcome) -> None:
         if outcome.final and file.exists():
             (self.folder / "done").mkdir(exist_ok=True)
             file.rename(self.folder / "done" / file.name)
-        elif not outcome.final:
-            taken.discard(position_of(file))
+        taken.discard(position)
 
 
 def position_of(file: Path) -> str:
