@@ -45,7 +45,7 @@ class FunctionController:
         self._functions: dict[Key, Object] = {}
         self._owned: dict[Key, dict[Key, Object]] = {}  # by function, then by kind and name
         self._touched: set[Key] = set()  # what is known of these is newer than the listing under way
-        self.queue: WorkQueue[Key] = WorkQueue(self.reconcile)
+        self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Watches Functions, and the Deployments that they own."""

@@ -16,9 +16,16 @@ _MOST_DELAY_SECONDS = 60.0
 class WorkQueue(Generic[K]):
     """`add` says that something about the key may have changed; `reconcile` finds out what."""
 
-    def __init__(self, reconcile: Callable[[K], Awaitable[None]], *, workers: int = 4) -> None:
+    def __init__(
+        self,
+        reconcile: Callable[[K], Awaitable[None]],
+        *,
+        workers: int = 4,
+        expected: tuple[type[Exception], ...] = (),  # what a server may say any day: told without a traceback
+    ) -> None:
         self._reconcile = reconcile
         self._workers = workers
+        self._expected = expected
         self._waiting: dict[K, None] = {}  # in the order of their coming
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
@@ -62,10 +69,14 @@ class WorkQueue(Generic[K]):
             self._running.add(key)
             try:
                 await self._reconcile(key)
-            except Exception:
+            except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 delay = min(_MOST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** (failures - 1))
-                log.warning("reconcile failed", extra={"key": str(key), "again_in_seconds": delay}, exc_info=True)
+                log.warning(
+                    "reconcile failed",
+                    extra={"key": str(key), "again_in_seconds": delay, "problem": str(error)},
+                    exc_info=not isinstance(error, self._expected),
+                )
                 self.add_after(key, delay)
             else:
                 self._failures.pop(key, None)
