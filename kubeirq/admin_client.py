@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import aiohttp
 import orjson
+
+if TYPE_CHECKING:
+    import aiohttp
 
 
 class NotRunning(Exception):
@@ -25,6 +27,8 @@ class AdminClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        import aiohttp  # a third of the start: --help and version have no need of it
+
         connector = aiohttp.UnixConnector(path=str(self._state / "admin.sock"))
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None, connect=5))
         return self
@@ -47,6 +51,8 @@ class AdminClient:
 
     async def lines(self, path: str, body: Any) -> AsyncIterator[Any]:
         """The objects that come as lines, as they come."""
+        import aiohttp
+
         assert self._session is not None
         try:
             async with self._session.post(f"http://admin{path}", data=orjson.dumps(body)) as answer:
@@ -62,6 +68,8 @@ class AdminClient:
         self, method: str, path: str, body: bytes | None = None, query: dict[str, str] | None = None,
         content_type: str = "application/json",
     ) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
+        import aiohttp
+
         assert self._session is not None
         try:
             async with self._session.request(

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import version as version_of
 from pathlib import Path
 
 import click
@@ -55,6 +54,8 @@ def new_source(name: str) -> None:
 @click.command()
 def version() -> None:
     """Print the version."""
+    from importlib.metadata import version as version_of  # it brings the mail parser along
+
     click.echo(version_of("kubeirq"))
 
 

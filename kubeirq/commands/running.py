@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import uvloop
 
 STATE = click.option(
     "--state",
@@ -71,6 +70,8 @@ def serve(
 
 
 def _run(main: Coroutine[Any, Any, int]) -> None:
+    import uvloop  # only where a fabric runs
+
     # events make much garbage and few cycles: looking for those as often as Python does takes a seventh of the time
     gc.set_threshold(10_000, 20, 100)
     sys.exit(uvloop.run(main))

@@ -124,6 +124,27 @@ async def test_a_wrong_token_says_so() -> None:
         assert caught.value.reason == "Unauthorized"
 
 
+async def test_a_refusal_is_told_although_later_attempts_are_only_hung_up_on() -> None:
+    attempts = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            writer.write(b'INFO {"server_id":"one","version":"2.12.0","max_payload":1048576,"auth_required":true}\r\n')
+            await reader.readline()
+            writer.write(b"-ERR 'Authorization Violation'\r\n")
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1") as server:
+        spec = trigger(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(SourceError, match="Authorization") as caught:
+            await spec.prepare(StandInContext())
+    assert caught.value.reason == "Unauthorized"
+    assert attempts > 1
+
+
 async def test_dead_letters_keep_every_byte_and_are_replaced_and_removed() -> None:
     async with nats_server() as server:
         context = StandInContext()

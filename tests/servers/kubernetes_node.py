@@ -88,6 +88,8 @@ def lacking() -> str | None:
 class Node(APIServer):
     """An API server with one node, `node`; `inside` is set when its namespaces are there."""
 
+    first: psutil.Process | None = None  # of the namespace of process ids
+
     async def execute(self, *command: str) -> str:
         """What a command inside the namespaces wrote to standard output. It must succeed."""
         process = await asyncio.create_subprocess_exec(
@@ -125,7 +127,12 @@ class Node(APIServer):
         await self.until("kubelet", "wait", "--for=condition=Ready", "node/node", "--timeout=20s")
 
     async def stop(self) -> None:
-        await super().stop()  # the first process among them, and with it all others of the namespaces
+        # The kernel ends the first process only after all others of its namespace; unshare waits for it, not the reverse
+        if self.first is not None:
+            with suppress(psutil.NoSuchProcess):
+                self.first.kill()
+            await self.processes["unshare"].wait()
+        await super().stop()
         for hierarchy in _hierarchies():
             folders = [*(hierarchy / self._cgroup).rglob("*"), hierarchy / self._cgroup]
             for folder in sorted((path for path in folders if path.is_dir()), reverse=True):
@@ -145,8 +152,8 @@ class Node(APIServer):
         self.processes["unshare"] = process
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
-        first = psutil.Process(process.pid).children()[0].pid
-        self.inside = ("nsenter", f"--target={first}", "--net", "--mount", "--pid", "--")
+        self.first = psutil.Process(process.pid).children()[0]
+        self.inside = ("nsenter", f"--target={self.first.pid}", "--net", "--mount", "--pid", "--")
 
     async def _start_control_plane(self) -> None:
         await self.start(

@@ -121,11 +121,14 @@ async def connect(servers: Sequence[str], security: Security | None, context: Co
     """A connection of its own. Raises SourceError when no server takes it within five seconds."""
     client = Client()
     connection = Connection(client)
-    last: list[Exception] = []
+    last: Exception | None = None
+    refused: Exception | None = None
 
     async def failed(error: Exception) -> None:
-        last.append(error)
-        del last[:-1]
+        nonlocal last, refused
+        last = error
+        if _is_refusal(error):
+            refused = error
 
     arguments = await _arguments(security, context)
     try:
@@ -147,10 +150,15 @@ async def connect(servers: Sequence[str], security: Security | None, context: Co
     except (NatsError, TimeoutError, OSError) as error:
         with contextlib.suppress(Exception):
             await client.close()
-        reason = last[-1] if last else error
-        word = "Unauthorized" if "authoriz" in str(reason).lower() else "NotConnected"
+        # A server that refuses a login hangs up at once, and its words may be lost with it: one attempt heard them
+        reason = refused or last or error
+        word = "Unauthorized" if _is_refusal(reason) else "NotConnected"
         raise SourceError(word, f"{', '.join(servers)}: {reason or type(reason).__name__}") from error
     return connection
+
+
+def _is_refusal(error: Exception) -> bool:
+    return "authoriz" in str(error).lower()
 
 
 async def _arguments(security: Security | None, context: Context) -> dict[str, Any]:
