@@ -127,7 +127,7 @@ class Node(APIServer):
         await self.until("kubelet", "wait", "--for=condition=Ready", "node/node", "--timeout=20s")
 
     async def stop(self) -> None:
-        # The kernel ends the first process only after all others of its namespace; unshare waits for it, not the reverse
+        # The kernel ends the first process after all others of its namespace, and unshare waits for it
         if self.first is not None:
             with suppress(psutil.NoSuchProcess):
                 self.first.kill()
