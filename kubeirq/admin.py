@@ -16,9 +16,10 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from kubeirq.fabric import Fabric, RunningTrigger, TriggerResource
+from kubeirq.fabric import Fabric
 from kubeirq.publishing import CannotPublish, publish
 from trigger_sources.dead_letters import DeadLetter, metadata_from_letter
+from trigger_sources.flows import RunningTrigger, TriggerResource
 from trigger_sources.source import SourceError
 
 _BODY_MAX_BYTES = 64 * 1024 * 1024

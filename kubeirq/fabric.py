@@ -7,10 +7,9 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from controllers.function import FunctionSpec
 from kubeirq.brokers import Broker, BrokerFailed, kafka_broker, nats_server
@@ -18,7 +17,7 @@ from kubeirq.environments import NotInstalled
 from kubeirq.function_logs import LogLine
 from kubeirq.processes import FunctionProcess
 from kubeirq.programs import BadFunction, discard_unused, program_for
-from trigger_sources.flow import Flow
+from trigger_sources.flows import FlowKey, Flows, RunningTrigger, TriggerResource, functions_of
 from trigger_sources.gate import Gate
 from trigger_sources.gateway import Gateway
 from trigger_sources.held import Seen
@@ -45,21 +44,6 @@ class FunctionResource:
 
 
 @dataclass(frozen=True)
-class TriggerResource:
-    """A trigger as it is in a file."""
-
-    kind: str
-    namespace: str
-    name: str
-    spec: TriggerSource
-    example: str = field(default="", compare=False)  # data to try it with
-
-    @property
-    def uid(self) -> str:
-        return f"{self.namespace}/{self.kind}/{self.name}"
-
-
-@dataclass(frozen=True)
 class Wanted:
     """All that is to run, and how a secret is found."""
 
@@ -69,18 +53,7 @@ class Wanted:
     environment: Callable[[FunctionResource], Mapping[str, str]]  # spec.env, resolved; raises MissingSecret
 
 
-@dataclass
-class RunningTrigger:
-    """One flow and what belongs to it."""
-
-    resource: TriggerResource
-    flow: Flow
-    task: asyncio.Task[None]
-    own_gate: Gate | None = None  # of a plain URL
-
-
 FunctionKey = tuple[str, str]  # namespace, name
-FlowKey = tuple[str, str]  # trigger's uid, function
 
 
 class Fabric:
@@ -101,7 +74,6 @@ class Fabric:
         self.replica = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}"
         self.started_at = time.time()
         self.functions: dict[FunctionKey, FunctionProcess] = {}
-        self.flows: dict[FlowKey, RunningTrigger] = {}
         self.triggers: dict[str, TriggerResource] = {}
         self.brokers: dict[str, Broker] = {}
         self.broker_problems: dict[str, str] = {}
@@ -132,6 +104,7 @@ class Fabric:
                 secrets=lambda namespace, reference: self.wanted.secret(namespace, reference),
                 defaults=self._defaults,
             )
+            self._flows = Flows(self.host, self._gate, observe=self._observe)
             self._stack = stack.pop_all()
         return self
 
@@ -170,7 +143,7 @@ class Fabric:
             task.cancel()
         await asyncio.gather(
             self.gateway.close(grace_seconds),
-            *(self._end_flow(key, grace_seconds) for key in list(self.flows)),
+            self._flows.stop(grace_seconds),
         )
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
         await asyncio.gather(*(process.stop() for process in self.functions.values()))
@@ -188,15 +161,18 @@ class Fabric:
         await self.gateway.start(*self._http)
         self._listening = True
 
+    @property
+    def flows(self) -> Mapping[FlowKey, RunningTrigger]:
+        return self._flows.running
+
     def hurry(self) -> None:
         """Ends draining at once: what is not settled goes back to its source."""
-        for running in self.flows.values():
-            running.task.cancel()
+        self._flows.hurry()
 
     @property
     def held(self) -> int:
         """Events taken and not settled."""
-        return sum(running.flow.dispatcher.held for running in self.flows.values())
+        return self._flows.held
 
     def is_suspended(self, uid: str) -> bool:
         return uid in self._suspended
@@ -209,8 +185,8 @@ class Fabric:
         else:
             await state.delete("suspended")
         await self.apply(self.wanted)
-        for (found, _), running in self.flows.items():
-            if found == uid and not suspended:
+        if not suspended:
+            for running in self._flows.of(uid):
                 running.flow.resume()
 
     # --- functions
@@ -271,55 +247,18 @@ class Fabric:
             effective = trigger
             if suspended and not trigger.spec.suspend:
                 spec = trigger.spec.model_copy(update={"suspend": True})
-                effective = TriggerResource(trigger.kind, trigger.namespace, trigger.name, spec)
-            for function in _functions_of(trigger, wanted.functions):
+                effective = replace(trigger, spec=spec)
+            functions = [
+                (found.name, found.labels) for found in wanted.functions if found.namespace == trigger.namespace
+            ]
+            for function in functions_of(trigger.spec, functions):
                 targets[trigger.uid, function] = effective
-        gone = [key for key, running in self.flows.items() if targets.get(key) != running.resource]
-        await asyncio.gather(*(self._end_flow(key, grace_seconds) for key in gone))
-        for key, trigger in targets.items():
-            if key not in self.flows:
-                self._start_flow(key, trigger)
+        await self._flows.apply(targets, grace_seconds)
 
     async def _was_suspended(self, uid: str) -> bool:
         found = await self.store.state(uid, "").get("suspended") is not None
         (self._suspended.add if found else self._suspended.discard)(uid)
         return found
-
-    def _start_flow(self, key: FlowKey, trigger: TriggerResource) -> None:
-        target = trigger.spec.target
-        assert target is not None
-        own_gate = Gate(key[1], target.url) if target.url is not None else None
-        flow = Flow(
-            trigger.spec,
-            kind=trigger.kind,
-            namespace=trigger.namespace,
-            name=trigger.name,
-            uid=trigger.uid,
-            function=key[1],
-            gate=own_gate or self._gate(trigger.namespace, key[1]),
-            host=self.host,
-            gate_of=lambda name: self._gate(trigger.namespace, name),
-            observe=self._observe,
-        )
-        task = asyncio.create_task(flow.run(), name=f"flow {trigger.uid} {key[1]}")
-        task.add_done_callback(_report_fault)
-        self.flows[key] = RunningTrigger(trigger, flow, task, own_gate)
-
-    async def _end_flow(self, key: FlowKey, grace_seconds: float) -> None:
-        running = self.flows.get(key)
-        if running is None:
-            return
-        stopping = asyncio.create_task(running.flow.stop(grace_seconds))
-        try:
-            await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.gather(running.task, return_exceptions=True)
-        finally:
-            stopping.cancel()
-            await asyncio.gather(stopping, return_exceptions=True)
-            running.task.cancel()
-            self.flows.pop(key, None)
-        if running.own_gate is not None:
-            await running.own_gate.aclose()
 
     # --- brokers
 
@@ -354,26 +293,6 @@ def brokers_needed(spec: TriggerSource) -> set[str]:
     if reply is not None and reply.nats is not None and not reply.nats.servers:
         needed.add("nats")
     return {kind for kind in needed if not spec.addresses.get(kind)}
-
-
-def _functions_of(trigger: TriggerResource, functions: Sequence[FunctionResource]) -> list[str]:
-    target = trigger.spec.target
-    assert target is not None
-    if target.function is not None:
-        return [target.function]
-    if target.url is not None:
-        return [urlsplit(target.url).netloc]
-    assert target.selector is not None
-    return [
-        function.name
-        for function in functions
-        if function.namespace == trigger.namespace and target.selector.matches(dict(function.labels))
-    ]
-
-
-def _report_fault(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("flow ended by a fault", extra={"flow": task.get_name()}, exc_info=task.exception())
 
 
 def _no_secret(namespace: str, reference: SecretRef) -> str:

@@ -2,7 +2,8 @@
 
 from shlex import quote
 
-from kubeirq.fabric import Fabric, TriggerResource
+from kubeirq.fabric import Fabric
+from trigger_sources.flows import TriggerResource
 
 _EXAMPLE = '{"hello": "world"}'
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import aiohttp
 
-from kubeirq.fabric import Fabric, TriggerResource
+from kubeirq.fabric import Fabric
+from trigger_sources.flows import TriggerResource
 
 _SECONDS = 60
 

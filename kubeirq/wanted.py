@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from controllers.function import FunctionSpec
-from kubeirq.fabric import FunctionResource, TriggerResource, Wanted
+from kubeirq.fabric import FunctionResource, Wanted
 from kubeirq.manifests import Resources, load
+from trigger_sources.flows import TriggerResource
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
 
@@ -41,7 +42,14 @@ def wanted_from(paths: Sequence[Path], secrets: Path | None) -> Wanted:
             for found in resources.functions
         ],
         triggers=[
-            TriggerResource(found.kind, found.namespace, found.name, found.spec, found.annotations.get(EXAMPLE, ""))
+            TriggerResource(
+                found.kind,
+                found.namespace,
+                found.name,
+                found.spec,
+                uid=f"{found.namespace}/{found.kind}/{found.name}",  # the same after every restart
+                example=found.annotations.get(EXAMPLE, ""),
+            )
             for found in resources.triggers
         ],
         secret=secret,

@@ -11,8 +11,9 @@ import aiohttp
 
 from controllers.function import FunctionSpec
 from kubeirq.admin import admin_api
-from kubeirq.fabric import Fabric, FunctionResource, TriggerResource, Wanted
+from kubeirq.fabric import Fabric, FunctionResource, Wanted
 from kubeirq.function_logs import LogLine
+from trigger_sources.flows import TriggerResource
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.source import MissingSecret
 
@@ -200,7 +201,7 @@ async def running(folder: Path) -> AsyncIterator[Running]:
 
 def web(name: str, **spec: Any) -> TriggerResource:
     source = HTTPTrigger.model_validate({"function": "f", "path": f"/{name}", **spec})
-    return TriggerResource("HTTPTrigger", "default", name, source)
+    return TriggerResource("HTTPTrigger", "default", name, source, f"default/HTTPTrigger/{name}")
 
 
 def no_secret(namespace: str, reference: Any) -> str:
