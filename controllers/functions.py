@@ -17,6 +17,7 @@ from controllers.api import Api, Object, Refused
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import has
 from controllers.function import FunctionSpec
+from controllers.owned import Key, NameTaken, Owned, key_of
 from controllers.work_queue import WorkQueue
 from controllers.workload import FUNCTION_LABEL, Settings, objects_of, status_of
 
@@ -32,8 +33,6 @@ OWNED = (
     ("policy/v1", "PodDisruptionBudget"),
 )
 
-Key = tuple[str, str]  # namespace, name
-
 
 class FunctionController:
     """Made and run in one event loop. What it knows of the cluster comes from watches and from the sweep."""
@@ -43,8 +42,8 @@ class FunctionController:
         self._settings = settings
         self._namespace = namespace
         self._functions: dict[Key, Object] = {}
-        self._owned: dict[Key, dict[Key, Object]] = {}  # by function, then by kind and name
         self._touched: set[Key] = set()  # what is known of these is newer than the listing under way
+        self._owned = Owned(api, OWNED, label=FUNCTION_LABEL, namespace=namespace)
         self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
@@ -64,25 +63,18 @@ class FunctionController:
         """Lists everything, and looks at every function again."""
         self._touched.clear()
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace)
-        owned: dict[Key, dict[Key, Object]] = {}
-        for api_version, kind in OWNED:
-            for found in await self._api.list(api_version, kind, self._namespace, {FUNCTION_LABEL: ""}):
-                key = (found["metadata"]["namespace"], found["metadata"]["labels"][FUNCTION_LABEL])
-                owned.setdefault(key, {})[kind, found["metadata"]["name"]] = found
         listed = {key_of(found): found for found in functions}
         for key in self._touched:
             listed.pop(key, None)
-            owned.pop(key, None)
             if key in self._functions:
                 listed[key] = self._functions[key]
-                owned[key] = self._owned.get(key, {})
-        self._functions, self._owned = listed, owned
+        self._functions = listed
+        await self._owned.refresh()
         for key in self._functions:
             self.queue.add(key)
 
     async def reconcile(self, key: Key) -> None:
         """Makes what is there what is wanted, for one function. Raises what the API server raises."""
-        self._touched.add(key)
         function = self._functions.get(key)
         if function is None or "deletionTimestamp" in function["metadata"]:
             return  # owner references delete what belonged to it
@@ -92,52 +84,28 @@ class FunctionController:
         except ValueError as error:
             await self._say(function, {}, [Condition("Ready", "False", "Invalid", problem_text(error))])
             return
-        owned = self._owned.setdefault(key, {})
         try:
-            for found in wanted:
-                await self._have(function, owned, found)
+            await self._owned.have(function, wanted)
         except Refused as refused:
-            reason = "NameTaken" if refused.status == 409 else "Refused"
+            reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
             await self._say(function, {}, [Condition("Ready", "False", reason, str(refused))])
             raise
-        await self._discard(key, owned, wanted)
-        deployment = owned.get(("Deployment", key[1]), {})
+        await self._discard(key, wanted)
+        deployment = self._owned.get(key, "Deployment", key[1]) or {}
         pods = [] if _is_settled(deployment) else await self._api.list("v1", "Pod", key[0], {FUNCTION_LABEL: key[1]})
         status, conditions = status_of(spec, deployment, pods)
         await self._say(function, status, conditions)
 
-    async def _have(self, function: Object, owned: dict[Key, Object], wanted: Object) -> None:
-        place = (wanted["kind"], wanted["metadata"]["name"])
-        live = owned.get(place)
-        if live is not None and has(live, wanted):
-            return
-        if live is None:
-            live = await self._api.get(
-                wanted["apiVersion"], wanted["kind"], wanted["metadata"]["namespace"], wanted["metadata"]["name"]
-            )
-            if live is not None and _owns(function, live) and has(live, wanted):
-                owned[place] = live
-                return
-        if live is not None and not _owns(function, live):
-            text = f"{place[0]} {place[1]!r} is there and belongs to someone else: rename the function, or remove it"
-            raise Refused(409, text)
-        owned[place] = await self._api.apply(wanted)
-        log.info(
-            "applied", extra={"kind": place[0], "namespace": function["metadata"]["namespace"], "object": place[1]}
-        )
-
-    async def _discard(self, key: Key, owned: dict[Key, Object], wanted: list[Object]) -> None:
+    async def _discard(self, key: Key, wanted: list[Object]) -> None:
         """Removes what is no longer wanted; the code of a revision that can be rolled back to is kept."""
-        places = {(found["kind"], found["metadata"]["name"]) for found in wanted}
-        unwanted = [place for place in owned if place not in places]
+        unwanted = self._owned.unwanted(key, wanted)
         if not unwanted:
             return
         sets = await self._api.list("apps/v1", "ReplicaSet", key[0], {FUNCTION_LABEL: key[1]})
         used = {name for found in sets for name in config_maps_of(found)}
-        for kind, name in unwanted:
-            if kind != "ConfigMap" or name not in used:
-                await self._api.delete(owned.pop((kind, name)))
-                log.info("removed", extra={"kind": kind, "namespace": key[0], "object": name})
+        for found in unwanted:
+            if found["kind"] != "ConfigMap" or found["metadata"]["name"] not in used:
+                await self._owned.remove(key, found)
 
     async def _say(self, function: Object, status: Mapping[str, Any], conditions: list[Condition]) -> None:
         """Writes the status where it differs."""
@@ -164,6 +132,7 @@ class FunctionController:
             raise
         if key_of(function) in self._functions:
             self._functions[key_of(function)] = found
+            self._touched.add(key_of(function))
 
     async def _sweeping(self) -> None:
         while True:
@@ -180,7 +149,7 @@ class FunctionController:
         self._touched.add(key_of(found))
         if event["type"] == "DELETED":
             self._functions.pop(key_of(found), None)
-            self._owned.pop(key_of(found), None)
+            self._owned.forget(key_of(found))
             return
         before = self._functions.get(key_of(found))
         self._functions[key_of(found)] = found
@@ -188,19 +157,7 @@ class FunctionController:
             self.queue.add(key_of(found))
 
     async def _deployment_seen(self, event: Mapping[str, Any], **_: Any) -> None:
-        found = dict(event["object"])
-        key = (found["metadata"]["namespace"], found["metadata"]["labels"][FUNCTION_LABEL])
-        self._touched.add(key)
-        place = ("Deployment", found["metadata"]["name"])
-        if event["type"] == "DELETED":
-            self._owned.get(key, {}).pop(place, None)
-        else:
-            self._owned.setdefault(key, {})[place] = found
-        self.queue.add(key)
-
-
-def key_of(found: Mapping[str, Any]) -> Key:
-    return found["metadata"]["namespace"], found["metadata"]["name"]
+        self.queue.add(self._owned.seen(event))
 
 
 def problem_text(error: ValueError) -> str:
@@ -222,11 +179,6 @@ def config_maps_of(workload: Mapping[str, Any]) -> Iterator[str]:
         for source in volume.get("projected", {}).get("sources", []):
             if "configMap" in source:
                 yield source["configMap"]["name"]
-
-
-def _owns(function: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    owners = found["metadata"].get("ownerReferences", [])
-    return any(owner.get("uid") == function["metadata"]["uid"] for owner in owners)
 
 
 def _is_settled(deployment: Mapping[str, Any]) -> bool:
