@@ -104,7 +104,7 @@ class Fabric:
                 secrets=lambda namespace, reference: self.wanted.secret(namespace, reference),
                 defaults=self._defaults,
             )
-            self._flows = Flows(self.host, self._gate, observe=self._observe)
+            self.running_flows = Flows(self.host, self._gate, observe=self._observe)
             self._stack = stack.pop_all()
         return self
 
@@ -143,7 +143,7 @@ class Fabric:
             task.cancel()
         await asyncio.gather(
             self.gateway.close(grace_seconds),
-            self._flows.stop(grace_seconds),
+            self.running_flows.stop(grace_seconds),
         )
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
         await asyncio.gather(*(process.stop() for process in self.functions.values()))
@@ -163,16 +163,16 @@ class Fabric:
 
     @property
     def flows(self) -> Mapping[FlowKey, RunningTrigger]:
-        return self._flows.running
+        return self.running_flows.running
 
     def hurry(self) -> None:
         """Ends draining at once: what is not settled goes back to its source."""
-        self._flows.hurry()
+        self.running_flows.hurry()
 
     @property
     def held(self) -> int:
         """Events taken and not settled."""
-        return self._flows.held
+        return self.running_flows.held
 
     def is_suspended(self, uid: str) -> bool:
         return uid in self._suspended
@@ -186,7 +186,7 @@ class Fabric:
             await state.delete("suspended")
         await self.apply(self.wanted)
         if not suspended:
-            for running in self._flows.of(uid):
+            for running in self.running_flows.of(uid):
                 running.flow.resume()
 
     # --- functions
@@ -253,7 +253,7 @@ class Fabric:
             ]
             for function in functions_of(trigger.spec, functions):
                 targets[trigger.uid, function] = effective
-        await self._flows.apply(targets, grace_seconds)
+        await self.running_flows.apply(targets, grace_seconds)
 
     async def _was_suspended(self, uid: str) -> bool:
         found = await self.store.state(uid, "").get("suspended") is not None
