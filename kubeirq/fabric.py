@@ -174,6 +174,15 @@ class Fabric:
         """Events taken and not settled."""
         return self.running_flows.held
 
+    def not_ready(self) -> list[str]:
+        """A line for each flow that should flow and does not."""
+        return [
+            f"{running.resource.name} → {running.flow.identity.function}: {condition.reason}"
+            for running in self.flows.values()
+            for condition in running.flow.status().conditions[:1]
+            if condition.status != "True" and not running.flow.trigger.suspend
+        ]
+
     def is_suspended(self, uid: str) -> bool:
         return uid in self._suspended
 

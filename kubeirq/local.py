@@ -17,10 +17,10 @@ from kubeirq.children import free_port
 from kubeirq.display import Display, printable
 from kubeirq.fabric import Fabric, Wanted
 from kubeirq.lifecycle_logs import NoticeHandler
-from kubeirq.metrics_endpoint import metrics_endpoint
 from kubeirq.publish_hints import hints
 from kubeirq.wanted import Problems, wanted_from
 from trigger_sources.logs import JsonLines
+from trigger_sources.metrics_endpoint import metrics_endpoint
 from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,13 @@ async def serve(
                 ),
                 notice=lambda text: log.info("notice", extra={"text": text}),
             )
-            async with _running(fabric, wanted), metrics_endpoint(fabric, metrics_host, metrics_port) as address:
+            metrics = metrics_endpoint(
+                metrics_host,
+                metrics_port,
+                readings=lambda: [running.flow.reading() for running in fabric.flows.values()],
+                waiting=fabric.not_ready,
+            )
+            async with _running(fabric, wanted), metrics as address:
                 log.info(
                     "fabric is running",
                     extra={"http": fabric.http_address, "metrics": address, "state": str(state)},

@@ -10,11 +10,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from controllers.function import FunctionSpec
-from kubeirq.problems import Place, Problem, nearest, spec_problems
 from trigger_sources.filters import compile_filter
+from trigger_sources.problems import Place, Problem, nearest, spec_problems
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource
-from trigger_sources.spec import SecretRef
+from trigger_sources.spec import secret_refs
 
 VERSION = "v1"
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv"})
@@ -234,7 +234,7 @@ class _Reader:
             elif isinstance(resource.spec, TriggerSource):
                 self._check_trigger(resource, functions)
             if isinstance(resource.spec, BaseModel):
-                for place, reference in _secret_refs(resource.spec, ()):
+                for place, reference in secret_refs(resource.spec):
                     data = secrets.get((resource.namespace, reference.name))
                     if data is None:
                         way = "add a Secret document, or --secrets DIR"
@@ -332,16 +332,3 @@ def _dotted(place: Sequence[str | int]) -> str:
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
-
-
-def _secret_refs(model: BaseModel, place: Place) -> Iterator[tuple[Place, SecretRef]]:
-    """Every SecretRef in a spec, with its place as it is written in YAML."""
-    for name, info in type(model).model_fields.items():
-        value = getattr(model, name)
-        here = (*place, info.alias or name)
-        for index, item in enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]:
-            at = here if index is None else (*here, index)
-            if isinstance(item, SecretRef):
-                yield at, item
-            elif isinstance(item, BaseModel):
-                yield from _secret_refs(item, at)

@@ -43,6 +43,7 @@ class Dispatcher:
         state: State,
         limit: int,
         observe: Callable[[Seen], None] | None = None,
+        may_start: Callable[[], bool] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.identity = identity
@@ -63,6 +64,7 @@ class Dispatcher:
         self._gate = gate
         self._state = state
         self._observe = observe
+        self._may_start = may_start
         self._jitter = jitter
         self._filter = compile_filter(trigger.filter) if trigger.filter else None
         self._held: dict[Hashable, Held] = {}
@@ -156,6 +158,10 @@ class Dispatcher:
 
     # --- starting
 
+    def nudge(self) -> None:
+        """After `may_start` said no: it may say yes again."""
+        self._kick()
+
     def _kick(self) -> None:
         """Starts as many workers as there are events that may run."""
         ready = len(self._lanes.ready)
@@ -193,6 +199,8 @@ class Dispatcher:
         held = ready[0]
         if held.suspect and self._active > 1:
             return None  # it runs alone; whoever ends last comes by here again
+        if self._may_start is not None and not self._may_start():
+            return None  # another replica may have taken over: what is held here is about to be withdrawn
         if not self._gate.admits(self._kick):
             if self._gate.is_down:
                 self._refuse_callers()

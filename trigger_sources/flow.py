@@ -81,6 +81,7 @@ class Flow:
         host: Host,
         gate_of: Callable[[str], Gate],
         observe: Callable[[Seen], None] | None = None,
+        may_start: Callable[[], bool] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.trigger = trigger
@@ -91,7 +92,14 @@ class Flow:
         self._owner = f"{uid}/{function}"
         state = host.store.state(uid, function)
         self.dispatcher = Dispatcher(
-            trigger, self.identity, gate, state=state, limit=_limit_of(trigger), observe=observe, jitter=jitter
+            trigger,
+            self.identity,
+            gate,
+            state=state,
+            limit=_limit_of(trigger),
+            observe=observe,
+            may_start=may_start,
+            jitter=jitter,
         )
         self.context = FlowContext(self, host, state)
         self.lag: Lag | None = None

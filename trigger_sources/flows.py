@@ -27,6 +27,7 @@ class TriggerResource:
     spec: TriggerSource
     uid: str
     example: str = field(default="", compare=False)  # data to try it with
+    secrets: str = ""  # stands for the content of what it refers to: another one is a change
 
 
 @dataclass
@@ -40,15 +41,25 @@ class RunningTrigger:
 
 
 class Flows:
-    """Made, used and stopped in one event loop. `gate(namespace, name)` is the way to a function."""
+    """Made, used and stopped in one event loop. `gate(namespace, name)` is the way to a function.
+
+    `may_start(trigger)` gives what says, before each call, whether this process may still act for that trigger; None
+    where nobody else could.
+    """
 
     def __init__(
-        self, host: Host, gate: Callable[[str, str], Gate], *, observe: Callable[[Seen], None] | None = None
+        self,
+        host: Host,
+        gate: Callable[[str, str], Gate],
+        *,
+        observe: Callable[[Seen], None] | None = None,
+        may_start: Callable[[TriggerResource], Callable[[], bool] | None] = lambda _: None,
     ) -> None:
         self.running: dict[FlowKey, RunningTrigger] = {}
         self._host = host
         self._gate = gate
         self._observe = observe
+        self._may_start = may_start
 
     async def apply(
         self, wanted: Mapping[FlowKey, TriggerResource], grace_seconds: float, *, uid: str | None = None
@@ -118,6 +129,7 @@ class Flows:
             host=self._host,
             gate_of=lambda name: self._gate(trigger.namespace, name),
             observe=self._observe,
+            may_start=self._may_start(trigger),
         )
         task = asyncio.create_task(flow.run(), name=f"flow {trigger.uid} {key[1]}")
         task.add_done_callback(_report_fault)

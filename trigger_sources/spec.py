@@ -1,5 +1,6 @@
 """The parts that the resources' models share. Pure."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -123,3 +124,29 @@ class Reply(Spec):
                 f"exactly one of kafka, nats, function, url is needed; given: {', '.join(given) or 'none'}"
             )
         return self
+
+
+Place = tuple[str | int, ...]
+
+
+def secret_refs(model: BaseModel) -> Iterator[tuple[Place, SecretRef]]:
+    """Every SecretRef in a spec, with its place as it is written in YAML."""
+    for name, info in type(model).model_fields.items():
+        yield from _secret_refs_in(getattr(model, name), (info.alias or name,))
+
+
+def _secret_refs_in(value: Any, place: Place) -> Iterator[tuple[Place, SecretRef]]:
+    if isinstance(value, SecretRef):
+        yield place, value
+    elif isinstance(value, BaseModel):
+        yield from (((*place, *inner), found) for inner, found in secret_refs(value))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _secret_refs_in(item, (*place, index))
+    elif isinstance(value, dict):
+        # a reply's security is free here, and read as its broker's when the reply is opened
+        if value.keys() == {"name", "key"} and all(isinstance(part, str) and part for part in value.values()):
+            yield place, SecretRef(**value)
+        else:
+            for key, item in value.items():
+                yield from _secret_refs_in(item, (*place, str(key)))
