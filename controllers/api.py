@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from aiohttp import ClientError
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, ApiException, Configuration
 
@@ -101,7 +102,7 @@ class Api:
         query: Sequence[tuple[str, str]] = (),
         content_type: str = "application/json",
     ) -> Object:
-        """One exchange of JSON. Raises Refused, or what the transport raises."""
+        """One exchange of JSON. Raises Refused; OSError and TimeoutError when there is no answer."""
         request = await self._client.param_serialize(
             method,
             path,
@@ -115,6 +116,10 @@ class Api:
             text = await answer.read()
         except ApiException as error:
             raise Refused(error.status or 0, _message(error.body)) from None
+        except ClientError as error:
+            if isinstance(error, OSError):
+                raise
+            raise ConnectionError(f"the API server: {error or type(error).__name__}") from error
         if not 200 <= answer.status <= 299:
             raise Refused(answer.status, _message(text))
         found: Object = json.loads(text)
