@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -133,3 +135,33 @@ async def test_a_parked_lane_is_listed_and_released(tmp_path: Path) -> None:
         assert await it.post(f"{BASE}/lanes/release", {"key": base64.b64encode(b"a").decode()}) == {"lanes": 1}
         await it.until("/v1/status", lambda found: found["triggers"][0]["counters"]["delivered"] == 1)
         assert await it.post(f"{BASE}/resume", None) == {}
+
+
+async def test_ask_speaks_to_the_socket_line_by_line(tmp_path: Path) -> None:
+    async with scripted() as function, admin(tmp_path, function.url) as it:
+        it.broker.publish()
+        await it.until("/v1/status", lambda found: found["triggers"][0]["counters"]["delivered"] == 1)
+        head, *chunks, end = await ask(it.socket, {"method": "GET", "path": "/v1/status"})
+        assert (json.loads(head)["status"], end) == (200, ".")
+        assert json.loads(b"".join(map(base64.b64decode, chunks)))["replica"] == "kafka-1"
+        body = base64.b64encode(b'{"identities": null}').decode()
+        request = {"method": "POST", "path": f"{BASE}/dead-letters/redrive", "query": {"a": "b c"}, "body": body}
+        head, *chunks, end = await ask(it.socket, request)
+        assert json.loads(b"".join(map(base64.b64decode, chunks)))["done"] is True
+        head, *chunks, end = await ask(it.socket, {"method": "GET", "path": "/nowhere"})
+        assert (json.loads(head)["status"], end) == (404, ".")
+    head, end = await ask(it.socket, {"method": "GET", "path": "/v1/status"})
+    assert "no admin API answers at" in json.loads(head)["error"]
+
+
+async def ask(socket: Path, request: dict[str, Any]) -> list[str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "controllers.ask",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "KUBEIRQ_ADMIN_SOCKET": str(socket)},
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps(request).encode() + b"\n")  # and stays open, as an exec's does
+    found = (await process.stdout.read()).decode().splitlines()
+    assert await process.wait() == 0
+    return found
