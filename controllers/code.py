@@ -15,12 +15,16 @@ class TooLarge(ValueError):
     """The code does not fit into a ConfigMap: field, size, ways out."""
 
 
-def config_map_of(metadata: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
-    """An immutable ConfigMap with these files, text by path. Raises TooLarge.
+def config_map_of(
+    metadata: Mapping[str, Any], files: Mapping[str, str], *, dependencies: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """An immutable ConfigMap with these files, text by path, and the file of dependencies beside them. Raises TooLarge.
 
     `metadata` is the object's own; the digest is added to its name.
     """
-    size = sum(len(path.encode()) + len(text.encode()) for path, text in files.items())
+    data = {key_of(path): text for path, text in sorted(files.items())}
+    data |= {dependencies_key_of(name): text for name, text in (dependencies or {}).items()}
+    size = sum(len(path.encode()) + len(text.encode()) for path, text in data.items())
     if size > MOST_BYTES:
         raise TooLarge(
             f"spec.source: {size / 1024:.0f} KiB of code and dependencies, and a ConfigMap takes {MOST_BYTES // 1024}; "
@@ -29,9 +33,9 @@ def config_map_of(metadata: Mapping[str, Any], files: Mapping[str, str]) -> dict
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {**metadata, "name": f"{metadata['name']}-{digest_of(files)}"},
+        "metadata": {**metadata, "name": f"{metadata['name']}-{digest_of(data)}"},
         "immutable": True,
-        "data": {key_of(path): text for path, text in sorted(files.items())},
+        "data": data,
     }
 
 
@@ -45,3 +49,8 @@ def key_of(path: str) -> str:
     if _LEGAL_KEY.fullmatch(path):
         return path
     return f"{_ILLEGAL.sub('_', path)[-150:]}.{hashlib.sha256(path.encode()).hexdigest()[:10]}"
+
+
+def dependencies_key_of(name: str) -> str:
+    """The key of the file of dependencies: none that a path has, since code may have a file of that name too."""
+    return f".{name}"

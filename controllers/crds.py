@@ -219,19 +219,19 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
     ),
     ValueFrom: _rules(one_of("secretKeyRef", "configMapKeyRef")),
     Source: _rules(
-        one_of("path", "inline", "url", "configMap", "image"),
+        one_of("path", "inline", "files", "url", "configMap", "image"),
         together("url", "sha256"),
-        _not_on_a_cluster("path", "`kubeirq deploy` puts them into inline"),
+        _not_on_a_cluster("path", "`kubeirq deploy` sends them"),
         {
             "rule": "!has(self.include) || self.include.size() == 0",
-            "message": "include: a cluster cannot see your files; `kubeirq deploy` puts them into inline",
+            "message": "include: a cluster cannot see your files; `kubeirq deploy` sends them",
         },
     ),
     Scale: _rules({"rule": f"!{given('max')} || self.max >= self.min", "message": "max: must not be less than min"}),
     FunctionSpec: {
         **_rules(
             at_most_one_of("dependencies", "dependenciesPath"),
-            _not_on_a_cluster("dependenciesPath", "`kubeirq deploy` puts it into dependencies"),
+            _not_on_a_cluster("dependenciesPath", "`kubeirq deploy` sends it"),
         ),
         **_schemas(
             runtime={"enum": list(runtimes.NAMES)},

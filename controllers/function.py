@@ -44,24 +44,40 @@ class ConfigMapFile(Spec):
 
 
 class Source(Spec):
-    """Where the code is: exactly one of path, inline, url, configMap, image."""
+    """Where the code is: exactly one of path, inline, files, url, configMap, image."""
 
     path: str | None = Field(None, min_length=1, description="A file or folder, relative to the YAML file")
     include: list[str] = Field(default_factory=list, description="Further files or folders beside path")
     inline: str | None = Field(None, description="The module's text")
+    files: dict[str, str] | None = Field(None, description="Several files: the text of each by its path")
     url: str | None = Field(None, pattern=r"^https://", description="An archive or file; sha256 is needed with it")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     config_map: ConfigMapFile | None = None
     image: str | None = Field(None, min_length=1, description="An image that has the code in it")
 
+    @field_validator("files")
+    @classmethod
+    def _paths_inside(cls, files: dict[str, str] | None) -> dict[str, str] | None:
+        if files is None:
+            return None
+        if not files:
+            raise ValueError("at least one file is needed")
+        for path in files:
+            parts = path.split("/")
+            if any(part in ("", ".") or part.startswith("..") for part in parts):
+                raise ValueError(f"{path!r} is no path of a file within a folder, as shop/prices.py is one")
+            if folder := next((f for n in range(1, len(parts)) if (f := "/".join(parts[:n])) in files), None):
+                raise ValueError(f"{folder!r} is a file, and the folder of {path!r}")
+        return files
+
     @model_validator(mode="after")
     def _exactly_one(self) -> "Source":
-        names = {"path": "path", "inline": "inline", "url": "url", "config_map": "configMap", "image": "image"}
+        names = {"path": "path", "inline": "inline", "files": "files", "url": "url", "config_map": "configMap",
+                 "image": "image"}  # fmt: skip
         given = [shown for name, shown in names.items() if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"exactly one of path, inline, url, configMap, image is needed; given: {', '.join(given) or 'none'}"
-            )
+            known = ", ".join(names.values())
+            raise ValueError(f"exactly one of {known} is needed; given: {', '.join(given) or 'none'}")
         if (self.url is None) != (self.sha256 is None):
             raise ValueError("url and sha256 go together")
         if self.include and self.path is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from controllers.code import config_map_of, digest_of, key_of
+from controllers.code import config_map_of, dependencies_key_of, digest_of, key_of
 from controllers.function import FunctionSpec, Variable
 from controllers.runtimes import BY_NAME, Runtime
 from controllers.strategic_merge import merged
@@ -58,11 +58,15 @@ def objects_of(metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settin
     same objects. Raises ValueError (TooLarge, BadPatch, NotOnCluster) with a text for the function's author.
     """
     if spec.source.path is not None:
-        raise NotOnCluster("spec.source.path: a cluster has no files of yours; say inline, url, configMap or image")
+        raise NotOnCluster(
+            "spec.source.path: a cluster cannot see your files; `kubeirq deploy` sends them, or: url, configMap, image"
+        )
     if spec.dependencies_path is not None:
-        raise NotOnCluster("spec.dependenciesPath: a cluster has no files of yours; put the text into dependencies")
+        raise NotOnCluster(
+            "spec.dependenciesPath: a cluster cannot see your files; `kubeirq deploy` sends it, or say dependencies"
+        )
     workload = _Workload(metadata, spec, settings)
-    objects = [workload.code()] if workload.files else []
+    objects = [workload.code] if workload.code else []
     objects += [workload.deployment(), workload.service()]
     if spec.scale.is_automatic:
         objects.append(workload.autoscaler())
@@ -106,20 +110,15 @@ class _Workload:
             ],
         }
         self.has_dependencies = _says_something(spec.dependencies)
-        self.files = self._files()
-
-    def _files(self) -> dict[str, str]:
-        files = {}
-        if self.spec.source.inline is not None:
-            files[self.module_file] = self.spec.source.inline
-        if self.has_dependencies:
-            files[self.runtime.dependencies_file] = self.spec.dependencies or ""
-        return files
+        self.files = spec.source.files or {}
+        if spec.source.inline is not None:
+            self.files = {self.module_file: spec.source.inline}
+        dependencies = {self.runtime.dependencies_file: spec.dependencies or ""} if self.has_dependencies else {}
+        self.code: Object = {}  # none where there is nothing to keep
+        if self.files or dependencies:
+            self.code = config_map_of(self.metadata, self.files, dependencies=dependencies)
 
     # the objects
-
-    def code(self) -> Object:
-        return config_map_of(self.metadata, self.files)
 
     def deployment(self) -> Object:
         scale = self.spec.scale
@@ -209,8 +208,8 @@ class _Workload:
         }
 
     def _code_digest(self) -> str:
-        source = self.spec.source.model_dump(mode="json", exclude_none=True)
-        return digest_of({"source": repr(sorted(source.items())), **self.files})
+        source = self.spec.source.model_dump(mode="json", exclude_none=True, exclude={"files"})
+        return digest_of({"source": repr(sorted(source.items())), **self.code.get("data", {})})
 
     def _container(self, name: str, **fields: Any) -> Object:
         """With what all containers of a function's pod have."""
@@ -334,8 +333,8 @@ class _Workload:
     def _volumes(self) -> list[Object]:
         source = self.spec.source
         volumes: list[Object] = [{"name": "runtime", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]
-        if source.inline is not None:
-            volumes.append(self._mounted_file("code", self.module_file))
+        if self.files:
+            volumes.append(self._mounted("code", {key_of(path): path for path in self.files}))
         elif source.config_map is not None:
             items = [{"key": source.config_map.key, "path": self.module_file}]
             volumes.append({"name": "code", "configMap": {"name": source.config_map.name, "items": items}})
@@ -343,12 +342,14 @@ class _Workload:
             volumes.append({"name": "code", "emptyDir": {}})
         if self.has_dependencies:
             volumes.append({"name": "dependencies", "emptyDir": {}})
-            volumes.append(self._mounted_file("dependencies-file", self.runtime.dependencies_file))
+            file = self.runtime.dependencies_file
+            volumes.append(self._mounted("dependencies-file", {dependencies_key_of(file): file}))
         return volumes
 
-    def _mounted_file(self, volume: str, path: str) -> Object:
-        name = f"{self.name}-{digest_of(self.files)}"
-        return {"name": volume, "configMap": {"name": name, "items": [{"key": key_of(path), "path": path}]}}
+    def _mounted(self, volume: str, paths: Mapping[str, str]) -> Object:
+        """Files of the ConfigMap, path by key."""
+        items = [{"key": key, "path": path} for key, path in sorted(paths.items())]
+        return {"name": volume, "configMap": {"name": self.code["metadata"]["name"], "items": items}}
 
 
 _TMP_MOUNT = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 the pod's own, the only place it can write to

@@ -12,6 +12,7 @@ from pathlib import Path
 from controllers.function import FunctionSpec
 from kubeirq.environments import cache_folder, interpreter_for
 from kubeirq.processes import Program
+from kubeirq.source_files import NoFiles, files_of, requirements_of
 
 # A function sees what a person's shell says about places and languages, not what else is in it: as in a pod
 _INHERITED = frozenset(
@@ -20,7 +21,6 @@ _INHERITED = frozenset(
 )
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 30.0
-_SKIPPED = frozenset({"__pycache__", ".git", ".venv", ".kubeirq", "node_modules"})
 
 
 class BadFunction(Exception):
@@ -45,9 +45,13 @@ async def program_for(
     if not spec.runtime.startswith("python"):
         raise BadFunction(f"spec.runtime: {spec.runtime!r} runs on a cluster only as yet; here: python")
     module, _, handler = spec.handler.rpartition(".")
-    files = _files_of(spec, base, module)
+    try:
+        files, requirements = files_of(spec, base), requirements_of(spec, base)
+    except NoFiles as error:
+        raise BadFunction(str(error)) from error
+    if not files:
+        raise BadFunction("spec.source: only path, inline and files run on one machine as yet")
     folder = _assembled(files, state / "functions" / namespace / name)
-    requirements = _requirements_of(spec, base)
     python = await interpreter_for(requirements, label=name, show=show, cache=cache_folder())
     variables = {
         **{variable: value for variable, value in os.environ.items() if variable in _INHERITED},
@@ -100,44 +104,6 @@ def _origin(spec: FunctionSpec, base: Path) -> Path | None:
         return None
     path = base / spec.source.path
     return path if path.is_dir() else path.parent
-
-
-def _files_of(spec: FunctionSpec, base: Path, module: str) -> dict[str, bytes]:
-    """The function's files by their path in its folder."""
-    source = spec.source
-    files: dict[str, bytes] = {}
-    if source.inline is not None:
-        files[f"{module.replace('.', '/')}.py"] = source.inline.encode()
-    elif source.path is not None:
-        files |= _read("spec.source.path", base / source.path, as_folder=False)
-    else:
-        raise BadFunction("spec.source: only path and inline run on one machine as yet")
-    for included in source.include or ():
-        files |= _read("spec.source.include", base / included, as_folder=True)
-    return files
-
-
-def _read(field: str, path: Path, *, as_folder: bool) -> dict[str, bytes]:
-    if path.is_file():
-        return {path.name: path.read_bytes()}
-    if not path.is_dir():
-        raise BadFunction(f"{field}: {path}: no such file or folder")
-    root = path.parent if as_folder else path
-    return {
-        str(file.relative_to(root)): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not _SKIPPED.intersection(file.relative_to(root).parts)
-    }
-
-
-def _requirements_of(spec: FunctionSpec, base: Path) -> str:
-    path = spec.dependencies_path
-    if path is None:
-        return spec.dependencies or ""
-    try:
-        return (base / path).read_text()
-    except OSError as error:
-        raise BadFunction(f"spec.dependenciesPath: {base / path}: {error.strerror}") from error
 
 
 def _assembled(files: Mapping[str, bytes], parent: Path) -> Path:

@@ -12,8 +12,8 @@ from controllers.crds import crds, yaml_of
 
 ORDERS = Path(__file__).resolve().parents[2] / "examples" / "orders"
 REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
-    ("Function", {"source": {"path": "a.py"}}, "spec.source: .*`kubeirq deploy` puts them into inline"),
-    ("Function", {"source": {"inline": "", "image": "x"}}, "spec.source: .*exactly one of path, inline, url"),
+    ("Function", {"source": {"path": "a.py"}}, "spec.source: .*`kubeirq deploy` sends them"),
+    ("Function", {"source": {"inline": "", "image": "x"}}, "spec.source: .*exactly one of path, inline, files, url"),
     (
         "Function",
         {"source": {"inline": ""}, "env": [{"name": "A", "valueFrom": {}}]},

@@ -48,3 +48,11 @@ def test_what_fits_is_taken_and_a_byte_more_is_refused_with_ways_out() -> None:
 
     with pytest.raises(TooLarge, match=r"spec\.source: 900 KiB .*\burl\b.*\bimage\b"):
         config_map_of(METADATA, {"f.py": fits + "é"})
+
+
+def test_a_file_of_code_may_have_the_name_of_the_file_of_dependencies() -> None:
+    data = config_map_of(METADATA, {"requirements.txt": "of the code"}, dependencies={"requirements.txt": "numpy"})[
+        "data"
+    ]
+
+    assert data == {"requirements.txt": "of the code", ".requirements.txt": "numpy"}

@@ -92,7 +92,7 @@ def test_the_examples_are_valid_on_a_cluster_but_for_their_files() -> None:
     for document in documents:
         problems = [problem for _, problem in problems_of(spec_of(document["kind"]), document["spec"])]
         if document["kind"] == "Function":
-            assert problems == ["path: a cluster cannot see your files; `kubeirq deploy` puts them into inline"]
+            assert problems == ["path: a cluster cannot see your files; `kubeirq deploy` sends them"]
             code = {"source": {"inline": "..."}}
             assert list(problems_of(spec_of("Function"), {**document["spec"], **code})) == []
         else:
@@ -102,7 +102,12 @@ def test_the_examples_are_valid_on_a_cluster_but_for_their_files() -> None:
 @pytest.mark.parametrize(
     ("kind", "spec", "place", "problem"),
     [
-        ("Function", {"source": {}}, "spec.source", "exactly one of path, inline, url, configMap, image is needed"),
+        (
+            "Function",
+            {"source": {}},
+            "spec.source",
+            "exactly one of path, inline, files, url, configMap, image is needed",
+        ),
         ("Function", {"source": {"url": "https://x"}}, "spec.source", "url and sha256 go together"),
         ("Function", {"source": {"inline": ""}, "runtime": "perl5"}, "spec.runtime", "not one of"),
         (

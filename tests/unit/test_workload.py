@@ -125,7 +125,7 @@ def test_a_scale_that_cannot_be_is_refused(fields: dict[str, Any], text: str) ->
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"source": {"path": "invoice.py"}}, "spec.source.path: .* inline, url, configMap or image"),
+        ({"source": {"path": "invoice.py"}}, "spec.source.path: .* url, configMap, image"),
         ({"dependenciesPath": "requirements.txt"}, "spec.dependenciesPath: .* dependencies"),
     ],
 )
@@ -155,6 +155,7 @@ def test_what_does_not_concern_the_pods_rolls_nothing(other: dict[str, Any]) -> 
     "other",
     [
         {"source": {"inline": "other"}},
+        {"source": {"files": {"invoice.py": INLINE["inline"], "other.py": ""}}},
         {"source": BY_URL},
         {"dependencies": "requests"},
         {"handler": "invoice.other"},
@@ -201,6 +202,41 @@ def test_the_code_is_mounted_where_the_runtime_looks_under_its_modules_name() ->
     assert mount["mountPath"] == variables["KUBEIRQ_CODE_PATH"] == spec["containers"][0]["workingDir"]
 
 
+def test_several_files_are_mounted_at_their_paths_whatever_their_keys() -> None:
+    files = {"invoice.py": "import shop.prices", "shop/prices.py": "TAX = 19", "requirements.txt": "none of ours"}
+    objects = built(source={"files": files}, dependencies="requests")
+    volumes = objects["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    mounted = {
+        volume["name"]: {
+            item["path"]: objects["ConfigMap"]["data"][item["key"]] for item in volume["configMap"]["items"]
+        }
+        for volume in volumes
+        if "configMap" in volume
+    }
+
+    assert mounted == {"code": files, "dependencies-file": {"requirements.txt": "requests"}}
+    assert objects == built(source={"files": dict(reversed(files.items()))}, dependencies="requests")
+    assert template(source={"files": {**files, "shop/prices.py": "TAX = 7"}}, dependencies="requests") != template(
+        source={"files": files}, dependencies="requests"
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({}, "at least one file"),
+        ({"/a.py": ""}, "'/a.py' is no path of a file within a folder"),
+        ({"a/../b.py": ""}, "is no path"),
+        ({"a//b.py": ""}, "is no path"),
+        ({"..a.py": ""}, "is no path"),
+        ({"a": "", "a/b/c.py": ""}, "'a' is a file, and the folder of 'a/b/c.py'"),
+    ],
+)
+def test_files_that_no_folder_can_hold_are_refused(files: dict[str, str], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        built(source={"files": files})
+
+
 def test_a_file_of_a_config_map_of_ones_own_is_mounted() -> None:
     volumes = pod(source={"configMap": {"name": "mine", "key": "a.py"}})["volumes"]
     (code,) = [volume for volume in volumes if volume["name"] == "code"]
@@ -240,7 +276,7 @@ def test_dependencies_are_installed_from_the_index_of_the_settings_and_found_bef
     command = " ".join(install["command"])
 
     assert "--index-url http://a/simple --extra-index-url http://b --trusted-host a" in command
-    assert built(dependencies="requests\n")["ConfigMap"]["data"]["requirements.txt"] == "requests\n"
+    assert built(dependencies="requests\n")["ConfigMap"]["data"][".requirements.txt"] == "requests\n"
     target, runtime = environment(dependencies="requests")["PYTHONPATH"].split(":")
     assert f"--target {target}" in command
     assert runtime == environment()["PYTHONPATH"]
