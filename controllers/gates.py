@@ -87,7 +87,7 @@ class Gates:
         if key not in self._functions:
             gate.close(f"there is no Function {key[1]!r} in namespace {key[0]!r}")
         elif not any(self._ready.get(key, {}).values()):
-            gate.close("no replica is ready")
+            gate.close("no replica is ready", probe=True)  # a watch may be behind, or forbidden
         else:
             gate.open()
 

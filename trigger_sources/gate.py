@@ -35,7 +35,8 @@ class Gate:
         self._probing = False
         self._probe_seconds = _FIRST_PROBE_SECONDS
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._known_down = False
+        self._closed = False  # whoever watches the function says that it is not there
+        self._known_down = False  # and is sure of it
         self._retired: set[asyncio.Task[None]] = set()
         self.move(url)
 
@@ -87,8 +88,8 @@ class Gate:
     def answered(self, latency_seconds: float, timeout_seconds: float, ok: bool) -> None:
         """A call ended in any way but `unreachable`: the function is there."""
         self.in_flight -= 1
-        if self.down_since is not None and not self._known_down:
-            self._up()
+        if self.down_since is not None:
+            self._answered_while_down()
         if ok and self._ramp != _UNLIMITED:
             self._ramp = self._ramp + 1 if self._ramp < 1024 else _UNLIMITED
         if latency_seconds > 0.05 or self._queue_bound != _UNLIMITED:
@@ -113,20 +114,27 @@ class Gate:
             log.warning("function down", extra={"function": self.name, "reason": reason})
         elif was_probe:
             self._probe_seconds = min(_PROBE_MAX_SECONDS, self._probe_seconds * 2)
-        self.down_reason = reason
-        if self._probe_timer is None and not self._known_down:
-            self._probe_timer = asyncio.get_running_loop().call_later(self._probe_seconds, self._probe_due)
+        if not self._closed:
+            self.down_reason = reason
+        self._probe_later()
 
-    def close(self, reason: str) -> None:
-        """Its process is known not to be there: not even a probe is made until `open`."""
-        self._known_down = True
+    def close(self, reason: str, *, probe: bool = False) -> None:
+        """Its process is known not to be there: not even a probe is made until `open`.
+
+        `probe`: that is believed, by who may have missed something. One call is still let through every five seconds;
+        its answer opens the gate, that of a call which began before does not.
+        """
+        self._closed = True
+        self._known_down = not probe
         self.down_reason = reason
         if self.down_since is None:
             self.down_since = time.time()
+        if probe:
+            self._probe_seconds = _PROBE_MAX_SECONDS
+            self._probe_later()
 
     def open(self) -> None:
         """It is known to be ready: held events start at once."""
-        self._known_down = False
         if self.down_since is not None:
             self._up()
 
@@ -141,6 +149,7 @@ class Gate:
         )
         self.down_since = None
         self.down_reason = ""
+        self._closed = self._known_down = False
         self._probing = False
         self._probe_seconds = _FIRST_PROBE_SECONDS
         if self._probe_timer is not None:
@@ -148,6 +157,15 @@ class Gate:
             self._probe_timer = None
         self._ramp = max(2, self.in_flight + 1)
         self._wake_all()
+
+    def _answered_while_down(self) -> None:
+        was_probe, self._probing = self._probing, False
+        if not self._closed or (was_probe and not self._known_down):
+            self._up()
+
+    def _probe_later(self) -> None:
+        if self._probe_timer is None and not self._probing and not self._known_down:
+            self._probe_timer = asyncio.get_running_loop().call_later(self._probe_seconds, self._probe_due)
 
     def _probe_due(self) -> None:
         self._probe_timer = None

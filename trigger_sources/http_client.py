@@ -5,6 +5,7 @@ uses a library.
 """
 
 import asyncio
+import random
 import re
 import ssl
 import time
@@ -27,7 +28,11 @@ class Unreachable(Exception):
 
 
 class Endpoint:
-    """Kept connections to one origin; a request at a time on each. Belongs to one event loop."""
+    """Kept connections to one origin; a request at a time on each. Belongs to one event loop.
+
+    None begins a request when it is older than `max_age_seconds`, less up to a fifth so that they do not end together:
+    behind the address of a Service replicas come and go, and only new connections find the new ones.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Endpoint:
         max_header_bytes: int = 65_536,
         max_body_bytes: int = 8 * 1024 * 1024,
         idle_seconds: float = 30,
+        max_age_seconds: float = 60,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -57,6 +63,7 @@ class Endpoint:
         self._max_header_bytes = max_header_bytes
         self._max_body_bytes = max_body_bytes
         self._idle_seconds = idle_seconds
+        self._max_age_seconds = max_age_seconds
         self._idle: list[Connection] = []  # the last one was used last
         self._busy: set[Connection] = set()
         self._open = 0  # connections and connects under way
@@ -177,6 +184,7 @@ class Endpoint:
             ) from None
         except OSError as error:
             raise Unreachable(f"no connection to {self._host}:{self._port}: {_reason(error)}") from error
+        connection.retire_at = loop.time() + self._max_age_seconds * (1 - random.random() / 5)
         return connection
 
     def _released(self, connection: Connection) -> None:
@@ -186,6 +194,9 @@ class Endpoint:
             connection.abort()
             return
         connection.idle_since = self._clock()
+        if connection.idle_since >= connection.retire_at:
+            connection.abort()
+            return
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -229,7 +240,9 @@ class Endpoint:
         now = asyncio.get_running_loop().time()
         for connection in [found for found in self._busy if found.deadline <= now]:
             connection.fail(f"timed out: no answer within {connection.timeout_seconds:g} s")
-        for connection in [found for found in self._idle if now - found.idle_since > self._idle_seconds]:
+        for connection in [
+            found for found in self._idle if now - found.idle_since > self._idle_seconds or now >= found.retire_at
+        ]:
             connection.abort()
         if self._busy or self._idle:
             self._sweep_again()

@@ -24,8 +24,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answer_begun", "_body", "_body_bytes", "_closed", "_complete", "_garbage", "_head_bytes", "_head_only",
         "_headers", "_headers_complete", "_keep", "_max_body_bytes", "_max_header_bytes", "_parser", "_problem",
-        "_released", "_status", "_until_close", "_waiter", "deadline", "idle_since", "timeout_seconds", "transport",
-        "used",
+        "_released", "_status", "_until_close", "_waiter", "deadline", "idle_since", "retire_at", "timeout_seconds",
+        "transport", "used",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self.deadline = 0.0  # of the loop's clock
         self.timeout_seconds = 0.0
         self.idle_since = 0.0
+        self.retire_at = 0.0
         self._headers: list[tuple[str, str]] = []
         self._body: list[bytes] = []
         self._begin()
