@@ -1,4 +1,4 @@
-"""`python -m controllers functions`: one controller as a process, configured by its environment."""
+"""`python -m controllers functions` or `trigger NAME`: one controller as a process, configured by its environment."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import uvloop
 from kubernetes.aio.config import ConfigException
 
+from controllers import trigger_process
 from controllers.api import api
 from controllers.functions import FunctionController
 from controllers.operator import operate
@@ -19,7 +20,8 @@ from trigger_sources.logs import JsonLines
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m controllers", description=__doc__)
-    parser.add_argument("controller", choices=["functions"])
+    parser.add_argument("controller", choices=["functions", "trigger"])
+    parser.add_argument("name", nargs="?", help="of a trigger's kind: http, cron, kafka, nats, or a plugin's")
     parser.add_argument("--namespace", help="watch this one only; otherwise all")
     parser.add_argument("--liveness", metavar="URL", help="where /healthz answers, as http://0.0.0.0:8080/healthz")
     arguments = parser.parse_args()
@@ -28,7 +30,12 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
-        uvloop.run(_functions(arguments.namespace, arguments.liveness))
+        if arguments.controller == "trigger":
+            if arguments.name is None:
+                parser.error("trigger: which one? http, cron, kafka, nats, or a plugin's")
+            uvloop.run(trigger_process.run(arguments.name, trigger_process.settings_from(os.environ)))
+        else:
+            uvloop.run(_functions(arguments.namespace, arguments.liveness))
     except (ValueError, ConfigException) as error:
         print(f"controllers: {error}", file=sys.stderr)  # noqa: T201  for whoever started it by hand
         return 1

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import kopf
-from pydantic import ValidationError
 
 from controllers.api import Api, Object, Refused
 from controllers.conditions import Condition, conditions_of
@@ -20,6 +19,7 @@ from controllers.function import FunctionSpec
 from controllers.owned import Key, NameTaken, Owned, key_of
 from controllers.work_queue import WorkQueue
 from controllers.workload import FUNCTION_LABEL, Settings, objects_of, status_of
+from trigger_sources.problems import problem_text
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class FunctionController:
             spec = FunctionSpec.model_validate(function["spec"]).named(key[1])
             wanted = objects_of(function["metadata"], spec, self._settings)
         except ValueError as error:
-            await self._say(function, {}, [Condition("Ready", "False", "Invalid", problem_text(error))])
+            await self._say(function, {}, [Condition("Ready", "False", "Invalid", problem_text(error, FunctionSpec))])
             return
         try:
             await self._owned.have(function, wanted)
@@ -158,17 +158,6 @@ class FunctionController:
 
     async def _deployment_seen(self, event: Mapping[str, Any], **_: Any) -> None:
         self.queue.add(self._owned.seen(event))
-
-
-def problem_text(error: ValueError) -> str:
-    """Every problem with its field, one after the other."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    return "; ".join(
-        f"spec.{'.'.join(map(str, found['loc']))}: {found['msg'].removeprefix('Value error, ')}" if found["loc"]
-        else f"spec: {found['msg'].removeprefix('Value error, ')}"
-        for found in error.errors()
-    )  # fmt: skip
 
 
 def config_maps_of(workload: Mapping[str, Any]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import kopf
@@ -17,29 +17,19 @@ async def operate(
     namespace: str | None = None,
     liveness: str | None = None,
     stop: asyncio.Event | None = None,
+    narrow: Callable[[kopf.OperatorRegistry], None] | None = None,
+    narrow_namespaces: Sequence[str] = (),
 ) -> None:
-    """Runs until `stop` is set or a signal comes. A fault in either part ends the other, and is raised.
+    """Runs until `stop` is set or a signal comes. A fault in any part ends the others, and is raised.
 
-    `namespace`: None for all. `liveness`: where /healthz answers, as http://0.0.0.0:8080/healthz.
+    `namespace`: None for all. `liveness`: where /healthz answers, as http://0.0.0.0:8080/healthz. `narrow` registers
+    what is watched in `narrow_namespaces` only, beside the rest: there are no rights to it elsewhere.
     """
-    registry = kopf.OperatorRegistry()
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False  # events are posted by the controllers, where they mean something
-    kopf.on.login(registry=registry)(_login)
-    register(registry)
-    watching = asyncio.ensure_future(
-        kopf.operator(
-            registry=registry,
-            settings=settings,
-            standalone=True,  # who writes is decided by a Lease, not by kopf's peering
-            clusterwide=namespace is None,
-            namespaces=[] if namespace is None else [namespace],
-            liveness_endpoint=liveness,
-            stop_flag=stop,
-        )
-    )
-    working = asyncio.ensure_future(work())
-    tasks: list[asyncio.Future[Any]] = [watching, working]
+    stop = stop or asyncio.Event()
+    watched = [_watching(register, [] if namespace is None else [namespace], stop, liveness)]
+    if narrow is not None and narrow_namespaces:
+        watched.append(_watching(narrow, narrow_namespaces, stop, None))
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(found) for found in (*watched, work())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -49,6 +39,29 @@ async def operate(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def _watching(
+    register: Callable[[kopf.OperatorRegistry], None],
+    namespaces: Sequence[str],
+    stop: asyncio.Event,
+    liveness: str | None,
+) -> Coroutine[Any, Any, None]:
+    """One operator; without namespaces, of all of them."""
+    registry = kopf.OperatorRegistry()
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # events are posted by the controllers, where they mean something
+    kopf.on.login(registry=registry)(_login)
+    register(registry)
+    return kopf.operator(
+        registry=registry,
+        settings=settings,
+        standalone=True,  # who writes is decided by a Lease, not by kopf's peering
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        liveness_endpoint=liveness,
+        stop_flag=stop,
+    )
 
 
 def _login(**arguments: Any) -> kopf.ConnectionInfo | None:

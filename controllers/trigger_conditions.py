@@ -6,6 +6,7 @@ from controllers.conditions import Condition
 from trigger_sources.flow import FlowStatus
 
 _FLOWS = ("Connected", "Delivering")
+_ORDER = {"False": 0, "Unknown": 1, "True": 2}  # the worst first
 
 
 def conditions_of_trigger(flows: Mapping[str, FlowStatus]) -> list[Condition]:
@@ -19,7 +20,7 @@ def conditions_of_trigger(flows: Mapping[str, FlowStatus]) -> list[Condition]:
         missing = Condition("Ready", "False", "NoFunction", "its selector matches no Function; label one, or change it")
         return [*found, missing]
     parts = [_worst(name, flows) for name in _FLOWS]
-    problem = next((part for part in parts if part.status != "True"), None)
+    problem = min((part for part in parts if part.status != "True"), key=lambda part: _ORDER[part.status], default=None)
     ready = Condition("Ready", "True", "Ready") if problem is None else _as_ready(problem)
     return [*found, *parts, ready]
 
@@ -30,9 +31,9 @@ def rejected(reason: str, message: str) -> list[Condition]:
 
 
 def is_starting(flows: Mapping[str, FlowStatus]) -> bool:
-    """Whether a flow has not said yet how it is."""
+    """Whether a flow has not said yet how it is, and nothing else is known to be wrong."""
     return any(
-        condition.type == "Connected" and condition.reason == "Starting"
+        condition.type == "Connected" and condition.reason == "Starting" and condition.status == "False"
         for flow in flows.values()
         for condition in flow.conditions
     )
@@ -45,8 +46,7 @@ def _worst(name: str, flows: Mapping[str, FlowStatus]) -> Condition:
         for condition in flow.conditions
         if condition.type == name
     }
-    order = {"False": 0, "Unknown": 1, "True": 2}
-    function, worst = min(found.items(), key=lambda item: (order[item[1].status], item[0]))
+    function, worst = min(found.items(), key=lambda item: (_ORDER[item[1].status], item[0]))
     if worst.status == "True" and name == "Delivering":
         return Condition(name, "True", "Flowing")  # or idle, or retrying: that is for metrics and `kubeirq describe`
     names_function = len(flows) > 1 and worst.status != "True" and not worst.message.startswith(f"{function}: ")

@@ -31,6 +31,7 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._later: dict[K, asyncio.TimerHandle] = {}
         self._news = asyncio.Event()
+        self._done = asyncio.Event()
 
     def add(self, key: K) -> None:
         if (timer := self._later.pop(key, None)) is not None:
@@ -47,6 +48,12 @@ class WorkQueue(Generic[K]):
     def is_idle(self) -> bool:
         """Nothing waits, nothing runs."""
         return not self._waiting and not self._running and not self._later
+
+    async def idle(self) -> None:
+        """Returns once nothing waits and nothing runs; what failed may come again later."""
+        while self._waiting or self._running:
+            self._done.clear()
+            await self._done.wait()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -83,3 +90,4 @@ class WorkQueue(Generic[K]):
             finally:
                 self._running.discard(key)
                 self._news.set()  # what came for this key meanwhile may be taken now
+                self._done.set()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from controllers.function import FunctionSpec
 from trigger_sources.filters import compile_filter
-from trigger_sources.problems import Place, Problem, nearest, spec_problems
+from trigger_sources.problems import Place, Problem, dotted, nearest, spec_problems
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import secret_refs
@@ -135,7 +135,7 @@ class _Reader:
 
     def _document(self, file: Path, value: Any, lines: "_Lines") -> None:
         def problem(message: str, *place: str | int) -> None:
-            self.problems.append(Problem(file, lines.at(place), _dotted(place), message))
+            self.problems.append(Problem(file, lines.at(place), dotted(place), message))
 
         if not isinstance(value, dict):
             problem("a resource is a mapping with apiVersion, kind, metadata and spec")
@@ -284,7 +284,7 @@ class _Reader:
         lines = self.lines.get(id(resource))
         whole = ("spec", *place)
         line = lines.at(whole) if lines is not None else resource.line
-        self.problems.append(Problem(resource.file, line, _dotted(whole), message))
+        self.problems.append(Problem(resource.file, line, dotted(whole), message))
 
 
 def _version_of(kind: str) -> str:
@@ -318,17 +318,10 @@ class _Lines:
             for key, value in node.value:
                 name = str(getattr(key, "value", "?"))
                 if name in seen and name != "<<":
-                    self.doubles.append((key.start_mark.line + 1, _dotted((*place, name))))
+                    self.doubles.append((key.start_mark.line + 1, dotted((*place, name))))
                 seen.add(name)
                 self._lines[(*place, name)] = key.start_mark.line + 1
                 self._walk(value, (*place, name), above | {id(node)})
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 self._walk(value, (*place, index), above | {id(node)})
-
-
-def _dotted(place: Sequence[str | int]) -> str:
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text

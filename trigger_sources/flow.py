@@ -278,7 +278,8 @@ class Flow:
         dispatcher = self.dispatcher
         connected, delivering = self._connected_condition(), self._delivering_condition()
         ready: tuple[ConditionStatus, str, str] = ("True", "Ready", "")
-        for found in (connected, delivering):
+        # a source that was not asked for anything yet, since the function is down, is not what is wrong
+        for found in (delivering, connected) if connected[1] == "Starting" else (connected, delivering):
             if found[0] != "True":
                 ready = ("False" if found[0] == "False" else "Unknown", found[1], found[2])
                 break
@@ -341,6 +342,8 @@ class Flow:
         if self.trigger.suspend:
             return ("False", "Suspended", "spec.suspend is true")
         connected, reason, message = self.connected
+        if reason == "Starting" and self.gate.is_down:
+            return ("Unknown", reason, "its events are asked for once the function is there")
         return ("True" if connected else "False", reason or ("Connected" if connected else "NotConnected"), message)
 
     def _delivering_condition(self) -> tuple[ConditionStatus, str, str]:

@@ -42,6 +42,21 @@ def spec_problems(error: ValidationError, model: type[BaseModel]) -> Iterator[tu
         yield place, _words(detail, model)
 
 
+def problem_text(error: ValueError, model: type[BaseModel]) -> str:
+    """Every problem of a spec with its field, one after the other."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{dotted(('spec', *place))}: {message}" for place, message in spec_problems(error, model))
+
+
+def dotted(place: Sequence[str | int]) -> str:
+    """A place as people write it: spec.topics[0]."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
 def _words(detail: ErrorDetails, model: type[BaseModel]) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     place = detail["loc"]

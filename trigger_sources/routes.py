@@ -1,5 +1,6 @@
 """Pure: which trigger a request is for, and what a browser of another origin may do."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -183,6 +184,12 @@ def problem_of(path: str) -> str | None:
     if len(set(names)) != len(names):
         return f"{path!r}: a parameter's name occurs twice"
     return None
+
+
+def claims_of(route: Route) -> frozenset[str]:
+    """What the route has alone, one for each method: two routes with one in common cannot both be in a table."""
+    shape = re.sub(r"\{[^}.]*\}", "{}", re.sub(r"\{[^}]*\.\.\.\}", "{...}", route.path))
+    return frozenset(f"{method} {host_of(route.host) if route.host else ''}{shape}" for method in route.served)
 
 
 def parameters_of(path: str) -> list[str]:

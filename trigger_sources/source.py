@@ -180,6 +180,13 @@ class TriggerSource(Spec):
         """The brokers or servers that the spec names, by kind ("kafka", "nats"): replies of that kind go there too."""
         return {}
 
+    def claims(self, name: str) -> frozenset[str]:
+        """What only one trigger of the kind can have, in words, as `POST /orders`; `name` is the trigger's.
+
+        Of several triggers that claim the same the oldest has it, in every process alike.
+        """
+        return frozenset()
+
     def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
         """The one required method, an async generator. Yields lists of at most `context.room` deliveries.
 

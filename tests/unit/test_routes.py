@@ -15,6 +15,7 @@ from trigger_sources.routes import (
     Route,
     RouteTable,
     Taken,
+    claims_of,
     cors_headers,
     host_of,
     parameters_of,
@@ -197,3 +198,27 @@ def test_every_origin_and_header_is_allowed_by_a_star() -> None:
 def test_credentials_for_every_origin_are_refused() -> None:
     with pytest.raises(ValueError, match="named origins"):
         Cors(origins=["*"], credentials=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Route("/a/{id}"), Route("/a/{name}")),
+        (Route("/a/{id}"), Route("/a/{rest...}")),
+        (Route("/a", ("GET",)), Route("/a", ("HEAD",))),
+        (Route("/a", ("GET",)), Route("/a", ("POST",))),
+        (Route("/a", host="Shop.example"), Route("/a", host="shop.example")),
+        (Route("/a", host="shop.example"), Route("/a")),
+        (Route("/a/{x}/{rest...}"), Route("/a/{y}/{all...}")),
+    ],
+)
+def test_two_routes_claim_the_same_exactly_when_one_table_cannot_have_both(one: Route, other: Route) -> None:
+    table: RouteTable[int] = RouteTable()
+    table.add(one, 1)
+    try:
+        table.add(other, 2)
+    except Taken:
+        clash = True
+    else:
+        clash = False
+    assert bool(claims_of(one) & claims_of(other)) == clash

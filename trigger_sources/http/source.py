@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from trigger_sources.events import Event, InvalidEvent
 from trigger_sources.http.answers import answer_to
 from trigger_sources.http.auth import Credentials, credentials, users_of
 from trigger_sources.http.events import UnknownFormat, events_of, forwarded, from_record, record_from
-from trigger_sources.routes import BODY_LIMIT_BYTES, METHODS, Cors, Route, problem_of, refusal
+from trigger_sources.routes import BODY_LIMIT_BYTES, METHODS, Cors, Route, claims_of, problem_of, refusal
 from trigger_sources.source import Context, Lag, Sharing, SourceError, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
 
@@ -137,12 +137,8 @@ class HTTPTrigger(TriggerSource):
     async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
         """Serves the route while the generator is open."""
         admitted = await self._credentials(context)
-        route = Route(
-            path=self.path or f"/{context.name}",
-            methods=tuple(self.methods),
-            host=self.host,
-            cors=self.cors,
-            body_limit_bytes=self.body_limit_bytes,
+        route = replace(
+            self._route(context.name),
             trigger=f"{context.namespace}/{context.name}",
             admit=None if admitted is None else admitted.admit,
         )
@@ -156,6 +152,18 @@ class HTTPTrigger(TriggerSource):
     async def lag(self, context: Context) -> Lag | None:
         """The accepted events that are not delivered yet."""
         return Lag(await context.inbox().count()) if self.answer == "accepted" else None
+
+    def claims(self, name: str) -> frozenset[str]:
+        return claims_of(self._route(name))
+
+    def _route(self, name: str) -> Route:
+        return Route(
+            path=self.path or f"/{name}",
+            methods=tuple(self.methods),
+            host=self.host,
+            cors=self.cors,
+            body_limit_bytes=self.body_limit_bytes,
+        )
 
     # --- the caller waits for the function
 

@@ -1,0 +1,170 @@
+"""A trigger controller as a process: its environment, and what it runs on."""
+
+import asyncio
+import logging
+import os
+import secrets as dice
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from controllers.api import api
+from controllers.gates import Gates
+from controllers.operator import operate
+from controllers.secrets import Secrets
+from controllers.trigger_store import ClusterStore, NoStore
+from controllers.triggers import TriggerController
+from trigger_sources.admin import FlowAdmin, served
+from trigger_sources.gateway import Gateway
+from trigger_sources.host import LocalHost
+from trigger_sources.metrics_endpoint import metrics_endpoint
+from trigger_sources.registry import kinds, source_of
+
+log = logging.getLogger(__name__)
+
+_ROUTES_TRIES = 200  # routes that are not served after these are answered 404 until they are
+_ROUTES_TRY_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class TriggerSettings:
+    """What the chart says of a trigger controller."""
+
+    replica: str
+    release_namespace: str | None  # where its Leases are; None: there are no other replicas
+    watch_namespace: str | None  # None: all
+    secret_namespaces: Sequence[str]
+    kafka_brokers: Sequence[str]
+    nats_servers: Sequence[str]
+    port: int  # of metrics and health
+    gateway_port: int
+    admin_socket: Path | None
+    grace_seconds: float
+
+
+def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
+    """Raises ValueError that names the variable."""
+    socket = environment.get("KUBEIRQ_ADMIN_SOCKET")
+    return TriggerSettings(
+        replica=environment.get("KUBEIRQ_REPLICA") or f"{os.uname().nodename}-{os.getpid()}-{dice.token_hex(3)}",
+        release_namespace=environment.get("KUBEIRQ_NAMESPACE") or None,
+        watch_namespace=environment.get("KUBEIRQ_WATCH_NAMESPACE") or None,
+        secret_namespaces=environment.get("KUBEIRQ_SECRET_NAMESPACES", "").split(),
+        kafka_brokers=environment.get("KUBEIRQ_KAFKA_BROKERS", "").split(),
+        nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
+        port=_number(environment, "KUBEIRQ_PORT", 9090),
+        gateway_port=_number(environment, "KUBEIRQ_GATEWAY_PORT", 8080),
+        admin_socket=Path(socket) if socket else None,
+        grace_seconds=_number(environment, "KUBEIRQ_GRACE_SECONDS", 30),
+    )
+
+
+def kinds_of(name: str) -> list[str]:
+    """The kinds of the controller with this name: `kafka` is KafkaTrigger's. Raises ValueError."""
+    names = {kind.lower().removesuffix("trigger"): kind for kind in kinds()}
+    wanted = name.lower().removesuffix("trigger")
+    if wanted not in names:
+        raise ValueError(f"no trigger {name!r}; installed: {', '.join(sorted(names))}")
+    return [names[wanted]]
+
+
+async def run(name: str, settings: TriggerSettings) -> None:
+    """Until a signal comes; what runs is drained then."""
+    found = kinds_of(name)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(api())
+        gates = Gates()
+        stack.push_async_callback(gates.aclose)
+        secrets = Secrets(settings.secret_namespaces)
+        host = LocalHost(
+            replica=settings.replica,
+            store=ClusterStore(  # type: ignore[arg-type]
+                lambda uid: controller.status_of(uid), NoStore()
+            ),
+            gateway=Gateway(),
+            secrets=secrets.text,
+            defaults={"kafka": settings.kafka_brokers, "nats": settings.nats_servers},
+        )
+        controller = TriggerController(
+            client,
+            found,
+            host,
+            gates,
+            secrets,
+            namespace=settings.watch_namespace,
+            grace_seconds=settings.grace_seconds,
+        )
+        starting = _Starting(controller, serves=any("methods" in source_of(kind).model_fields for kind in found))
+        metrics = metrics_endpoint("0.0.0.0", settings.port, readings=controller.readings, waiting=starting.waiting)
+        await stack.enter_async_context(metrics)
+        if settings.admin_socket is not None:
+            admin = FlowAdmin(
+                controller.flows, controller.triggers, replica=settings.replica, idle=controller.idle_because
+            )
+            await stack.enter_async_context(served(admin.application(), settings.admin_socket))
+        log.info("controller runs", extra={"kinds": found, "replica": settings.replica})
+
+        async def work() -> None:
+            listening = asyncio.create_task(starting.listen(host.gateway, settings.gateway_port))
+            holding = asyncio.create_task(_for_ever())
+            running = asyncio.create_task(controller.run())
+            try:
+                await asyncio.wait({listening, holding, running}, return_when=asyncio.FIRST_EXCEPTION)
+            finally:
+                listening.cancel()
+                # what was held is drained before it is let go
+                for task in (running, holding):
+                    task.cancel()
+                    await asyncio.wait({task})
+            for task in (listening, holding, running):
+                if not task.cancelled() and (problem := task.exception()) is not None:
+                    raise problem
+
+        await operate(
+            controller.register,
+            work,
+            namespace=settings.watch_namespace,
+            narrow=controller.register_secrets,
+            narrow_namespaces=settings.secret_namespaces,
+        )
+        log.info("controller has stopped")
+
+
+class _Starting:
+    """How far the process has come. The gateway listens once the routes are there: nobody sees a 404 in between."""
+
+    def __init__(self, controller: TriggerController, *, serves: bool) -> None:
+        self._controller = controller
+        self._serves = serves
+        self._listens = False
+
+    def waiting(self) -> list[str]:
+        """What keeps the process from being ready. A trigger that is not is no reason: the others are served."""
+        if not self._controller.synced.is_set():
+            return ["the triggers are not known yet"]
+        return [] if self._listens or not self._serves else ["the gateway does not listen yet"]
+
+    async def listen(self, gateway: Gateway, port: int) -> None:
+        if not self._serves:
+            return
+        await self._controller.synced.wait()
+        flows = self._controller.flows.running
+        for _ in range(_ROUTES_TRIES):
+            if all(running.flow.connected[0] for running in flows.values()):
+                break
+            await asyncio.sleep(_ROUTES_TRY_SECONDS)
+        await gateway.start("0.0.0.0", port)
+        self._listens = True
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise ValueError(f"{name}: {text!r} is no number") from None

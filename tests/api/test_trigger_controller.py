@@ -1,0 +1,171 @@
+"""Trigger controllers against a real API server, real brokers and functions at plain addresses."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from servers.controllers import Cluster, cluster, condition, resource
+from servers.function import function
+from servers.ledger import FUNCTION, account, count
+from servers.nats import nats_server
+
+
+async def published(url: str, numbers: range, subject: str = "orders") -> None:
+    client = await nats.connect(url)
+    stream = client.jetstream()
+    for number in numbers:
+        await stream.publish(subject, json.dumps({"key": str(number % 10), "n": number}).encode())
+    await client.close()
+
+
+def nats_trigger(name: str, server: str, target: str, **spec: Any) -> dict[str, Any]:
+    given = {"servers": [server], "subject": "orders", "stream": "ORDERS", "createStream": True, "url": target}
+    return resource("NATSTrigger", name, {**given, **spec})
+
+
+async def until_counted(ledger: Path, wanted: int, it: Cluster) -> None:
+    try:
+        async with asyncio.timeout(30):
+            while count(ledger) < wanted:
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"{count(ledger)} of {wanted}\n{it.logs()}") from None
+
+
+@pytest.mark.timeout(120)
+async def test_a_trigger_runs_changes_suspends_and_goes(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with cluster(tmp_path) as it, nats_server() as server, function(FUNCTION, LEDGER=str(ledger)) as f:
+        await it.start("trigger", "nats")
+        await it.apply(nats_trigger("orders", server.url, f.url))
+        found = await it.until("natstrigger", "orders", lambda found: condition(found)["status"] == "True")
+        assert [one["type"] for one in found["status"]["conditions"]] == [
+            "Accepted",
+            "Connected",
+            "Delivering",
+            "Ready",
+        ]
+        await published(server.url, range(10))
+        await until_counted(ledger, 10, it)
+
+        await it.apply(nats_trigger("orders", server.url, f.url, suspend=True))
+        await it.until("natstrigger", "orders", lambda found: condition(found)["reason"] == "Suspended")
+        await published(server.url, range(10, 20))
+        assert count(ledger) == 10
+        await it.apply(nats_trigger("orders", server.url, f.url, suspend=False, concurrency=3))
+        await until_counted(ledger, 20, it)
+        await it.until("natstrigger", "orders", lambda found: condition(found)["status"] == "True")
+
+        await it.server.kubectl("delete", "natstrigger", "orders", "--timeout=10s")
+        client = await nats.connect(server.url)
+        async with asyncio.timeout(20):
+            while (await client.jetstream().consumers_info("ORDERS"))[0].num_waiting:
+                await asyncio.sleep(0.1)
+        await client.close()
+        sent = {str(key): list(range(key, 20, 10)) for key in range(10)}
+        assert str(account(ledger, sent)) == "sent 20, delivered 20, lost 0, duplicates 0, out of order 0"
+
+
+@pytest.mark.timeout(120)
+async def test_what_is_wrong_is_said_with_field_problem_and_way_out(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it, nats_server(config="authorization { token: right }") as server:
+        await it.start("trigger", "nats", KUBEIRQ_SECRET_NAMESPACES="kubeirq-system default")
+        url = "http://127.0.0.1:1/"
+        key = {"token": {"name": "nats", "key": "token"}}
+        await it.server.kubectl("create", "namespace", "shop")
+        elsewhere = nats_trigger("elsewhere", server.url, url, security=key)
+        await it.apply(
+            nats_trigger("bad-filter", server.url, url, filter="data.total >"),
+            nats_trigger("secretless", server.url, url, security=key),
+            resource("NATSTrigger", "absent", {"servers": [server.url], "subject": "a", "function": "nobody"}),
+            resource("NATSTrigger", "nobody", {"subject": "a", "functionSelector": {"matchLabels": {"app": "x"}}}),
+            {**elsewhere, "metadata": {"name": "elsewhere", "namespace": "shop"}},
+        )
+        expected = {
+            "bad-filter": ("Invalid", "spec.filter: "),
+            "secretless": ("SecretMissing", "no Secret 'nats' in namespace 'default'; create it there"),
+            "nobody": ("NoFunction", "its selector matches no Function; label one, or change it"),
+        }
+        for name, (reason, words) in expected.items():
+            found = await it.until("natstrigger", name, lambda f, reason=reason: condition(f)["reason"] == reason)
+            assert words in condition(found)["message"]
+        async with asyncio.timeout(20):
+            while condition(found := await it.get("natstrigger", "elsewhere", "shop"))["reason"] != "SecretForbidden":
+                await asyncio.sleep(0.1)
+        assert "add it to secretNamespaces in the chart's values" in condition(found)["message"]
+        events = await it.server.kubectl("describe", "natstrigger", "bad-filter")
+        assert "Invalid" in events
+
+
+@pytest.mark.timeout(120)
+async def test_a_rotated_secret_restarts_what_uses_it_and_nothing_else(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with (
+        cluster(tmp_path) as it,
+        nats_server(config="authorization { token: right }") as guarded,
+        nats_server() as free,
+        function(FUNCTION, LEDGER=str(ledger)) as f,
+    ):
+        await it.start("trigger", "nats", KUBEIRQ_SECRET_NAMESPACES="default")
+        await it.apply(resource("Secret", "nats", {"stringData": {"token": "wrong"}}))
+        security = {"token": {"name": "nats", "key": "token"}}
+        await it.apply(
+            nats_trigger("guarded", guarded.url, f.url, security=security),
+            nats_trigger("free", free.url, f.url),
+        )
+        await it.until("natstrigger", "guarded", lambda found: condition(found)["reason"] == "Unauthorized")
+        quiet = await it.until("natstrigger", "free", lambda found: condition(found)["status"] == "True")
+        await it.apply(resource("Secret", "nats", {"stringData": {"token": "right"}}))
+        await it.until("natstrigger", "guarded", lambda found: condition(found)["status"] == "True")
+        assert (await it.get("natstrigger", "free"))["metadata"]["resourceVersion"] == (
+            quiet["metadata"]["resourceVersion"]
+        )
+        log = it.controllers[0].log.read_text()
+        assert log.count('"trigger":"default/free"') == 1, "connected once, and left alone"
+
+
+@pytest.mark.timeout(120)
+async def test_a_trigger_calls_what_its_selector_finds_and_holds_while_that_is_down(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it, nats_server() as server:
+        await it.start("trigger", "nats")
+        spec = {"servers": [server.url], "subject": "orders", "stream": "ORDERS", "createStream": True}
+        selector = {"functionSelector": {"matchLabels": {"app": "shop"}}}
+        await it.apply(resource("NATSTrigger", "orders", {**spec, **selector}))
+        await it.until("natstrigger", "orders", lambda found: condition(found)["reason"] == "NoFunction")
+        for name in ("a", "b"):
+            labelled = resource("Function", name, {"source": {"inline": "def handler(event, context): pass"}})
+            labelled["metadata"]["labels"] = {"app": "shop"}
+            await it.apply(labelled)
+        found = await it.until("natstrigger", "orders", lambda f: (f["status"].get("functions")) == ["a", "b"])
+        found = await it.until("natstrigger", "orders", lambda found: condition(found)["reason"] == "FunctionDown")
+        assert "no replica is ready" in condition(found)["message"]
+        await it.server.kubectl("delete", "function", "a", "--timeout=10s")
+        await it.until("natstrigger", "orders", lambda f: f["status"].get("functions") == ["b"])
+
+
+@pytest.mark.timeout(180)
+async def test_at_rest_nothing_is_written_but_leases(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it, nats_server() as server:
+        await it.start("trigger", "nats")
+        names = [f"t{number}" for number in range(20)]
+        await it.apply(*(nats_trigger(name, server.url, "http://127.0.0.1:1/") for name in names))
+        for name in names:
+            await it.until("natstrigger", name, lambda found: condition(found)["status"] is not None)
+
+        def writes() -> list[Any]:
+            found = [event for event in it.server.writes(user="admin") if "kubectl" not in event["userAgent"]]
+            return [event["objectRef"] for event in found if event["objectRef"]["resource"] != "leases"]
+
+        async with asyncio.timeout(60):
+            while True:
+                before = len(writes())
+                await asyncio.sleep(3)
+                if len(writes()) == before:
+                    break
+        await it.controllers[0].stop()
+        await it.controllers[0].start()  # a new one looks at everything, and finds it as it should be
+        await asyncio.sleep(20)
+        assert writes()[before:] == []

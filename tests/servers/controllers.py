@@ -1,0 +1,135 @@
+"""Controllers as processes of their own, on an API server without nodes, to be killed and started again."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from servers.kubernetes import APIServer, api_server
+from servers.ports import free_port
+
+from controllers.crds import crds
+
+SYSTEM = "kubeirq-system"  # where the release would be
+
+
+@dataclass
+class Controller:
+    """One replica: `python -m controllers` with these arguments."""
+
+    cluster: "Cluster"
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    log: Path
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "controllers", *self.arguments,
+                stdout=log, stderr=log, env={**os.environ, **self.environment},
+            )  # fmt: skip
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM; returns once it has drained."""
+        assert self.process is not None
+        self.process.terminate()
+        async with asyncio.timeout(60):
+            assert await self.process.wait() == 0, self.log.read_text()[-3000:]
+
+    def port(self, name: str) -> int:
+        """One of those that it was given in its environment."""
+        return int(self.environment[name])
+
+
+@dataclass
+class Cluster:
+    """An API server with the definitions, and the controllers that a test starts on it."""
+
+    server: APIServer
+    folder: Path
+    controllers: list[Controller] = field(default_factory=list)
+
+    async def start(self, *arguments: str, replica: str = "one", **environment: str) -> Controller:
+        """A controller, with ports of its own; stopped with the cluster."""
+        given = {
+            "KUBECONFIG": str(self.server.kubeconfig),
+            "KUBEIRQ_NAMESPACE": SYSTEM,
+            "KUBEIRQ_REPLICA": f"{'-'.join(arguments)}-{replica}",
+            "KUBEIRQ_PORT": str(free_port()),
+            "KUBEIRQ_GATEWAY_PORT": str(free_port()),
+            "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1",
+            "KUBEIRQ_GRACE_SECONDS": "5",
+            **environment,
+        }
+        log = self.folder / f"{'-'.join(arguments)}-{replica}.log"
+        found = Controller(self, arguments, given, log)
+        self.controllers.append(found)
+        await found.start()
+        return found
+
+    async def apply(self, *documents: dict[str, Any]) -> None:
+        await self.server.kubectl("apply", "-f", "-", input="\n---\n".join(json.dumps(found) for found in documents))
+
+    async def get(self, kind: str, name: str = "", namespace: str = "default") -> Any:
+        names = [name] if name else []
+        text = await self.server.kubectl("get", kind, *names, "-n", namespace, "--ignore-not-found", "-o", "json")
+        return json.loads(text) if text else None if name else {"items": []}
+
+    async def until(self, kind: str, name: str, holds: Callable[[Any], Any], seconds: float = 20) -> Any:
+        """The object, as soon as that holds of it."""
+        found = None
+        try:
+            async with asyncio.timeout(seconds):
+                while not holds(found := await self.get(kind, name)):
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"{kind} {name}: {json.dumps(found)[:2000]}\n{self.logs()}") from None
+        return found
+
+    def logs(self) -> str:
+        """The ends of all of them."""
+        return "\n".join(f"== {found.log.name}\n{found.log.read_text()[-3000:]}" for found in self.controllers)
+
+
+@asynccontextmanager
+async def cluster(folder: Path) -> AsyncIterator[Cluster]:
+    """Ready for controllers and resources; all of it is stopped at the end, whatever happened."""
+    async with api_server(controllers=True) as server:
+        await server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(crds()))
+        await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
+        await server.kubectl("create", "namespace", SYSTEM)
+        found = Cluster(server, folder)
+        try:
+            yield found
+        finally:
+            for controller in found.controllers:
+                await controller.kill()
+
+
+def resource(kind: str, name: str, spec: dict[str, Any], namespace: str = "default") -> dict[str, Any]:
+    return {
+        "apiVersion": "v1" if kind == "Secret" else "kubeirq.dev/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        **(spec if kind == "Secret" else {"spec": spec}),
+    }
+
+
+def condition(found: Any, kind: str = "Ready") -> Any:
+    """That condition of the object, or an empty one."""
+    conditions = ((found or {}).get("status") or {}).get("conditions", [])
+    return next((condition for condition in conditions if condition["type"] == kind), {"status": None, "reason": None})
