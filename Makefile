@@ -4,7 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install run test unit parts faults api cluster check benchmark clean
+# of `make images`
+BUILDER ?= $(firstword $(foreach program,podman buildah docker,$(shell command -v $(program))))
+IMAGE_PREFIX ?= kubeirq
+IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BASE ?= python:3.13-slim
+SMALL_BASE ?= busybox:1.37
+BUILD_OPTIONS ?=
+
+.PHONY: install run test unit parts faults api cluster check benchmark images clean
 
 install: $(INSTALLED)
 
@@ -33,6 +41,13 @@ check: install
 
 benchmark: install
 	$(BIN)/python -m benchmarks
+
+images:
+	@test -n "$(BUILDER)" || { echo "podman or buildah is needed: apt-get install buildah"; exit 1; }
+	$(BUILDER) build $(BUILD_OPTIONS) --build-arg BASE=$(BASE) \
+	  --file images/controllers.Containerfile --tag $(IMAGE_PREFIX)/controllers:$(IMAGE_TAG) .
+	$(BUILDER) build $(BUILD_OPTIONS) --build-arg BASE=$(BASE) --build-arg SMALL_BASE=$(SMALL_BASE) \
+	  --file images/runtimes.Containerfile --tag $(IMAGE_PREFIX)/runtimes:$(IMAGE_TAG) .
 
 clean:
 	rm -rf .venv .kubeirq .mypy_cache .ruff_cache .hypothesis

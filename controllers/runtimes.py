@@ -17,6 +17,7 @@ class Runtime:
     interpreter: str = "python3"
     code_suffix: str = ".py"
     dependencies_file: str = "requirements.txt"
+    packages: tuple[str, ...] = ("httptools", "uvloop")  # what its server imports
 
 
 CATALOGUE = (

@@ -1,7 +1,7 @@
 """What this tier stands on is built before any test's time limit runs, and says so while it takes minutes."""
 
 import pytest
-from servers.images import archives
+from servers.images import archives, project_archives
 from servers.kubernetes_build.build import programs
 
 
@@ -9,3 +9,4 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         programs()
         archives()
+        project_archives()
