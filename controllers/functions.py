@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 GROUP, VERSION = "kubeirq.dev", "v1"
 SWEEP_SECONDS = 300.0  # a missed deletion, a Service changed by hand: found within this
+LOOK_AGAIN_SECONDS = (2.0, 60.0)  # at pods, whose troubles do not show in a Deployment; less and less often
 OWNED = (
     ("v1", "ConfigMap"),
     ("v1", "Service"),
@@ -92,9 +93,13 @@ class FunctionController:
             raise
         await self._discard(key, wanted)
         deployment = self._owned.get(key, "Deployment", key[1]) or {}
-        pods = [] if _is_settled(deployment) else await self._api.list("v1", "Pod", key[0], {FUNCTION_LABEL: key[1]})
+        settled = _is_settled(deployment)
+        # asked for, not watched: a watch would bring every pod of the cluster
+        pods = [] if settled else await self._api.list("v1", "Pod", key[0], {FUNCTION_LABEL: key[1]})
         status, conditions = status_of(spec, deployment, pods)
         await self._say(function, status, conditions)
+        if not settled:
+            self.queue.add_after(key, look_again_after(deployment, datetime.now(UTC)))
 
     async def _discard(self, key: Key, wanted: list[Object]) -> None:
         """Removes what is no longer wanted; the code of a revision that can be rolled back to is kept."""
@@ -158,6 +163,14 @@ class FunctionController:
 
     async def _deployment_seen(self, event: Mapping[str, Any], **_: Any) -> None:
         self.queue.add(self._owned.seen(event))
+
+
+def look_again_after(deployment: Mapping[str, Any], now: datetime) -> float:
+    """Seconds until pods may have more to say: the longer their Deployment has said nothing new, the longer."""
+    conditions = deployment.get("status", {}).get("conditions", [])
+    news = [datetime.fromisoformat(found["lastUpdateTime"]) for found in conditions if "lastUpdateTime" in found]
+    least, most = LOOK_AGAIN_SECONDS
+    return min(most, max(least, (now - max(news, default=now)).total_seconds() / 2))
 
 
 def config_maps_of(workload: Mapping[str, Any]) -> Iterator[str]:

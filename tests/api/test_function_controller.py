@@ -152,6 +152,21 @@ async def test_what_is_wrong_is_a_condition_with_field_problem_and_way_out(tmp_p
         assert "ownerReferences" not in service["metadata"], "nobody's object is taken over"
 
 
+@pytest.mark.timeout(120)
+async def test_what_a_pod_says_later_is_told_though_its_deployment_says_nothing_new(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.apply(function())
+        pods = await it.until("pod", "", lambda found: found["items"])
+        await it.until("function", "greet", lambda f: ready(f) and ready(f)["reason"] in ("RollingOut", "Starting"))
+        ended = {"terminated": {"exitCode": 3, "reason": "Error", "message": "no licence"}}
+        container = {"name": "function", "image": "x", "imageID": "x", "ready": False, "restartCount": 1}
+        status = {"status": {"containerStatuses": [{**container, "state": ended}]}}
+        name = pods["items"][0]["metadata"]["name"]
+        await it.server.kubectl("patch", "pod", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+        found = await it.until("function", "greet", lambda f: ready(f)["reason"] == "CrashLoopBackOff")
+        assert "no licence" in ready(found)["message"]
+
+
 @pytest.mark.timeout(180)
 async def test_at_rest_nothing_is_written(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
