@@ -73,22 +73,23 @@ def jars() -> Path:
 
 @dataclass
 class Kafka:
-    """One broker on loopback; its data and ports outlive `kill`."""
+    """One broker; its data and ports outlive `kill`."""
 
     folder: Path
     port: int
     controller_port: int
     sasl_port: int
     sasl: str | None = None  # the mechanism of the second listener
+    host: str = "127.0.0.1"  # the address that it listens on and tells its clients
     process: asyncio.subprocess.Process | None = None
 
     @property
     def sasl_bootstrap(self) -> str:
-        return f"127.0.0.1:{self.sasl_port}"
+        return f"{self.host}:{self.sasl_port}"
 
     @property
     def bootstrap(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Returns once it answers."""
@@ -154,7 +155,7 @@ class Kafka:
         ]
 
     def _configure(self) -> None:
-        sasl = f",SASL://127.0.0.1:{self.sasl_port}" if self.sasl else ""
+        sasl = f",SASL://{self.host}:{self.sasl_port}" if self.sasl else ""
         controller = f"CONTROLLER://127.0.0.1:{self.controller_port}"
         (self.folder / "log4j2.yaml").write_text(LOGGING)
         (self.folder / "server.properties").write_text(
@@ -163,8 +164,8 @@ class Kafka:
                     "process.roles=broker,controller",
                     "node.id=1",
                     f"controller.quorum.voters=1@127.0.0.1:{self.controller_port}",
-                    f"listeners=PLAINTEXT://127.0.0.1:{self.port},{controller}{sasl}",
-                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}{sasl}",
+                    f"listeners=PLAINTEXT://{self.host}:{self.port},{controller}{sasl}",
+                    f"advertised.listeners=PLAINTEXT://{self.host}:{self.port}{sasl}",
                     "controller.listener.names=CONTROLLER",
                     "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT",
                     *self._sasl_lines(),
@@ -191,10 +192,10 @@ async def embedded_kafka() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def apache_kafka(*, sasl: str | None = None) -> AsyncIterator[Kafka]:
+async def apache_kafka(*, sasl: str | None = None, host: str = "127.0.0.1") -> AsyncIterator[Kafka]:
     """A running broker, stopped by pid at the end, whatever happened. `sasl`: with a listener of that mechanism too."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Kafka(Path(folder), free_port(), free_port(), free_port(), sasl)
+        found = Kafka(Path(folder), free_port(), free_port(), free_port(), sasl, host)
         try:
             await found.start()
             yield found

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from servers.certificates import Authority
 from servers.kubernetes_build.build import programs
 from servers.ports import free_port
@@ -46,6 +47,7 @@ class APIServer:
     inside: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ("127.0.0.1", "10.96.0.1")
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    commands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what each was started with
 
     @property
     def url(self) -> str:
@@ -179,12 +181,25 @@ class APIServer:
 
     async def run(self, program: str, *arguments: str) -> None:
         """Starts it, one of Kubernetes' or of the machine's; it is stopped at the end."""
+        self.commands[program] = arguments
         environment = {**os.environ, "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}"}
         with (self.folder / f"{program}.log").open("ab") as log:
             self.processes[program] = await asyncio.create_subprocess_exec(
                 *MORTAL, *self.inside, program, *arguments,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
             )  # fmt: skip
+
+    async def kill(self, program: str) -> None:
+        """SIGKILL."""
+        process = self.processes[program]
+        # What runs inside is the child of what went there, which ends as its child did
+        for victim in psutil.Process(process.pid).children() or [process]:
+            victim.kill()
+        await process.wait()
+
+    async def run_again(self, program: str) -> None:
+        """As it was started."""
+        await self.run(program, *self.commands[program])
 
     async def until(self, program: str, *kubectl: str) -> None:
         """Returns once this kubectl command succeeds; `program` is whose log is shown if it never does."""

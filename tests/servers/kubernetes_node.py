@@ -1,18 +1,19 @@
 """A whole Kubernetes of one node, with real pods, Services and DNS, in namespaces of its own.
 
 It has its own network, mounts and process ids: no rule or interface of the machine is touched, and all of it is gone
-with the first process of its process-id namespace. What talks to it runs inside: see `Node.execute`.
+with the first process of its process-id namespace. What talks to it runs inside: see `Node.execute` and `Node.joined`.
 """
 
 import asyncio
+import ctypes
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ PACKAGES = {
 }
 ADDRESS = "198.18.0.1"
 DNS_ADDRESS = "10.96.0.10"
+MOST_RESTART_SECONDS = 2  # what ended is started again: at most so long after; elsewhere it grows to five minutes
+NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 CGROUPS = Path("/sys/fs/cgroup")
 UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 # The first process of the namespaces: orphans are its children, and ignoring their signal buries them.
@@ -99,6 +102,17 @@ class Node(APIServer):
         written, problems = await process.communicate()
         assert process.returncode == 0, f"{command}: {problems.decode()}"
         return written.decode()
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Meanwhile this thread, and every process that it starts, is on the node's network: Services answer."""
+        assert self.first is not None
+        with open("/proc/thread-self/ns/net") as before, open(f"/proc/{self.first.pid}/ns/net") as network:
+            _enter(network.fileno())
+            try:
+                yield
+            finally:
+                _enter(before.fileno())
 
     async def load(self, archive: Path) -> None:
         """Makes the images of a docker archive known to the node."""
@@ -213,6 +227,8 @@ state = "{self.folder}/containerd/state"
                     "cgroupDriver": "cgroupfs",
                     "cgroupRoot": f"/{self._cgroup}",
                     "failCgroupV1": False,
+                    "featureGates": {"KubeletCrashLoopBackOffMax": True},
+                    "crashLoopBackOff": {"maxContainerRestartPeriod": f"{MOST_RESTART_SECONDS}s"},
                     "failSwapOn": False,
                     "containerRuntimeEndpoint": f"unix://{self._socket}",
                     "clusterDNS": [DNS_ADDRESS],
@@ -278,6 +294,13 @@ async def node() -> AsyncIterator[Node]:
             yield found
         finally:
             await found.stop()
+
+
+def _enter(network: int) -> None:
+    """The network of an open file of /proc/PID/ns/net, for this thread."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.setns(network, NEW_NETWORK) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _hierarchies() -> list[Path]:

@@ -15,28 +15,29 @@ PROGRAM = Path(sys.executable).with_name("nats-server")
 
 @dataclass
 class NATSServer:
-    """One server on loopback; its port and store outlive `kill`."""
+    """One server; its port and store outlive `kill`."""
 
     folder: Path
     port: int
     arguments: tuple[str, ...]
+    host: str = "127.0.0.1"
     process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Returns once it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                str(PROGRAM), "-a", "127.0.0.1", "-p", str(self.port), *self.arguments, stdout=log, stderr=log
+                str(PROGRAM), "-a", self.host, "-p", str(self.port), *self.arguments, stdout=log, stderr=log
             )
         async with asyncio.timeout(20):
             while True:
                 assert self.process.returncode is None, (self.folder / "log").read_text()[-3000:]
                 try:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    reader, writer = await asyncio.open_connection(self.host, self.port)
                     assert (await reader.readline()).startswith(b"INFO")
                     writer.close()
                 except (OSError, AssertionError):
@@ -58,14 +59,16 @@ class NATSServer:
 
 
 @asynccontextmanager
-async def nats_server(jetstream: bool = True, config: str | None = None) -> AsyncIterator[NATSServer]:
+async def nats_server(
+    jetstream: bool = True, config: str | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[NATSServer]:
     """A running server, stopped by pid at the end, whatever happened."""
     with tempfile.TemporaryDirectory() as folder:
         arguments: tuple[str, ...] = ("--jetstream", "--store_dir", f"{folder}/store") if jetstream else ()
         if config is not None:
             (Path(folder) / "server.conf").write_text(config)
             arguments += ("-c", f"{folder}/server.conf")
-        found = NATSServer(Path(folder), free_port(), arguments)
+        found = NATSServer(Path(folder), free_port(), arguments, host)
         try:
             await found.start()
             yield found
