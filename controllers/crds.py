@@ -8,9 +8,20 @@ from pydantic import BaseModel
 
 from controllers import runtimes
 from controllers.function import FunctionSpec, Scale, Source, ValueFrom
-from controllers.schemas import FREE, NotStructural, Schema, at_most_one_of, given, one_of, structural, together
+from controllers.schemas import (
+    FREE,
+    NotStructural,
+    Schema,
+    at_most_one_of,
+    given,
+    is_default,
+    one_of,
+    structural,
+    together,
+)
 from trigger_sources.cron.source import CronTrigger
-from trigger_sources.http.source import BasicAuth, HTTPAuth
+from trigger_sources.http import expose
+from trigger_sources.http.source import BasicAuth, HTTPAuth, HTTPTrigger
 from trigger_sources.kafka.security import Sasl
 from trigger_sources.kafka.security import Security as KafkaSecurity
 from trigger_sources.kafka.security import Tls as KafkaTls
@@ -158,6 +169,43 @@ def _not_on_a_cluster(name: str, way_out: str) -> Schema:
     return {"rule": f"!{given(name)}", "message": f"{name}: a cluster cannot see your files; {way_out}"}
 
 
+def _any(message: str, *alternatives: str) -> Schema:
+    return {"rule": " || ".join(alternatives), "message": message}
+
+
+def _exposure() -> Schema:
+    """What an HTTPTrigger that is exposed must not have, in the words of its model."""
+    hidden = f"!{given('expose')}"
+    no_ingress = f"{hidden} || !{given('expose.ingress')}"
+    no_route = f"{hidden} || !{given('expose.httpRoute')}"
+    found = []
+    for name, field in HTTPTrigger.model_fields.items():
+        if name not in expose.FIELDS:
+            shown = field.alias or name
+            default = field.get_default(call_default_factory=True)
+            defaults = expose.DELIVERIES if name == "delivery" else (default,)
+            are_default = [is_default(shown, value) for value in defaults]
+            found.append(_any(expose.only_gateway(shown), hidden, *are_default))
+    no_path, methods = f"!{given('path')}", HTTPTrigger.model_fields["methods"].default
+    return _rules(
+        *found,
+        _any(expose.ONE_FUNCTION, hidden, given("function"), f"({given('target')} && {given('target.function')})"),
+        _any(expose.PATH_TOLD, hidden, no_path, f'self.path.matches(r"{expose.PATH}")'),
+        _any(expose.NO_METHODS, no_ingress, is_default("methods", methods)),
+        _any(
+            expose.REST_IS_A_PREFIX,
+            f"{no_ingress} || {no_path} || !self.path.endsWith('{expose.REST}')",
+            is_default("expose.ingress.pathType", "Prefix"),
+            f"!{given('expose.ingress.pathType')}",
+        ),
+        _any(
+            expose.ONE_HOST,
+            f"{no_route} || !{given('host')}",
+            "!has(self.expose.httpRoute.hostnames) || self.expose.httpRoute.hostnames.size() == 0",
+        ),
+    )
+
+
 _QUANTITIES: Schema = {
     "type": "object",
     "maxProperties": 64,
@@ -214,6 +262,8 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
     KeyFrom: _rules(one_of("subjectToken", "header")),
     CronTrigger: _rules(one_of("schedule", "at")),
     BasicAuth: _rules(one_of("username", "users"), together("username", "password")),
+    HTTPTrigger: _exposure(),
+    expose.Exposure: _rules(one_of("ingress", "httpRoute")),
     HTTPAuth: _rules(
         {"rule": f"{given('basic')} || {given('bearer')}", "message": "at least one of basic, bearer is needed"}
     ),
@@ -280,6 +330,7 @@ def _status_of(kind: str) -> Schema:
             "functions": {"type": "array", "items": text, "description": "The functions that the selector found"},
             "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
             "state": {"type": "object", "additionalProperties": text, "description": "Cursors of the source"},
+            "address": {**text, "description": "Where an exposed HTTPTrigger is called"},
         }
     )
     return {"type": "object", "properties": {**common, **own}}
@@ -310,5 +361,7 @@ def _columns_of(model: type[FunctionSpec] | type[TriggerSource]) -> Iterator[Sch
         names = ",".join(f"'{name}'" for name in (*_shorts_of(model), "target"))
         yield {"name": "Target", "type": "string", "jsonPath": f".spec[{names}]"}  # the one that is there
         yield {"name": "Suspended", "type": "boolean", "jsonPath": ".spec.suspend", "priority": 1}
+        if issubclass(model, HTTPTrigger):
+            yield {"name": "Address", "type": "string", "jsonPath": ".status.address", "priority": 1}
     yield {"name": "Message", "type": "string", "jsonPath": f"{ready}.message", "priority": 1}
     yield {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}

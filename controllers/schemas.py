@@ -4,6 +4,7 @@ A structural schema is a tree of typed nodes: no references, no unions. What JSO
 one of some fields is given for example, is a rule in CEL.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,6 +73,19 @@ def together(*names: str) -> Schema:
 def given(name: str) -> str:
     """In CEL: whether the field is there and no null."""
     return f"(has(self.{name}) && dyn(self.{name}) != null)"
+
+
+def is_default(name: str, default: Any) -> str:
+    """In CEL: whether the field is absent, or what it would be if it were."""
+    if default is None:
+        return f"!{given(name)}"
+    if isinstance(default, BaseModel):
+        parts = [
+            is_default(f"{name}.{field.alias or part}", getattr(default, part))
+            for part, field in type(default).model_fields.items()
+        ]
+        return f"(!{given(name)} || ({' && '.join(parts)}))"
+    return f"(!has(self.{name}) || dyn(self.{name}) == {json.dumps(default)})"  # dyn: 30 is the same as 30.0
 
 
 def _count(names: Sequence[str]) -> str:

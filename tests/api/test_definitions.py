@@ -11,6 +11,7 @@ from servers.kubernetes import APIServer, KubectlError, api_server
 from controllers.crds import crds, yaml_of
 
 ORDERS = Path(__file__).resolve().parents[2] / "examples" / "orders"
+INGRESS: dict[str, Any] = {"ingress": {}}
 REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("Function", {"source": {"path": "a.py"}}, "spec.source: .*`kubeirq deploy` sends them"),
     ("Function", {"source": {"inline": "", "image": "x"}}, "spec.source: .*exactly one of path, inline, files, url"),
@@ -30,6 +31,29 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("NATSTrigger", {"function": "f", "subject": "a", "reply": {}}, "spec.reply: .*exactly one of kafka, nats"),
     ("CronTrigger", {"function": "f"}, "spec: .*exactly one of schedule, at is needed"),
     ("HTTPTrigger", {"function": "f", "methods": ["get"]}, r"spec.methods\[0\]: Unsupported value"),
+    ("HTTPTrigger", {"function": "f", "expose": {}}, "spec.expose: .*exactly one of ingress, httpRoute is needed"),
+    ("HTTPTrigger", {"url": "http://x", "expose": INGRESS}, "function: with expose requests go to one function's"),
+    ("HTTPTrigger", {"function": "f", "expose": INGRESS, "path": "/a/{id}"}, "path: an Ingress or HTTPRoute can only"),
+    ("HTTPTrigger", {"function": "f", "expose": INGRESS, "methods": ["GET"]}, "methods: an Ingress lets every method"),
+    (
+        "HTTPTrigger",
+        {"function": "f", "expose": INGRESS, "delivery": {"attempts": 3}},
+        "delivery: only the fabric's gateway can do this, .* leave out delivery or expose",
+    ),
+    (
+        "HTTPTrigger",
+        {"function": "f", "expose": {"ingress": {"pathType": "Exact"}}, "path": "/a/{rest...}"},
+        "expose.ingress.pathType: {name...} at the path's end is a Prefix",
+    ),
+    (
+        "HTTPTrigger",
+        {
+            "function": "f",
+            "host": "a.b",
+            "expose": {"httpRoute": {"parentRefs": [{"name": "g"}], "hostnames": ["c.d"]}},
+        },
+        "host and expose.httpRoute.hostnames: one of them",
+    ),
 )
 
 
@@ -59,6 +83,13 @@ async def test_definitions_are_established_and_judge_fill_in_and_scale() -> None
         await apply(
             server, document("CronTrigger", "once", {"url": "http://x", "at": "2030-01-01T00:00:00Z", "schedule": None})
         )
+
+        # what a server fills in is not taken for what only the gateway can do
+        exposed = {"function": "f", "path": "/files/{rest...}", "delivery": {}, "answer": "function", "expose": INGRESS}
+        await apply(server, document("HTTPTrigger", "exposed", exposed))
+        kept = (await get(server, "httpt", "exposed"))["spec"]
+        assert (kept["methods"], kept["concurrency"], kept["delivery"]["backoffSeconds"]) == (["POST"], 16, 0.5)
+        await apply(server, document("HTTPTrigger", "exposed", kept))
 
         spec = {"source": {"inline": ""}, "resources": {"requests": {"cpu": 0.5, "memory": "64Mi"}}}
         await apply(server, document("Function", "many", spec))

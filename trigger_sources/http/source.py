@@ -19,6 +19,7 @@ from trigger_sources.events import Event, InvalidEvent
 from trigger_sources.http.answers import answer_to
 from trigger_sources.http.auth import Credentials, credentials, users_of
 from trigger_sources.http.events import UnknownFormat, events_of, forwarded, from_record, record_from
+from trigger_sources.http.expose import Exposure, problems_of
 from trigger_sources.routes import BODY_LIMIT_BYTES, METHODS, Cors, Route, claims_of, problem_of, refusal
 from trigger_sources.source import Context, Lag, Sharing, SourceError, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
@@ -78,9 +79,11 @@ class HTTPTrigger(TriggerSource):
 
     host: str | None = Field(None, min_length=1, description="Only requests to this host; unset: to every one")
     path: str | None = Field(
-        None, description="/orders/{id}, or /files/{rest...} for all below; unset: / and the trigger's name"
+        None,
+        max_length=1024,
+        description="/orders/{id}, or /files/{rest...} for all below; unset: / and the trigger's name",
     )
-    methods: list[Method] = Field(default=["POST"], min_length=1)
+    methods: list[Method] = Field(default=["POST"], min_length=1, max_length=len(METHODS))
     answer: Literal["function", "accepted"] = Field(
         "function",
         description="function: the caller waits for the function's answer; accepted: it is answered 202 once the event"
@@ -94,6 +97,9 @@ class HTTPTrigger(TriggerSource):
     )
     max_backlog: int = Field(
         1_000_000, ge=1, description="answer accepted: with so many undelivered events, further ones are 503"
+    )
+    expose: Exposure | None = Field(
+        None, description="On a cluster, straight to the function by an Ingress or HTTPRoute; unset: by the gateway"
     )
 
     @model_validator(mode="before")
@@ -129,6 +135,17 @@ class HTTPTrigger(TriggerSource):
             raise ValueError(f"{host!r}: a name without scheme, port, path or * is needed: shop.example")
         return host
 
+    @model_validator(mode="after")
+    def _can_be_exposed(self) -> "HTTPTrigger":
+        if self.expose is not None and (problems := list(problems_of(self))):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def served_methods(self) -> Sequence[str]:
+        """All of them in place of an Ingress, which does not tell them apart."""
+        return METHODS if self.expose is not None and self.expose.ingress is not None else self.methods
+
     @property
     def callers_wait(self) -> bool:
         """Always: also who is answered 202 must find the route served while the function is down."""
@@ -154,12 +171,12 @@ class HTTPTrigger(TriggerSource):
         return Lag(await context.inbox().count()) if self.answer == "accepted" else None
 
     def claims(self, name: str) -> frozenset[str]:
-        return claims_of(self._route(name))
+        return claims_of(self._route(name)) if self.expose is None else frozenset()
 
     def _route(self, name: str) -> Route:
         return Route(
             path=self.path or f"/{name}",
-            methods=tuple(self.methods),
+            methods=tuple(self.served_methods),
             host=self.host,
             cors=self.cors,
             body_limit_bytes=self.body_limit_bytes,

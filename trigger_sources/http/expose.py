@@ -1,0 +1,121 @@
+"""How an HTTP trigger's requests may go straight to its function on a cluster, past the fabric's gateway. Pure.
+
+What only the gateway can do is then refused: `problems_of` says so of a spec, and a cluster's definitions in its words.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from trigger_sources.spec import DeliveryPolicy, Spec
+
+if TYPE_CHECKING:
+    from trigger_sources.http.source import HTTPTrigger
+
+# The fields that an Ingress or an HTTPRoute has a place for
+FIELDS = frozenset({"target", "host", "path", "methods", "expose"})
+# A caller that waits can repeat its request itself, hence the one attempt
+DELIVERIES = (DeliveryPolicy(), DeliveryPolicy(attempts=1))
+# Characters that nobody encodes or decodes on the way, whole segments only, perhaps all that follow at the end
+PATH = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*(/|/\{[^/{}]+\.\.\.\})?$"
+REST = "...}"
+
+ONE_FUNCTION = "function: with expose requests go to one function's Service: its name is needed, no selector and no url"
+PATH_TOLD = (
+    "path: an Ingress or HTTPRoute can only be told a path as it is, of characters that need no encoding, or with"
+    " {name...} at its end; change it, or leave out expose"
+)
+NO_METHODS = "methods: an Ingress lets every method pass; leave out methods, or use expose.httpRoute"
+REST_IS_A_PREFIX = "expose.ingress.pathType: {name...} at the path's end is a Prefix; leave out pathType"
+ONE_HOST = "host and expose.httpRoute.hostnames: one of them"
+
+
+class IngressTls(Spec):
+    """What the Ingress shows to those who come by TLS."""
+
+    secret_name: str = Field(min_length=1, description="A Secret with tls.crt and tls.key in the trigger's namespace")
+
+
+class IngressExposure(Spec):
+    """Through an Ingress, which every method passes."""
+
+    class_name: str | None = Field(None, min_length=1, description="The IngressClass; unset: the cluster's default")
+    annotations: dict[str, str] = Field(default_factory=dict, description="For the ingress controller")
+    tls: IngressTls | None = Field(None, description="Unset: without TLS")
+    path_type: Literal["Exact", "Prefix", "ImplementationSpecific"] | None = Field(
+        None, description="Unset: Prefix for a path with {name...} at its end, Exact for any other"
+    )
+
+
+class ParentRef(Spec):
+    """A Gateway of the Gateway API, or one of its listeners."""
+
+    name: str = Field(min_length=1, max_length=253)
+    namespace: str | None = Field(None, min_length=1, max_length=63, description="Unset: the trigger's own")
+    section_name: str | None = Field(
+        None, min_length=1, max_length=253, description="The listener; unset: all that fit"
+    )
+    port: int | None = Field(None, ge=1, le=65_535, description="Only listeners on this port")
+
+
+Hostname = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$",
+    ),
+]
+
+
+class HTTPRouteExposure(Spec):
+    """Through an HTTPRoute of the Gateway API, which has to be installed."""
+
+    parent_refs: list[ParentRef] = Field(min_length=1, max_length=32)
+    hostnames: list[Hostname] = Field(
+        default_factory=list, max_length=16, description="Unset: the trigger's host, or whatever the Gateway serves"
+    )
+
+
+class Exposure(Spec):
+    """The way in, past the fabric's gateway: exactly one of these. On one machine the gateway serves the trigger."""
+
+    ingress: IngressExposure | None = None
+    http_route: HTTPRouteExposure | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Exposure":
+        if (self.ingress is None) == (self.http_route is None):
+            raise ValueError("exactly one of ingress, httpRoute is needed")
+        return self
+
+
+def only_gateway(field: str) -> str:
+    return (
+        f"{field}: only the fabric's gateway can do this, and with expose requests do not pass it;"
+        f" leave out {field} or expose"
+    )
+
+
+def problems_of(trigger: "HTTPTrigger") -> Iterator[str]:
+    """What of an exposed trigger's spec would be lost on the way past the gateway."""
+    expose, path = trigger.expose, trigger.path
+    assert expose is not None
+    for name, field in type(trigger).model_fields.items():
+        value = getattr(trigger, name)
+        defaults = DELIVERIES if name == "delivery" else (field.get_default(call_default_factory=True),)
+        if name not in FIELDS and value not in defaults:
+            yield only_gateway(field.alias or name)
+    if trigger.target is not None and trigger.target.function is None:
+        yield ONE_FUNCTION
+    if path is not None and not re.search(PATH, path):
+        yield PATH_TOLD
+    if expose.ingress is not None:
+        if trigger.methods != type(trigger).model_fields["methods"].default:
+            yield NO_METHODS
+        if path is not None and path.endswith(REST) and expose.ingress.path_type not in (None, "Prefix"):
+            yield REST_IS_A_PREFIX
+    if expose.http_route is not None and expose.http_route.hostnames and trigger.host is not None:
+        yield ONE_HOST
