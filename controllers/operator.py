@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -57,6 +57,7 @@ def _watching(
         registry=registry,
         settings=settings,
         standalone=True,  # who writes is decided by a Lease, not by kopf's peering
+        identity=cast(Any, "kubeirq"),  # or it asks for the user's name, and a pod's user may have none
         clusterwide=not namespaces,
         namespaces=namespaces,
         liveness_endpoint=liveness,
