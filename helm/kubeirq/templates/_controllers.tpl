@@ -1,0 +1,121 @@
+{{- /*
+The enabled controllers, the built-in ones and the plugins', as a list in JSON. Of each: name (also its component),
+arguments of `python -m controllers`, image, and settings, as `controllerDefaults` has them. Of triggers': group, kind
+and resource, the plural.
+*/ -}}
+{{- define "kubeirq.controllers" -}}
+{{- $found := list -}}
+{{- $image := include "kubeirq.image" (dict "top" . "image" .Values.image) -}}
+{{- $defaults := .Values.controllerDefaults -}}
+{{- $kinds := dict "http" "HTTPTrigger" "cron" "CronTrigger" "kafka" "KafkaTrigger" "nats" "NATSTrigger" -}}
+{{- range $name := list "functions" "http" "cron" "kafka" "nats" -}}
+  {{- $own := index $.Values.controllers $name -}}
+  {{- if $own.enabled -}}
+    {{- $settings := mergeOverwrite (deepCopy $defaults) (omit $own "enabled") -}}
+    {{- $controller := dict "name" $name "image" $image "settings" $settings -}}
+    {{- if eq $name "functions" -}}
+      {{- $found = append $found (merge $controller (dict "arguments" (list $name))) -}}
+    {{- else -}}
+      {{- $kind := get $kinds $name -}}
+      {{- $what := dict "group" "kubeirq.dev" "kind" $kind "resource" (printf "%ss" (lower $kind)) -}}
+      {{- $found = append $found (merge $controller $what (dict "arguments" (list "trigger" $name))) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range .Values.plugins -}}
+  {{- $name := lower .kind | trimSuffix "trigger" -}}
+  {{- $settings := mergeOverwrite (deepCopy $defaults) (omit . "kind" "group" "image") -}}
+  {{- $controller := dict "name" $name "image" .image "settings" $settings "arguments" (list "trigger" $name) -}}
+  {{- $what := dict "group" (default "kubeirq.dev" .group) "kind" .kind "resource" (printf "%ss" (lower .kind)) -}}
+  {{- $found = append $found (merge $controller $what) -}}
+{{- end -}}
+{{- toJson $found -}}
+{{- end -}}
+
+{{- /* The environment of every controller, then that of its kind. Takes: top, controller. */ -}}
+{{- define "kubeirq.environment" -}}
+{{- $values := .top.Values -}}
+- name: KUBEIRQ_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: KUBEIRQ_REPLICA
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: KUBEIRQ_PORT
+  value: "9090"
+- name: KUBEIRQ_GRACE_SECONDS
+  value: {{ $values.graceSeconds | quote }}
+{{- with $values.watchNamespace }}
+- name: KUBEIRQ_WATCH_NAMESPACE
+  value: {{ . | quote }}
+{{- end }}
+{{- if .controller.kind }}
+{{ include "kubeirq.triggerEnvironment" . }}
+{{- else }}
+{{ include "kubeirq.functionEnvironment" . }}
+{{- end }}
+{{- with .controller.settings.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "kubeirq.functionEnvironment" -}}
+{{- $values := .top.Values -}}
+- name: KUBEIRQ_RUNTIME_IMAGE
+  value: {{ include "kubeirq.image" (dict "top" .top "image" $values.runtimes.image) | quote }}
+- name: KUBEIRQ_IMAGES
+  value: {{ $values.functions.images | toJson | quote }}
+- name: KUBEIRQ_IMAGE_PULL_POLICY
+  value: {{ $values.functions.imagePullPolicy }}
+{{- with $values.functions.packageIndex.url }}
+- name: KUBEIRQ_PACKAGE_INDEX
+  value: {{ . | quote }}
+{{- end }}
+{{- with $values.functions.packageIndex.extraUrls }}
+- name: KUBEIRQ_EXTRA_PACKAGE_INDEXES
+  value: {{ join " " . | quote }}
+{{- end }}
+{{- with $values.functions.packageIndex.trustedHosts }}
+- name: KUBEIRQ_TRUSTED_PACKAGE_HOSTS
+  value: {{ join " " . | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "kubeirq.triggerEnvironment" -}}
+{{- $values := .top.Values -}}
+{{- $store := $values.store -}}
+{{- $embedded := include "kubeirq.embedsStore" .top -}}
+{{- $address := printf "%s-store:4222" (include "kubeirq.fullname" .top) -}}
+- name: KUBEIRQ_ADMIN_SOCKET
+  value: /run/kubeirq/admin.sock
+- name: KUBEIRQ_SECRET_NAMESPACES
+  value: {{ include "kubeirq.secretNamespaces" .top | quote }}
+{{- if eq .controller.name "http" }}
+- name: KUBEIRQ_GATEWAY_PORT
+  value: "8080"
+{{- end }}
+{{- with $values.kafka.brokers }}
+- name: KUBEIRQ_KAFKA_BROKERS
+  value: {{ join " " . | quote }}
+{{- end }}
+{{- if $values.nats.servers }}
+- name: KUBEIRQ_NATS_SERVERS
+  value: {{ join " " $values.nats.servers | quote }}
+{{- else if and $embedded $store.embedded.events.enabled }}
+- name: KUBEIRQ_NATS_SERVERS
+  value: nats://{{ $address }}
+{{- end }}
+{{- if $embedded }}
+- name: KUBEIRQ_STORE_PASSWORD
+  valueFrom: {secretKeyRef: {name: {{ include "kubeirq.storeSecret" .top }}, key: password}}
+- name: KUBEIRQ_STORE_NATS_SERVERS
+  value: nats://fabric:$(KUBEIRQ_STORE_PASSWORD)@{{ $address }}
+{{- else if $store.nats.servers }}
+- name: KUBEIRQ_STORE_NATS_SERVERS
+  value: {{ join " " $store.nats.servers | quote }}
+- name: KUBEIRQ_STORE_REPLICAS
+  value: {{ $store.nats.replicas | quote }}
+{{- if $store.nats.credentials.secretName }}
+- name: KUBEIRQ_STORE_NATS_CREDS
+  value: /etc/kubeirq/store/{{ $store.nats.credentials.key }}
+{{- end }}
+{{- end }}
+{{- end -}}

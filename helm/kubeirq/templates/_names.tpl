@@ -1,0 +1,108 @@
+{{- /* What all objects of a release are called. `helm install kubeirq` gives kubeirq, others <release>-kubeirq. */ -}}
+{{- define "kubeirq.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "kubeirq.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "kubeirq.labels" -}}
+{{ include "kubeirq.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- /*
+The metadata of one object. Takes: top, name (without: the release's own), component (without: of none), namespace
+(without: the release's; "": of no namespace).
+*/ -}}
+{{- define "kubeirq.metadata" -}}
+name: {{ include "kubeirq.fullname" .top }}{{ with .name }}-{{ . }}{{ end }}
+{{- if not (hasKey . "namespace") }}
+namespace: {{ .top.Release.Namespace }}
+{{- else if .namespace }}
+namespace: {{ .namespace }}
+{{- end }}
+labels:
+  {{- include "kubeirq.labels" .top | nindent 2 }}
+  {{- with .component }}
+  app.kubernetes.io/component: {{ . }}
+  {{- end }}
+{{- end -}}
+
+{{- /* Takes: top, component, labels (further ones). What selectors go by cannot be overwritten. */ -}}
+{{- define "kubeirq.podLabels" -}}
+{{- $fixed := include "kubeirq.selector" .top | fromYaml -}}
+{{- $_ := set $fixed "app.kubernetes.io/component" .component -}}
+{{- toYaml (mergeOverwrite (dict) (default (dict) .labels) $fixed) -}}
+{{- end -}}
+
+{{- /* Where pods may run, and what their images are pulled with: lines, or nothing. Takes: top, settings. */ -}}
+{{- define "kubeirq.placement" -}}
+{{- with .top.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .settings.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .settings.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .settings.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* Takes: top, image (of the values). */ -}}
+{{- define "kubeirq.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ default .top.Chart.AppVersion .image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "kubeirq.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "kubeirq.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "kubeirq.secretNamespaces" -}}
+{{- default (list .Release.Namespace) .Values.secretNamespaces | uniq | join " " -}}
+{{- end -}}
+
+{{- /* "true" where the chart's own NATS server keeps what the fabric keeps. */ -}}
+{{- define "kubeirq.embedsStore" -}}
+{{- if and .Values.store.embedded.enabled (not .Values.store.nats.servers) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "kubeirq.storeSecret" -}}
+{{- default (printf "%s-store" (include "kubeirq.fullname" .)) .Values.store.embedded.existingSecret -}}
+{{- end -}}

@@ -1,0 +1,29 @@
+{{- /* Of the embedded NATS server. Two accounts, so that whoever publishes events cannot see what the fabric keeps. */ -}}
+{{- define "kubeirq.storeConfiguration" -}}
+{{- $store := .Values.store.embedded -}}
+server_name: {{ include "kubeirq.fullname" . }}-store
+listen: 0.0.0.0:4222
+http: 0.0.0.0:8222
+# clients come back by the Service's name, not by what was the pod's address
+cluster { no_advertise: true }
+jetstream {
+  store_dir: /data
+  max_file_store: {{ $store.maxFileSize }}
+  max_memory_store: 64Mi
+}
+accounts {
+  FABRIC {
+    jetstream: enabled
+    users: [{ user: fabric, password: $STORE_PASSWORD }]
+  }
+  {{- if $store.events.enabled }}
+  EVENTS {
+    jetstream { max_file: {{ $store.events.maxFileSize }}, max_mem: 32Mi }
+    users: [{ user: anyone, password: "" }]
+  }
+  {{- end }}
+}
+{{- if $store.events.enabled }}
+no_auth_user: anyone
+{{- end }}
+{{- end -}}
