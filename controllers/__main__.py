@@ -16,14 +16,13 @@ from controllers.functions import FunctionController
 from controllers.operator import operate
 from controllers.workload import Settings
 from trigger_sources.logs import JsonLines
+from trigger_sources.metrics_endpoint import metrics_endpoint
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m controllers", description=__doc__)
     parser.add_argument("controller", choices=["functions", "trigger"])
     parser.add_argument("name", nargs="?", help="of a trigger's kind: http, cron, kafka, nats, or a plugin's")
-    parser.add_argument("--namespace", help="watch this one only; otherwise all")
-    parser.add_argument("--liveness", metavar="URL", help="where /healthz answers, as http://0.0.0.0:8080/healthz")
     arguments = parser.parse_args()
     lines = logging.StreamHandler(sys.stdout)
     lines.setFormatter(JsonLines())
@@ -35,7 +34,7 @@ def main() -> int:
                 parser.error("trigger: which one? http, cron, kafka, nats, or a plugin's")
             uvloop.run(trigger_process.run(arguments.name, trigger_process.settings_from(os.environ)))
         else:
-            uvloop.run(_functions(arguments.namespace, arguments.liveness))
+            uvloop.run(_functions(os.environ))
     except (ValueError, ConfigException) as error:
         print(f"controllers: {error}", file=sys.stderr)  # noqa: T201  for whoever started it by hand
         return 1
@@ -57,10 +56,17 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     )
 
 
-async def _functions(namespace: str | None, liveness: str | None) -> None:
+async def _functions(environment: Mapping[str, str]) -> None:
+    settings, namespace = settings_from(environment), environment.get("KUBEIRQ_WATCH_NAMESPACE") or None
     async with api() as client:
-        controller = FunctionController(client, settings_from(os.environ), namespace=namespace)
-        await operate(controller.register, controller.run, namespace=namespace, liveness=liveness)
+        controller = FunctionController(client, settings, namespace=namespace)
+
+        def waiting() -> list[str]:
+            return [] if controller.synced.is_set() else ["the functions are not known yet"]
+
+        port = trigger_process.number(environment, "KUBEIRQ_PORT", 9090)
+        async with metrics_endpoint("0.0.0.0", port, readings=lambda: (), waiting=waiting):
+            await operate(controller.register, controller.run, namespace=namespace)
 
 
 if __name__ == "__main__":

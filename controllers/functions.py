@@ -45,6 +45,7 @@ class FunctionController:
         self._functions: dict[Key, Object] = {}
         self._touched: set[Key] = set()  # what is known of these is newer than the listing under way
         self._owned = Owned(api, OWNED, label=FUNCTION_LABEL, namespace=namespace)
+        self.synced = asyncio.Event()  # every function that was there at the start is known
         self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
@@ -143,6 +144,7 @@ class FunctionController:
         while True:
             try:
                 await self.sweep()
+                self.synced.set()
             except (Refused, OSError, TimeoutError):
                 log.warning("sweep failed", exc_info=True)
                 await asyncio.sleep(5)

@@ -15,20 +15,19 @@ async def operate(
     work: Callable[[], Coroutine[Any, Any, None]],
     *,
     namespace: str | None = None,
-    liveness: str | None = None,
     stop: asyncio.Event | None = None,
     narrow: Callable[[kopf.OperatorRegistry], None] | None = None,
     narrow_namespaces: Sequence[str] = (),
 ) -> None:
     """Runs until `stop` is set or a signal comes. A fault in any part ends the others, and is raised.
 
-    `namespace`: None for all. `liveness`: where /healthz answers, as http://0.0.0.0:8080/healthz. `narrow` registers
-    what is watched in `narrow_namespaces` only, beside the rest: there are no rights to it elsewhere.
+    `namespace`: None for all. `narrow` registers what is watched in `narrow_namespaces` only, beside the rest: there
+    are no rights to it elsewhere.
     """
     stop = stop or asyncio.Event()
-    watched = [_watching(register, [] if namespace is None else [namespace], stop, liveness)]
+    watched = [_watching(register, [] if namespace is None else [namespace], stop)]
     if narrow is not None and narrow_namespaces:
-        watched.append(_watching(narrow, narrow_namespaces, stop, None))
+        watched.append(_watching(narrow, narrow_namespaces, stop))
     tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(found) for found in (*watched, work())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -45,11 +44,11 @@ def _watching(
     register: Callable[[kopf.OperatorRegistry], None],
     namespaces: Sequence[str],
     stop: asyncio.Event,
-    liveness: str | None,
 ) -> Coroutine[Any, Any, None]:
     """One operator; without namespaces, of all of them."""
     registry = kopf.OperatorRegistry()
     settings = kopf.OperatorSettings()
+    settings.scanning.disabled = bool(namespaces)  # definitions and namespaces are nobody's to list then
     settings.posting.enabled = False  # events are posted by the controllers, where they mean something
     kopf.on.login(registry=registry)(_login)
     register(registry)
@@ -60,7 +59,6 @@ def _watching(
         identity=cast(Any, "kubeirq"),  # or it asks for the user's name, and a pod's user may have none
         clusterwide=not namespaces,
         namespaces=namespaces,
-        liveness_endpoint=liveness,
         stop_flag=stop,
     )
 

@@ -53,10 +53,10 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         secret_namespaces=environment.get("KUBEIRQ_SECRET_NAMESPACES", "").split(),
         kafka_brokers=environment.get("KUBEIRQ_KAFKA_BROKERS", "").split(),
         nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
-        port=_number(environment, "KUBEIRQ_PORT", 9090),
-        gateway_port=_number(environment, "KUBEIRQ_GATEWAY_PORT", 8080),
+        port=number(environment, "KUBEIRQ_PORT", 9090),
+        gateway_port=number(environment, "KUBEIRQ_GATEWAY_PORT", 8080),
         admin_socket=Path(socket) if socket else None,
-        grace_seconds=_number(environment, "KUBEIRQ_GRACE_SECONDS", 30),
+        grace_seconds=number(environment, "KUBEIRQ_GRACE_SECONDS", 30),
     )
 
 
@@ -162,7 +162,8 @@ async def _for_ever() -> None:
     await asyncio.Event().wait()
 
 
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+def number(environment: Mapping[str, str], name: str, default: int) -> int:
+    """What a variable says. Raises ValueError that names it."""
     text = environment.get(name, "")
     try:
         return int(text) if text else default

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from servers.kubernetes import APIServer, api_server
+from servers.ports import free_port
 
 from controllers.crds import crds
 
@@ -24,11 +25,15 @@ class Cluster:
         self.controller: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
+        said = {
+            "KUBECONFIG": str(self.server.kubeconfig),
+            "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1",
+            "KUBEIRQ_PORT": str(free_port()),
+        }
         with self.log.open("ab") as log:
             self.controller = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "controllers", "functions", stdout=log, stderr=log,
-                env={**os.environ, "KUBECONFIG": str(self.server.kubeconfig), "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1"},
-            )  # fmt: skip
+                sys.executable, "-m", "controllers", "functions", stdout=log, stderr=log, env={**os.environ, **said}
+            )
 
     async def stop(self) -> None:
         if self.controller is not None and self.controller.returncode is None:
