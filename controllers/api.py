@@ -68,15 +68,18 @@ class Api:
             if not token:
                 return found
 
-    async def apply(self, wanted: Mapping[str, Any], *, part: str = "") -> Object:
-        """Makes the object, or its subresource `part`, have these fields; others' fields are left alone."""
+    async def apply(self, wanted: Mapping[str, Any], *, part: str = "", manager: str = FIELD_MANAGER) -> Object:
+        """Makes the object, or its subresource `part`, have these fields; others' fields are left alone.
+
+        A field that `manager` applied earlier and that is not among these goes, unless another has applied it, too.
+        """
         metadata = wanted["metadata"]
         path = path_of(wanted["apiVersion"], wanted["kind"], metadata.get("namespace"), metadata["name"])
         return await self.request(
             "PATCH",
             f"{path}/{part}" if part else path,
             body=wanted,
-            query=[("fieldManager", FIELD_MANAGER), ("force", "true")],
+            query=[("fieldManager", manager), ("force", "true")],
             content_type="application/apply-patch+yaml",
         )
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import kopf
 
-from controllers.api import Api, Object, Refused
+from controllers.api import FIELD_MANAGER, Api, Object, Refused
 from controllers.conditions import Condition, conditions_of
-from controllers.differences import has
+from controllers.differences import applied_fields, has
 from controllers.function import FunctionSpec
 from controllers.owned import Key, NameTaken, Owned, key_of
 from controllers.work_queue import WorkQueue
@@ -87,6 +87,8 @@ class FunctionController:
             await self._say(function, {}, [Condition("Ready", "False", "Invalid", problem_text(error, FunctionSpec))])
             return
         try:
+            if spec.scale.is_automatic:
+                await self._leave_replicas_to_the_autoscaler(key)
             await self._owned.have(function, wanted)
         except Refused as refused:
             reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
@@ -101,6 +103,18 @@ class FunctionController:
         await self._say(function, status, conditions)
         if not settled:
             self.queue.add_after(key, look_again_after(deployment, datetime.now(UTC)))
+
+    async def _leave_replicas_to_the_autoscaler(self, key: Key) -> None:
+        """How many there are stays as it is: a number that nobody wants any more would become 1."""
+        live = self._owned.get(key, "Deployment", key[1])
+        if live is None or "f:replicas" not in applied_fields(live, FIELD_MANAGER, "apps/v1").get("f:spec", {}):
+            return
+        head = {"name": key[1], "namespace": key[0]}
+        kept = {"replicas": live["spec"]["replicas"]}
+        await self._api.apply(
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": head, "spec": kept},
+            manager=f"{FIELD_MANAGER}-scale",
+        )
 
     async def _discard(self, key: Key, wanted: list[Object]) -> None:
         """Removes what is no longer wanted; the code of a revision that can be rolled back to is kept."""

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controllers.api import Api, Object, Refused
-from controllers.differences import has
+from controllers.api import FIELD_MANAGER, Api, Object, Refused
+from controllers.differences import has, has_left_over
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,11 @@ class Owned:
         return self._known.get(key, {}).get((kind, name))
 
     async def have(self, owner: Object, wanted: Sequence[Object]) -> None:
-        """Writes each where something is lacking. Raises NameTaken, and what the API server raises."""
+        """Writes each where something is lacking or left over. Raises NameTaken, and what the API server raises."""
         key = key_of(owner)
         for found in wanted:
             live = self.get(key, *place_of(found))
-            if live is None or not has(live, found):
+            if live is None or not _is_as(live, found):
                 self._heard(key, await self._made(owner, live, found))
 
     def unwanted(self, key: Key, wanted: Sequence[Object]) -> list[Object]:
@@ -93,7 +93,7 @@ class Owned:
                 kind, name = place_of(wanted)
                 way_out = f"rename the {owner['kind'].lower()}, or remove it"
                 raise NameTaken(409, f"{kind} {name!r} is there and belongs to someone else: {way_out}")
-            if live is not None and has(live, wanted):
+            if live is not None and _is_as(live, wanted):
                 return live
         made = await self._api.apply(wanted)
         log.info("applied", extra=_names(wanted))
@@ -116,6 +116,10 @@ def key_of(found: Mapping[str, Any]) -> Key:
 
 def place_of(found: Mapping[str, Any]) -> Place:
     return found["kind"], found["metadata"]["name"]
+
+
+def _is_as(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return has(live, wanted) and not has_left_over(live, wanted, FIELD_MANAGER)
 
 
 def _owns(owner: Mapping[str, Any], found: Mapping[str, Any]) -> bool:

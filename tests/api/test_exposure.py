@@ -151,6 +151,16 @@ async def test_a_route_waits_for_the_gateway_api_and_then_says_what_its_gateways
             assert condition.message.endswith(": not this namespace")
 
 
+async def test_what_is_no_longer_said_goes_from_the_ingress(server: APIServer) -> None:
+    async with cluster(server) as it:
+        said = {"className": "nginx", "annotations": {"a.b/c": "d", "e": "f"}, "tls": {"secretName": "cert"}}
+        await it.made(*await it.trigger("less", {"expose": {"ingress": said}, "host": "shop.example"}))
+        live = await it.made(*await it.trigger("less", {"expose": {"ingress": {"annotations": {"e": "f"}}}}))
+        assert live["metadata"]["annotations"] == {"e": "f"}
+        assert live["spec"].keys() == {"rules"}
+        assert live["spec"]["rules"][0].keys() == {"http"}
+
+
 async def test_a_trigger_that_is_exposed_in_another_way_leaves_nothing_behind(server: APIServer) -> None:
     async with cluster(server) as it:
         trigger, spec = await it.trigger("moving", BY_INGRESS[0])

@@ -103,6 +103,26 @@ async def test_a_function_has_what_runs_it_and_drift_is_repaired_within_seconds(
 
 
 @pytest.mark.timeout(120)
+async def test_what_is_taken_out_of_a_function_goes_and_what_an_autoscaler_takes_over_stays(tmp_path: Path) -> None:
+    def variables(found: Any) -> set[str]:
+        return {item["name"] for item in found["spec"]["template"]["spec"]["containers"][0]["env"]}
+
+    async with cluster(tmp_path) as it:
+        cpu = {"requests": {"cpu": "100m"}}
+        env = [{"name": name, "value": "1"} for name in ("KEPT", "GONE")]
+        await it.apply(function(env=env, scale={"min": 3}, resources=cpu))
+        await it.until("deployment", "greet", lambda found: found and "GONE" in variables(found))
+        await it.apply(function(env=env[:1], scale={"min": 2, "max": 5}, resources=cpu))
+        found = await it.until("deployment", "greet", lambda found: "GONE" not in variables(found))
+        assert "KEPT" in variables(found)
+        assert found["spec"]["replicas"] == 3
+        await it.until("horizontalpodautoscaler", "greet", bool)
+        await it.apply(function(scale={"min": 1}))
+        await it.until("deployment", "greet", lambda found: found["spec"]["replicas"] == 1)
+        await it.until("horizontalpodautoscaler", "greet", lambda found: found is None)
+
+
+@pytest.mark.timeout(120)
 async def test_other_code_is_another_config_map_and_the_old_one_stays_for_a_rollback(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.apply(function())

@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 from servers.kubernetes import APIServer, api_server
 
-from controllers.differences import has
+from controllers.api import FIELD_MANAGER
+from controllers.differences import has, has_left_over
 from controllers.function import FunctionSpec
 from controllers.strategic_merge import merged
 from controllers.workload import Settings, objects_of
@@ -53,7 +54,8 @@ def built(name: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 async def applied(server: APIServer, wanted: dict[str, Any]) -> dict[str, Any]:
-    flags = ("--server-side", "--validate=strict", "--field-manager=kubeirq", "--output=json", "--filename=-")
+    flags = ("--server-side", "--validate=strict", "--field-manager=kubeirq", "--filename=-")
+    flags += ("--output=json", "--show-managed-fields")
     live: dict[str, Any] = json.loads(await server.kubectl("apply", *flags, input=json.dumps(wanted)))
     return live
 
@@ -61,7 +63,8 @@ async def applied(server: APIServer, wanted: dict[str, Any]) -> dict[str, Any]:
 async def test_all_of_it_is_taken_once_and_has_no_drift_afterwards(server: APIServer) -> None:
     for wanted in (*built("invoice", FUNCTION), *built("fetched", BY_URL)):
         live = await applied(server, wanted)
-        assert has(live, wanted), f"{wanted['kind']} would be written again and again: {live}"
+        is_as_wanted = has(live, wanted) and not has_left_over(live, wanted, FIELD_MANAGER)
+        assert is_as_wanted, f"{wanted['kind']} would be written again and again: {live}"
 
 
 async def test_its_pods_are_let_into_a_restricted_namespace(server: APIServer) -> None:
@@ -74,6 +77,20 @@ async def test_its_pods_are_let_into_a_restricted_namespace(server: APIServer) -
         refused = [told for found in sets for told in found["status"].get("conditions", [])]
         assert not refused
         await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("field", ["env", "envFrom", "resources", "dependencies", "podTemplate"])
+async def test_what_is_taken_out_of_a_function_goes_from_its_deployment(server: APIServer, field: str) -> None:
+    full = {**FUNCTION, "scale": {}}
+    less = {name: part for name, part in full.items() if name != field}
+    before, after = (
+        next(found for found in built(f"less-{field.lower()}", spec) if found["kind"] == "Deployment")
+        for spec in (full, less)
+    )
+    assert has_left_over(await applied(server, before), after, FIELD_MANAGER)
+    live = await applied(server, after)
+    assert has(live, after)
+    assert not has_left_over(live, after, FIELD_MANAGER)
 
 
 PATCHES: list[dict[str, Any]] = [

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from controllers.differences import has
+from controllers.differences import has, has_left_over
 from controllers.quantities import amount_of
 
 LIVE: dict[str, Any] = {
@@ -57,6 +57,56 @@ def test_it_has_all_of_it(wanted: Any) -> None:
 )
 def test_it_lacks_something(wanted: Any) -> None:
     assert not has(LIVE, wanted)
+
+
+WANTED: dict[str, Any] = {
+    "apiVersion": "v1",
+    "metadata": {"annotations": {"a.b/c": "d"}},
+    "spec": {
+        "env": [{"name": "A", "value": "1"}],
+        "ports": [{"containerPort": 8080}],
+        "set": ["x"],
+        "atomic": {"p": 1},
+    },
+}
+PORT = 'k:{"containerPort":8080,"protocol":"TCP"}'
+APPLIED: dict[str, Any] = {
+    "f:metadata": {"f:annotations": {"f:a.b/c": {}}},
+    "f:spec": {
+        "f:env": {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}},
+        "f:ports": {PORT: {".": {}, "f:containerPort": {}}},
+        "f:set": {'v:"x"': {}},
+        "f:atomic": {},
+    },
+}
+
+
+def applied(fields: dict[str, Any], **entry: Any) -> dict[str, Any]:
+    by = {"manager": "m", "operation": "Apply", "apiVersion": "v1", "fieldsV1": fields, **entry}
+    return {"metadata": {"managedFields": [{"manager": "m", "operation": "Update", "apiVersion": "v1"}, by]}}
+
+
+def test_what_is_applied_and_still_wanted_is_not_left_over() -> None:
+    assert not has_left_over(applied(APPLIED), WANTED, "m")
+    assert not has_left_over({"metadata": {}}, WANTED, "m"), "where nothing is told, nothing is known to be"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"f:metadata": {"f:annotations": {"f:other": {}}}},
+        {"f:metadata": {"f:labels": {"f:a": {}}}},
+        {"f:spec": {"f:env": {'k:{"name":"B"}': {".": {}, "f:name": {}}}}},
+        {"f:spec": {"f:env": {'k:{"name":"A"}': {"f:valueFrom": {}}}}},
+        {"f:spec": {"f:ports": {PORT: {"f:hostPort": {}}}}},
+        {"f:spec": {"f:set": {'v:"y"': {}}}},
+        {"f:spec": {"f:replicas": {}}},
+    ],
+)
+def test_what_was_applied_and_is_wanted_no_more_is_left_over(fields: dict[str, Any]) -> None:
+    assert has_left_over(applied(fields), WANTED, "m")
+    for other in ({"manager": "n"}, {"operation": "Update"}, {"subresource": "status"}, {"apiVersion": "v2"}):
+        assert not has_left_over(applied(fields, **other), WANTED, "m"), other
 
 
 @pytest.mark.parametrize(
