@@ -30,6 +30,12 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ),
     ("NATSTrigger", {"function": "f", "subject": "a", "reply": {}}, "spec.reply: .*exactly one of kafka, nats"),
     ("CronTrigger", {"function": "f"}, "spec: .*exactly one of schedule, at is needed"),
+    ("CronTrigger", {"function": "f", "schedule": "* * *"}, "spec.schedule: .*five fields, six with seconds first"),
+    ("CronTrigger", {"function": "f", "at": "tomorrow"}, "spec.at: .*a time in RFC 3339 with its zone is needed"),
+    ("KafkaTrigger", {"function": "f", "topics": ["a b"]}, "spec.topics: .*a topic is letters, digits"),
+    ("NATSTrigger", {"function": "f", "subject": "a..b"}, "spec.subject: .*tokens without blanks, joined by dots"),
+    ("HTTPTrigger", {"function": "f", "path": "/x{id}"}, "spec.path: .*parameters only as whole segments"),
+    ("Function", {"source": {"inline": ""}, "handler": "create"}, "spec.handler: .*module.function is needed"),
     ("HTTPTrigger", {"function": "f", "methods": ["get"]}, r"spec.methods\[0\]: Unsupported value"),
     ("HTTPTrigger", {"function": "f", "expose": {}}, "spec.expose: .*exactly one of ingress, httpRoute is needed"),
     ("HTTPTrigger", {"url": "http://x", "expose": INGRESS}, "function: with expose requests go to one function's"),
@@ -55,6 +61,11 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
         "host and expose.httpRoute.hostnames: one of them",
     ),
 )
+NO_NAMES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("Function", "1st", {"source": {"inline": ""}}),
+    ("Function", "my.function", {"source": {"inline": ""}}),
+    ("KafkaTrigger", "a" * 64, {"function": "f", "topics": ["a"]}),
+)
 
 
 async def test_definitions_are_established_and_judge_fill_in_and_scale() -> None:
@@ -68,6 +79,10 @@ async def test_definitions_are_established_and_judge_fill_in_and_scale() -> None
         for kind, spec, text in REFUSED:
             with pytest.raises(KubectlError, match=text):
                 await apply(server, document(kind, "bad", spec))
+
+        for kind, name, spec in NO_NAMES:
+            with pytest.raises(KubectlError, match=r"metadata.name: a name .*lower-case letters, digits and - only"):
+                await apply(server, document(kind, name, spec))
 
         for example in yaml.safe_load_all((ORDERS / "orders.yaml").read_text()):
             code = {"source": {"inline": ""}} if example["kind"] == "Function" else {}

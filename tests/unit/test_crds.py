@@ -156,6 +156,49 @@ def test_the_examples_are_valid_on_a_cluster_but_for_their_files() -> None:
             "username and password go together",
         ),
         (
+            "CronTrigger",
+            {"function": "f", "schedule": "* * *"},
+            "spec.schedule",
+            "five fields, six with seconds first, or an alias as @hourly are needed",
+        ),
+        (
+            "CronTrigger",
+            {"function": "f", "at": "2030-01-01T00:00:00"},
+            "spec.at",
+            "a time in RFC 3339 with its zone is needed, as 2030-01-31T09:00:00Z",
+        ),
+        (
+            "KafkaTrigger",
+            {"function": "f", "topics": ["a b"]},
+            "spec.topics",
+            "a topic is letters, digits, ., _ and -, at most 249",
+        ),
+        (
+            "KafkaTrigger",
+            {"function": "f", "topics": ["a"], "brokers": ["a"]},
+            "spec.brokers",
+            "host:port each is needed",
+        ),
+        (
+            "KafkaTrigger",
+            {"function": "f", "topics": ["a"], "start": "beginning"},
+            "spec.start",
+            "earliest, latest, or a time in RFC 3339 with its zone is needed",
+        ),
+        (
+            "NATSTrigger",
+            {"function": "f", "subject": "a..b"},
+            "spec.subject",
+            "tokens without blanks, joined by dots, are needed; > at the end only",
+        ),
+        (
+            "HTTPTrigger",
+            {"function": "f", "host": "http://shop.example"},
+            "spec.host",
+            "a name without scheme, port, path or * is needed, as shop.example",
+        ),
+        ("Function", {"source": {"inline": ""}, "handler": "create"}, "spec.handler", "module.function is needed"),
+        (
             "HTTPTrigger",
             {"function": "f", "expose": {}},
             "spec.expose",
@@ -244,7 +287,16 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "function": ["f", ""],
             "functionSelector": [{"matchLabels": {"a": "b"}}, {"matchLabels": {}}],
             "url": ["http://x", "ftp://x"],
-            "topics": [["a"], []],
+            "topics": [["a"], [], ["a.b_c-D1"], ["a b"]],
+            "brokers": [["kafka:9092", "[::1]:9092"], ["kafka"], ["kafka:"]],
+            "start": [
+                "earliest",
+                "latest",
+                "first",
+                "2030-01-01T00:00:00Z",
+                "2030-01-01 00:00+01:00",
+                "2030-01-01T00:00",
+            ],
             "topicPattern": ["a.*", None],
             "reply": [{"kafka": {"topic": "t"}}, {"function": "g", "url": "http://x"}, None],
             "delivery": [{"maxAgeSeconds": None}, {"attempts": 0}, {"holdAfter": None, "attempts": None}],
@@ -253,15 +305,42 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "CronTrigger": (
         {"function": "f"},
         {
-            "schedule": ["@hourly", None],
-            "at": ["2030-01-01T00:00:00Z", None],
+            "schedule": [
+                *("@hourly", "@Daily", "0 0 * * MON-FRI", "*/5 0-9 1,15 * * 5#2", "0 0 L * ?", "@reboot", "* * *", "x"),
+                None,
+            ],
+            "at": ["2030-01-01T00:00:00Z", "2030-01-01T00:00:00.5+01:00", "2030-01-01T00:00:00", "tomorrow", None],
+            "timeZone": ["Europe/Berlin", "Etc/GMT+1", "Europe Berlin"],
             "payload": [None, 1, "x", [1, {"a": None}], {"a": {}}],
             "jitterSeconds": [0, -1, 3.5],
+        },
+    ),
+    "NATSTrigger": (
+        {"function": "f"},
+        {
+            "subject": ["a", "a.*.b", "a.>", ">", "a..b", ".a", "a.>.b", "a b", ""],
+            "start": ["all", "new", "17", "2030-01-01T00:00:00Z", "first", "-1"],
+            "stream": ["ORDERS", "a.b", "a b", None],
+            "durable": ["it", "*", None],
+            "queue": ["it", "a/b", None],
         },
     ),
     "HTTPTrigger": (
         {"function": "f"},
         {
+            "path": [
+                "/",
+                "/a/{id}",
+                "/a/{id}/b/{rest...}",
+                "/a b",
+                "a",
+                "/a/x{id}",
+                "/{rest...}/a",
+                "/a?b",
+                "/café",
+                None,
+            ],
+            "host": ["shop.example", "http://shop.example", "shop.example:80", "*.example", None],
             "auth": [
                 {},
                 {"bearer": {"tokens": [A_SECRET]}},
@@ -284,6 +363,8 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
                 {"configMap": {"name": "x"}},
             ],
             "dependencies": ["x", None],
+            "handler": ["a.b", "a.b.c", "", "a", "a..b", "a.b c"],
+            "startup": ["a.b", "a", None],
             "concurrency": [1, 0, None],
             "resources": [{"limits": {"cpu": 1, "memory": "64Mi"}}, {"requests": {"cpu": 0.5}}],
             "scale": [{}, {"min": 2, "max": 1}, {"min": 2, "max": 2}, {"max": 3}, {"max": None}, {"min": 0}],
@@ -446,6 +527,9 @@ def _limits(schema: Schema, value: Any, place: str) -> Iterator[tuple[str, str]]
         yield place, "not one of"
     if "pattern" in schema and isinstance(value, str) and not re.search(schema["pattern"], value):
         yield place, "pattern"
+    most = next((schema[name] for name in ("maxLength", "maxItems", "maxProperties") if name in schema), None)
+    if most is not None and isinstance(value, (str, list, dict)) and len(value) > most:
+        yield place, "too long"
     least = next((schema[name] for name in ("minLength", "minItems", "minProperties") if name in schema), 0)
     if isinstance(value, (str, list, dict)) and len(value) < least:
         yield place, "too short"

@@ -78,6 +78,14 @@ class KafkaTrigger(TriggerSource):
                 raise ValueError(f"{broker!r} is no host:port")
         return value
 
+    @field_validator("topics")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        for topic in value:
+            if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic):
+                raise ValueError(f"{topic!r} is no topic: letters, digits, ., _ and -, at most 249")
+        return value
+
     @field_validator("start")
     @classmethod
     def _known_start(cls, value: str) -> str:
