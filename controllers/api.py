@@ -83,6 +83,18 @@ class Api:
             content_type="application/apply-patch+yaml",
         )
 
+    async def create(self, wanted: Mapping[str, Any]) -> Object:
+        """Raises Refused with 409 where it is there already."""
+        return await self.request(
+            "POST", path_of(wanted["apiVersion"], wanted["kind"], wanted["metadata"].get("namespace")), body=wanted
+        )
+
+    async def replace(self, wanted: Mapping[str, Any]) -> Object:
+        """The whole object. Raises Refused with 409 where its resourceVersion is not the newest any more."""
+        metadata = wanted["metadata"]
+        path = path_of(wanted["apiVersion"], wanted["kind"], metadata.get("namespace"), metadata["name"])
+        return await self.request("PUT", path, body=wanted)
+
     async def delete(self, found: Mapping[str, Any]) -> None:
         """Removes this very object, in the background; that it is gone already is no fault."""
         metadata = found["metadata"]

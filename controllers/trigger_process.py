@@ -11,6 +11,7 @@ from pathlib import Path
 
 from controllers.api import api
 from controllers.gates import Gates
+from controllers.leases import Slots, slot_of
 from controllers.operator import operate
 from controllers.secrets import Secrets
 from controllers.trigger_store import ClusterStore, NoStore
@@ -23,6 +24,7 @@ from trigger_sources.registry import kinds, source_of
 
 log = logging.getLogger(__name__)
 
+SLOTS = 6  # Leases that the triggers of a controller are spread over: as many replicas share them at most
 _ROUTES_TRIES = 200  # routes that are not served after these are answered 404 until they are
 _ROUTES_TRY_SECONDS = 0.05
 
@@ -95,6 +97,18 @@ async def run(name: str, settings: TriggerSettings) -> None:
             namespace=settings.watch_namespace,
             grace_seconds=settings.grace_seconds,
         )
+        slots: Slots | None = None
+        if settings.release_namespace is not None:
+            slots = Slots(
+                client,
+                namespace=settings.release_namespace,
+                name=f"kubeirq-{name}",
+                identity=settings.replica,
+                let_go=lambda slot: controller.let_go(lambda uid: slot_of(uid, SLOTS) == slot),
+                changed=controller.duties_changed,
+                count=SLOTS,
+            )
+            controller.duties = slots
         starting = _Starting(controller, serves=any("methods" in source_of(kind).model_fields for kind in found))
         metrics = metrics_endpoint("0.0.0.0", settings.port, readings=controller.readings, waiting=starting.waiting)
         await stack.enter_async_context(metrics)
@@ -107,7 +121,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
 
         async def work() -> None:
             listening = asyncio.create_task(starting.listen(host.gateway, settings.gateway_port))
-            holding = asyncio.create_task(_for_ever())
+            holding = asyncio.create_task(slots.run() if slots is not None else _for_ever())
             running = asyncio.create_task(controller.run())
             try:
                 await asyncio.wait({listening, holding, running}, return_when=asyncio.FIRST_EXCEPTION)
