@@ -89,7 +89,10 @@ def _syntax_problem(error: ValueError) -> str:
     """The parser's first complaint, without the expected token list that no one reads."""
     text = str(error).partition("ERROR: ")[2].splitlines()
     if not text:
-        return str(error)
+        return f"no CEL expression: {error}"
     place, _, problem = text[0].partition(": ")
     column = place.rpartition(":")[2]
-    return f"{problem.partition(' expecting')[0].removeprefix('Syntax error: ')}, at character {column}"
+    problem = problem.partition(" expecting")[0].removeprefix("Syntax error: ")
+    if problem == "mismatched input '<EOF>'":
+        problem = "it ends too early"
+    return f"no CEL expression: {problem}, at character {column}"

@@ -55,7 +55,8 @@ def test_what_cannot_be_evaluated_is_an_error_and_not_false(text: str, data: byt
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("data.total >", "mismatched input '<EOF>', at character 13"),
+        ("data.total >", "no CEL expression: it ends too early, at character 13"),
+        ("data.total >> 1", "no CEL expression: extraneous input '>', at character 13"),
         ("dta.total > 1", "no name 'dta' in a filter; known: event, data, key, headers"),
         ("lower(event.type) == 'x'", "no function 'lower' in a filter; known: all, "),
     ],

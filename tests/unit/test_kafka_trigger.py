@@ -23,7 +23,8 @@ def spec(**fields: Any) -> dict[str, Any]:
     [
         (spec(topics=[]), "topics: at least one topic is needed"),
         (spec(topicPattern="o.*"), "topics and topicPattern: one of them"),
-        (spec(topics=[], topicPattern="o("), "topicPattern: no regular expression"),
+        (spec(topics=[], topicPattern="o("), "topicPattern: no regular expression: missing ), "),
+        (spec(topics=["o o"]), "'o o' is no topic: letters, digits"),
         (spec(brokers=["kafka"]), "'kafka' is no host:port"),
         (spec(start="yesterday"), "'yesterday' is neither earliest, latest nor an RFC 3339 time"),
         (spec(start="2026-01-01T00:00:00"), "has no time zone"),

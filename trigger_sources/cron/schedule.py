@@ -67,12 +67,17 @@ class Schedule:
         return found
 
 
+def zone_of(name: str) -> ZoneInfo:
+    """Raises ValueError for a name that is none."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone; one as Europe/Berlin is") from None
+
+
 def checked(expression: str, zone: str) -> Schedule:
     """Raises ValueError for an expression or zone that is none, and for one that never fires."""
-    try:
-        found = ZoneInfo(zone)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(f"{zone!r} is no time zone; one as Europe/Berlin is") from None
+    found = zone_of(zone)
     fields = expression.split()
     if len(fields) not in (5, 6) and not (len(fields) == 1 and expression.startswith("@")):
         raise ValueError(f"{expression!r} has {len(fields)} fields; five, or six with seconds first, are needed")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from trigger_sources.cron.schedule import Schedule, checked
+from trigger_sources.cron.schedule import Schedule, checked, zone_of
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.events import Event
 from trigger_sources.source import Context, Ordering, TriggerSource
@@ -68,6 +68,12 @@ class CronTrigger(TriggerSource):
         for name in value:
             if not (name.isascii() and name.isalnum() and name == name.lower()):
                 raise ValueError(f"{name!r}: attribute names are lower-case letters and digits")
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_zone(cls, value: str) -> str:
+        zone_of(value)
         return value
 
     @model_validator(mode="after")

@@ -101,6 +101,7 @@ class KafkaTrigger(TriggerSource):
             raise ValueError("topics: at least one topic is needed")
         if self.topic_pattern:
             try:
+                re.compile(self.topic_pattern)
                 re.compile(_whole_name(self.topic_pattern, None))
             except re.error as error:
                 raise ValueError(f"topicPattern: no regular expression: {error}") from None
