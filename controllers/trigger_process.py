@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controllers.api import api
+from controllers.exposed import Exposures
 from controllers.gates import Gates
 from controllers.leases import Slots, slot_of
 from controllers.operator import operate
@@ -94,6 +95,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             host,
             gates,
             secrets,
+            exposures=Exposures(client, namespace=settings.watch_namespace) if "HTTPTrigger" in found else None,
             namespace=settings.watch_namespace,
             grace_seconds=settings.grace_seconds,
         )

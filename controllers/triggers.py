@@ -18,6 +18,7 @@ import kopf
 from controllers.api import Api, Object, Refused, plural_of
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import has
+from controllers.exposed import Exposures, is_exposed
 from controllers.gates import Gates
 from controllers.secrets import Secrets
 from controllers.trigger_conditions import conditions_of_trigger, is_starting, rejected
@@ -106,13 +107,16 @@ class TriggerController:
         secrets: Secrets,
         *,
         duties: Duties | None = None,
+        exposures: Exposures | None = None,
         namespace: str | None = None,
         grace_seconds: float = 30.0,
     ) -> None:
         self.duties: Duties = duties or Alone()
         self.synced = asyncio.Event()  # every trigger that was there at the start has been looked at
         self.flows = Flows(host, gates.of, may_start=self._may_start)
-        self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, workers=_RECONCILES_AT_ONCE, expected=(SourceError,))
+        self.queue: WorkQueue[Key] = WorkQueue(
+            self.reconcile, workers=_RECONCILES_AT_ONCE, expected=(SourceError, Refused, OSError, TimeoutError)
+        )
         self.statuses: WorkQueue[Key] = WorkQueue(
             self.tell, workers=_STATUSES_AT_ONCE, expected=(SourceError, Refused, OSError, TimeoutError)
         )
@@ -121,6 +125,7 @@ class TriggerController:
         self._kinds = tuple(kinds)
         self._gates = gates
         self._secrets = secrets
+        self._exposures = exposures
         self._namespace = namespace
         self._grace_seconds = grace_seconds
         self._triggers: dict[Key, KnownTrigger] = {}
@@ -139,6 +144,8 @@ class TriggerController:
         kopf.on.event(
             "discovery.k8s.io", "v1", "endpointslices", labels={FUNCTION_LABEL: kopf.PRESENT}, registry=registry
         )(self._slice_seen)
+        if self._exposures is not None:
+            self._exposures.register(registry, lambda owner: self.queue.add(("HTTPTrigger", *owner)))
 
     def register_secrets(self, registry: kopf.OperatorRegistry) -> None:
         """Watches Secrets: in an operator of its own, which has the right to some namespaces only."""
@@ -165,6 +172,8 @@ class TriggerController:
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
         self._gates.listed(functions, slices)
+        if self._exposures is not None:
+            await self._exposures.refresh()
         for key in listed.keys() - self._touched:
             self._note(key, listed[key])
         for key in self._triggers.keys() - listed.keys() - self._touched:
@@ -246,6 +255,9 @@ class TriggerController:
         self._applied[key] = trigger.uid
         await self._apply(trigger, self._grace_seconds)
         self.statuses.add(key)
+        if self._exposures is not None and trigger.spec is not None and self.duties.holds(trigger.uid):
+            await self._exposures.make(trigger.object, trigger.spec)
+            self.statuses.add(key)
 
     async def _apply(self, trigger: KnownTrigger, grace_seconds: float) -> None:
         async with trigger.applying:
@@ -261,7 +273,7 @@ class TriggerController:
             return {}
         functions = functions_of(spec, self._gates.functions(trigger.namespace))
         trigger.rejection = self._taken(trigger, spec)
-        if trigger.rejection is not None:
+        if trigger.rejection is not None or is_exposed(spec):
             return {}
         if len(functions) > 1 and not spec.fan_out:
             kind, names = trigger.object["kind"], ", ".join(sorted(functions))
@@ -347,11 +359,12 @@ class TriggerController:
         """The fields to write; None when that would change nothing, or it is too soon to tell."""
         now, generation = time.monotonic(), trigger.object["metadata"]["generation"]
         before: Object = trigger.said if trigger.said is not None else trigger.object.get("status", {})
-        conditions = self._conditions(trigger, now)
+        fields, conditions = self._told(trigger, now)
         if conditions is None:
             return None
         moment = datetime.now(UTC)
         wanted: Object = {
+            **fields,
             "observedGeneration": generation,
             "conditions": conditions_of(
                 conditions,
@@ -372,13 +385,19 @@ class TriggerController:
             same = same and has(before, wanted)
         return None if same else wanted
 
-    def _conditions(self, trigger: KnownTrigger, now: float) -> list[Condition] | None:
+    def _told(self, trigger: KnownTrigger, now: float) -> tuple[Object, list[Condition] | None]:
+        """The status' own fields, and the conditions, None while it is too soon to tell."""
         if trigger.rejection is not None:
-            return rejected(*trigger.rejection)
+            return {}, rejected(*trigger.rejection)
+        spec = trigger.spec
+        assert spec is not None
+        if self._exposures is not None and is_exposed(spec):
+            (function,) = functions_of(spec, ())
+            return self._exposures.told(trigger.object, spec, self._gates.of(trigger.namespace, function).down_reason)
         flows = {running.flow.identity.function: running.flow.status() for running in self.flows.of(trigger.uid)}
         if is_starting(flows) and now - trigger.applied_at < _STARTING_SECONDS:
-            return None
-        return conditions_of_trigger(flows)
+            return {}, None
+        return {}, conditions_of_trigger(flows)
 
     def _writes_status(self, trigger: KnownTrigger) -> bool:
         return self.duties.holds(trigger.uid)
@@ -427,6 +446,8 @@ class TriggerController:
         if trigger is not None:
             self._by_uid.pop(trigger.uid, None)
             self._disclaim(key, trigger)
+            if self._exposures is not None:
+                self._exposures.forget(key[1:])
 
     def _claim(self, key: Key, trigger: KnownTrigger) -> None:
         for claim in () if trigger.spec is None else trigger.spec.claims(key[2]):

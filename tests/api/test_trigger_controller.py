@@ -169,3 +169,30 @@ async def test_at_rest_nothing_is_written_but_leases(tmp_path: Path) -> None:
         await it.controllers[0].start()  # a new one looks at everything, and finds it as it should be
         await asyncio.sleep(20)
         assert writes()[before:] == []
+
+
+@pytest.mark.timeout(120)
+async def test_an_exposed_trigger_is_an_ingress_kept_as_wanted_and_its_state_is_told(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.start("trigger", "http")
+        function = resource("Function", "greet", {"source": {"inline": "def handler(event, context): pass"}})
+        way = {"expose": {"ingress": {"className": "nginx"}}, "host": "shop.example"}
+        await it.apply(function, resource("HTTPTrigger", "greet", {"function": "greet", **way}))
+        found = await it.until("httptrigger", "greet", lambda found: condition(found, "Exposed")["status"])
+        assert condition(found)["status"] == "False"
+        made = await it.get("ingress", "greet")
+        assert made["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"] == "greet"
+        await it.server.kubectl(
+            "patch", "ingress", "greet", "--type=json",
+            "-p", '[{"op": "replace", "path": "/spec/rules/0/host", "value": "other.example"}]',
+        )  # fmt: skip
+        await it.until("ingress", "greet", lambda found: found["spec"]["rules"][0]["host"] == "shop.example")
+        await it.server.kubectl(
+            "patch", "ingress", "greet", "--subresource=status", "--type=merge",
+            "-p", '{"status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.7"}]}}}',
+        )  # fmt: skip
+        found = await it.until("httptrigger", "greet", lambda f: condition(f, "Exposed")["status"] == "True")
+        assert found["status"]["address"] == "http://shop.example/greet"
+        assert condition(found)["reason"] == "FunctionDown"
+        await it.apply(resource("HTTPTrigger", "greet", {"function": "greet", "host": "shop.example"}))
+        await it.until("ingress", "greet", lambda found: found is None)
