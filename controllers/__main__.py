@@ -11,8 +11,9 @@ import uvloop
 from kubernetes.aio.config import ConfigException
 
 from controllers import trigger_process
-from controllers.api import api
+from controllers.api import Api, api
 from controllers.functions import FunctionController
+from controllers.leases import Slots, beside
 from controllers.operator import operate
 from controllers.workload import Settings
 from trigger_sources.logs import JsonLines
@@ -28,6 +29,7 @@ def main() -> int:
     lines.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns that signals are not its own
     try:
         if arguments.controller == "trigger":
             if arguments.name is None:
@@ -64,9 +66,31 @@ async def _functions(environment: Mapping[str, str]) -> None:
         def waiting() -> list[str]:
             return [] if controller.synced.is_set() else ["the functions are not known yet"]
 
+        slots = _leader(client, controller, environment)
         port = trigger_process.number(environment, "KUBEIRQ_PORT", 9090)
         async with metrics_endpoint("0.0.0.0", port, readings=lambda: (), waiting=waiting):
-            await operate(controller.register, controller.run, namespace=namespace)
+            await operate(controller.watches(), lambda: beside(slots, controller.run()), namespace=namespace)
+
+
+def _leader(client: Api, controller: FunctionController, environment: Mapping[str, str]) -> Slots | None:
+    """The Lease of the replica that writes; None: there are no other replicas."""
+    release = environment.get("KUBEIRQ_NAMESPACE")
+    if not release:
+        return None
+
+    async def let_go(_: int) -> None:
+        await controller.queue.quiet()  # what waits does nothing from now on
+
+    slots = Slots(
+        client,
+        namespace=release,
+        name="kubeirq-functions",
+        identity=trigger_process.replica_of(environment),
+        let_go=let_go,
+        changed=controller.leader_changed,
+    )
+    controller.leads = lambda: bool(slots.held)
+    return slots
 
 
 if __name__ == "__main__":

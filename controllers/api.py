@@ -28,10 +28,7 @@ class Refused(Exception):
 async def api() -> AsyncIterator["Api"]:
     """The cluster that this process runs in, or the kubeconfig's ($KUBECONFIG). Raises ConfigException for neither."""
     configuration = Configuration()
-    try:
-        config.load_incluster_config(client_configuration=configuration)
-    except config.ConfigException:
-        await config.load_kube_config(client_configuration=configuration)
+    await config.load_config(client_configuration=configuration)
     async with ApiClient(configuration) as client:
         yield Api(client)
 

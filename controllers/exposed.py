@@ -1,13 +1,11 @@
 """HTTP triggers past the gateway: their Ingresses and HTTPRoutes, made, kept so, and told about."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import kopf
+from collections.abc import Callable
 
 from controllers.api import Api, Object, Refused, plural_of
 from controllers.conditions import Condition
 from controllers.exposure import KINDS, TRIGGER_LABEL, objects_of, status_of
+from controllers.operator import Event, Watch
 from controllers.owned import Key, Owned, key_of, place_of
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.source import TriggerSource
@@ -25,18 +23,17 @@ class Exposures:
         self._owned = Owned(api, KINDS, label=TRIGGER_LABEL, namespace=namespace)
         self._refused: dict[Key, Refused] = {}
 
-    def register(self, registry: kopf.OperatorRegistry, seen: Callable[[Key], None]) -> None:
-        """Watches them; `seen` is told whose changed."""
+    def watches(self, seen: Callable[[Key], None]) -> list[Watch]:
+        """Of all of them; `seen` is told whose changed."""
 
-        async def heard(event: Mapping[str, Any], **_: Any) -> None:
+        def heard(event: Event) -> None:
             seen(self._owned.seen(event))
 
+        found = []
         for api_version, kind in KINDS:
             group, _, version = api_version.partition("/")
-            watch = kopf.on.event(
-                group, version, plural_of(kind), labels={TRIGGER_LABEL: kopf.PRESENT}, registry=registry
-            )
-            watch(heard)
+            found.append(Watch(group, version, plural_of(kind), heard, TRIGGER_LABEL))
+        return found
 
     async def refresh(self) -> None:
         """Lists them all. Raises what the API server raises."""

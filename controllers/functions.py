@@ -6,16 +6,16 @@ nowhere else.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
-
-import kopf
 
 from controllers.api import FIELD_MANAGER, Api, Object, Refused
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import applied_fields, has
+from controllers.events import Events, happened_between
 from controllers.function import FunctionSpec
+from controllers.operator import Event, Watch
 from controllers.owned import Key, NameTaken, Owned, key_of
 from controllers.work_queue import WorkQueue
 from controllers.workload import FUNCTION_LABEL, Settings, objects_of, status_of
@@ -36,10 +36,15 @@ OWNED = (
 
 
 class FunctionController:
-    """Made and run in one event loop. What it knows of the cluster comes from watches and from the sweep."""
+    """Made and run in one event loop. What it knows of the cluster comes from watches and from the sweep.
+
+    `leads` says whether this replica writes; the others know as much, and do nothing.
+    """
 
     def __init__(self, api: Api, settings: Settings, *, namespace: str | None = None) -> None:
+        self.leads: Callable[[], bool] = lambda: True
         self._api = api
+        self._events = Events(api, "kubeirq-functions")
         self._settings = settings
         self._namespace = namespace
         self._functions: dict[Key, Object] = {}
@@ -48,18 +53,23 @@ class FunctionController:
         self.synced = asyncio.Event()  # every function that was there at the start is known
         self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
 
-    def register(self, registry: kopf.OperatorRegistry) -> None:
-        """Watches Functions, and the Deployments that they own."""
-        kopf.on.event(GROUP, VERSION, "functions", registry=registry)(self._function_seen)
-        kopf.on.event("apps", "v1", "deployments", labels={FUNCTION_LABEL: kopf.PRESENT}, registry=registry)(
-            self._deployment_seen
-        )
+    def watches(self) -> list[Watch]:
+        """Functions, and the Deployments that they own."""
+        return [
+            Watch(GROUP, VERSION, "functions", self._function_seen),
+            Watch("apps", "v1", "deployments", self._deployment_seen, FUNCTION_LABEL),
+        ]
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run())
             group.create_task(self._sweeping())
+
+    def leader_changed(self) -> None:
+        """Whoever leads from now on looks at every function."""
+        for key in self._functions:
+            self.queue.add(key)
 
     async def sweep(self) -> None:
         """Lists everything, and looks at every function again."""
@@ -78,7 +88,7 @@ class FunctionController:
     async def reconcile(self, key: Key) -> None:
         """Makes what is there what is wanted, for one function. Raises what the API server raises."""
         function = self._functions.get(key)
-        if function is None or "deletionTimestamp" in function["metadata"]:
+        if function is None or "deletionTimestamp" in function["metadata"] or not self.leads():
             return  # owner references delete what belonged to it
         try:
             spec = FunctionSpec.model_validate(function["spec"]).named(key[1])
@@ -153,6 +163,8 @@ class FunctionController:
         if key_of(function) in self._functions:
             self._functions[key_of(function)] = found
             self._touched.add(key_of(function))
+        if (happened := happened_between(before.get("conditions", []), wanted["conditions"])) is not None:
+            await self._events.record(found, happened)
 
     async def _sweeping(self) -> None:
         while True:
@@ -165,7 +177,7 @@ class FunctionController:
             else:
                 await asyncio.sleep(SWEEP_SECONDS)
 
-    async def _function_seen(self, event: Mapping[str, Any], **_: Any) -> None:
+    def _function_seen(self, event: Event) -> None:
         found = dict(event["object"])
         self._touched.add(key_of(found))
         if event["type"] == "DELETED":
@@ -177,7 +189,7 @@ class FunctionController:
         if before is None or before["metadata"].get("generation") != found["metadata"].get("generation"):
             self.queue.add(key_of(found))
 
-    async def _deployment_seen(self, event: Mapping[str, Any], **_: Any) -> None:
+    def _deployment_seen(self, event: Event) -> None:
         self.queue.add(self._owned.seen(event))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from controllers.api import api
 from controllers.exposed import Exposures
 from controllers.gates import Gates
-from controllers.leases import Slots, slot_of
+from controllers.leases import Slots, beside, slot_of
 from controllers.operator import operate
 from controllers.secrets import Secrets
 from controllers.trigger_store import ClusterStore, NoStore
@@ -50,7 +50,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
     """Raises ValueError that names the variable."""
     socket = environment.get("KUBEIRQ_ADMIN_SOCKET")
     return TriggerSettings(
-        replica=environment.get("KUBEIRQ_REPLICA") or f"{os.uname().nodename}-{os.getpid()}-{dice.token_hex(3)}",
+        replica=replica_of(environment),
         release_namespace=environment.get("KUBEIRQ_NAMESPACE") or None,
         watch_namespace=environment.get("KUBEIRQ_WATCH_NAMESPACE") or None,
         secret_namespaces=environment.get("KUBEIRQ_SECRET_NAMESPACES", "").split(),
@@ -61,6 +61,11 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         admin_socket=Path(socket) if socket else None,
         grace_seconds=number(environment, "KUBEIRQ_GRACE_SECONDS", 30),
     )
+
+
+def replica_of(environment: Mapping[str, str]) -> str:
+    """The name of this process, unlike that of every other."""
+    return environment.get("KUBEIRQ_REPLICA") or f"{os.uname().nodename}-{os.getpid()}-{dice.token_hex(3)}"
 
 
 def kinds_of(name: str) -> list[str]:
@@ -123,25 +128,22 @@ async def run(name: str, settings: TriggerSettings) -> None:
 
         async def work() -> None:
             listening = asyncio.create_task(starting.listen(host.gateway, settings.gateway_port))
-            holding = asyncio.create_task(slots.run() if slots is not None else _for_ever())
-            running = asyncio.create_task(controller.run())
+            running = asyncio.create_task(beside(slots, controller.run()))
             try:
-                await asyncio.wait({listening, holding, running}, return_when=asyncio.FIRST_EXCEPTION)
+                await asyncio.wait({listening, running}, return_when=asyncio.FIRST_EXCEPTION)
             finally:
-                listening.cancel()
-                # what was held is drained before it is let go
-                for task in (running, holding):
+                for task in (listening, running):
                     task.cancel()
                     await asyncio.wait({task})
-            for task in (listening, holding, running):
+            for task in (listening, running):
                 if not task.cancelled() and (problem := task.exception()) is not None:
                     raise problem
 
         await operate(
-            controller.register,
+            controller.watches(),
             work,
             namespace=settings.watch_namespace,
-            narrow=controller.register_secrets,
+            narrow=controller.secret_watches(),
             narrow_namespaces=settings.secret_namespaces,
         )
         log.info("controller has stopped")
@@ -172,10 +174,6 @@ class _Starting:
             await asyncio.sleep(_ROUTES_TRY_SECONDS)
         await gateway.start("0.0.0.0", port)
         self._listens = True
-
-
-async def _for_ever() -> None:
-    await asyncio.Event().wait()
 
 
 def number(environment: Mapping[str, str], name: str, default: int) -> int:

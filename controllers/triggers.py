@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import kopf
-
 from controllers.api import Api, Object, Refused, plural_of
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import has
+from controllers.events import Events, happened_between
 from controllers.exposed import Exposures, is_exposed
 from controllers.gates import Gates
+from controllers.operator import Event, Watch
 from controllers.secrets import Secrets
 from controllers.trigger_conditions import conditions_of_trigger, is_starting, rejected
 from controllers.trigger_status import TriggerStatus
@@ -121,6 +121,7 @@ class TriggerController:
             self.tell, workers=_STATUSES_AT_ONCE, expected=(SourceError, Refused, OSError, TimeoutError)
         )
         self._api = api
+        self._events = Events(api, "kubeirq")
         self._host = host
         self._kinds = tuple(kinds)
         self._gates = gates
@@ -136,20 +137,18 @@ class TriggerController:
 
     # --- what happens in the cluster
 
-    def register(self, registry: kopf.OperatorRegistry) -> None:
-        """Watches the triggers, the Functions that they may call, and where those are."""
-        for kind in self._kinds:
-            kopf.on.event(source_of(kind).api_group, VERSION, plural_of(kind), registry=registry)(self._trigger_seen)
-        kopf.on.event(GROUP, VERSION, "functions", registry=registry)(self._function_seen)
-        kopf.on.event(
-            "discovery.k8s.io", "v1", "endpointslices", labels={FUNCTION_LABEL: kopf.PRESENT}, registry=registry
-        )(self._slice_seen)
+    def watches(self) -> list[Watch]:
+        """The triggers, the Functions that they may call, and where those are."""
+        found = [Watch(source_of(kind).api_group, VERSION, plural_of(kind), self._trigger_seen) for kind in self._kinds]
+        found.append(Watch(GROUP, VERSION, "functions", self._function_seen))
+        found.append(Watch("discovery.k8s.io", "v1", "endpointslices", self._slice_seen, FUNCTION_LABEL))
         if self._exposures is not None:
-            self._exposures.register(registry, lambda owner: self.queue.add(("HTTPTrigger", *owner)))
+            found += self._exposures.watches(lambda owner: self.queue.add(("HTTPTrigger", *owner)))
+        return found
 
-    def register_secrets(self, registry: kopf.OperatorRegistry) -> None:
-        """Watches Secrets: in an operator of its own, which has the right to some namespaces only."""
-        kopf.on.event("", "v1", "secrets", registry=registry)(self._secret_seen)
+    def secret_watches(self) -> list[Watch]:
+        """Secrets: there are rights to those of some namespaces only."""
+        return [Watch("", "v1", "secrets", self._secret_seen)]
 
     async def run(self) -> None:
         """Until cancelled; what runs is drained then."""
@@ -194,8 +193,8 @@ class TriggerController:
             else:
                 await asyncio.sleep(SWEEP_SECONDS)
 
-    async def _trigger_seen(self, event: Mapping[str, Any], **_: Any) -> None:
-        found = dict(event["object"])
+    def _trigger_seen(self, event: Event) -> None:
+        found = event["object"]
         key = _key_of(found)
         self._touched.add(key)
         if event["type"] == "DELETED":
@@ -206,7 +205,7 @@ class TriggerController:
             return
         self.queue.add(key)
 
-    async def _function_seen(self, event: Mapping[str, Any], **_: Any) -> None:
+    def _function_seen(self, event: Event) -> None:
         function = event["object"]
         if self._gates.function_seen(function, gone=event["type"] == "DELETED"):
             for key, trigger in self._triggers.items():
@@ -214,10 +213,10 @@ class TriggerController:
                 if target is not None and target.selector and key[1] == function["metadata"]["namespace"]:
                     self.queue.add(key)
 
-    async def _slice_seen(self, event: Mapping[str, Any], **_: Any) -> None:
+    def _slice_seen(self, event: Event) -> None:
         self._gates.slice_seen(event["object"], gone=event["type"] == "DELETED")
 
-    async def _secret_seen(self, event: Mapping[str, Any], **_: Any) -> None:
+    def _secret_seen(self, event: Event) -> None:
         changed = self._secrets.seen(event["object"], gone=event["type"] == "DELETED")
         if changed is None:
             return
@@ -331,8 +330,11 @@ class TriggerController:
         wanted = self._status_wanted(trigger)
         if wanted is None:
             return
+        before = trigger.said if trigger.said is not None else trigger.object.get("status", {})
         await trigger.status.change(wanted)
         trigger.said, trigger.said_at = wanted, time.monotonic()
+        if (happened := happened_between(before.get("conditions", []), wanted["conditions"])) is not None:
+            await self._events.record(trigger.object, happened)
 
     def readings(self) -> Iterator[Reading]:
         """For metrics."""

@@ -55,6 +55,12 @@ class WorkQueue(Generic[K]):
             self._done.clear()
             await self._done.wait()
 
+    async def quiet(self) -> None:
+        """Returns once nothing runs at all, whatever waits."""
+        while self._running:
+            self._done.clear()
+            await self._done.wait()
+
     async def run(self) -> None:
         """Until cancelled."""
         try:

@@ -96,8 +96,9 @@ async def test_what_is_wrong_is_said_with_field_problem_and_way_out(tmp_path: Pa
             while condition(found := await it.get("natstrigger", "elsewhere", "shop"))["reason"] != "SecretForbidden":
                 await asyncio.sleep(0.1)
         assert "add it to secretNamespaces in the chart's values" in condition(found)["message"]
-        events = await it.server.kubectl("describe", "natstrigger", "bad-filter")
-        assert "Invalid" in events
+        async with asyncio.timeout(10):
+            while "Warning  Invalid" not in await it.server.kubectl("describe", "natstrigger", "bad-filter"):
+                await asyncio.sleep(0.2)
 
 
 @pytest.mark.timeout(120)
