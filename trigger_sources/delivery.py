@@ -1,15 +1,16 @@
 """The values that travel between a source, the fabric and a function. Pure."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from trigger_sources.events import Event
+from trigger_sources.values import frozen
 
 OutcomeKind = Literal["delivered", "filtered", "deadLettered", "dropped", "returned"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Answer:
     """What a function answered, whole. Header names are lower-case; a name may occur more than once."""
 
@@ -25,7 +26,7 @@ class Answer:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Attempt:
     """One call of a function. `status` is None when no answer came; then `error` says why."""
 
@@ -36,7 +37,7 @@ class Attempt:
     answer_head: bytes = b""  # at most 1 KiB of the answer's body
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Outcome:
     """How a delivery ended. Only `returned` is not final: the source gives the event back at once."""
 
@@ -50,7 +51,7 @@ class Outcome:
         return self.kind != "returned"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class HttpRequest:
     """How an event that came as an HTTP request is put to the function: as the request that it was.
 
@@ -63,7 +64,7 @@ class HttpRequest:
     path_parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Delivery:
     """An event in the fabric's hands, with the way to settle it.
 

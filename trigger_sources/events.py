@@ -3,11 +3,13 @@
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
 import orjson
+
+from trigger_sources.values import frozen
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -22,7 +24,7 @@ class InvalidEvent(ValueError):
     """The producer's fault: what arrived claims to be a CloudEvent and is none. The text says which attribute."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Event:
     """One occurrence. `data` is the payload's bytes, untouched; None means that there is none (a tombstone).
 
