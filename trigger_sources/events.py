@@ -18,6 +18,7 @@ _NO_EXTENSIONS: Mapping[str, str] = {}
 _CORE = frozenset({"id", "source", "type", "specversion", "datacontenttype", "dataschema", "subject", "time"})
 # CloudEvents, HTTP binding 3.1.3.2: printable ASCII but space, double quote and percent stands for itself.
 _SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
+_SAFE_BYTES = _SAFE.encode()
 
 
 class InvalidEvent(ValueError):
@@ -60,25 +61,40 @@ def binary_headers(event: Event) -> bytes:
 
     Values are percent-encoded as the HTTP binding asks, so no attribute can add a header line of its own.
     """
-    lines = [
-        "ce-specversion: 1.0\r\nce-id: ", _escaped(event.id),
-        "\r\nce-source: ", _escaped(event.source),
-        "\r\nce-type: ", _escaped(event.type),
-    ]  # fmt: skip
+    extensions = event.extensions
+    lines = [f"ce-specversion: 1.0\r\nce-id: {event.id}\r\nce-source: {event.source}\r\nce-type: {event.type}\r\n"]
     if event.datacontenttype is not None:
-        lines += ("\r\ncontent-type: ", _header_text(event.datacontenttype))
+        lines.append(f"content-type: {event.datacontenttype}\r\n")
     if event.subject is not None:
-        lines += ("\r\nce-subject: ", _escaped(event.subject))
+        lines.append(f"ce-subject: {event.subject}\r\n")
     if event.time is not None:
-        lines += ("\r\nce-time: ", _escaped(event.time))
+        lines.append(f"ce-time: {event.time}\r\n")
     if event.dataschema is not None:
-        lines += ("\r\nce-dataschema: ", _escaped(event.dataschema))
-    for name, value in event.extensions.items():
-        # traceparent and tracestate are an extension and a header in their own right (Distributed Tracing)
-        lines += ("\r\nce-", name, ": ", _escaped(value))
-        if name in ("traceparent", "tracestate"):
-            lines += ("\r\n", name, ": ", _header_text(value))
-    lines.append("\r\n")
+        lines.append(f"ce-dataschema: {event.dataschema}\r\n")
+    for name, value in extensions.items():
+        lines.append(f"ce-{name}: {value}\r\n")
+    # traceparent and tracestate are an extension and a header in their own right (Distributed Tracing)
+    if "traceparent" in extensions:
+        lines.append(f"traceparent: {extensions['traceparent']}\r\n")
+    if "tracestate" in extensions:
+        lines.append(f"tracestate: {extensions['tracestate']}\r\n")
+    headers = "".join(lines).encode()
+    # One pass over all values instead of one over each: besides what stands for itself, there may be the blank and the
+    # line break of each line and nothing else. The first of `lines` is four.
+    if len(headers.translate(None, _SAFE_BYTES)) == (len(lines) + 3) * len(" \r\n"):
+        return headers
+    return _escaped_headers(event)
+
+
+def _escaped_headers(event: Event) -> bytes:
+    """The same for an event that has something to escape."""
+    attributes = event.attributes()
+    content_type = attributes.pop("datacontenttype", None)
+    lines = [f"ce-{_escaped(name)}: {_escaped(value)}\r\n" for name, value in attributes.items()]
+    headers = {name: event.extensions.get(name) for name in ("traceparent", "tracestate")}
+    for name, value in {"content-type": content_type, **headers}.items():
+        if value is not None:
+            lines.append(f"{name}: {_header_text(value)}\r\n")
     return "".join(lines).encode("latin-1")
 
 
@@ -226,14 +242,8 @@ def _data_of(envelope: Mapping[str, Any], datacontenttype: str | None) -> bytes 
     return orjson.dumps(data)
 
 
-def _escaped(value: str) -> str:
-    if value.isascii() and value.isprintable() and not _needs_escape(value):
-        return value
-    return quote(value, safe=_SAFE)
-
-
-def _needs_escape(value: str) -> bool:
-    return " " in value or '"' in value or "%" in value
+def _escaped(text: str) -> str:
+    return quote(text, safe=_SAFE) if text.encode().translate(None, _SAFE_BYTES) else text
 
 
 def _header_text(value: str) -> str:

@@ -25,11 +25,8 @@ def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
     plain record, with the reason in the extension `invalidcloudevent`.
     """
     headers: Headers = record.headers
-    extensions = {
-        "kafkatopic": record.topic,
-        "kafkapartition": str(record.partition),
-        "kafkaoffset": str(record.offset),
-    }
+    partition, offset = str(record.partition), str(record.offset)
+    extensions = {"kafkatopic": record.topic, "kafkapartition": partition, "kafkaoffset": offset}
     key: bytes | None = record.key
     if key is not None:
         try:
@@ -54,8 +51,8 @@ def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
     if content_type is None and data:
         content_type = "application/json" if _looks_like_json(data) else "application/octet-stream"
     return Event(
-        f"{id_prefix}{record.offset}", source, RECORD_TYPE, data, content_type, None,
-        f"partition:{record.partition}#{record.offset}", rfc3339(record.timestamp), extensions,
+        id_prefix + offset, source, RECORD_TYPE, data, content_type, None,
+        f"partition:{partition}#{offset}", rfc3339(record.timestamp), extensions,
     )  # fmt: skip
 
 
@@ -67,6 +64,7 @@ def headers_from_event(event: Event) -> list[tuple[str, bytes]]:
     return headers
 
 
+@lru_cache(64)  # where events are many, a millisecond has several
 def rfc3339(milliseconds: int) -> str | None:
     """None for a time that no producer can mean: -1 is Kafka's word for none at all."""
     if not 0 <= milliseconds < _YEAR_10000:

@@ -1,0 +1,50 @@
+"""An event's attributes as HTTP header lines: whatever they hold, they come out as they went in, and nothing else."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trigger_sources.events import Event, binary_headers, event_from_http
+
+ANYTHING = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+NAMED = ANYTHING.filter(bool)
+PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
+EVENTS = st.builds(
+    Event,
+    id=NAMED,
+    source=NAMED,
+    type=NAMED,
+    data=st.just(b""),
+    datacontenttype=st.none() | PRINTABLE | st.just("text/plain; charset=utf-8"),
+    dataschema=st.none() | NAMED,
+    subject=st.none() | ANYTHING,
+    time=st.none() | ANYTHING,
+    extensions=st.dictionaries(st.from_regex(r"x[a-z0-9]{1,8}", fullmatch=True), ANYTHING, max_size=3),
+)
+
+
+def lines_of(event: Event) -> list[tuple[str, str]]:
+    text = binary_headers(event).decode("ascii")
+    assert text.endswith("\r\n")
+    return [(name, value) for name, _, value in (line.partition(": ") for line in text[:-2].split("\r\n"))]
+
+
+@given(EVENTS)
+def test_every_attribute_comes_back_as_it_was_and_none_adds_a_line(event: Event) -> None:
+    lines = lines_of(event)
+    assert len(lines) == len(event.attributes())
+    assert event_from_http(dict([*lines, ("content-length", "0")]), b"") == event
+
+
+@given(ANYTHING)
+def test_trace_context_is_a_header_in_its_own_right_and_never_two(value: str) -> None:
+    lines = lines_of(Event("1", "/s", "t", extensions={"traceparent": value, "tracestate": "a=b"}))
+    assert [name for name, _ in lines[4:]] == ["ce-traceparent", "ce-tracestate", "traceparent", "tracestate"]
+    assert all(c.isprintable() for _, text in lines for c in text)
+
+
+def test_what_stands_for_itself_is_not_escaped_and_what_does_not_is() -> None:
+    event = Event("a/b:1~", "/s", 'say "50 %"', subject="ö\r\nhost: x", extensions={"key": "x y"})
+    assert lines_of(event) == [
+        ("ce-specversion", "1.0"), ("ce-id", "a/b:1~"), ("ce-source", "/s"), ("ce-type", "say%20%2250%20%25%22"),
+        ("ce-subject", "%C3%B6%0D%0Ahost:%20x"), ("ce-key", "x%20y"),
+    ]  # fmt: skip
