@@ -4,10 +4,10 @@ import sys
 
 import click
 
-from kubeirq.commands.cluster import crds
+from kubeirq.commands.cluster import crds, deploy, render
 from kubeirq.commands.files import check, new, version
 from kubeirq.commands.running import dev, serve
-from kubeirq.commands.talking import call, dead_letters, describe, get, lanes, publish, resume, suspend
+from kubeirq.commands.talking import call, dead_letters, describe, get, lanes, logs, publish, resume, suspend
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,10 +24,13 @@ for command in (
     publish,
     get,
     describe,
+    logs,
     dead_letters,
     lanes,
     suspend,
     resume,
+    deploy,
+    render,
     crds,
     version,
 ):

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
+from kubeirq.asked import NotRunning, Refused
+
 if TYPE_CHECKING:
     import aiohttp
-
-
-class NotRunning(Exception):
-    """No fabric runs on this state folder. The text says how to start one."""
-
-
-class Refused(Exception):
-    """The fabric said no, and why."""
 
 
 class AdminClient:
@@ -87,7 +81,8 @@ class AdminClient:
 
     def _not_running(self) -> NotRunning:
         return NotRunning(
-            f"no fabric runs on {self._state}; start one with `kubeirq dev PATH`, or name its folder with --state"
+            f"no fabric runs on {self._state}; start one with `kubeirq dev PATH`, or name its folder with --state, "
+            "or a cluster with --context or --kubeconfig"
         )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,7 @@ from controllers.function import FunctionSpec
 from kubeirq.brokers import Broker, BrokerFailed, kafka_broker, nats_server
 from kubeirq.environments import NotInstalled
 from kubeirq.function_logs import LogLine
+from kubeirq.log_files import FunctionLogs
 from kubeirq.processes import FunctionProcess
 from kubeirq.programs import BadFunction, discard_unused, program_for
 from trigger_sources.flows import FlowKey, Flows, RunningTrigger, TriggerResource, functions_of
@@ -81,6 +83,7 @@ class Fabric:
         self._http = http_host, http_port
         self._observe = observe
         self._show_line = show_line
+        self._logs = FunctionLogs(state)
         self._notice = notice
         self._debug = debug or {}
         self._gates: dict[FunctionKey, Gate] = {}
@@ -112,6 +115,7 @@ class Fabric:
         try:
             await self.stop(0)
         finally:
+            self._logs.close()
             await self._stack.aclose()
 
     @property
@@ -204,10 +208,16 @@ class Fabric:
         for function in functions:
             key = (function.namespace, function.name)
             if key not in self.functions:
-                self.functions[key] = FunctionProcess(function.name, self._gate(*key), self._show_line)
+                self.functions[key] = FunctionProcess(
+                    function.name, self._gate(*key), partial(self._printed, function.namespace)
+                )
             if (before := self._preparing.pop(key, None)) is not None:
                 before.cancel()
             self._preparing[key] = asyncio.create_task(self._prepare(function, self.functions[key]))
+
+    def _printed(self, namespace: str, line: LogLine) -> None:
+        self._logs.write(namespace, line.function, line.text)
+        self._show_line(line)
 
     async def _prepare(self, function: FunctionResource, process: FunctionProcess) -> None:
         """Assembles the code and installs dependencies beside everything else, then runs it, if it changed."""

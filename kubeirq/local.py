@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from kubeirq.admin import admin_api
@@ -17,6 +18,7 @@ from kubeirq.children import free_port
 from kubeirq.display import Display, printable
 from kubeirq.fabric import Fabric, Wanted
 from kubeirq.lifecycle_logs import NoticeHandler
+from kubeirq.log_files import MOST_BYTES, trigger_log
 from kubeirq.publish_hints import hints
 from kubeirq.wanted import Problems, wanted_from
 from trigger_sources.logs import JsonLines
@@ -98,7 +100,7 @@ async def serve(
     function_log = logging.getLogger("kubeirq.function")
     try:
         wanted = wanted_from(paths, secrets)
-        with locked(state), _logging(logging_to_stdout):
+        with locked(state), _logging_to(state, logging_to_stdout):
             fabric = Fabric(
                 state,
                 http_host=http_host,
@@ -275,15 +277,14 @@ async def _reload(
 
 
 @contextmanager
-def _logging_to(state: Path, notices: logging.Handler) -> Iterator[None]:
-    """Everything to a file, what a person should know to the terminal."""
-    (state / "logs").mkdir(parents=True, exist_ok=True)
-    file = state / "logs" / "kubeirq.log"
-    if file.exists() and file.stat().st_size > 8 * 1024 * 1024:
-        file.replace(file.with_suffix(".log.1"))
-    handler = logging.FileHandler(file)
+def _logging_to(state: Path, other: logging.Handler) -> Iterator[None]:
+    """Everything to a file that is bounded, but for what functions print: they have their own. And to the other."""
+    file = trigger_log(state)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(file, maxBytes=MOST_BYTES, backupCount=1)
     handler.setFormatter(JsonLines())
-    with _logging(handler, notices):
+    handler.addFilter(lambda record: record.name != "kubeirq.function")
+    with _logging(handler, other):
         yield
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Resource:
     file: Path
     line: int
     annotations: Mapping[str, str] = field(default_factory=dict)
+    document: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as it is written; none of a folder's
 
     @property
     def uid(self) -> str:
@@ -43,18 +45,39 @@ class Resource:
 class Resources:
     """Everything that was found."""
 
-    functions: Sequence[Resource] = ()
-    triggers: Sequence[Resource] = ()
-    secrets: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)  # by namespace and name
-    config_maps: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
+    found: Sequence[Resource] = ()
+
+    @property
+    def functions(self) -> Sequence[Resource]:
+        return self.of("Function")
+
+    @property
+    def triggers(self) -> Sequence[Resource]:
+        return [found for found in self.found if found.kind not in ("Function", "Secret", "ConfigMap")]
+
+    @cached_property
+    def secrets(self) -> Mapping[tuple[str, str], Mapping[str, str]]:
+        """Their data by namespace and name."""
+        return {(found.namespace, found.name): found.spec for found in self.of("Secret")}
+
+    @cached_property
+    def config_maps(self) -> Mapping[tuple[str, str], Mapping[str, str]]:
+        """Their data by namespace and name."""
+        return {(found.namespace, found.name): found.spec for found in self.of("ConfigMap")}
+
+    def of(self, kind: str) -> Sequence[Resource]:
+        return [found for found in self.found if found.kind == kind]
 
 
-def load(paths: Sequence[Path], secrets: Path | None = None) -> tuple[Resources, list[Problem]]:
+def load(
+    paths: Sequence[Path], secrets: Path | None = None, *, namespace: str = "default", whole: bool = True
+) -> tuple[Resources, list[Problem]]:
     """The resources of these files and folders, and all that is wrong with them, by file and line.
 
-    `secrets` is a folder with a folder for each Secret, with a file for each key.
+    `secrets` is a folder with a folder for each Secret, with a file for each key. `namespace` is that of resources that
+    name none. `whole`: what the resources refer to has to be in the files too; otherwise it may be in a cluster.
     """
-    reader = _Reader()
+    reader = _Reader(namespace, whole)
     for path in paths:
         if not path.exists():
             reader.problems.append(Problem(path, 1, "", "no such file or folder"))
@@ -63,13 +86,7 @@ def load(paths: Sequence[Path], secrets: Path | None = None) -> tuple[Resources,
     if secrets is not None:
         reader.read_secrets(secrets)
     reader.check_across()
-    resources = Resources(
-        [found for found in reader.found if found.kind == "Function"],
-        [found for found in reader.found if found.kind not in ("Function", "Secret", "ConfigMap")],
-        {(found.namespace, found.name): found.spec for found in reader.found if found.kind == "Secret"},
-        {(found.namespace, found.name): found.spec for found in reader.found if found.kind == "ConfigMap"},
-    )
-    return resources, sorted(set(reader.problems))
+    return Resources(reader.found), sorted(set(reader.problems))
 
 
 def files_in(path: Path) -> Iterator[Path]:
@@ -91,7 +108,9 @@ def files_in(path: Path) -> Iterator[Path]:
 class _Reader:
     """What was found so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str, whole: bool) -> None:
+        self.namespace = namespace
+        self.whole = whole
         self.found: list[Resource] = []
         self.problems: list[Problem] = []
         self.lines: dict[int, _Lines] = {}  # of each resource, by its id()
@@ -131,7 +150,7 @@ class _Reader:
             return
         for secret in sorted(found for found in folder.iterdir() if found.is_dir()):
             data = {file.name: file.read_text().rstrip("\n") for file in secret.iterdir() if file.is_file()}
-            self.found.append(Resource("Secret", "default", secret.name, data, {}, secret, 1))
+            self.found.append(Resource("Secret", self.namespace, secret.name, data, {}, secret, 1))
 
     def _document(self, file: Path, value: Any, lines: "_Lines") -> None:
         def problem(message: str, *place: str | int) -> None:
@@ -161,7 +180,7 @@ class _Reader:
         if not isinstance(metadata, dict):
             problem("is needed, with a name", "metadata")
             return
-        name, namespace = metadata.get("name"), metadata.get("namespace", "default")
+        name, namespace = metadata.get("name"), metadata.get("namespace", self.namespace)
         for field_, found in (("name", name), ("namespace", namespace)):
             if found is None:
                 problem("is needed", "metadata", field_)
@@ -179,7 +198,7 @@ class _Reader:
             self.broken |= {(str(namespace), name)} if kind == "Function" else set()
             return
         annotations = {str(key): str(text) for key, text in (metadata.get("annotations") or {}).items()}
-        resource = Resource(kind, str(namespace), name, spec, labels, file, lines.at(()), annotations)
+        resource = Resource(kind, str(namespace), name, spec, labels, file, lines.at(()), annotations, value)
         other = next((found for found in self.found if found.uid == resource.uid), None)
         if other is not None:
             problem(f"{kind} {name!r} is in {other.file}:{other.line} already", "metadata", "name")
@@ -237,8 +256,9 @@ class _Reader:
                 for place, reference in secret_refs(resource.spec):
                     data = secrets.get((resource.namespace, reference.name))
                     if data is None:
-                        way = "add a Secret document, or --secrets DIR"
-                        self._problem(resource, f"no Secret {reference.name!r} in these files; {way}", *place)
+                        if self.whole:
+                            way = "add a Secret document, or --secrets DIR"
+                            self._problem(resource, f"no Secret {reference.name!r} in these files; {way}", *place)
                     elif reference.key not in data:
                         text = f"Secret {reference.name!r} has no key {reference.key!r}{nearest(reference.key, data)}"
                         self._problem(resource, text, *place)
@@ -258,21 +278,21 @@ class _Reader:
         target = spec.target
         assert target is not None
         known = set(here) | {name for namespace, name in self.broken if namespace == resource.namespace}
-        if target.function is not None and target.function not in known:
+        if self.whole and target.function is not None and target.function not in known:
             self._problem(
                 resource, f"no Function {target.function!r} in these files{nearest(target.function, known)}", "function"
             )
         if target.selector is not None:
             matching = [found for found in here.values() if target.selector.matches(dict(found.labels))]
-            if not matching:
+            if self.whole and not matching:
                 self._problem(resource, "no Function in these files has these labels", "functionSelector")
             elif len(matching) > 1 and not spec.fan_out:
                 names = ", ".join(found.name for found in matching)
                 self._problem(
                     resource, f"a {resource.kind} calls one function; these match: {names}", "functionSelector"
                 )
-        if spec.reply is not None and spec.reply.function is not None and spec.reply.function not in known:
-            name = spec.reply.function
+        name = spec.reply.function if spec.reply is not None else None
+        if self.whole and name is not None and name not in known:
             self._problem(resource, f"no Function {name!r} in these files{nearest(name, known)}", "reply", "function")
         if spec.filter is not None:
             try:

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from trigger_sources.dead_letters import DeadLetter, metadata_from_letter
 from trigger_sources.flows import Flows, RunningTrigger, TriggerResource
-from trigger_sources.source import SourceError
+from trigger_sources.source import Lag, SourceError
 
 log = logging.getLogger(__name__)
 
@@ -308,12 +308,16 @@ def _flow_status(running: RunningTrigger) -> dict[str, Any]:
         },
         "inFlight": status.in_flight,
         "held": status.held,
-        "lag": None if status.lag is None else {"events": status.lag.events, "seconds": status.lag.seconds},
+        "lag": None if status.lag is None else _lag(status.lag),
         "deadLetters": status.dead_letters,
         "suspended": running.flow.trigger.suspend,
         "lastAnswer": None if last is None else {"status": last[0], "at": last[1], "latencySeconds": last[2]},
         "lastError": status.last_error,
     }
+
+
+def _lag(lag: Lag) -> dict[str, Any]:
+    return {"events": lag.events, "seconds": lag.seconds, "ofShare": lag.of_share}
 
 
 def _idle_status(trigger: TriggerResource, reason: str, message: str) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class Lag:
 
     events: int | None
     seconds: float | None = None  # the age of the oldest event that is not settled
+    of_share: bool = False  # of this replica's share only: those of all replicas add up
 
 
 class State(Protocol):

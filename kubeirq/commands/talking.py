@@ -1,129 +1,47 @@
-"""The commands that talk to a running fabric."""
+"""The commands that talk to a running fabric, on this machine or on a cluster."""
 
-import asyncio
 import base64
-import difflib
-import functools
 import sys
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 import orjson
-import yaml
 
-from kubeirq.admin_client import AdminClient, NotRunning, Refused
-from kubeirq.commands.running import STATE
+from kubeirq.asked import Asked, Table
+from kubeirq.commands.fabrics import talks
+from kubeirq.texts import age, table, text_of
 
 OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
 )
 
 
-def talks(work: Callable[..., Awaitable[int]]) -> Callable[..., None]:
-    """Opens the fabric's admin API for a command, and turns its end into an exit code."""
-
-    @STATE
-    @functools.wraps(work)
-    def run(state: Path, **options: Any) -> None:
-        async def main() -> int:
-            async with AdminClient(state) as client:
-                return await work(client, **options)
-
-        try:
-            sys.exit(asyncio.run(main()))
-        except NotRunning as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(4)
-        except Refused as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
-
-    return run
-
-
 @click.command()
-@click.argument("kind", required=False)
+@click.argument("what", metavar="[KIND|NAME]", required=False)
+@click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="Of all namespaces of the cluster.")
 @OUTPUT
 @talks
-async def get(client: AdminClient, kind: str | None, output: str) -> int:
+async def get(asked: Asked, what: str | None, everywhere: bool, output: str) -> int:
     """List what runs, the worst first. Exit 3 if anything is not Ready."""
-    status = await client.get("/v1/status")
-    functions, triggers = status["functions"], status["triggers"]
-    if kind is not None:
-        wanted = kind.lower().rstrip("s")
-        functions = functions if wanted == "function" else []
-        triggers = [found for found in triggers if wanted in (found["kind"].lower(), "trigger")]
-    triggers = sorted(triggers, key=_worst_first)
-    functions = sorted(functions, key=lambda found: (found["state"] == "Ready", found["name"]))
+    found = await asked.overview(what, everywhere)
     if output != "table":
-        _print({"functions": functions, "triggers": triggers}, output)
+        click.echo(text_of(found.value, output), nl=False)
     else:
-        _table(
-            ("TRIGGER", "FUNCTION", "READY", "DELIVERED", "RETRIED", "DEAD", "HELD", "LAG", "LAST"),
-            [
-                (
-                    f"{found['kind']}/{found['name']}", found["function"], _ready(found),
-                    found["counters"]["delivered"], found["counters"]["retried"], found["deadLetters"], found["held"],
-                    found["lag"]["events"] if found["lag"] else "-", _last(found["lastAnswer"]),
-                )
-                for found in triggers
-            ],
-        )  # fmt: skip
-        if functions and triggers:
-            click.echo()
-        _table(
-            ("FUNCTION", "STATE", "RUNTIME", "PID", "RESTARTS", "SINCE", "LAST ERROR"),
-            [
-                (
-                    found["name"], found["state"], found["runtime"], found["pid"] or "-", found["restarts"],
-                    _age(found["since"]), (found["lastError"] or "").strip().splitlines()[-1:] or "-",
-                )
-                for found in functions
-            ],
-        )  # fmt: skip
-    healthy = all(found["state"] == "Ready" for found in functions) and all(_ready(t) == "True" for t in triggers)
-    return 0 if healthy else 3
+        _print_tables(found.tables)
+    return 0 if found.is_healthy else 3
 
 
 @click.command()
 @click.argument("name")
 @OUTPUT
 @talks
-async def describe(client: AdminClient, name: str, output: str) -> int:
+async def describe(asked: Asked, name: str, output: str) -> int:
     """Say how one trigger or function is, since when, and what to do next."""
-    status = await client.get("/v1/status")
-    everything = [*status["triggers"], *({**found, "kind": "Function"} for found in status["functions"])]
-    found = _one(everything, name)
-    if output != "table":
-        _print(found, output)
-        return 0
-    click.echo(f"{found['kind']} {found['namespace']}/{found['name']}")
-    if found["kind"] == "Function":
-        for label in ("state", "runtime", "pid", "address", "restarts"):
-            click.echo(f"  {label:10} {found[label]}")
-        click.echo(f"  {'since':10} {_age(found['since'])} ago")
-        if found["lastError"]:
-            click.echo("  last error\n    " + found["lastError"].strip().replace("\n", "\n    "))
-        return 0
-    click.echo(f"  calls {found['function']}")
-    for condition in found["conditions"]:
-        text = f"  {condition['type']:10} {condition['status']:8} {condition['reason']}"
-        text += f", for {_age(condition['since'])}" if condition["since"] else ""
-        click.echo(text + (f"\n      {condition['message']}" if condition["message"] else ""))
-    click.echo("  " + ", ".join(f"{name} {count}" for name, count in found["counters"].items()))
-    lag = found["lag"]
-    click.echo(f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}")
-    click.echo(
-        f"  last answer {_last(found['lastAnswer'])}"
-        + (f"; last error: {found['lastError']}" if found["lastError"] else "")
-    )
-    for advice in _advice(found):
-        click.echo(f"  next: {advice}")
+    found = await asked.describe(name)
+    click.echo(text_of(found.value, output) if output != "table" else "\n".join(found.lines), nl=output == "table")
     return 0
 
 
@@ -132,17 +50,15 @@ async def describe(client: AdminClient, name: str, output: str) -> int:
 @click.option("-d", "--data", default="", help="The body; @FILE reads a file, @- standard input.")
 @click.option("--content-type", default=None, help="Unset: JSON where it is, else text.")
 @talks
-async def call(client: AdminClient, function: str, data: str, content_type: str | None) -> int:
+async def call(asked: Asked, function: str, data: str, content_type: str | None) -> int:
     """Call a function and print its answer. Exit 1 if it is no 2xx."""
-    found = _one([{**f, "kind": "Function"} for f in (await client.get("/v1/status"))["functions"]], function)
     body = _body(data)
-    status, headers, answer = await client.send(
-        f"/v1/functions/{found['namespace']}/{found['name']}/call", body, content_type or _content_type(body)
-    )
-    status = int(headers.get("kubeirq-status", status))
-    sys.stdout.buffer.write(answer + (b"" if answer.endswith(b"\n") or not answer else b"\n"))
-    if not 200 <= status < 300:
-        click.echo(f"status {status}", err=True)
+    answer = await asked.call(function, body, content_type or _content_type(body))
+    ended = b"" if answer.body.endswith(b"\n") or not answer.body else b"\n"
+    sys.stdout.buffer.write(answer.body + ended)
+    sys.stdout.buffer.flush()
+    if not 200 <= answer.status < 300:
+        click.echo(f"status {answer.status}", err=True)
         return 1
     return 0
 
@@ -153,32 +69,47 @@ async def call(client: AdminClient, function: str, data: str, content_type: str 
 @click.option("--key", help="The key, where the source has keys.")
 @click.option("--count", type=click.IntRange(1, 100_000), default=1, show_default=True)
 @talks
-async def publish(client: AdminClient, trigger: str, data: str, key: str | None, count: int) -> int:
+async def publish(asked: Asked, trigger: str, data: str, key: str | None, count: int) -> int:
     """Publish to where a trigger listens."""
-    found = _one((await client.get("/v1/status"))["triggers"], trigger)
     body = _body(data)
-    query = {"count": str(count), **({"key": key} if key is not None else {})}
-    answer = await client.send(f"{_path(found)}/publish", body, _content_type(body), **query)
-    published = orjson.loads(answer[2])
-    positions = published.get("positions") or []
-    click.echo(f"published {published['published']}" + (f": {', '.join(map(str, positions[:5]))}" if positions else ""))
+    published = await asked.publish(trigger, body, _content_type(body), key, count)
+    places = f": {', '.join(published.positions[:5])}" if published.positions else ""
+    click.echo(f"published {published.count}{places}")
+    return 0
+
+
+@click.command()
+@click.argument("name", metavar="FUNCTION|TRIGGER")
+@click.option("-f", "--follow", is_flag=True, help="Go on with the lines to come, until Ctrl-C.")
+@click.option("--tail", type=click.IntRange(0), default=100, show_default=True, help="At most so many of the past.")
+@talks
+async def logs(asked: Asked, name: str, follow: bool, tail: int) -> int:
+    """Print what a function printed, or what happened to a trigger."""
+    async for line in asked.logs(name, tail, follow):
+        click.echo(line)
     return 0
 
 
 @click.command()
 @click.argument("trigger")
 @talks
-async def suspend(client: AdminClient, trigger: str) -> int:
+async def suspend(asked: Asked, trigger: str) -> int:
     """Drain a trigger and stop pulling, until it is resumed."""
-    return await _act(client, trigger, "suspend", "suspended")
+    found = await asked.trigger(trigger)
+    await asked.suspend(found)
+    click.echo(f"{found['kind']}/{found['name']} suspended")
+    return 0
 
 
 @click.command()
 @click.argument("trigger")
 @talks
-async def resume(client: AdminClient, trigger: str) -> int:
+async def resume(asked: Asked, trigger: str) -> int:
     """Go on where it was suspended, or where everything failed."""
-    return await _act(client, trigger, "resume", "resumed")
+    found = await asked.trigger(trigger)
+    await asked.resume(found)
+    click.echo(f"{found['kind']}/{found['name']} resumed")
+    return 0
 
 
 @click.group("dead-letters")
@@ -192,32 +123,29 @@ def dead_letters() -> None:
 @click.option("--group-by", type=click.Choice(["reason"]), help="Count them instead.")
 @OUTPUT
 @talks
-async def list_letters(client: AdminClient, trigger: str, limit: int, group_by: str | None, output: str) -> int:
+async def list_letters(asked: Asked, trigger: str, limit: int, group_by: str | None, output: str) -> int:
     """List a trigger's dead letters, the oldest first."""
-    found = await _trigger(client, trigger)
-    letters = (await client.get(f"{_path(found)}/dead-letters", limit=str(limit)))["deadLetters"]
+    letters = await asked.dead_letters(await asked.trigger(trigger), limit)
     if group_by is not None:
         counts = Counter(letter["reason"] for letter in letters)
         if output != "table":
-            _print(dict(counts), output)
+            click.echo(text_of(dict(counts), output), nl=False)
         else:
-            _table(("REASON", "COUNT"), counts.most_common())
+            _print_tables([(("REASON", "COUNT"), counts.most_common())])
         return 0
     if output != "table":
-        _print(letters, output)
+        click.echo(text_of(letters, output), nl=False)
     elif not letters:
         click.echo("no dead letters")
     else:
-        _table(
-            ("IDENTITY", "KEY", "REASON", "MESSAGE", "ATTEMPTS", "BYTES", "REDRIVEN", "AGE"),
-            [
-                (
-                    letter["identity"], _key(letter["key"]), letter["reason"], letter["message"], letter["attempts"],
-                    letter["bytes"], letter["redriven"], _age(letter["failedAt"]),
-                )
-                for letter in letters
-            ],
-        )  # fmt: skip
+        rows = [
+            (
+                letter["identity"], _key(letter["key"]), letter["reason"], letter["message"], letter["attempts"],
+                letter["bytes"], letter["redriven"], age(letter["failedAt"]),
+            )
+            for letter in letters
+        ]  # fmt: skip
+        _print_tables([(("IDENTITY", "KEY", "REASON", "MESSAGE", "ATTEMPTS", "BYTES", "REDRIVEN", "AGE"), rows)])
     return 0
 
 
@@ -227,16 +155,15 @@ async def list_letters(client: AdminClient, trigger: str, limit: int, group_by: 
 @click.option("--data", is_flag=True, help="The payload too: it may hold what is nobody's business.")
 @OUTPUT
 @talks
-async def show_letter(client: AdminClient, trigger: str, identity: str, data: bool, output: str) -> int:
+async def show_letter(asked: Asked, trigger: str, identity: str, data: bool, output: str) -> int:
     """Show one dead letter with every attempt."""
-    found = await _trigger(client, trigger)
-    letter = await client.get(f"{_path(found)}/dead-letters/show", identity=identity)
+    letter = await asked.dead_letter(await asked.trigger(trigger), identity)
     payload = base64.b64decode(letter.pop("data") or "")
     if data:
         letter["data"] = payload.decode(errors="backslashreplace")
     else:
         letter["data"] = f"{len(payload)} bytes; --data shows them"
-    _print(letter, "yaml" if output == "table" else output)
+    click.echo(text_of(letter, "yaml" if output == "table" else output), nl=False)
     return 0
 
 
@@ -248,14 +175,13 @@ async def show_letter(client: AdminClient, trigger: str, identity: str, data: bo
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @talks
 async def redrive(
-    client: AdminClient, trigger: str, identities: tuple[str, ...], everything: bool, rate: float | None, dry_run: bool
+    asked: Asked, trigger: str, identities: tuple[str, ...], everything: bool, rate: float | None, dry_run: bool
 ) -> int:
     """Deliver dead letters again; each is removed once it is settled. Exit 1 if any failed again."""
-    found = await _trigger(client, trigger)
+    found = await asked.trigger(trigger)
     wanted = _chosen(identities, everything)
     failed = 0
-    request = {"identities": wanted, "ratePerSecond": rate, "dryRun": dry_run}
-    async for line in client.lines(f"{_path(found)}/dead-letters/redrive", request):
+    async for line in asked.redrive(found, {"identities": wanted, "ratePerSecond": rate, "dryRun": dry_run}):
         if line.get("done"):
             failed = line["failed"]
             verb = "would be redriven" if dry_run else "delivered"
@@ -272,11 +198,10 @@ async def redrive(
 @click.argument("identities", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @talks
-async def purge(client: AdminClient, trigger: str, identities: tuple[str, ...], everything: bool) -> int:
+async def purge(asked: Asked, trigger: str, identities: tuple[str, ...], everything: bool) -> int:
     """Forget dead letters for ever."""
-    found = await _trigger(client, trigger)
-    answer = await client.post(f"{_path(found)}/dead-letters/purge", {"identities": _chosen(identities, everything)})
-    click.echo(f"purged {answer['purged']}")
+    wanted = _chosen(identities, everything)
+    click.echo(f"purged {await asked.purge(await asked.trigger(trigger), wanted)}")
     return 0
 
 
@@ -289,20 +214,19 @@ def lanes() -> None:
 @click.argument("trigger")
 @OUTPUT
 @talks
-async def list_lanes(client: AdminClient, trigger: str, output: str) -> int:
+async def list_lanes(asked: Asked, trigger: str, output: str) -> int:
     """List a trigger's lanes that do not simply flow."""
-    found = await _trigger(client, trigger)
-    views = (await client.get(f"{_path(found)}/lanes"))["lanes"]
+    views = await asked.lanes(await asked.trigger(trigger))
     if output != "table":
-        _print(views, output)
+        click.echo(text_of(views, output), nl=False)
     elif not views:
         click.echo("no lane waits")
     else:
         rows = [
-            (_key(v["key"]), v["partition"] or "-", v["events"], v["state"], _age(v["since"]), v.get("message") or "-")
+            (_key(v["key"]), v["partition"] or "-", v["events"], v["state"], age(v["since"]), v.get("message") or "-")
             for v in views
         ]
-        _table(("KEY", "PARTITION", "EVENTS", "STATE", "SINCE", "LAST"), rows)
+        _print_tables([(("KEY", "PARTITION", "EVENTS", "STATE", "SINCE", "LAST"), rows)])
     return 0
 
 
@@ -310,70 +234,34 @@ async def list_lanes(client: AdminClient, trigger: str, output: str) -> int:
 @click.argument("trigger")
 @click.argument("key", required=False)
 @talks
-async def release(client: AdminClient, trigger: str, key: str | None) -> int:
+async def release(asked: Asked, trigger: str, key: str | None) -> int:
     """Try parked and retried lanes again now: that of KEY, or all."""
-    return await _lane_act(client, trigger, key, "release", "released")
+    return await _act_on_lanes(asked, trigger, key, "release", "released")
 
 
 @lanes.command("skip")
 @click.argument("trigger")
 @click.argument("key", required=False)
 @talks
-async def skip(client: AdminClient, trigger: str, key: str | None) -> int:
+async def skip(asked: Asked, trigger: str, key: str | None) -> int:
     """Make the first event of a waiting lane a dead letter, so that the lane goes on."""
-    return await _lane_act(client, trigger, key, "skip", "skipped")
+    return await _act_on_lanes(asked, trigger, key, "skip", "skipped")
 
 
 # --- helpers
 
 
-async def _act(client: AdminClient, trigger: str, verb: str, done: str) -> int:
-    found = await _trigger(client, trigger)
-    await client.post(f"{_path(found)}/{verb}")
-    click.echo(f"{found['kind']}/{found['name']} {done}")
-    return 0
-
-
-async def _lane_act(client: AdminClient, trigger: str, key: str | None, verb: str, done: str) -> int:
-    found = await _trigger(client, trigger)
+async def _act_on_lanes(asked: Asked, trigger: str, key: str | None, verb: str, done: str) -> int:
+    found = await asked.trigger(trigger)
     encoded = None if key is None else base64.b64encode(key.encode()).decode()
-    answer = await client.post(f"{_path(found)}/lanes/{verb}", {"key": encoded})
-    click.echo(f"{done} {answer.get('lanes', 0)}")
+    click.echo(f"{done} {await asked.act_on_lanes(found, verb, encoded)}")
     return 0
-
-
-async def _trigger(client: AdminClient, name: str) -> Mapping[str, Any]:
-    return _one((await client.get("/v1/status"))["triggers"], name)
-
-
-def _one(found: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """What NAME, KIND/NAME or NAMESPACE/NAME means. Raises Refused when it is nothing, or several things."""
-    front, _, last = name.rpartition("/")
-    matching = [
-        one
-        for one in found
-        if one["name"] == last and (not front or front.lower() in (one["kind"].lower(), one["namespace"]))
-    ]
-    triggers = {(one["kind"], one["namespace"], one["name"]) for one in matching}
-    if len(triggers) == 1:
-        return matching[0]
-    if matching:
-        raise Refused(f"{name!r} is several: {', '.join(f'{kind}/{n}' for kind, _, n in sorted(triggers))}")
-    names = sorted({one["name"] for one in found})
-    near = difflib.get_close_matches(last, names, 1)
-    raise Refused(
-        f"no {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(names) or 'nothing'}")
-    )
 
 
 def _chosen(identities: tuple[str, ...], everything: bool) -> list[str] | None:
     if bool(identities) == everything:
         raise click.UsageError("name identities, or --all")
     return None if everything else list(identities)
-
-
-def _path(trigger: Mapping[str, Any]) -> str:
-    return "/v1/triggers/" + "/".join(quote(trigger[part]) for part in ("namespace", "kind", "name"))
 
 
 def _body(text: str) -> bytes:
@@ -395,40 +283,6 @@ def _content_type(body: bytes) -> str:
     return "application/json"
 
 
-def _worst_first(trigger: Mapping[str, Any]) -> tuple[bool, int, str]:
-    return _ready(trigger) == "True", -trigger["deadLetters"], trigger["name"]
-
-
-def _ready(trigger: Mapping[str, Any]) -> str:
-    condition = next((found for found in trigger["conditions"] if found["type"] == "Ready"), None)
-    if condition is None:
-        return "Unknown"
-    return "True" if condition["status"] == "True" else str(condition["reason"])
-
-
-def _last(answer: Mapping[str, Any] | None) -> str:
-    if answer is None:
-        return "-"
-    return f"{answer['status']}, {answer['latencySeconds'] * 1000:.1f} ms, {_age(answer['at'])} ago"
-
-
-def _advice(trigger: Mapping[str, Any]) -> list[str]:
-    name = trigger["name"]
-    found = []
-    reason = next((c["reason"] for c in trigger["conditions"] if c["type"] == "Delivering"), "")
-    if reason == "FunctionDown":
-        found.append(f"kubeirq describe Function/{trigger['function']}; its events wait, and none is lost")
-    if reason == "EverythingFails":
-        found.append(f"mend the function; then kubeirq resume {name}, or wait: one event is tried every 30 s")
-    if reason == "Parked":
-        found.append(f"kubeirq lanes list {name}")
-    if reason == "Suspended":
-        found.append(f"kubeirq resume {name}")
-    if trigger["deadLetters"]:
-        found.append(f"kubeirq dead-letters list {name}")
-    return found
-
-
 def _key(encoded: str | None) -> str:
     if encoded is None:
         return "-"
@@ -438,34 +292,7 @@ def _key(encoded: str | None) -> str:
         return encoded
 
 
-def _age(at: float | None) -> str:
-    if not at:
-        return "-"
-    seconds = max(0, int(time.time() - at))
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    if not rows:
-        return
-    texts = [names, *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(names))]
-    for row in texts:
-        click.echo("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        value = value[0] if value else "-"
-    text = " ".join(str(value).split())
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _print(value: Any, output: str) -> None:
-    if output == "json":
-        click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
-    else:
-        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+def _print_tables(tables: Sequence[Table]) -> None:
+    """Those that have rows, with a line between."""
+    written: list[list[Any]] = [lines for names, rows in tables if (lines := table(names, rows))]
+    click.echo("\n\n".join("\n".join(lines) for lines in written), nl=bool(written))

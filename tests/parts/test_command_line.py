@@ -1,9 +1,11 @@
 """The command line as scripts use it: what it prints, and its exit codes."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from servers.fabric import fabric, manifest
 
 from kubeirq.__main__ import commands
 
@@ -53,6 +55,50 @@ def test_without_a_fabric_it_says_how_to_start_one(tmp_path: Path) -> None:
         assert code == 4
         assert "no fabric runs on" in output
         assert "kubeirq dev PATH" in output
+
+
+async def test_what_runs_here_is_asked_before_a_cluster_and_its_logs_outlive_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kubeconfig").write_text("{kind: Config}")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    code = "def handler(event, context):\n    print('called with', event['data'])\n    raise ValueError('no')\n"
+    manifests = [
+        manifest("Function", "greet", source={"inline": code}),
+        manifest("HTTPTrigger", "web", function="greet", path="/web"),
+    ]
+    async with fabric(tmp_path / "app", tmp_path / ".kubeirq", manifests=manifests) as it:
+        async with asyncio.timeout(20):
+            while (await told("get"))[0] == 3:
+                await asyncio.sleep(0.1)
+        code_, output = await told("get", "web")
+        assert (code_, "HTTPTrigger/web" in output, "\ngreet" in output) == (0, True, False)
+        assert (await told("get", "functions"))[1].splitlines()[1].split()[:2] == ["greet", "Ready"]
+        assert await told("get", "gret") == (1, "Error: no 'gret'; did you mean 'greet'?\n")
+        assert (await told("call", "greet", "-d", '"x"'))[0] == 1
+        assert (await told("get", "--context", "nowhere"))[0] == 4, "the cluster was asked for"
+        assert (
+            (await told("logs", "web"))[1]
+            .splitlines()[-1][20:]
+            .startswith("info    source connected  trigger=default/web")
+        )
+        await it.stop()
+    _, output = await told("logs", "greet", "--state", ".kubeirq")
+    lines = output.splitlines()
+    assert lines[0] == "called with x"
+    assert lines[-1].endswith("ValueError: no")
+    assert await told("logs", "greet", "--state", ".kubeirq", "--tail", "1") == (0, lines[-1] + "\n")
+    assert (await told("logs", "other", "--state", ".kubeirq"))[0] == 4
+
+
+def test_a_clusters_options_and_a_machines_do_not_go_together() -> None:
+    code, output = run("get", "--state", "here", "--context", "there")
+    assert (code, "one of them" in output) == (2, True)
+
+
+async def told(*arguments: str) -> tuple[int, str]:
+    return await asyncio.to_thread(run, *arguments)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

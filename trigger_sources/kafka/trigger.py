@@ -376,8 +376,8 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         events = sum(max(0, ends[tp] - mark.committable) for tp, mark in marks.items())
         oldest = min((mark.oldest_at for mark in marks.values() if mark.oldest_at is not None), default=None)
         if oldest is not None:
-            return Lag(events, max(0.0, time.time() - oldest / 1000))
-        return Lag(events, None if events else 0.0)
+            return Lag(events, max(0.0, time.time() - oldest / 1000), of_share=True)
+        return Lag(events, None if events else 0.0, of_share=True)
 
     # --- the group; aiokafka awaits these while heartbeats go on
 

@@ -1,0 +1,137 @@
+"""Which fabric a command asks: the one of this machine, or a cluster's."""
+
+import asyncio
+import functools
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from kubeirq.asked import Asked, NotRunning, Refused
+from kubeirq.kubeconfig import has_cluster
+
+DEFAULT_STATE = Path(".kubeirq")
+
+_OPTIONS = (
+    click.option(
+        "--state",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="KUBEIRQ_STATE",
+        help="Ask the fabric of this machine on this folder; .kubeirq unless set.",
+    ),
+    click.option("--context", metavar="NAME", help="Ask the cluster of this context of the kubeconfig."),
+    click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Ask this file's cluster."),
+    click.option("-n", "--namespace", metavar="NS", help="Ask the cluster, in this namespace; unset: the context's."),
+    click.option("--system-namespace", metavar="NS", help="Where kubeirq is installed in it; unset: it is looked for."),
+)
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What was said of the cluster to ask."""
+
+    context: str | None = None
+    kubeconfig: Path | None = None
+    namespace: str | None = None
+    system_namespace: str | None = None
+
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options, and hands them on as `options`."""
+
+    @functools.wraps(command)
+    def run(
+        *arguments: Any, context: str | None, kubeconfig: Path | None, namespace: str | None,
+        system_namespace: str | None, **others: Any,
+    ) -> Any:  # fmt: skip
+        options = ClusterOptions(context, kubeconfig, namespace, system_namespace)
+        return command(*arguments, options=options, **others)
+
+    for option in reversed(_OPTIONS[1:]):
+        run = option(run)
+    return run
+
+
+def talks(work: Callable[..., Awaitable[int]]) -> Callable[..., None]:
+    """Opens the fabric that a command asks, hands it over, and turns the end into an exit code."""
+
+    @_OPTIONS[0]
+    @cluster_options
+    @functools.wraps(work)
+    def run(state: Path | None, options: ClusterOptions, **others: Any) -> None:
+        opened = _chosen(state, options)
+        run_to_exit_code(_with(opened, work, others))
+
+    return run
+
+
+async def _with(
+    opened: AbstractAsyncContextManager[Asked], work: Callable[..., Awaitable[int]], options: dict[str, Any]
+) -> int:
+    async with opened as asked:
+        return await work(asked, **options)
+
+
+def run_to_exit_code(main: Any) -> None:
+    """Runs the coroutine and exits: with what it returns, 1 for Refused, 4 for NotRunning."""
+    try:
+        sys.exit(asyncio.run(main))
+    except NotRunning as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(4)
+    except Refused as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _chosen(state: Path | None, options: ClusterOptions) -> AbstractAsyncContextManager[Asked]:
+    """As the options say; without any the fabric that runs here, else the cluster of the kubeconfig."""
+    if options != ClusterOptions():
+        if state is not None and _is_given("state"):
+            raise click.UsageError(
+                "--state is for the fabric of this machine, the others are for a cluster: one of them"
+            )
+        return _cluster(options, say=False)
+    if state is not None or _runs(DEFAULT_STATE) or not has_cluster():
+        from kubeirq.on_machine import OnMachine
+
+        return OnMachine(state or DEFAULT_STATE)
+    return _cluster(options, say=True)
+
+
+def _cluster(options: ClusterOptions, *, say: bool) -> AbstractAsyncContextManager[Asked]:
+    require_cluster_extra()
+    from kubeirq.on_cluster.fabric import on_cluster
+
+    return on_cluster(options.context, options.kubeconfig, options.namespace, options.system_namespace, say=say)
+
+
+def require_cluster_extra() -> None:
+    """Raises what a person who has no Kubernetes client can act on."""
+    import importlib.util
+
+    if importlib.util.find_spec("kubernetes") is None:
+        raise click.ClickException("a cluster needs the extra: pip install 'kubeirq[cluster]'")
+
+
+def _runs(state: Path) -> bool:
+    """Whether somebody listens there."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(str(state / "admin.sock"))
+        except OSError:
+            return False
+    return True
+
+
+def _is_given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE

@@ -1,0 +1,114 @@
+"""What resources of files become on a cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeirq.manifests import load
+from kubeirq.on_cluster.bundle import objects_of, of_other_namespaces, without_function
+from kubeirq.on_cluster.resources import kinds_in
+
+HEAD = "apiVersion: kubeirq.dev/v1\nkind: Function\nmetadata: {name: pay}\nspec:\n"
+CRON = """---
+apiVersion: kubeirq.dev/v1
+kind: CronTrigger
+metadata: {name: tick}
+spec: {at: "2030-01-01T00:00:00Z", function: pay}
+"""
+SECRET = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: hush}\nstringData: {a: é}\n"
+
+
+def bundled(folder: Path, text: str, **options: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    (folder / "app.yaml").write_text(text)
+    resources, problems = load([folder / "app.yaml"], namespace="shop", whole=False)
+    assert problems == []
+    objects, problems = objects_of(resources, **options)
+    return objects, [f"{problem.field}: {problem.message}" for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("files", "source", "wanted"),
+    [
+        ({"pay.py": "x"}, "{path: pay.py}", {"inline": "x"}),
+        ({"other.py": "x"}, "{path: other.py}", {"files": {"other.py": "x"}}),
+        ({"code/pay.py": "x"}, "{path: code}", {"inline": "x"}),
+        ({"code/pay.py": "x", "code/a/b.py": ""}, "{path: code}", {"files": {"pay.py": "x", "a/b.py": ""}}),
+        (
+            {"pay.py": "x", "lib/m.py": "y"},
+            "{path: pay.py, include: [lib]}",
+            {"files": {"pay.py": "x", "lib/m.py": "y"}},
+        ),
+        ({}, "{inline: x}", {"inline": "x"}),
+        ({}, "{image: 'mine:1'}", {"image": "mine:1"}),
+    ],
+)
+def test_files_go_into_the_resource(tmp_path: Path, files: dict[str, str], source: str, wanted: dict[str, Any]) -> None:
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    ((found,), problems) = bundled(tmp_path, f"{HEAD}  source: {source}\n  timeoutSeconds: 5\n")
+    assert (found["spec"], problems) == ({"source": wanted, "timeoutSeconds": 5}, [])
+
+
+def test_each_object_comes_after_what_it_refers_to_as_json_has_it(tmp_path: Path) -> None:
+    (tmp_path / "needs.txt").write_text("six\n")
+    dated = "  podTemplate: {metadata: {annotations: {since: 2026-01-01}}}\n"
+    objects, _ = bundled(
+        tmp_path, f"{HEAD}{dated}  source: {{inline: x}}\n  dependenciesPath: needs.txt\n{CRON}{SECRET}"
+    )
+    assert [found["kind"] for found in objects] == ["Secret", "Function", "CronTrigger"]
+    assert {found["metadata"]["namespace"] for found in objects} == {"shop"}
+    assert objects[0]["data"] == {"a": "w6k="} and objects[0]["type"] == "Opaque"
+    assert objects[1]["spec"]["dependencies"] == "six\n"
+    assert objects[1]["spec"]["podTemplate"] == {"metadata": {"annotations": {"since": "2026-01-01"}}}
+    assert objects[2]["spec"] == {"at": "2030-01-01T00:00:00Z", "function": "pay"}
+    objects, _ = bundled(tmp_path, HEAD + "  source: {inline: x}\n", with_namespace=False)
+    assert objects[0]["metadata"] == {"name": "pay"}
+
+
+def test_what_no_resource_can_hold_is_refused_with_ways_out(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "logo.png").write_bytes(b"\xff\xfe")
+    _, (problem,) = bundled(tmp_path, HEAD + "  source: {path: code}\n")
+    assert problem.startswith("spec.source: 'logo.png' is no text") and "image" in problem
+    (tmp_path / "code" / "logo.png").write_text("x" * 921_601)
+    _, (problem,) = bundled(tmp_path, HEAD + "  source: {path: code}\n")
+    assert problem.startswith("spec.source: 900 KiB") and "url" in problem and "image" in problem
+
+
+def test_references_and_namespaces_that_are_wrong_are_found(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text(CRON)
+    resources, _ = load([tmp_path / "app.yaml"], namespace="shop", whole=False)
+    assert list(without_function(resources, {("shop", "pay")})) == []
+    (problem,) = without_function(resources, {("shop", "play"), ("other", "pay")})
+    assert problem.message == "no Function 'pay' in these files, nor in namespace shop; did you mean 'play'?"
+    assert list(of_other_namespaces(resources, "shop")) == []
+    (problem,) = of_other_namespaces(resources, "stage")
+    assert problem.field == "metadata.namespace"
+
+
+def test_kinds_are_those_of_our_category_whatever_their_group() -> None:
+    def version(name: str, category: str, *kinds: str) -> dict[str, Any]:
+        resources = [
+            {"resource": f"{kind.lower()}s", "responseKind": {"kind": kind}, "categories": [category]} for kind in kinds
+        ]
+        return {"version": name, "resources": resources}
+
+    discovery = {
+        "items": [
+            {"metadata": {"name": "apps"}, "versions": [version("v1", "all", "Deployment")]},
+            {"metadata": {"name": "example.com"}, "versions": [version("v1", "kubeirq", "MoonTrigger")]},
+            {
+                "metadata": {"name": "kubeirq.dev"},
+                "versions": [
+                    version("v1", "kubeirq", "HTTPTrigger", "Function"),
+                    version("v1alpha1", "kubeirq", "Function"),
+                ],
+            },
+        ]
+    }
+    kinds = kinds_in(discovery)
+    assert [kind.name for kind in kinds] == ["Function", "HTTPTrigger", "MoonTrigger"]
+    assert kinds[2].path("shop", "full") == "/apis/example.com/v1/namespaces/shop/moontriggers/full"
+    assert kinds[0].path(None) == "/apis/kubeirq.dev/v1/functions"
