@@ -28,7 +28,10 @@ class Refused(Exception):
 async def api() -> AsyncIterator["Api"]:
     """The cluster that this process runs in, or the kubeconfig's ($KUBECONFIG). Raises ConfigException for neither."""
     configuration = Configuration()
-    await config.load_config(client_configuration=configuration)
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)
     async with ApiClient(configuration) as client:
         yield Api(client)
 

@@ -4,8 +4,6 @@
 server_name: {{ include "kubeirq.fullname" . }}-store
 listen: 0.0.0.0:4222
 http: 0.0.0.0:8222
-# clients come back by the Service's name, not by what was the pod's address
-cluster { no_advertise: true }
 jetstream {
   store_dir: /data
   max_file_store: {{ $store.maxFileSize }}

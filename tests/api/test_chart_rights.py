@@ -1,0 +1,233 @@
+"""What the chart's service accounts may do on a real API server, and what its roles let people do."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from servers.controllers import Cluster, resource
+from servers.helm import RELEASE, installed, rendered, server_for_the_chart
+from servers.kubernetes import APIServer, KubectlError
+from servers.ports import free_port
+
+PLUGINS = {
+    "plugins": [
+        {"kind": "RedisTrigger", "group": "example.com", "image": "example/redis:1"},
+        {"kind": "MailTrigger", "image": "example/mail:1"},
+    ]
+}
+NARROWED = {"watchNamespace": "apps", "secretNamespaces": ["apps", RELEASE]}
+
+# What the service accounts may do, and nothing else: verbs by resource. RIGHTS are those in every namespace, or in the
+# one that is watched; DEFINITIONS in every one, LEASES in the release's, SECRETS in those of secretNamespaces
+MADE = "create delete get list patch watch"
+SEEN = "get list watch"
+LEASES = {"coordination.k8s.io/leases": "create get list update"}
+SECRETS = {"secrets": SEEN}
+COMMON = {"events": "create patch", "kubeirq.dev/functions": SEEN}
+DEFINITIONS = {"apiextensions.k8s.io/customresourcedefinitions": "list watch"}
+FUNCTIONS = {
+    **COMMON,
+    "kubeirq.dev/functions/status": "patch",
+    "configmaps": MADE,
+    "services": MADE,
+    "apps/deployments": MADE,
+    "autoscaling/horizontalpodautoscalers": MADE,
+    "policy/poddisruptionbudgets": MADE,
+    "apps/replicasets": "list",
+    "pods": "list",
+}
+
+
+def of_trigger(resources: str) -> dict[str, str]:
+    slices = {"discovery.k8s.io/endpointslices": SEEN}
+    return {**COMMON, **slices, resources: SEEN, f"{resources}/status": "patch"}
+
+
+EXPOSED = {"networking.k8s.io/ingresses": MADE, "gateway.networking.k8s.io/httproutes": MADE}
+RIGHTS = {
+    "functions": FUNCTIONS,
+    "http": {**of_trigger("kubeirq.dev/httptriggers"), **EXPOSED},
+    "cron": of_trigger("kubeirq.dev/crontriggers"),
+    "kafka": of_trigger("kubeirq.dev/kafkatriggers"),
+    "nats": of_trigger("kubeirq.dev/natstriggers"),
+    "redis": of_trigger("example.com/redistriggers"),
+    "mail": of_trigger("kubeirq.dev/mailtriggers"),
+}
+BUILT_IN = ("functions", "http", "cron", "kafka", "nats")
+EVERYONE = "system:authenticated"  # has rights of its own: to ask what it may do
+
+
+def resources_of(name: str) -> dict[str, dict[str, Any]]:
+    """One of every kind, by kind, all with that name; the brokers are not there."""
+    scaled = {"scale": {"min": 2, "max": 3}, "resources": {"requests": {"cpu": "1"}}}
+    return {
+        "Secret": {"stringData": {"users": "someone:secret"}},
+        "Function": {"source": {"inline": "def handler(event, context): ..."}, **scaled},
+        "HTTPTrigger": {"function": name, "auth": {"basic": {"users": {"name": name, "key": "users"}}}},
+        "CronTrigger": {"function": name, "schedule": "* * * * * *"},
+        "KafkaTrigger": {"function": name, "topics": ["a"], "brokers": ["127.0.0.1:1"]},
+        "NATSTrigger": {"function": name, "subject": "a", "servers": ["nats://127.0.0.1:1"]},
+    }
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server() -> AsyncIterator[APIServer]:
+    async with server_for_the_chart() as found:
+        yield found
+
+
+async def test_a_service_account_may_do_what_it_must_and_nothing_else(server: APIServer) -> None:
+    async with installed(server, {**PLUGINS, "secretNamespaces": ["apps", RELEASE]}):
+        for name, cluster in RIGHTS.items():
+            secrets = {} if name == "functions" else SECRETS
+            account = account_of(f"kubeirq-{name}")
+            assert await rights(server, account, RELEASE) == {**cluster, **DEFINITIONS, **LEASES, **secrets}, name
+            assert await rights(server, account, "apps") == {**cluster, **DEFINITIONS, **secrets}, name
+            assert await rights(server, account, "elsewhere") == {**cluster, **DEFINITIONS}, name
+        assert await rights(server, account_of("kubeirq-store"), RELEASE) == {}
+        await tries(server)
+
+
+async def test_where_one_namespace_is_watched_there_is_no_right_outside_of_it(server: APIServer) -> None:
+    async with installed(server, NARROWED):
+        for name in BUILT_IN:
+            secrets = {} if name == "functions" else SECRETS
+            account = account_of(f"kubeirq-{name}")
+            assert await rights(server, account, RELEASE) == {**LEASES, **secrets}, name
+            assert await rights(server, account, "apps") == {**RIGHTS[name], **secrets}, name
+            assert await rights(server, account, "elsewhere") == {}, name
+
+
+async def test_who_may_view_or_edit_a_namespace_may_do_so_with_functions_and_triggers(server: APIServer) -> None:
+    async with installed(server, PLUGINS):
+        for user, role in (("viewer", "view"), ("editor", "edit"), ("owner", "admin")):
+            await server.kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}", "-n", "apps")
+        binding = ("create", "rolebinding", "oncall", "--role=kubeirq-operator", "--user=oncall", "-n", RELEASE)
+        await server.kubectl(*binding)
+        kinds = ("functions", "httptriggers", "crontriggers", "kafkatriggers", "natstriggers", "mailtriggers")
+        names = [*(f"kubeirq.dev/{kind}" for kind in kinds), "example.com/redistriggers"]
+
+        for user in ("viewer", "owner"):  # a controller puts the roles together
+            async with asyncio.timeout(20):
+                while "kubeirq.dev/functions" not in await rights(server, user, "apps"):
+                    await asyncio.sleep(0.1)
+        changes = "create delete deletecollection get list patch update watch"
+        for user, verbs in (("viewer", SEEN), ("editor", changes), ("owner", changes)):
+            found = await rights(server, user, "apps")
+            assert {name: found.get(name) for name in names} == dict.fromkeys(names, verbs), user
+            assert not {name for name in found if name.startswith("kubeirq.dev/") and name.endswith("/status")}
+        assert "kubeirq.dev/functions/scale" in await rights(server, "editor", "apps")
+        assert await rights(server, "oncall", "apps") == {}
+        assert await rights(server, "oncall", RELEASE) == {"pods": SEEN, "pods/exec": "create get", "pods/log": "get"}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("name", "values"), [("wide", {"secretNamespaces": ["apps"]}), ("narrow", NARROWED)])
+async def test_with_these_rights_the_controllers_do_their_work_and_ask_for_no_other(
+    server: APIServer, tmp_path: Path, name: str, values: dict[str, Any]
+) -> None:
+    cluster = Cluster(server, tmp_path)
+    async with installed(server, values):
+        try:
+            for deployment in await rendered(values):
+                if deployment["kind"] == "Deployment":
+                    await started(cluster, deployment)
+            await cluster.apply(*(resource(kind, name, spec, "apps") for kind, spec in resources_of(name).items()))
+            await until_told(cluster)
+            await server.kubectl("get", "deployment,service,hpa,pdb", name, "-n", "apps")
+            for place, way in {"ingress": {}, "httpRoute": {"parentRefs": [{"name": "public"}]}}.items():
+                spec = {"function": name, "path": f"/{name}/{place}", "expose": {place: way}}
+                await cluster.apply(resource("HTTPTrigger", name, spec, "apps"))
+                await server.kubectl("wait", "--for=create", f"{place}/{name}", "-n", "apps", "--timeout=20s")
+            await cluster.apply(resource("Function", name, {"source": {"inline": "other = 1"}}, "apps"))
+            await server.kubectl("wait", "--for=delete", f"hpa/{name}", f"pdb/{name}", "-n", "apps", "--timeout=20s")
+        finally:
+            for controller in cluster.controllers:
+                await controller.kill()
+            await server.kubectl("delete", "kubeirq,secret", "--all", "-n", "apps")
+        users = [account_of(f"kubeirq-{component}") for component in BUILT_IN]
+        events = [event for user in users for event in server.audit(user=user)]
+        assert {event["user"]["username"] for event in events} == set(users)
+        assert [event["requestURI"] for event in events if event["responseStatus"]["code"] in (401, 403)] == []
+
+
+async def started(cluster: Cluster, deployment: dict[str, Any]) -> None:
+    """The controller of a Deployment, on this machine, as its service account and with its environment."""
+    name = deployment["metadata"]["name"]
+    login = await cluster.server.kubeconfig_of(account_of(name), "system:serviceaccounts")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    said = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    own = {
+        "KUBECONFIG": str(login),
+        "KUBEIRQ_NAMESPACE": RELEASE,
+        "KUBEIRQ_PORT": str(free_port()),
+        "KUBEIRQ_GATEWAY_PORT": str(free_port()),
+        "KUBEIRQ_ADMIN_SOCKET": str(cluster.folder / f"{name}.sock"),
+        "KUBEIRQ_GRACE_SECONDS": "1",
+    }
+    await cluster.start(*container["args"], **{**said, **own})
+
+
+def account_of(name: str) -> str:
+    return f"system:serviceaccount:{RELEASE}:{name}"
+
+
+async def until_told(cluster: Cluster) -> None:
+    """Returns once every resource's status says how it is."""
+    untold = {kind for kind in resources_of("a") if kind != "Secret"}
+    try:
+        async with asyncio.timeout(60):
+            while untold:
+                listed = await cluster.get("kubeirq", namespace="apps")
+                untold -= {found["kind"] for found in listed["items"] if found.get("status", {}).get("conditions")}
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise AssertionError(f"{untold}\n{cluster.logs()}") from None
+
+
+async def rights(server: APIServer, user: str, namespace: str) -> dict[str, str]:
+    """What the user may do there beyond what everyone may: verbs by resource."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
+    groups = [f"--as-group={group}" for group in (EVERYONE, "system:serviceaccounts")]
+    asked = ("create", "--raw", path, "-f", "-", f"--as={user}", *groups)
+    answer = json.loads(await server.kubectl(*asked, input=json.dumps(review)))
+    found: dict[str, set[str]] = {}
+    for rule in answer["status"]["resourceRules"]:
+        assert not rule.get("resourceNames")
+        for group in rule["apiGroups"]:
+            for name in rule["resources"]:
+                found.setdefault(f"{group}/{name}" if group else name, set()).update(rule["verbs"])
+    asking = ("authorization.k8s.io/", "authentication.k8s.io/")
+    return {name: " ".join(sorted(verbs)) for name, verbs in found.items() if not name.startswith(asking)}
+
+
+async def tries(server: APIServer) -> None:
+    """Real requests, since what a review says is not yet what happens."""
+    kafka, functions = (f"--as={account_of(name)}" for name in ("kubeirq-kafka", "kubeirq-functions"))
+    await server.kubectl("get", "secrets", "-n", "apps", kafka)
+    await server.kubectl("get", "kafkatriggers", "-A", kafka)
+    await server.kubectl("create", "configmap", "a", "-n", "apps", functions)
+    for refused in (
+        ("get", "secrets", "-n", "elsewhere", kafka),
+        ("get", "secrets", "-A", kafka),
+        ("get", "natstriggers", "-A", kafka),
+        ("create", "configmap", "b", "-n", "apps", kafka),
+        ("get", "secrets", "-n", RELEASE, functions),
+        ("create", "serviceaccount", "b", "-n", "apps", functions),
+        ("create", "clusterrolebinding", "b", "--clusterrole=cluster-admin", "--user=me", functions),
+        ("get", "nodes", functions),
+    ):
+        with pytest.raises(KubectlError, match=r"cannot (list|create|get) resource"):
+            await server.kubectl(*refused)

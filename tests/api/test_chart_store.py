@@ -1,0 +1,99 @@
+"""The NATS server that the chart brings, with the very configuration that it renders."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.errors import Error
+from nats.js.errors import APIError, NotFoundError
+from servers.helm import rendered
+from servers.nats import NATSServer, nats_server
+from servers.ports import free_port
+
+PASSWORD = "oRtYcqWbNsKdLfGhPmZx"
+SMALL = {"store": {"embedded": {"events": {"maxFileSize": "1Mi"}}}}
+CLOSED = {"store": {"embedded": {"events": {"enabled": False}}}}
+
+
+@asynccontextmanager
+async def store(values: dict[str, Any]) -> AsyncIterator[NATSServer]:
+    objects = {(found["kind"], found["metadata"]["name"]): found for found in await rendered(values)}
+    text: str = objects["ConfigMap", "kubeirq-store"]["data"]["nats.conf"]
+    assert "http: 0.0.0.0:8222" in text
+    assert "store_dir: /data" in text
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORE_PASSWORD", PASSWORD)
+        here = text.replace("0.0.0.0:8222", f"127.0.0.1:{free_port()}").replace("/data", folder)
+        async with nats_server(config=here, jetstream=False) as found:
+            yield found
+
+
+async def quiet(_: Exception) -> None: ...
+
+
+@asynccontextmanager
+async def client(server: NATSServer, user: str = "") -> AsyncIterator[Client]:
+    found = await nats.connect(server.url.replace("//", f"//{user}"), error_cb=quiet, reconnect_time_wait=0.1)
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+async def is_refused(server: NATSServer, user: str = "") -> None:
+    found = Client()
+    try:
+        with pytest.raises(Error, match=r"[Aa]uthorization"):
+            await found.connect(server.url.replace("//", f"//{user}"), error_cb=quiet, allow_reconnect=False)
+    finally:
+        await found.close()
+
+
+FABRIC = f"fabric:{PASSWORD}@"
+
+
+async def test_what_the_fabric_keeps_is_seen_by_nobody_else() -> None:
+    async with store({}) as server, client(server, FABRIC) as fabric, client(server) as anyone:
+        await fabric.jetstream().add_stream(name="kept", subjects=["kept.>"])
+        await fabric.jetstream().publish("kept.a", b"1")
+        with pytest.raises(NotFoundError):
+            await anyone.jetstream().stream_info("kept")
+        await anyone.jetstream().add_stream(name="kept", subjects=["kept.>"])  # another of the same name
+        await anyone.jetstream().publish("kept.a", b"2")
+        assert (await fabric.jetstream().get_msg("kept", 1)).data == b"1"
+        for user in ("fabric:wrong@", "fabric:@", "fabric@"):
+            await is_refused(server, user)
+
+
+async def test_events_cannot_fill_the_volume() -> None:
+    async with store(SMALL) as server, client(server, FABRIC) as fabric, client(server) as anyone:
+        stream = anyone.jetstream()
+        await stream.add_stream(name="events", subjects=["events"])
+        with pytest.raises(APIError, match="resource limits exceeded for account"):
+            for _ in range(3):
+                await stream.publish("events", b"x" * 600_000)
+        await fabric.jetstream().add_stream(name="kept", subjects=["kept"])
+        await fabric.jetstream().publish("kept", b"x" * 600_000)
+
+
+async def test_a_closed_store_lets_nobody_in_without_the_password() -> None:
+    async with store(CLOSED) as server, client(server, FABRIC) as fabric:
+        await fabric.jetstream().add_stream(name="kept", subjects=["kept"])
+        await is_refused(server)
+
+
+async def test_a_client_comes_back_by_the_address_and_login_that_it_was_given() -> None:
+    async with store({}) as server, client(server, FABRIC) as fabric:
+        await fabric.jetstream().add_stream(name="kept", subjects=["kept"])
+        assert len(fabric.servers) == 1  # none that it was told by the server: a pod's address does not last
+        await server.kill()
+        await server.start()
+        async with asyncio.timeout(20):
+            while not fabric.is_connected:
+                await asyncio.sleep(0.05)
+        assert (await fabric.jetstream().publish("kept", b"1")).seq == 1
