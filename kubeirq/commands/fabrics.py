@@ -16,18 +16,31 @@ from kubeirq.asked import Asked, NotRunning, Refused
 from kubeirq.kubeconfig import has_cluster
 
 DEFAULT_STATE = Path(".kubeirq")
+_COMPLETION_SECONDS = 2
 
-_OPTIONS = (
+STATE = click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="KUBEIRQ_STATE",
+    help="Ask the fabric of this machine on this folder; .kubeirq unless set.",
+)
+SYSTEM_NAMESPACE = click.option(
+    "--system-namespace", metavar="NS", help="Where kubeirq is installed on the cluster; unset: it is looked for."
+)
+
+
+def _contexts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from kubeirq.kubeconfig import contexts
+
+    return [name for name in contexts(context.params.get("kubeconfig")) if name.startswith(incomplete)]
+
+
+_CLUSTER = (
     click.option(
-        "--state",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar="KUBEIRQ_STATE",
-        help="Ask the fabric of this machine on this folder; .kubeirq unless set.",
+        "--context", metavar="NAME", shell_complete=_contexts, help="Ask the cluster of this context of the kubeconfig."
     ),
-    click.option("--context", metavar="NAME", help="Ask the cluster of this context of the kubeconfig."),
     click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Ask this file's cluster."),
     click.option("-n", "--namespace", metavar="NS", help="Ask the cluster, in this namespace; unset: the context's."),
-    click.option("--system-namespace", metavar="NS", help="Where kubeirq is installed in it; unset: it is looked for."),
 )
 
 
@@ -47,12 +60,12 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(
         *arguments: Any, context: str | None, kubeconfig: Path | None, namespace: str | None,
-        system_namespace: str | None, **others: Any,
+        system_namespace: str | None = None, **others: Any,
     ) -> Any:  # fmt: skip
         options = ClusterOptions(context, kubeconfig, namespace, system_namespace)
         return command(*arguments, options=options, **others)
 
-    for option in reversed(_OPTIONS[1:]):
+    for option in reversed(_CLUSTER):
         run = option(run)
     return run
 
@@ -60,14 +73,39 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def talks(work: Callable[..., Awaitable[int]]) -> Callable[..., None]:
     """Opens the fabric that a command asks, hands it over, and turns the end into an exit code."""
 
-    @_OPTIONS[0]
+    @STATE
     @cluster_options
+    @SYSTEM_NAMESPACE
     @functools.wraps(work)
     def run(state: Path | None, options: ClusterOptions, **others: Any) -> None:
-        opened = _chosen(state, options)
-        run_to_exit_code(_with(opened, work, others))
+        is_given = click.get_current_context().get_parameter_source("state") == ParameterSource.COMMANDLINE
+        if is_given and options != ClusterOptions():
+            raise click.UsageError(
+                "--state is for the fabric of this machine, the others are for a cluster: one of them"
+            )
+        run_to_exit_code(_with(chosen(state, options, say=True), work, others))
 
     return run
+
+
+def names(*parts: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Completes names of `functions`, of `triggers`, or of both; of no fabric that takes long to answer."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        given = {name: context.params.get(name) for name in ("context", "kubeconfig", "namespace")}
+
+        async def found() -> list[str]:
+            opened = chosen(context.params.get("state"), ClusterOptions(**given), say=False)
+            async with asyncio.timeout(_COMPLETION_SECONDS), opened as asked:
+                value = (await asked.overview(None, False)).value
+            return sorted({one["name"] for part in parts for one in value[part]})
+
+        try:
+            return [name for name in asyncio.run(found()) if name.startswith(incomplete)]
+        except (NotRunning, Refused, TimeoutError, click.ClickException):
+            return []
+
+    return complete
 
 
 async def _with(
@@ -91,26 +129,22 @@ def run_to_exit_code(main: Any) -> None:
         sys.exit(130)
 
 
-def _chosen(state: Path | None, options: ClusterOptions) -> AbstractAsyncContextManager[Asked]:
-    """As the options say; without any the fabric that runs here, else the cluster of the kubeconfig."""
-    if options != ClusterOptions():
-        if state is not None and _is_given("state"):
-            raise click.UsageError(
-                "--state is for the fabric of this machine, the others are for a cluster: one of them"
-            )
-        return _cluster(options, say=False)
-    if state is not None or _runs(DEFAULT_STATE) or not has_cluster():
+def chosen(state: Path | None, options: ClusterOptions, *, say: bool) -> AbstractAsyncContextManager[Asked]:
+    """As the options say; without any the fabric that runs here, else the cluster of the kubeconfig.
+
+    `say`: that it is the cluster, where nobody said so.
+    """
+    nobody_said = options == ClusterOptions()
+    if nobody_said and (state is not None or _runs(DEFAULT_STATE) or not has_cluster()):
         from kubeirq.on_machine import OnMachine
 
         return OnMachine(state or DEFAULT_STATE)
-    return _cluster(options, say=True)
-
-
-def _cluster(options: ClusterOptions, *, say: bool) -> AbstractAsyncContextManager[Asked]:
     require_cluster_extra()
     from kubeirq.on_cluster.fabric import on_cluster
 
-    return on_cluster(options.context, options.kubeconfig, options.namespace, options.system_namespace, say=say)
+    return on_cluster(
+        options.context, options.kubeconfig, options.namespace, options.system_namespace, say=say and nobody_said
+    )
 
 
 def require_cluster_extra() -> None:
@@ -131,7 +165,3 @@ def _runs(state: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def _is_given(name: str) -> bool:
-    return click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE

@@ -11,16 +11,19 @@ import click
 import orjson
 
 from kubeirq.asked import Asked, Table
-from kubeirq.commands.fabrics import talks
+from kubeirq.commands.fabrics import names, talks
 from kubeirq.texts import age, table, text_of
 
 OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
 )
 
+TRIGGER = click.argument("trigger", shell_complete=names("triggers"))
+FUNCTION = click.argument("function", shell_complete=names("functions"))
+
 
 @click.command()
-@click.argument("what", metavar="[KIND|NAME]", required=False)
+@click.argument("what", metavar="[KIND|NAME]", required=False, shell_complete=names("functions", "triggers"))
 @click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="Of all namespaces of the cluster.")
 @OUTPUT
 @talks
@@ -35,7 +38,7 @@ async def get(asked: Asked, what: str | None, everywhere: bool, output: str) -> 
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names("functions", "triggers"))
 @OUTPUT
 @talks
 async def describe(asked: Asked, name: str, output: str) -> int:
@@ -46,7 +49,7 @@ async def describe(asked: Asked, name: str, output: str) -> int:
 
 
 @click.command()
-@click.argument("function")
+@FUNCTION
 @click.option("-d", "--data", default="", help="The body; @FILE reads a file, @- standard input.")
 @click.option("--content-type", default=None, help="Unset: JSON where it is, else text.")
 @talks
@@ -64,7 +67,7 @@ async def call(asked: Asked, function: str, data: str, content_type: str | None)
 
 
 @click.command()
-@click.argument("trigger")
+@TRIGGER
 @click.option("-d", "--data", default="", help="The payload; @FILE reads a file, @- standard input.")
 @click.option("--key", help="The key, where the source has keys.")
 @click.option("--count", type=click.IntRange(1, 100_000), default=1, show_default=True)
@@ -79,7 +82,7 @@ async def publish(asked: Asked, trigger: str, data: str, key: str | None, count:
 
 
 @click.command()
-@click.argument("name", metavar="FUNCTION|TRIGGER")
+@click.argument("name", metavar="FUNCTION|TRIGGER", shell_complete=names("functions", "triggers"))
 @click.option("-f", "--follow", is_flag=True, help="Go on with the lines to come, until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(0), default=100, show_default=True, help="At most so many of the past.")
 @talks
@@ -91,7 +94,7 @@ async def logs(asked: Asked, name: str, follow: bool, tail: int) -> int:
 
 
 @click.command()
-@click.argument("trigger")
+@TRIGGER
 @talks
 async def suspend(asked: Asked, trigger: str) -> int:
     """Drain a trigger and stop pulling, until it is resumed."""
@@ -102,7 +105,7 @@ async def suspend(asked: Asked, trigger: str) -> int:
 
 
 @click.command()
-@click.argument("trigger")
+@TRIGGER
 @talks
 async def resume(asked: Asked, trigger: str) -> int:
     """Go on where it was suspended, or where everything failed."""
@@ -118,7 +121,7 @@ def dead_letters() -> None:
 
 
 @dead_letters.command("list")
-@click.argument("trigger")
+@TRIGGER
 @click.option("--limit", type=int, default=50, show_default=True)
 @click.option("--group-by", type=click.Choice(["reason"]), help="Count them instead.")
 @OUTPUT
@@ -150,7 +153,7 @@ async def list_letters(asked: Asked, trigger: str, limit: int, group_by: str | N
 
 
 @dead_letters.command("show")
-@click.argument("trigger")
+@TRIGGER
 @click.argument("identity")
 @click.option("--data", is_flag=True, help="The payload too: it may hold what is nobody's business.")
 @OUTPUT
@@ -168,7 +171,7 @@ async def show_letter(asked: Asked, trigger: str, identity: str, data: bool, out
 
 
 @dead_letters.command("redrive")
-@click.argument("trigger")
+@TRIGGER
 @click.argument("identities", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--rate", type=float, help="At most so many a second.")
@@ -194,7 +197,7 @@ async def redrive(
 
 
 @dead_letters.command("purge")
-@click.argument("trigger")
+@TRIGGER
 @click.argument("identities", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @talks
@@ -211,7 +214,7 @@ def lanes() -> None:
 
 
 @lanes.command("list")
-@click.argument("trigger")
+@TRIGGER
 @OUTPUT
 @talks
 async def list_lanes(asked: Asked, trigger: str, output: str) -> int:
@@ -231,7 +234,7 @@ async def list_lanes(asked: Asked, trigger: str, output: str) -> int:
 
 
 @lanes.command("release")
-@click.argument("trigger")
+@TRIGGER
 @click.argument("key", required=False)
 @talks
 async def release(asked: Asked, trigger: str, key: str | None) -> int:
@@ -240,7 +243,7 @@ async def release(asked: Asked, trigger: str, key: str | None) -> int:
 
 
 @lanes.command("skip")
-@click.argument("trigger")
+@TRIGGER
 @click.argument("key", required=False)
 @talks
 async def skip(asked: Asked, trigger: str, key: str | None) -> int:
@@ -294,5 +297,5 @@ def _key(encoded: str | None) -> str:
 
 def _print_tables(tables: Sequence[Table]) -> None:
     """Those that have rows, with a line between."""
-    written: list[list[Any]] = [lines for names, rows in tables if (lines := table(names, rows))]
+    written: list[list[Any]] = [lines for columns, rows in tables if (lines := table(columns, rows))]
     click.echo("\n\n".join("\n".join(lines) for lines in written), nl=bool(written))

@@ -78,6 +78,12 @@ async def test_what_runs_here_is_asked_before_a_cluster_and_its_logs_outlive_it(
         assert await told("get", "gret") == (1, "Error: no 'gret'; did you mean 'greet'?\n")
         assert (await told("call", "greet", "-d", '"x"'))[0] == 1
         assert (await told("get", "--context", "nowhere"))[0] == 4, "the cluster was asked for"
+        assert await completed("describe", "") == ["greet", "web"]
+        assert await completed("suspend", "") == ["web"]
+        assert await completed("call", "x") == []
+        assert await completed("get", "--kubeconfig", "none", "--context", "") == []
+        (tmp_path / "kubeconfig").write_text("{contexts: [{name: far}, {name: near}]}")
+        assert await completed("get", "--context", "n") == ["near"]
         assert (
             (await told("logs", "web"))[1]
             .splitlines()[-1][20:]
@@ -95,6 +101,15 @@ async def test_what_runs_here_is_asked_before_a_cluster_and_its_logs_outlive_it(
 def test_a_clusters_options_and_a_machines_do_not_go_together() -> None:
     code, output = run("get", "--state", "here", "--context", "there")
     assert (code, "one of them" in output) == (2, True)
+
+
+async def completed(*words: str) -> list[str]:
+    """What bash is offered for the last word."""
+    environment = {"COMP_WORDS": " ".join(("kubeirq", *words)), "COMP_CWORD": str(len(words))}
+    result = await asyncio.to_thread(
+        CliRunner().invoke, commands, prog_name="kubeirq", env={**environment, "_KUBEIRQ_COMPLETE": "bash_complete"}
+    )
+    return [line.partition(",")[2] for line in result.output.split()]
 
 
 async def told(*arguments: str) -> tuple[int, str]:
