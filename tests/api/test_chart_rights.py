@@ -27,7 +27,7 @@ MADE = "create delete get list patch watch"
 SEEN = "get list watch"
 LEASES = {"coordination.k8s.io/leases": "create get list update"}
 SECRETS = {"secrets": SEEN}
-COMMON = {"events": "create patch", "kubeirq.dev/functions": SEEN}
+COMMON = {"events": "create get patch", "kubeirq.dev/functions": SEEN}
 DEFINITIONS = {"apiextensions.k8s.io/customresourcedefinitions": "list watch"}
 FUNCTIONS = {
     **COMMON,
