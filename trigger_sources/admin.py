@@ -157,6 +157,8 @@ class FlowAdmin:
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         asked = await json_object(request)
         rate = asked.get("ratePerSecond")
+        if not asked.get("dryRun") and any(running.flow.trigger.suspend for running in self._running(request)):
+            raise Refused(409, f"{self.trigger(request).name} is suspended: nothing is delivered; resume it first")
         chosen: dict[int, tuple[RunningTrigger, list[DeadLetter]]] = {}
         async for letter, running in self._letters(request, asked.get("identities")):
             chosen.setdefault(id(running), (running, []))[1].append(letter)
@@ -186,7 +188,7 @@ class FlowAdmin:
         for letter, running in chosen:
             assert running.flow.dead_letters is not None
             await running.flow.dead_letters.remove(letter)
-            running.flow.dispatcher.dead_letter_count -= 1
+            running.flow.dispatcher.dead_letter_count = max(0, running.flow.dispatcher.dead_letter_count - 1)
             purged += 1
         log.info("dead letters purged", extra={**self._where(request), "count": purged})
         return json_answer({"purged": purged})
@@ -240,9 +242,10 @@ class FlowAdmin:
         """Of all functions of the trigger; None means all of them."""
         wanted = None if identities is None else set(identities)
         for running in self._running(request):
-            if running.flow.dead_letters is None:
+            dead_letters = await running.flow.open_dead_letters()
+            if dead_letters is None:
                 raise Refused(503, f"{running.resource.name}: where its dead letters are is not known yet; it starts")
-            async for letter in running.flow.dead_letters.letters():
+            async for letter in dead_letters.letters():
                 if wanted is None or letter.identity in wanted:
                     yield letter, running
 

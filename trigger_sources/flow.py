@@ -117,6 +117,15 @@ class Flow:
     def dead_letters(self) -> DeadLetters | None:
         return self.dispatcher.dead_letters
 
+    async def open_dead_letters(self) -> DeadLetters | None:
+        """Those of a suspended trigger are opened when someone asks for them. None: it starts, and they are not known.
+
+        Raises SourceError, or what the transport raises.
+        """
+        if self.dead_letters is None and self.trigger.suspend and not self._stop.is_set():
+            await self._prepare_dead_letters()
+        return self.dead_letters
+
     async def run(self) -> None:
         """Returns once stopped. A source that fails is restarted; only a fault of ours is raised."""
         tasks: list[asyncio.Task[None]] = []
@@ -224,11 +233,7 @@ class Flow:
             try:
                 await self.trigger.prepare(self.context)
                 dispatcher = self.dispatcher
-                if dispatcher.dead_letters is None:
-                    dispatcher.dead_letters = self.trigger.dead_letters(self.context) or self._host.store.dead_letters(
-                        self.identity.uid, self.identity.function
-                    )
-                await dispatcher.dead_letters.prepare()
+                await self._prepare_dead_letters()
                 if self.trigger.reply is not None and dispatcher.publisher is None:
                     dispatcher.publisher = await open_publisher(
                         self.trigger.reply, self.context, self.trigger.addresses, self._gate_of
@@ -242,6 +247,14 @@ class Flow:
             await _first(self._stop.wait(), seconds)
             seconds = min(5.0, seconds * 2)
         return False
+
+    async def _prepare_dead_letters(self) -> None:
+        dispatcher = self.dispatcher
+        if dispatcher.dead_letters is None:
+            dispatcher.dead_letters = self.trigger.dead_letters(self.context) or self._host.store.dead_letters(
+                self.identity.uid, self.identity.function
+            )
+        await dispatcher.dead_letters.prepare()
 
     async def _watch(self) -> None:
         """Asks for the lag, and once for how many dead letters there are."""

@@ -145,6 +145,31 @@ async def test_the_admin_api_calls_publishes_and_looks_after_dead_letters(tmp_pa
         assert (tmp_path / "state" / "admin.sock").stat().st_mode & 0o777 == 0o600
 
 
+async def test_the_dead_letters_of_a_suspended_trigger_can_be_looked_at_and_wait(tmp_path: Path) -> None:
+    base = "/v1/triggers/default/HTTPTrigger/accepted"
+    async with running(tmp_path) as it:
+        (tmp_path / "f.py").write_text(
+            "class No(Exception):\n    status = 422\ndef handler(e, c):\n    raise No('bad')\n"
+        )
+        await it.apply(web("accepted", answer="accepted"))
+        await it.ready()
+        await it.post("/accepted", {"n": 7})
+        await until(lambda: it.dead_letters() == 1)
+        await it.admin("POST", f"{base}/suspend")
+        (letter,) = json.loads((await it.admin("GET", f"{base}/dead-letters"))[1])["deadLetters"]
+        status, text = await it.admin("POST", f"{base}/dead-letters/redrive")
+        assert (status, "is suspended" in text) == (409, True)
+        assert (await it.admin("GET", f"{base}/dead-letters/show?identity={letter['identity']}"))[0] == 200
+        it.code("mended")
+        await it.apply(web("accepted", answer="accepted"))
+        await it.admin("POST", f"{base}/resume")
+        await until_answers(it, "mended")
+        lines = (await it.admin("POST", f"{base}/dead-letters/redrive"))[1].splitlines()
+        assert json.loads(lines[-1]) == {"done": True, "delivered": 1, "failed": 0}
+        await it.admin("POST", f"{base}/suspend")
+        assert json.loads((await it.admin("POST", f"{base}/dead-letters/purge"))[1]) == {"purged": 0}
+
+
 class Running:
     def __init__(self, folder: Path, fabric: Fabric, lines: list[LogLine]) -> None:
         self.folder = folder
