@@ -134,8 +134,8 @@ class Shares:
         writes = []
         for slot, lease in self._seen.items():
             if slot in self._ours:
-                if now >= self._ours[slot].sent_at + self._renew:
-                    wanted_by = lease.wanted_by if slot in self._giving else ""
+                wanted_by = lease.wanted_by if slot in self._giving else ""
+                if now >= self._ours[slot].sent_at + self._renew or lease.wanted_by != wanted_by:
                     writes.append(Write(slot, "renew", replace(lease, renewed=stamp, wanted_by=wanted_by)))
             elif self._names_us(slot) and slot not in self.leaving and (slot in self._giving or self.is_stopping):
                 writes.append(Write(slot, "release", replace(lease, holder="", renewed=stamp)))
@@ -214,8 +214,9 @@ class Shares:
         counts = Counter({self._identity: 0})
         for slot, lease in self._seen.items():
             if lease.holder and self._free_for(slot, now) is None:
-                counts[lease.wanted_by or lease.holder] += 1
-                counts[lease.holder] += 0
+                is_kept = slot in self._ours and slot not in self._giving
+                counts[lease.holder if is_kept else lease.wanted_by or lease.holder] += 1
+                counts[lease.holder] += 0  # who gives everything is there still
         return counts
 
     def _asks(self, now: float, chance: random.Random) -> list[int]:
@@ -242,17 +243,18 @@ class Shares:
         return asks
 
     def _grant(self, now: float) -> None:
-        """Lets go of what others ask for, where they have two less; the next renewal forgets the other wishes."""
+        """Lets go of what others ask for, where they have two less; a renewal forgets the other wishes."""
         asked = {
             slot: self._seen[slot].wanted_by
             for slot in self._ours.keys() - self._giving
             if self._seen[slot].wanted_by not in ("", self._identity)
         }
         counts = self._counts(now)
-        counts[self._identity] += len(asked)
-        counts.subtract(asked.values())
-        for slot, asker in asked.items():
-            if counts[self._identity] - counts[asker] >= 2:
-                counts[self._identity] -= 1
-                counts[asker] += 1
-                self._leave(slot, give=True)
+        while asked:
+            slot = min(asked, key=lambda slot: counts[asked[slot]])  # who has least comes first
+            asker = asked.pop(slot)
+            if counts[self._identity] - counts[asker] < 2:
+                return
+            counts[self._identity] -= 1
+            counts[asker] += 1
+            self._leave(slot, give=True)

@@ -44,6 +44,7 @@ class Replica:
         self.shares = Shares(identity, count, DURATION, RENEW)
         self.chance = random.Random(seed)
         self.sent: list[tuple[Write, float]] = []
+        self.taken: list[tuple[Write, float, str]] = []  # by the server, as we do not know yet
         self.stamps = 0
 
     def plan(self, time: float, first_term: int = 0) -> None:
@@ -51,19 +52,33 @@ class Replica:
         self.stamps += 1
         self.sent = [(write, now) for write in self.shares.plan(now, f"{now} {self.stamps}", first_term, self.chance)]
 
-    def answer(self, server: Server, time: float, index: int, *, heard: bool = True) -> None:
-        """The server takes one of the writes; `heard`: and we hear of it."""
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self.sent or self.taken)
+
+    def arrive(self, server: Server, index: int, *, heard: bool = True) -> None:
+        """The server takes one of the writes; `heard`: and we shall hear of it."""
         write, sent_at = self.sent.pop(index)
         version = server.take(write)
         if heard and version is not None:
-            self.shares.wrote(write, sent_at, time + self.offset, version)
+            self.taken.append((write, sent_at, version))
+
+    def hear(self, time: float, index: int) -> None:
+        write, sent_at, version = self.taken.pop(index)
+        self.shares.wrote(write, sent_at, time + self.offset, version)
+
+    def write(self, server: Server, time: float) -> None:
+        """All that was planned, as it goes when nothing fails."""
+        while self.sent:
+            self.arrive(server, 0)
+        while self.taken:
+            self.hear(time, 0)
 
     def round(self, server: Server, time: float) -> None:
         """As it goes when nothing fails."""
         self.shares.looked(server.leases, time + self.offset)
         self.plan(time)
-        while self.sent:
-            self.answer(server, time, 0)
+        self.write(server, time)
         for slot in list(self.shares.leaving):
             self.shares.ended(slot)
 
@@ -99,14 +114,14 @@ class World:
 
     def look(self, number: int, works: bool) -> None:
         replica = self.replicas.get(number)
-        if replica is not None and not replica.sent:
+        if replica is not None and not replica.is_waiting:
             if works:
                 replica.shares.looked(self.server.leases, self.time + replica.offset)
             replica.plan(self.time, int(self.time))
 
     def whole_round(self, number: int) -> None:
         replica = self.replicas.get(number)
-        if replica is not None and not replica.sent:
+        if replica is not None and not replica.is_waiting:
             replica.round(self.server, self.time)
 
     def write(self, number: int, pick: int, fate: str) -> None:
@@ -115,10 +130,15 @@ class World:
             return
         index = pick % len(replica.sent)
         if fate in ("heard", "unheard"):
-            replica.answer(self.server, self.time, index, heard=fate == "heard")
+            replica.arrive(self.server, index, heard=fate == "heard")
         else:
             write, _ = replica.sent.pop(index)
             self.late += [write] * (fate == "late")
+
+    def hear(self, number: int, pick: int) -> None:
+        replica = self.replicas.get(number)
+        if replica is not None and replica.taken:
+            replica.hear(self.time, pick % len(replica.taken))
 
     def arrive_late(self, pick: int) -> None:
         if self.late:
@@ -154,6 +174,7 @@ class World:
         """When failures stop, every slot is held by someone live, shares differ by at most one, and all is at rest."""
         for replica in self.replicas.values():
             replica.sent.clear()
+            replica.taken.clear()
         live = [replica for replica in self.replicas.values() if not replica.shares.is_stopping]
         leaving = [replica for replica in self.replicas.values() if replica.shares.is_stopping]
         self.time = settle(self.server, live + leaving, self.time)
@@ -198,6 +219,10 @@ class AnyTrouble(RuleBasedStateMachine):
     def write(self, number: int, pick: int, fate: str) -> None:
         self.world.write(number, pick, fate)
 
+    @rule(number=NUMBERS, pick=PICKS)
+    def hear(self, number: int, pick: int) -> None:
+        self.world.hear(number, pick)
+
     @rule(pick=PICKS)
     def arrive_late(self, pick: int) -> None:
         self.world.arrive_late(pick)
@@ -231,8 +256,8 @@ def test_a_long_life_in_trouble_shares_no_slot_and_ends_at_rest(seed: int) -> No
         world.start(number, offsets[number], seed)
     for step in range(1_500):
         number, pick = chance.randrange(3), chance.randrange(10)
-        match chance.choices(("wait", "look", "round", "write", "late", "end", "start", "stop"),
-                             (20, 12, 12, 60, 5, 8, 0.6, 0.6))[0]:  # fmt: skip
+        match chance.choices(("wait", "look", "round", "write", "hear", "late", "end", "start", "stop"),
+                             (20, 12, 12, 40, 40, 5, 8, 0.6, 0.6))[0]:  # fmt: skip
             case "wait":
                 world.time += chance.choice(SECONDS) if chance.random() < 0.3 else chance.random()
             case "look":
@@ -241,6 +266,8 @@ def test_a_long_life_in_trouble_shares_no_slot_and_ends_at_rest(seed: int) -> No
                 world.whole_round(number)
             case "write":
                 world.write(number, pick, chance.choices(FATES, (12, 1, 1, 1))[0])
+            case "hear":
+                world.hear(number, pick)
             case "late":
                 world.arrive_late(pick)
             case "end":
@@ -282,6 +309,50 @@ def test_a_newcomer_gets_its_share_and_nothing_more_is_moved() -> None:
         assert moved["release"] == moved["ask"] == moved["claim"] == 2
 
 
+def test_newcomers_who_ask_the_same_ones_at_the_same_time_get_no_more_than_their_share() -> None:
+    for seed in range(50):
+        server = Server()
+        old = Replica("old", 8, 0.0, seed)
+        time = settle(server, [old], 0, 30)
+        new = [Replica(f"new-{number}", 8, 0.0, seed * 10 + number) for number in range(2)]
+        for replica in new:
+            replica.shares.looked(server.leases, time)
+            replica.plan(time)
+        for replica in new:
+            replica.write(server, time)
+        time = settle(server, [old, *new], time, 20)
+        assert_shared([old, *new], time, 8)
+        assert server.writes["release"] <= 6
+
+
+def test_what_is_answered_after_the_stop_is_given_back() -> None:
+    server = Server()
+    one = Replica("one", 1, 0.0, 1)
+    one.shares.looked({}, 0)
+    one.plan(0)  # claims
+    one.shares.stop()
+    one.write(server, 0)
+    assert not one.shares.held(0)
+    one.round(server, 0)
+    assert one.shares.is_over
+    assert server.leases[0].holder == ""
+
+
+def test_a_renewal_that_is_answered_after_the_end_of_the_work_does_not_bring_it_back() -> None:
+    server = Server()
+    one = Replica("one", 1, 0.0, 1)
+    time = settle(server, [one], 0, 10)
+    one.shares.looked(server.leases, time)
+    one.plan(time := time + RENEW)
+    assert [write.purpose for write, _ in one.sent] == ["renew"]
+    one.shares.stop()
+    one.shares.ended(0)
+    one.write(server, time)
+    assert one.shares.term(0, time) is None
+    one.round(server, time)
+    assert one.shares.is_over
+
+
 def test_what_a_stopped_replica_had_is_taken_at_the_next_look() -> None:
     server = Server()
     one, other = (Replica(name, 8, 0.0, 1) for name in ("one", "other"))
@@ -304,8 +375,7 @@ def test_a_slot_is_kept_and_is_not_held_while_it_is_let_go_for_another() -> None
         time += 1
         one.shares.looked(server.leases, time)
         one.plan(time)
-        while one.sent:
-            one.answer(server, time, 0)
+        one.write(server, time)
         other.round(server, time)
         (slot,) = one.shares.leaving
         assert one.shares.term(slot, time) is not None, "it is renewed as long as something goes on there"
