@@ -173,6 +173,9 @@ async def test_what_is_wrong_is_a_condition_with_field_problem_and_way_out(tmp_p
         assert "Service 'taken' is there and belongs to someone else" in ready(found)["message"]
         found = await it.until("function", "patched", lambda f: ready(f) and ready(f)["reason"] == "Refused")
         assert ".spec.template.spec.containers: expected list" in ready(found)["message"]
+        async with asyncio.timeout(10):
+            while "Warning  NameTaken" not in await it.server.kubectl("describe", "function", "taken"):
+                await asyncio.sleep(0.1)
         service = await it.get("service", "taken")
         assert "ownerReferences" not in service["metadata"], "nobody's object is taken over"
 
