@@ -153,7 +153,7 @@ def _status_of(kind: str) -> Schema:
             "functions": {"type": "array", "items": text, "description": "The functions that the selector found"},
             "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
             "state": {"type": "object", "additionalProperties": text, "description": "Cursors of the source"},
-            "address": {**text, "description": "Where an exposed HTTPTrigger is called"},
+            "address": {**text, "description": "Where an HTTPTrigger is called"},
         }
     )
     return {"type": "object", "properties": {**common, **own}}

@@ -16,6 +16,14 @@ def is_exposed(spec: TriggerSource) -> bool:
     return isinstance(spec, HTTPTrigger) and spec.expose is not None
 
 
+def served_at(gateway_url: str, name: str, spec: TriggerSource) -> Object:
+    """The status' field of a trigger that the gateway serves; none of other kinds."""
+    if not isinstance(spec, HTTPTrigger):
+        return {}
+    path = f"{gateway_url}{spec.path or f'/{name}'}"
+    return {"address": f"{path} (host {spec.host})" if spec.host else path}
+
+
 class Exposures:
     """What leads requests to the functions of exposed triggers. Lives in one event loop."""
 

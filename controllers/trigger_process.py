@@ -42,6 +42,7 @@ class TriggerSettings:
     nats_servers: Sequence[str]
     port: int  # of metrics and health
     gateway_port: int
+    gateway_url: str | None  # of its Service, for people
     admin_socket: Path | None
     grace_seconds: float
 
@@ -58,6 +59,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
         port=number(environment, "KUBEIRQ_PORT", 9090),
         gateway_port=number(environment, "KUBEIRQ_GATEWAY_PORT", 8080),
+        gateway_url=environment.get("KUBEIRQ_GATEWAY_URL") or None,
         admin_socket=Path(socket) if socket else None,
         grace_seconds=number(environment, "KUBEIRQ_GRACE_SECONDS", 30),
     )
@@ -101,6 +103,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             gates,
             secrets,
             exposures=Exposures(client, namespace=settings.watch_namespace) if "HTTPTrigger" in found else None,
+            gateway_url=settings.gateway_url,
             namespace=settings.watch_namespace,
             grace_seconds=settings.grace_seconds,
         )

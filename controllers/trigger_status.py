@@ -28,7 +28,7 @@ class TriggerStatus:
         self._api = api
         self._path = path_of(trigger["apiVersion"], trigger["kind"], metadata["namespace"], metadata["name"])
         self._term = term
-        self._fenced = fenced
+        self.fenced = fenced
         self._live: Object | None = None  # as it was read or written last
         self._waiting: Object = {}  # what the next write changes
         self._next: asyncio.Task[None] | None = None
@@ -39,7 +39,7 @@ class TriggerStatus:
         """The status as it is now, this replica's from here on. Raises SourceError when it is not this one's."""
         async with self._writing:
             found = await self._read()
-            if self._fenced and _term_of(found) != self._held_term():
+            if self.fenced and _term_of(found) != self._held_term():
                 await self._write({})  # leaves the term: from now on an earlier holder cannot write
             assert self._live is not None
             status: Object = self._live.get("status", {})
@@ -63,7 +63,7 @@ class TriggerStatus:
     async def _write(self, changes: Object) -> None:
         while True:
             live = self._live if self._live is not None else await self._read()
-            if self._fenced:
+            if self.fenced:
                 _merge(changes, {"state": {_TERM: str(self._held_term())}})
             patch = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"]}, "status": changes}
             try:
@@ -99,14 +99,14 @@ class TriggerStatus:
                 continue
             if found["metadata"]["uid"] != self.uid:
                 raise _gone()
-            if self._fenced and _term_of(found) > self._held_term():
+            if self.fenced and _term_of(found) > self._held_term():
                 raise _lost()
             self._live = found
             return found
 
     async def _wait(self, problem: Exception) -> None:
         """Before it is tried again."""
-        if self._fenced:
+        if self.fenced:
             self._held_term()
         log.warning("status not written", extra={"path": self._path, "problem": str(problem) or repr(problem)})
         await asyncio.sleep(_AGAIN_SECONDS)

@@ -17,7 +17,7 @@ from controllers.api import Api, Object, Refused, plural_of
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import has
 from controllers.events import Events, happened_between
-from controllers.exposed import Exposures, is_exposed
+from controllers.exposed import Exposures, is_exposed, served_at
 from controllers.gates import Gates
 from controllers.operator import Event, Watch
 from controllers.secrets import Secrets
@@ -108,6 +108,7 @@ class TriggerController:
         *,
         duties: Duties | None = None,
         exposures: Exposures | None = None,
+        gateway_url: str | None = None,
         namespace: str | None = None,
         grace_seconds: float = 30.0,
     ) -> None:
@@ -127,6 +128,7 @@ class TriggerController:
         self._gates = gates
         self._secrets = secrets
         self._exposures = exposures
+        self._gateway_url = gateway_url
         self._namespace = namespace
         self._grace_seconds = grace_seconds
         self._triggers: dict[Key, KnownTrigger] = {}
@@ -399,7 +401,8 @@ class TriggerController:
         flows = {running.flow.identity.function: running.flow.status() for running in self.flows.of(trigger.uid)}
         if is_starting(flows) and now - trigger.applied_at < _STARTING_SECONDS:
             return {}, None
-        return {}, conditions_of_trigger(flows)
+        name, url = trigger.object["metadata"]["name"], self._gateway_url
+        return ({} if url is None else served_at(url, name, spec)), conditions_of_trigger(flows)
 
     def _writes_status(self, trigger: KnownTrigger) -> bool:
         return self.duties.holds(trigger.uid)
@@ -430,18 +433,21 @@ class TriggerController:
                 return False
             self._disclaim(key, known)
             known.spec, known.rejection = _spec_of(found)
+            known.status.fenced = self._is_fenced(known.spec)
             known.said = None
             self._claim(key, known)
             return True
         if known is not None:
             self._forget(key)
         spec, rejection = _spec_of(found)
-        fenced = spec is not None and needs_holder(spec) and not isinstance(self.duties, Alone)
         uid = found["metadata"]["uid"]
-        status = TriggerStatus(self._api, found, term=lambda: self.duties.term_of(uid), fenced=fenced)
+        status = TriggerStatus(self._api, found, term=lambda: self.duties.term_of(uid), fenced=self._is_fenced(spec))
         self._triggers[key] = self._by_uid[uid] = known = KnownTrigger(found, spec, rejection, status)
         self._claim(key, known)
         return True
+
+    def _is_fenced(self, spec: TriggerSource | None) -> bool:
+        return spec is not None and needs_holder(spec) and not isinstance(self.duties, Alone)
 
     def _forget(self, key: Key) -> None:
         trigger = self._triggers.pop(key, None)

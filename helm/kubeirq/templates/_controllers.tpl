@@ -91,6 +91,9 @@ and resource, the plural.
 {{- if eq .controller.name "http" }}
 - name: KUBEIRQ_GATEWAY_PORT
   value: "8080"
+- name: KUBEIRQ_GATEWAY_URL
+  value: http://{{ include "kubeirq.fullname" .top }}-gateway.{{ .top.Release.Namespace }}.svc
+    {{- with $values.gateway.service.port }}{{ if ne (int .) 80 }}:{{ . }}{{ end }}{{ end }}
 {{- end }}
 {{- with $values.kafka.brokers }}
 - name: KUBEIRQ_KAFKA_BROKERS
