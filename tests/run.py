@@ -44,7 +44,7 @@ def lacks_a_node() -> str | None:
     from servers import kubernetes_node
 
     install_packages(kubernetes_node.PACKAGES)
-    return lacks_an_api_server() or kubernetes_node.lacking()
+    return lacks_an_api_server() or kubernetes_node.lacking() or lacks_a_broker()
 
 
 def install_packages(packages: dict[str, str]) -> None:

@@ -1,12 +1,32 @@
 """What this tier stands on is built before any test's time limit runs, and says so while it takes minutes."""
 
+from collections.abc import AsyncIterator
+
 import pytest
+import pytest_asyncio
+from servers.cluster import Cluster, Namespace, cluster
 from servers.images import archives, project_archives
+from servers.kafka import jars
 from servers.kubernetes_build.build import programs
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         programs()
+        jars()
         archives()
         project_archives()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session", name="cluster")
+async def shared_cluster() -> AsyncIterator[Cluster]:
+    """The one cluster with the chart installed, for tests that bring a namespace of their own."""
+    async with cluster() as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def place(cluster: Cluster) -> AsyncIterator[Namespace]:
+    """A test's own namespace on it."""
+    async with cluster.namespace() as found:
+        yield found

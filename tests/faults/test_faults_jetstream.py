@@ -9,27 +9,10 @@ import pytest
 from servers.fabric import fabric, manifest
 from servers.function import function
 from servers.ledger import FUNCTION, account, count
-from servers.nats import nats_server
+from servers.nats import nats_server, publish
 
 MESSAGES = 20_000
 CONCURRENCY = 64
-KEYS = 1_000
-
-
-async def publish(url: str, messages: int) -> dict[str, list[int]]:
-    connection = await nats.connect(url)
-    stream = connection.jetstream()
-    await stream.add_stream(name="orders", subjects=["orders.>"])
-    sent: dict[str, list[int]] = {}
-    for first in range(0, messages, 500):
-        batch = []
-        for number in range(first, first + 500):
-            key = f"k{number % KEYS}"
-            sent.setdefault(key, []).append(number)
-            batch.append(stream.publish(f"orders.{key}", b'{"key": "%s", "n": %d}' % (key.encode(), number)))
-        await asyncio.gather(*batch)
-    await connection.close()
-    return sent
 
 
 def nats_trigger(url: str, target: str, **more: Any) -> dict[str, Any]:
@@ -63,7 +46,7 @@ async def until_acknowledged(url: str, seconds: float = 30) -> None:
 async def test_every_message_is_delivered_in_order_by_a_function_that_fails_now_and_then(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with nats_server() as server, function(FUNCTION, LEDGER=str(ledger), FAIL_SHARE="0.05") as target:
-        sent = await publish(server.url, MESSAGES)
+        sent = await publish(server.url, "orders", MESSAGES)
         trigger = nats_trigger(server.url, target.url, ordering="key")
         async with fabric(tmp_path / "m", tmp_path / "s", manifests=[trigger]):
             await until(lambda: count(ledger) >= MESSAGES, 120)
@@ -83,7 +66,7 @@ async def test_nothing_is_lost_while_fabric_function_and_server_are_killed_and_a
         nats_server() as server,
         function(FUNCTION, LEDGER=str(ledger), FAIL_SHARE="0.05", WORKS_SECONDS="0.001") as target,
     ):
-        sent = await publish(server.url, MESSAGES)
+        sent = await publish(server.url, "orders", MESSAGES)
         # A fabric that was killed holds what it took until this passed: short, so that the test need not wait
         trigger = nats_trigger(server.url, target.url, ackWaitSeconds=5)
         async with fabric(tmp_path / "m", tmp_path / "s", manifests=[trigger]) as it:

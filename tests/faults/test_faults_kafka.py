@@ -12,28 +12,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from servers.fabric import Fabric, fabric, manifest
 from servers.function import function
-from servers.kafka import apache_kafka, committed_and_ends, create_topic
+from servers.kafka import apache_kafka, committed_and_ends, create_topic, publish
 from servers.ledger import FUNCTION, account, count, entries
 
-KEYS = 1_000
 RECORDS = 20_000
 CONCURRENCY = 64
 FAST = {"backoffSeconds": 0.05, "backoffMaxSeconds": 0.5}
-
-
-async def publish(bootstrap: str, topic: str, numbers: Sequence[int], keys: int = KEYS) -> dict[str, list[int]]:
-    """Publishes records `{"key", "n"}` in order; what was sent, by key."""
-    sent: dict[str, list[int]] = {}
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
-        pending = []
-        for number in numbers:
-            key = f"k{number % keys}"
-            sent.setdefault(key, []).append(number)
-            pending.append(
-                await producer.send(topic, b'{"key": "%s", "n": %d}' % (key.encode(), number), key=key.encode())
-            )
-        await asyncio.gather(*pending)
-    return sent
 
 
 async def until(happened: Any, seconds: float) -> None:

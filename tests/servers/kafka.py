@@ -10,13 +10,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 from servers.ports import free_port
 
@@ -213,6 +214,21 @@ async def create_topic(bootstrap: str, name: str, partitions: int = 4, **configu
         await admin.close()
 
 
+async def publish(bootstrap: str, topic: str, numbers: Sequence[int], keys: int = 1_000) -> dict[str, list[int]]:
+    """Publishes records `{"key", "n"}` in order; what was sent, by key."""
+    sent: dict[str, list[int]] = {}
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
+        pending = []
+        for number in numbers:
+            key = f"k{number % keys}"
+            sent.setdefault(key, []).append(number)
+            pending.append(
+                await producer.send(topic, b'{"key": "%s", "n": %d}' % (key.encode(), number), key=key.encode())
+            )
+        await asyncio.gather(*pending)
+    return sent
+
+
 async def committed_and_ends(bootstrap: str, group: str, topic: str) -> tuple[dict[int, int], dict[int, int]]:
     """The group's committed offset and the end of each partition; 0 where nothing is committed."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
@@ -228,4 +244,17 @@ async def committed_and_ends(bootstrap: str, group: str, topic: str) -> tuple[di
         )
     finally:
         await consumer.stop()
+        await admin.close()
+
+
+async def assigned(bootstrap: str, group: str) -> list[set[str]]:
+    """The topics of which each member of a consumer group has partitions."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        (description,) = (await admin.describe_consumer_groups([group]))[0].groups
+        # a member that has just joined has none yet
+        members = [ConsumerProtocolMemberAssignment.decode(found) for *_, found in description[5] if found]
+        return [{topic for topic, partitions in member.assignment if partitions} for member in members]
+    finally:
         await admin.close()

@@ -140,6 +140,15 @@ class Node(APIServer):
         await self._start_dns()
         await self.until("kubelet", "wait", "--for=condition=Ready", "node/node", "--timeout=20s")
 
+    async def restart_api_server(self) -> None:
+        """SIGKILL, and started again; the rest of the control plane with it, whose own pauses grow to a minute."""
+        await self.kill("kube-apiserver")
+        await self.run_again("kube-apiserver")
+        await self.until("kube-apiserver", "get", "--raw", "/readyz")
+        for program in ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"):
+            await self.kill(program)
+            await self.run_again(program)
+
     async def stop(self) -> None:
         # The kernel ends the first process after all others of its namespace, and unshare waits for it
         if self.first is not None:

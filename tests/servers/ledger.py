@@ -89,3 +89,20 @@ def account(path: Path, sent: Mapping[str, Sequence[int]]) -> Account:
 def count(path: Path) -> int:
     """How many lines there are: cheap enough to be asked often."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+# Any event: its id, and when it was delivered
+IDS = """
+import os, time
+
+ledger = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def handler(event, context):
+    os.write(ledger, ("%s %.6f\\n" % (event["event-id"], time.time())).encode())
+"""
+
+
+def ids(path: Path) -> list[str]:
+    """Those that IDS wrote, in order."""
+    return [line.split(" ")[0] for line in path.read_text().splitlines()] if path.exists() else []

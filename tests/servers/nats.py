@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import nats
 from servers.ports import free_port
 
 PROGRAM = Path(sys.executable).with_name("nats-server")
@@ -75,3 +76,20 @@ async def nats_server(
         finally:
             if found.process is not None and found.process.returncode is None:
                 await found.kill()
+
+
+async def publish(url: str, stream: str, messages: int, keys: int = 1_000) -> dict[str, list[int]]:
+    """Publishes messages `{"key", "n"}` to `STREAM.KEY` in order, in a stream made for it; what was sent, by key."""
+    connection = await nats.connect(url)
+    jetstream = connection.jetstream()
+    await jetstream.add_stream(name=stream, subjects=[f"{stream}.>"])
+    sent: dict[str, list[int]] = {}
+    for first in range(0, messages, 500):
+        batch = []
+        for number in range(first, min(first + 500, messages)):
+            key = f"k{number % keys}"
+            sent.setdefault(key, []).append(number)
+            batch.append(jetstream.publish(f"{stream}.{key}", b'{"key": "%s", "n": %d}' % (key.encode(), number)))
+        await asyncio.gather(*batch)
+    await connection.close()
+    return sent

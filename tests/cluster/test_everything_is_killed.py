@@ -1,0 +1,110 @@
+"""Everything on the node is killed while events flow: deliveries go on by themselves, nothing is lost."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import kafka, nats
+from servers.cluster import Cluster, Namespace, function, keeping
+from servers.fabric import manifest
+from servers.ledger import FUNCTION, Account, account, count, entries
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300, func_only=True)]
+
+EVENTS = 4_000
+KEYS = 200
+STEP = 350  # events between two kills
+CONCURRENCY = 16
+FAST = {"backoffSeconds": 0.05, "backoffMaxSeconds": 0.5}
+SETTLED_SECONDS = 1.0  # before a kill: what was settled then may not have been acknowledged at the source
+# Calls of a moment, so that kills come while events flow; some fail, so that some are being retried
+WORK = {"FAIL_SHARE": "0.02", "WORKS_SECONDS": "0.003"}
+
+
+@dataclass
+class Flow:
+    """Events on their way into a ledger, by a function of two replicas, while things are killed."""
+
+    place: Namespace
+    ledger: Path
+    sent: Mapping[str, Sequence[int]]
+    controllers_killed_at: list[float] = field(default_factory=list)
+    functions_killed: int = 0
+
+    async def progress(self, events: int = STEP, seconds: float = 60) -> None:
+        """Returns once so many more are in the ledger, or all."""
+        goal = min(count(self.ledger) + events, EVENTS)
+        await self.place.until_it_holds(lambda: count(self.ledger) >= goal, f"{goal} deliveries", seconds)
+
+    async def kill_controllers(self, name: str) -> None:
+        for pod in await self.place.cluster.controllers(name):
+            await self.progress()
+            self.controllers_killed_at.append(time.time())
+            await self.place.cluster.kill_containers(pod)
+
+    async def kill_function(self) -> None:
+        for pod in await self.place.pods("ledger"):
+            await self.progress()
+            self.functions_killed += 1
+            await self.place.cluster.kill_containers(pod)
+
+    async def restart_api_server(self) -> None:
+        await self.progress()
+        await self.place.cluster.node.restart_api_server()
+
+    async def until_all_are_delivered(self) -> Account:
+        """Fails if one is not, or if a kill repeated more than what was at work in that moment."""
+        await self.place.until_it_holds(lambda: account(self.ledger, self.sent).lost == 0, "end", 120)
+        found = account(self.ledger, self.sent)
+        unacknowledged = sum(
+            kill - SETTLED_SECONDS < entry.at <= kill
+            for entry in entries(self.ledger)
+            for kill in self.controllers_killed_at
+        )
+        kills = len(self.controllers_killed_at) + self.functions_killed
+        print(f"\n{found}; {kills} kills")
+        assert (found.delivered, found.lost) == (EVENTS, 0)
+        assert found.duplicates <= unacknowledged + kills * CONCURRENCY
+        return found
+
+
+def ledger_function(folder: Path) -> dict[str, Any]:
+    return function("ledger", FUNCTION, scale={"min": 2}, **keeping(folder, **WORK))
+
+
+async def test_no_record_of_kafka_is_lost_or_out_of_order(place: Namespace, cluster: Cluster, tmp_path: Path):
+    topic = f"{place.name}-orders"
+    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    sent = await kafka.publish(cluster.kafka.bootstrap, topic, range(EVENTS), KEYS)
+    flow = Flow(place, tmp_path / "ledger", sent)
+    await place.apply(
+        ledger_function(tmp_path),
+        manifest("KafkaTrigger", "ledger", function="ledger", topics=[topic], concurrency=CONCURRENCY, delivery=FAST),
+    )
+    await flow.progress(1, 90)
+    for _ in range(2):
+        await flow.kill_controllers("kafka")
+        await flow.kill_function()
+    await flow.restart_api_server()
+    found = await flow.until_all_are_delivered()
+    assert found.out_of_order == 0
+
+
+async def test_no_message_of_jetstream_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path):
+    stream = f"{place.name}-orders"
+    sent = await nats.publish(cluster.nats.url, stream, EVENTS, KEYS)
+    flow = Flow(place, tmp_path / "ledger", sent)
+    spec = {"function": "ledger", "subject": f"{stream}.>", "ackWaitSeconds": 5}
+    await place.apply(
+        ledger_function(tmp_path),
+        manifest("NATSTrigger", "ledger", **spec, concurrency=CONCURRENCY, delivery=FAST),
+    )
+    await flow.progress(1, 90)
+    for _ in range(2):
+        await flow.kill_controllers("nats")
+        await flow.kill_function()
+    await flow.restart_api_server()
+    await flow.until_all_are_delivered()

@@ -1,0 +1,166 @@
+"""Triggers of every kind on a real node: replicas that share, upgrades and changes while events flow."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from servers import kafka, nats
+from servers.cluster import Cluster, Namespace, function, keeping
+from servers.fabric import manifest
+from servers.ledger import FUNCTION, account, count, entries
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300, func_only=True)]
+
+EVENTS = 1_000
+KEYS = 50
+
+
+async def test_replicas_share_the_partitions_of_a_topic(place: Namespace, cluster: Cluster, tmp_path: Path):
+    ledger, topic = tmp_path / "ledger", f"{place.name}-orders"
+    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await place.apply(function("ledger", FUNCTION, **keeping(tmp_path)), kafka_trigger(topic))
+    await place.until_ready("KafkaTrigger", "ledger")
+    await until_shared(place, topic)
+    sent = await kafka.publish(cluster.kafka.bootstrap, topic, range(EVENTS), KEYS)
+    await place.until_it_holds(lambda: count(ledger) >= EVENTS, f"{EVENTS} deliveries", 60)
+    shares = [await delivered_by(pod, place.name) for pod in await cluster.controllers("kafka")]
+    assert len(shares) == 2
+    assert sum(shares) == EVENTS
+    assert min(shares) > EVENTS / 10, shares
+    assert str(account(ledger, sent)) == clean(EVENTS)
+
+
+async def test_an_upgrade_of_the_controllers_repeats_nothing(place: Namespace, cluster: Cluster, tmp_path: Path):
+    for_kafka, for_nats = tmp_path / "kafka", tmp_path / "nats"
+    topic = stream = f"{place.name}-orders"
+    for folder in (for_kafka, for_nats):
+        folder.mkdir()
+    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    work = {"WORKS_SECONDS": "0.005"}
+    records = await kafka.publish(cluster.kafka.bootstrap, topic, range(2 * EVENTS), KEYS)
+    letters = await nats.publish(cluster.nats.url, stream, 2 * EVENTS, KEYS)
+    await place.apply(
+        function("of-kafka", FUNCTION, handler="of_kafka.handler", **keeping(for_kafka, **work)),
+        function("of-nats", FUNCTION, handler="of_nats.handler", **keeping(for_nats, **work)),
+        kafka_trigger(topic, function="of-kafka"),
+        manifest("NATSTrigger", "ledger", function="of-nats", subject=f"{stream}.>", concurrency=16),
+    )
+    ledgers = (for_kafka / "ledger", for_nats / "ledger")
+    await place.until_it_holds(lambda: all(map(count, ledgers)), "deliveries", 60)
+    names = [f"deployment/kubeirq-{name}" for name in ("kafka", "nats")]
+    await cluster.kubectl("rollout", "restart", *names)
+    for name in names:
+        await cluster.kubectl("rollout", "status", name, "--timeout=90s")
+    before = [count(ledger) for ledger in ledgers]
+    await place.until_it_holds(lambda: all(count(ledger) >= 2 * EVENTS for ledger in ledgers), "end", 90)
+    print(f"\n{before} of {2 * EVENTS} were delivered when the new controllers were ready")
+    assert str(account(ledgers[0], records)) == clean(2 * EVENTS)
+    of_nats = account(ledgers[1], letters)
+    assert (of_nats.lost, of_nats.duplicates) == (0, 0), of_nats  # in no order: that is its default
+
+
+async def test_a_trigger_that_is_changed_in_a_flow_loses_nothing_and_its_old_consumer_is_gone(
+    place: Namespace, cluster: Cluster, tmp_path: Path
+):
+    ledger, one, two = tmp_path / "ledger", f"{place.name}-one", f"{place.name}-two"
+    bootstrap = cluster.kafka.bootstrap
+    for topic in (one, two):
+        await kafka.create_topic(bootstrap, topic)
+    await place.apply(
+        function("ledger", FUNCTION, concurrency=16, **keeping(tmp_path, WORKS_SECONDS="0.02")),
+        kafka_trigger(one, concurrency=1),
+    )
+    await kafka.publish(bootstrap, one, range(400), KEYS)
+    await place.until_it_holds(lambda: count(ledger) >= 20, "deliveries", 60)
+    await place.apply(kafka_trigger(one, concurrency=16))
+    await place.until_it_holds(lambda: count(ledger) >= 400, "400 deliveries", 60)
+    found = entries(ledger)
+    assert speed([e.at for e in found[-150:]]) > 2 * speed([e.at for e in found[:20]]), "more run at once than before"
+
+    await place.apply(kafka_trigger(one, filter="data.n % 2 == 0"))
+    await place.until_ready("KafkaTrigger", "ledger")
+    await kafka.publish(bootstrap, one, range(400, 600), KEYS)
+    await place.until_it_holds(lambda: count(ledger) >= 500, "100 even ones", 30)
+
+    await place.apply(kafka_trigger(two))
+    await until_shared(place, two)
+    await kafka.publish(bootstrap, one, range(600, 700), KEYS)
+    await kafka.publish(bootstrap, two, range(700, 800), KEYS)
+    await place.until_it_holds(lambda: numbers(ledger) >= set(range(700, 800)), "what is in the new topic", 30)
+    assert not numbers(ledger) & set(range(600, 700)), "the old topic has no consumer"
+
+    await place.apply(kafka_trigger(one, two))
+    everything = {*range(400), *range(400, 600, 2), *range(600, 800)}
+    await place.until_it_holds(lambda: numbers(ledger) >= everything, "what the old topic got meanwhile", 30)
+    assert numbers(ledger) == everything
+    assert count(ledger) == len(everything), "each once"
+
+
+async def test_events_wait_for_a_function_that_is_deleted_and_made_again(
+    place: Namespace, cluster: Cluster, tmp_path: Path
+):
+    ledger, topic = tmp_path / "ledger", f"{place.name}-orders"
+    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    target = function("ledger", FUNCTION, **keeping(tmp_path, WORKS_SECONDS="0.005"))
+    await place.apply(target, kafka_trigger(topic))
+    sent = await kafka.publish(cluster.kafka.bootstrap, topic, range(EVENTS), KEYS)
+    await place.until_it_holds(lambda: count(ledger) > 50, "deliveries", 60)
+    await place.kubectl("delete", "function", "ledger", "--timeout=20s")
+    await place.until_condition("KafkaTrigger", "ledger", "Delivering", "FunctionDown", 40)
+    await place.until("Deployment", "ledger", lambda found: found is None, 40)
+    assert count(ledger) < EVENTS
+    await place.apply(target)
+    await place.until_it_holds(lambda: count(ledger) >= EVENTS, "the rest", 60)
+    await place.until_ready("KafkaTrigger", "ledger")
+    found = account(ledger, sent)
+    assert (found.lost, found.out_of_order) == (0, 0)
+    assert found.duplicates <= 16, "what ran when it was taken away"
+
+
+# --- helpers
+
+
+def kafka_trigger(*topics: str, **spec: Any) -> dict[str, Any]:
+    return manifest("KafkaTrigger", "ledger", **{"function": "ledger", "topics": topics, "concurrency": 16, **spec})
+
+
+def clean(events: int) -> str:
+    """What an account says where everything came once and in order."""
+    return f"sent {events}, delivered {events}, lost 0, duplicates 0, out of order 0"
+
+
+def numbers(ledger: Path) -> set[int]:
+    return {entry.number for entry in entries(ledger)}
+
+
+def speed(moments: list[float]) -> float:
+    """Events a second."""
+    return len(moments) / (moments[-1] - moments[0])
+
+
+async def delivered_by(controller: dict[str, Any], namespace: str) -> int:
+    """How many events of that namespace's triggers this replica has delivered."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{controller['status']['podIP']}:9090/metrics") as answer:
+            text = await answer.text()
+    return sum(
+        int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "kubeirq_events_delivered_total" and sample.labels["namespace"] == namespace
+    )
+
+
+async def until_shared(place: Namespace, topic: str) -> None:
+    """Returns once the trigger's group has two members with partitions of this topic, and of no other."""
+    group = f"kubeirq.{place.name}.ledger.ledger"
+    found: Any = None
+    try:
+        async with asyncio.timeout(60):
+            while (found := await kafka.assigned(place.cluster.kafka.bootstrap, group)) != [{topic}, {topic}]:
+                await asyncio.sleep(0.3)
+    except TimeoutError:
+        raise AssertionError(f"the group's members have {found}\n{await place.told()}") from None
