@@ -170,6 +170,7 @@ async def test_everything_that_is_said_arrives() -> None:
     assert http["terminationGracePeriodSeconds"] > 120
     labels = deployments["kubeirq-http"]["spec"]["template"]["metadata"]["labels"]
     assert (labels["team"], labels["app.kubernetes.io/component"]) == ("a", "http")
+    assert environment_of(deployments["kubeirq-http"])["KUBEIRQ_GATEWAY_URL"] == "https://a.example"
     functions = environment_of(deployments["kubeirq-functions"])
     assert functions["KUBEIRQ_RUNTIME_IMAGE"] == "mirror:5000/runtimes:2"
     assert json.loads(functions["KUBEIRQ_IMAGES"]) == {"python3.12": "mirror:5000/python:3.12"}

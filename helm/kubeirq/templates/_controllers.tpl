@@ -79,6 +79,17 @@ and resource, the plural.
 {{- end }}
 {{- end -}}
 
+{{- /* Where the triggers that the gateway serves are: at the Ingress' first host, else at the Service. */ -}}
+{{- define "kubeirq.gatewayUrl" -}}
+{{- $ingress := .Values.gateway.ingress -}}
+{{- $port := int .Values.gateway.service.port -}}
+{{- if and $ingress.enabled $ingress.hosts -}}
+{{ ternary "https" "http" (ne $ingress.tlsSecretName "") }}://{{ first $ingress.hosts }}
+{{- else -}}
+http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{ if ne $port 80 }}:{{ $port }}{{ end }}
+{{- end -}}
+{{- end -}}
+
 {{- define "kubeirq.triggerEnvironment" -}}
 {{- $values := .top.Values -}}
 {{- $store := $values.store -}}
@@ -92,8 +103,7 @@ and resource, the plural.
 - name: KUBEIRQ_GATEWAY_PORT
   value: "8080"
 - name: KUBEIRQ_GATEWAY_URL
-  value: http://{{ include "kubeirq.fullname" .top }}-gateway.{{ .top.Release.Namespace }}.svc
-    {{- with $values.gateway.service.port }}{{ if ne (int .) 80 }}:{{ . }}{{ end }}{{ end }}
+  value: {{ include "kubeirq.gatewayUrl" .top | quote }}
 {{- end }}
 {{- with $values.kafka.brokers }}
 - name: KUBEIRQ_KAFKA_BROKERS
