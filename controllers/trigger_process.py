@@ -15,12 +15,14 @@ from controllers.gates import Gates
 from controllers.leases import Slots, beside, slot_of
 from controllers.operator import operate
 from controllers.secrets import Secrets
-from controllers.trigger_store import ClusterStore, NoStore
+from controllers.trigger_store import ClusterStore
 from controllers.triggers import TriggerController
 from trigger_sources.admin import FlowAdmin, served
 from trigger_sources.gateway import Gateway
-from trigger_sources.host import LocalHost
+from trigger_sources.host import EventStore, LocalHost
 from trigger_sources.metrics_endpoint import metrics_endpoint
+from trigger_sources.nats.store import JetStreamStore
+from trigger_sources.no_store import NoStore
 from trigger_sources.registry import kinds, source_of
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ class TriggerSettings:
     secret_namespaces: Sequence[str]
     kafka_brokers: Sequence[str]
     nats_servers: Sequence[str]
+    store_servers: Sequence[str]  # JetStream of the fabric's own store; none: there is no store
+    store_credentials: str  # the text of a .creds file, or nothing
+    store_replicas: int  # of the store's streams
     port: int  # of metrics and health
     gateway_port: int
     gateway_url: str | None  # of its Service, for people
@@ -57,6 +62,9 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         secret_namespaces=environment.get("KUBEIRQ_SECRET_NAMESPACES", "").split(),
         kafka_brokers=environment.get("KUBEIRQ_KAFKA_BROKERS", "").split(),
         nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
+        store_servers=environment.get("KUBEIRQ_STORE_NATS_SERVERS", "").split(),
+        store_credentials=_text_of(environment, "KUBEIRQ_STORE_NATS_CREDS"),
+        store_replicas=number(environment, "KUBEIRQ_STORE_REPLICAS", 1),
         port=number(environment, "KUBEIRQ_PORT", 9090),
         gateway_port=number(environment, "KUBEIRQ_GATEWAY_PORT", 8080),
         gateway_url=environment.get("KUBEIRQ_GATEWAY_URL") or None,
@@ -87,11 +95,21 @@ async def run(name: str, settings: TriggerSettings) -> None:
         gates = Gates()
         stack.push_async_callback(gates.aclose)
         secrets = Secrets(settings.secret_namespaces)
+        controller: TriggerController  # what follows asks it, and it is made of that
+        kept: EventStore = NoStore()
+        if settings.store_servers:
+            kept = await stack.enter_async_context(
+                JetStreamStore.open(
+                    settings.store_servers,
+                    replica=settings.replica,
+                    credentials=settings.store_credentials,
+                    replicas=settings.store_replicas,
+                    may_take=lambda uid: controller.may_take(uid),
+                )
+            )
         host = LocalHost(
             replica=settings.replica,
-            store=ClusterStore(  # type: ignore[arg-type]
-                lambda uid: controller.status_of(uid), NoStore()
-            ),
+            store=ClusterStore(lambda uid: controller.status_of(uid), kept),
             gateway=Gateway(),
             secrets=secrets.text,
             defaults={"kafka": settings.kafka_brokers, "nats": settings.nats_servers},
@@ -186,3 +204,12 @@ def number(environment: Mapping[str, str], name: str, default: int) -> int:
         return int(text) if text else default
     except ValueError:
         raise ValueError(f"{name}: {text!r} is no number") from None
+
+
+def _text_of(environment: Mapping[str, str], name: str) -> str:
+    """Of the file that the variable names; nothing where it names none."""
+    path = environment.get(name)
+    try:
+        return Path(path).read_text() if path else ""
+    except OSError as error:
+        raise ValueError(f"{name}: {path}: {error.strerror}") from None

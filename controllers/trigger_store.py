@@ -1,28 +1,20 @@
 """What the fabric itself keeps on a cluster: the state of sources in the triggers' status, all else in JetStream."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from controllers.trigger_status import StatusState, TriggerStatus
-from trigger_sources.source import SourceError
+from trigger_sources.host import EventStore
 
 if TYPE_CHECKING:
     from trigger_sources.dead_letters import DeadLetters
-    from trigger_sources.store import Inbox
-
-
-class Kept(Protocol):
-    """JetStream's part, or the refusal where none is configured."""
-
-    def dead_letters(self, uid: str, function: str) -> "DeadLetters": ...
-
-    def inbox(self, uid: str) -> "Inbox": ...
+    from trigger_sources.inbox import Inbox
 
 
 class ClusterStore:
     """A `host.FabricStore`. `status_of` gives where a trigger's state is; it raises SourceError where it is gone."""
 
-    def __init__(self, status_of: Callable[[str], TriggerStatus], kept: Kept) -> None:
+    def __init__(self, status_of: Callable[[str], TriggerStatus], kept: EventStore) -> None:
         self._status_of = status_of
         self._kept = kept
 
@@ -34,17 +26,3 @@ class ClusterStore:
 
     def inbox(self, uid: str) -> "Inbox":
         return self._kept.inbox(uid)
-
-
-class NoStore:
-    """Nothing was configured to keep it: who needs it is told so before the first event."""
-
-    def dead_letters(self, uid: str, function: str) -> "DeadLetters":
-        raise _missing()
-
-    def inbox(self, uid: str) -> "Inbox":
-        raise _missing()
-
-
-def _missing() -> SourceError:
-    return SourceError("NoStore", "no store is configured")

@@ -24,7 +24,7 @@ from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.flow import Flow
 from trigger_sources.gate import Gate
 from trigger_sources.gateway import Gateway
-from trigger_sources.host import LocalHost
+from trigger_sources.host import FabricStore, LocalHost
 from trigger_sources.metrics import exposition
 from trigger_sources.source import MissingSecret, SourceError, TriggerSource
 from trigger_sources.spec import SecretRef
@@ -46,7 +46,7 @@ class Origin:
     patience_seconds: float = 20  # how long an event may take from the origin to the trigger
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)  # text by Secret's name and key
     gateway: Gateway | None = None
-    store: Store | None = None  # of triggers that keep what they accepted
+    store: FabricStore | None = None  # of triggers that keep what they accepted
 
 
 class SourceContract:

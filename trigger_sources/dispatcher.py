@@ -235,7 +235,7 @@ class Dispatcher:
             method, target, headers = call_of(delivery, held.tries + 1, gate.endpoint.path)
         except ValueError as problem:
             gate.abandoned()
-            self._bury(held, "InvalidEvent", str(problem), None)
+            self._part_with(held, "InvalidEvent", str(problem))
             return
         except BaseException:
             gate.abandoned()
@@ -304,7 +304,7 @@ class Dispatcher:
         mark = f"crash/{position}"
         if await self._state.get(mark) is not None:
             await self._state.delete(mark)
-            self._bury(held, "CrashLoop", f"handed out {held.delivery.handed_out} times, and never settled", None)
+            self._part_with(held, "CrashLoop", f"handed out {held.delivery.handed_out} times, and never settled")
             return False
         await self._state.put(mark, b"1")
         return True
@@ -443,6 +443,14 @@ class Dispatcher:
             await self._give_up(held, "ReplyRefused", message, answer)
 
     # --- settling
+
+    def _part_with(self, held: Held, reason: str, message: str) -> None:
+        """No further attempt can deliver it: a dead letter, unless nobody wants one."""
+        if held.delivery.caller_waits or self._policy.on_failure == "drop":
+            held.state = "settling"
+            held.task = self._spawn(self._end(held, Outcome("dropped", reason), message))
+        else:
+            self._bury(held, reason, message, None)
 
     def _bury(self, held: Held, reason: str, message: str, answer: Answer | None) -> None:
         """Hands the event to the undertaker: the lane holds until the dead letter is durable, the worker goes on."""
@@ -748,13 +756,13 @@ class Dispatcher:
         return len(found)
 
     def skip(self, key: bytes | None) -> int:
-        """Parked and retrying lanes of that key (None: all) go on; their first event becomes a dead letter."""
+        """Parked and retrying lanes of that key (None: all) go on; their first event is dead-lettered, or dropped."""
         found = self._stuck(key)
         for held in found:
             if held.timer is not None:
                 held.timer.cancel()
                 held.timer = None
-            self._bury(held, "Skipped", f"skipped by hand; last: {held.last_message}", None)
+            self._part_with(held, "Skipped", f"skipped by hand; last: {held.last_message}")
         return len(found)
 
     def _stuck(self, key: bytes | None) -> list[Held]:

@@ -22,8 +22,8 @@ from trigger_sources.spec import SecretRef
 
 if TYPE_CHECKING:
     from trigger_sources.gateway import Requests
+    from trigger_sources.inbox import Inbox
     from trigger_sources.routes import Route
-    from trigger_sources.store import Inbox
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -110,6 +110,7 @@ class Flow:
         self._stopped = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
         self._draining = False
+        self._needs_dead_letters = True
         self._extends = False
         self._since: dict[str, tuple[str, float]] = {}
 
@@ -251,10 +252,12 @@ class Flow:
     async def _prepare_dead_letters(self) -> None:
         dispatcher = self.dispatcher
         if dispatcher.dead_letters is None:
-            dispatcher.dead_letters = self.trigger.dead_letters(self.context) or self._host.store.dead_letters(
-                self.identity.uid, self.identity.function
-            )
-        await dispatcher.dead_letters.prepare()
+            beside = self.trigger.dead_letters(self.context)
+            dispatcher.dead_letters = beside or self._host.store.dead_letters(self.identity.uid, self.identity.function)
+            # What is kept in the fabric's own store need not be had by who never needs it
+            self._needs_dead_letters = beside is not None or self.trigger.needs_dead_letters
+        if self._needs_dead_letters:
+            await dispatcher.dead_letters.prepare()
 
     async def _watch(self) -> None:
         """Asks for the lag, and once for how many dead letters there are."""

@@ -8,11 +8,30 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from trigger_sources.spec import SecretRef
 
 if TYPE_CHECKING:
+    from trigger_sources.dead_letters import DeadLetters
     from trigger_sources.gateway import Gateway
-    from trigger_sources.store import Store
+    from trigger_sources.inbox import Inbox
+    from trigger_sources.source import State
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class EventStore(Protocol):
+    """Where the fabric keeps events that no broker of the trigger's own keeps."""
+
+    def dead_letters(self, uid: str, function: str) -> "DeadLetters":
+        """The dead letters of that trigger and function."""
+
+    def inbox(self, uid: str) -> "Inbox":
+        """The durable queue of that trigger, always the same object."""
+
+
+class FabricStore(EventStore, Protocol):
+    """What the fabric itself keeps. Asking for a part of it costs nothing; using it may raise SourceError."""
+
+    def state(self, uid: str, function: str) -> "State":
+        """The small durable state of that trigger and function."""
 
 
 class Host(Protocol):
@@ -20,7 +39,7 @@ class Host(Protocol):
 
     replica: str  # this process, unlike any other that may share the work
     defaults: Mapping[str, Sequence[str]]  # addresses where a spec names none: "kafka", "nats"
-    store: "Store"
+    store: FabricStore
     gateway: "Gateway"
 
     async def secret(self, namespace: str, reference: SecretRef) -> str:
@@ -88,7 +107,7 @@ class LocalHost:
         self,
         *,
         replica: str,
-        store: "Store",
+        store: FabricStore,
         gateway: "Gateway",
         secrets: Callable[[str, SecretRef], str],
         defaults: Mapping[str, Sequence[str]],

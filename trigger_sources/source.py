@@ -15,8 +15,8 @@ from trigger_sources.spec import DeliveryPolicy, Reply, SecretRef, Spec, Target
 if TYPE_CHECKING:
     from trigger_sources.dead_letters import DeadLetters
     from trigger_sources.gateway import Requests
+    from trigger_sources.inbox import Inbox
     from trigger_sources.routes import Route
-    from trigger_sources.store import Inbox
 
 Ordering = Literal["key", "partition", "none"]
 Sharing = Literal["partitioned", "competing", "single"]
@@ -175,6 +175,12 @@ class TriggerSource(Spec):
     def callers_wait(self) -> bool:
         """Whether its events have callers that wait for the answer: they are taken even while the function is down."""
         return False
+
+    @property
+    def needs_dead_letters(self) -> bool:
+        """Whether its events may become dead letters without anyone's doing: there must be a place for them then."""
+        unreadable = self.filter is not None and self.filter_error == "deadLetter"
+        return self.delivery.on_failure == "deadLetter" or unreadable
 
     @property
     def addresses(self) -> Mapping[str, Sequence[str]]:

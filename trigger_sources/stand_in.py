@@ -12,8 +12,8 @@ from trigger_sources.spec import SecretRef
 
 if TYPE_CHECKING:
     from trigger_sources.gateway import Requests
+    from trigger_sources.inbox import Inbox
     from trigger_sources.routes import Route
-    from trigger_sources.store import Inbox
 
 T = TypeVar("T")
 

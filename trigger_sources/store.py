@@ -1,14 +1,18 @@
 """The fabric's own durable store on one machine: one SQLite file with states, dead letters and inboxes."""
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
+from trigger_sources.delivery import Outcome
+from trigger_sources.inbox import Kept
 from trigger_sources.source import SourceError
 
 T = TypeVar("T")
@@ -34,6 +38,7 @@ CREATE INDEX inbox_by_uid ON inbox (uid, sequence);
 """
 _LETTERS_A_READ = 64
 _MOST_IN_A_TRANSACTION = 1_000
+_TRY_AGAIN_SECONDS = 5.0  # what could not be removed is handed out again then, to be settled once more
 
 
 class StoreError(SourceError):
@@ -54,7 +59,7 @@ class Store:
         self._waiting: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
-        self._inboxes: dict[str, Inbox] = {}
+        self._inboxes: dict[str, StoreInbox] = {}
 
     @classmethod
     @asynccontextmanager
@@ -82,9 +87,9 @@ class Store:
         """The dead letters of that trigger: of one function, or None for all of them."""
         return StoreDeadLetters(self, uid, function)
 
-    def inbox(self, uid: str) -> "Inbox":
-        """The durable queue of that trigger: always the same object, so that who reads it hears of what arrives."""
-        return self._inboxes.setdefault(uid, Inbox(self, uid))
+    def inbox(self, uid: str) -> "StoreInbox":
+        """The durable queue of that trigger: always the same object, which knows what is held."""
+        return self._inboxes.setdefault(uid, StoreInbox(self, uid))
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work` in the writer's thread; returns its result once everything it wrote is durable.
@@ -220,60 +225,115 @@ class StoreDeadLetters:
         ).fetchall()
 
 
-class Inbox:
-    """A durable queue of records, for events that are accepted before they are delivered.
+class StoreInbox:
+    """An `inbox.Inbox` in the store. The file is this process' alone, so what is held is known in memory."""
 
-    `arrived` is set whenever records have become durable; its one reader clears it before it reads.
-    """
+    largest_bytes = None
+    must_give_back = False
 
     def __init__(self, store: Store, uid: str) -> None:
         self._store = store
         self._uid = uid
-        self.arrived = asyncio.Event()
+        self._newest = 0  # the last sequence that was handed out: no later one ever was
+        self._held: dict[int, object] = {}  # by sequence, which handing out it was
+        self._given_back: dict[int, float] = {}  # by sequence, from when on it may be taken, of the loop's clock
+        self._times: dict[int, int] = {}  # how often it was handed out, of what is held or given back
+        self._news = asyncio.Event()
+        self._news.set()  # what an earlier life has left
 
-    async def append(self, record: bytes) -> int:
-        """The record's sequence: greater than all before it, never used again. Returns once it is durable."""
-        (sequence,) = await self.append_all([record])
-        return sequence
+    async def prepare(self) -> None:
+        """Nothing is missing once the store is open."""
 
-    async def append_all(self, records: Sequence[bytes]) -> list[int]:
-        """The sequences of the records, in order; all of them become durable or none."""
-
-        def insert(connection: sqlite3.Connection) -> list[int]:
-            sequences = []
-            for record in records:
-                cursor = connection.execute("INSERT INTO inbox (uid, record) VALUES (?, ?)", (self._uid, record))
-                assert cursor.lastrowid is not None
-                sequences.append(cursor.lastrowid)
-            return sequences
-
+    async def append_all(self, records: Sequence[bytes]) -> None:
+        rows = [(self._uid, record) for record in records]
         try:
-            return await self._store.run(insert)
+            await self._store.run(
+                lambda connection: (
+                    connection.executemany("INSERT INTO inbox (uid, record) VALUES (?, ?)", rows).rowcount
+                )
+            )
         finally:
-            self.arrived.set()  # also when cancelled: what was asked for may be written nevertheless
+            self._news.set()  # also when cancelled: what was asked for may be written nevertheless
 
-    async def read(self, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """The first records whose sequence is greater than `after`, in order, at most `limit`."""
-        return await self._store.run(
-            lambda connection: connection.execute(
-                "SELECT sequence, record FROM inbox WHERE uid = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-                (self._uid, after, limit),
-            ).fetchall()
-        )
-
-    async def remove(self, sequences: Iterable[int]) -> None:
-        """Returns once they are gone for good. One that is gone already is no error."""
-        rows = [(sequence, self._uid) for sequence in sequences]
-        await self._store.run(
-            lambda connection: connection.executemany("DELETE FROM inbox WHERE sequence = ? AND uid = ?", rows).rowcount
-        )
+    async def take(self, limit: int, timeout_seconds: float, *, in_order: bool = False) -> list[Kept]:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_seconds
+        while True:
+            now = clock()
+            due = sorted(sequence for sequence, at in self._given_back.items() if at <= now)[:limit]
+            if due or self._news.is_set():
+                self._news.clear()
+                try:
+                    kept = await self._take(due, limit)
+                except BaseException:
+                    self._news.set()  # it was not looked at
+                    raise
+                if len(kept) == limit:
+                    self._news.set()  # there may be more
+                if kept:
+                    return kept
+            if clock() >= deadline:
+                return []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min([deadline, *self._given_back.values()])):
+                    await self._news.wait()
 
     async def count(self) -> int:
-        """How many records there are. It counts: not for every event."""
         (count,) = await self._store.run(
             lambda connection: connection.execute("SELECT count(*) FROM inbox WHERE uid = ?", (self._uid,)).fetchone()
         )
         return int(count)
+
+    async def give_back(self) -> None:
+        for sequence in list(self._held):
+            self._release(sequence, 0)
+
+    async def _take(self, due: Sequence[int], limit: int) -> list[Kept]:
+        newest = self._newest
+
+        def read(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+            found: list[tuple[int, bytes]] = []
+            for sequence in due:
+                found += connection.execute("SELECT sequence, record FROM inbox WHERE sequence = ?", (sequence,))
+            found += connection.execute(
+                "SELECT sequence, record FROM inbox WHERE uid = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+                (self._uid, newest, limit - len(found)),
+            )
+            return found
+
+        rows = await self._store.run(read)
+        for sequence in set(due).difference(sequence for sequence, _ in rows):
+            self._given_back.pop(sequence, None)  # it was settled after all
+        kept = []
+        for sequence, record in rows:
+            if self._given_back.pop(sequence, None) is None and sequence <= self._newest:
+                continue  # another take was faster
+            self._newest = max(self._newest, sequence)
+            self._times[sequence] = self._times.get(sequence, 0) + 1
+            hold = self._held[sequence] = object()
+            settle = partial(self._settle, sequence, hold)
+            kept.append(Kept(str(sequence), record, settle, handed_out=self._times[sequence]))
+        return kept
+
+    async def _settle(self, sequence: int, hold: object, outcome: Outcome) -> None:
+        if outcome.final:
+            try:
+                await self._store.run(
+                    lambda connection: connection.execute("DELETE FROM inbox WHERE sequence = ?", (sequence,)).rowcount
+                )
+            except StoreError:
+                if self._held.get(sequence) is hold:
+                    self._release(sequence, _TRY_AGAIN_SECONDS)
+                raise
+            for known in (self._held, self._given_back, self._times):
+                known.pop(sequence, None)
+        elif self._held.get(sequence) is hold:
+            self._release(sequence, outcome.after_seconds)
+
+    def _release(self, sequence: int, after_seconds: float) -> None:
+        del self._held[sequence]
+        self._given_back[sequence] = asyncio.get_running_loop().time() + after_seconds
+        self._news.set()
 
 
 def _transact(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], Any]]) -> list[Any]:

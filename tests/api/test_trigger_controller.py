@@ -2,15 +2,20 @@
 
 import asyncio
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import nats
 import pytest
-from servers.controllers import Cluster, cluster, condition, resource
+from servers.controllers import SYSTEM, Cluster, cluster, condition, resource
 from servers.function import function
 from servers.ledger import FUNCTION, account, count
 from servers.nats import nats_server
+
+from controllers.leases import slot_of
+from controllers.trigger_process import SLOTS
 
 
 async def published(url: str, numbers: range, subject: str = "orders") -> None:
@@ -197,3 +202,93 @@ async def test_an_exposed_trigger_is_an_ingress_kept_as_wanted_and_its_state_is_
         assert condition(found)["reason"] == "FunctionDown"
         await it.apply(resource("HTTPTrigger", "greet", {"function": "greet", "host": "shop.example"}))
         await it.until("ingress", "greet", lambda found: found is None)
+
+
+@pytest.mark.timeout(180)
+async def test_every_tick_comes_once_while_the_leader_is_killed_again_and_again(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    ticks = "import os\n\ndef handler(event, context):\n"
+    ticks += "    with open(os.environ['LEDGER'], 'a') as f: f.write(event['event-id'] + '\\n')\n"
+    async with cluster(tmp_path) as it, function(ticks, LEDGER=str(ledger)) as f:
+        replicas = [await it.start("trigger", "cron", replica=name) for name in ("one", "two")]
+        spec = {"schedule": "* * * * * *", "url": f.url, "catchUp": "all", "delivery": {"onFailure": "drop"}}
+        await it.apply(resource("CronTrigger", "tick", spec))
+        await it.until("crontrigger", "tick", lambda found: condition(found)["status"] == "True")
+        holders = []
+        for _ in range(3):
+            await until_counted(ledger, count(ledger) + 3, it)
+            holder = await holder_of(it, "CronTrigger", "tick")
+            holders.append(holder)
+            await next(found for found in replicas if found.environment["KUBEIRQ_REPLICA"] == holder).kill()
+            await until_counted(ledger, count(ledger) + 1, it)
+            await next(found for found in replicas if found.environment["KUBEIRQ_REPLICA"] == holder).start()
+        await it.server.kubectl("patch", "crontrigger", "tick", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+        await it.until("crontrigger", "tick", lambda found: condition(found)["reason"] == "Suspended", 40)
+        ids = ledger.read_text().split()
+        times = sorted({id.rpartition("/")[2] for id in ids})
+        seconds = [datetime.fromisoformat(time).timestamp() for time in times]
+        assert len({id.rpartition("/")[0] for id in ids}) == 1, "the trigger's uid"
+        assert seconds == [seconds[0] + number for number in range(len(seconds))], "none is missing"
+        assert len(ids) - len(times) <= 3, "at most what was under way at each kill came twice"
+
+
+async def holder_of(it: Cluster, kind: str, name: str) -> str:
+    """The replica that runs the trigger."""
+    uid = (await it.get(kind, name))["metadata"]["uid"]
+    controller = kind.lower().removesuffix("trigger")
+    lease = f"kubeirq-{controller}-{slot_of(uid, SLOTS)}"
+    found: str = (await it.get("lease", lease, SYSTEM))["spec"]["holderIdentity"]
+    return found
+
+
+@pytest.mark.timeout(120)
+async def test_what_the_gateway_accepted_outlives_kill_9_of_the_controller(tmp_path: Path) -> None:
+    ledger, sent = tmp_path / "ledger", 0
+    async with cluster(tmp_path) as it, nats_server() as store, function(FUNCTION, LEDGER=str(ledger)) as f:
+        controller = await it.start("trigger", "http", KUBEIRQ_STORE_NATS_SERVERS=store.url)
+        await it.apply(resource("HTTPTrigger", "orders", {"url": f.url, "answer": "accepted", "concurrency": 2}))
+        await it.until("httptrigger", "orders", lambda found: condition(found)["status"] == "True")
+        address = f"http://127.0.0.1:{controller.port('KUBEIRQ_GATEWAY_PORT')}/orders"
+        for _ in range(3):
+            async with aiohttp.ClientSession() as session:
+                for _ in range(100):
+                    async with session.post(address, json={"key": str(sent % 10), "n": sent}) as answer:
+                        assert answer.status == 202, await answer.text()
+                    sent += 1
+            await controller.kill()
+            await controller.start()
+            await until_served(address, it)
+        await until_counted(ledger, sent, it)
+        found = account(ledger, {str(key): list(range(key, sent, 10)) for key in range(10)})
+        assert (found.sent, found.lost) == (sent, 0)
+        assert found.duplicates <= 3 * 64, "what was held at each kill, at most"
+
+
+@pytest.mark.timeout(60)
+async def test_a_path_is_the_older_triggers_and_the_younger_is_told(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.start("trigger", "http")
+        await it.server.kubectl("create", "namespace", "shop")
+        await it.apply(resource("HTTPTrigger", "first", {"url": "http://127.0.0.1:1/", "path": "/orders"}))
+        await asyncio.sleep(1.1)  # creation times are whole seconds
+        await it.apply(resource("HTTPTrigger", "second", {"url": "http://127.0.0.1:1/", "path": "/orders"}))
+        found = await it.until("httptrigger", "second", lambda found: condition(found)["reason"] == "Taken")
+        assert "POST /orders is served by the older HTTPTrigger default/first" in condition(found)["message"]
+        await it.server.kubectl("delete", "httptrigger", "first", "--timeout=10s")
+        await it.until("httptrigger", "second", lambda found: condition(found)["reason"] != "Taken")
+
+
+async def until_served(address: str, it: Cluster) -> None:
+    """Returns once the gateway listens."""
+    try:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+            while True:
+                try:
+                    async with session.get(address) as answer:
+                        if answer.status == 405:
+                            return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(it.logs()) from None

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from servers.broker import BROKERS, Broker, ListTrigger
 from servers.scripted import Answer, Call, scripted
+from servers.stores import ComposedStore
 
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.flow import Flow
 from trigger_sources.gate import Gate
 from trigger_sources.gateway import Gateway
-from trigger_sources.host import LocalHost
+from trigger_sources.host import EventStore, LocalHost
+from trigger_sources.no_store import NoStore
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
 from trigger_sources.store import Store
@@ -55,6 +57,7 @@ async def bench(
     broker: Broker | None = None,
     grace_seconds: float = 5,
     gate: Gate | None = None,
+    events: EventStore | None = None,
     **spec: Any,
 ) -> AsyncIterator[Bench]:
     broker = broker or Broker()
@@ -62,7 +65,8 @@ async def bench(
     trigger = ListTrigger.model_validate({"broker": "it", "function": "f", "ordering": "key", "delivery": FAST, **spec})
     gate = gate or Gate("f", url)
     async with Store.open(tmp_path / "state.db") as store:
-        host = LocalHost(replica="r", store=store, gateway=Gateway(), secrets=no_secrets, defaults={})
+        kept = store if events is None else ComposedStore(events)
+        host = LocalHost(replica="r", store=kept, gateway=Gateway(), secrets=no_secrets, defaults={})
         flow = Flow(
             trigger, kind="ListTrigger", namespace="default", name="t", uid="default/ListTrigger/t",
             function="f", gate=gate, host=host, gate_of=lambda name: gate,
@@ -537,6 +541,58 @@ async def test_a_waiting_caller_gets_a_4xx_as_the_answer_and_no_dead_letter_is_w
         assert outcome.answer is not None
         assert (outcome.kind, outcome.answer.status, outcome.answer.body) == ("dropped", 422, b"no")
         assert await it.letters() == []
+
+
+async def test_what_nobody_wants_as_a_dead_letter_is_dropped_when_a_person_skips_it(tmp_path: Path) -> None:
+    async def decide(call: Call) -> Answer:
+        return 503
+
+    slow = {"backoffSeconds": 100, "backoffMaxSeconds": 100}
+    for spec in ({"waits": True, "delivery": slow}, {"delivery": {**slow, "onFailure": "drop"}}):
+        async with scripted(decide) as function, bench(function.url, tmp_path, **spec) as it:
+            it.broker.publish(key="k")
+            await it.until(lambda: it.flow.dispatcher.states().get("retrying") == 1)
+            assert it.flow.skip(None) == 1
+            await it.until(it.settled(1))
+            (outcome,) = it.broker.outcomes["1"]
+            assert (outcome.kind, outcome.reason) == ("dropped", "Skipped")
+            assert await it.letters() == []
+
+
+async def test_without_a_store_a_trigger_that_may_need_one_says_what_to_do_and_takes_nothing(tmp_path: Path) -> None:
+    for spec in ({}, {"delivery": {"onFailure": "drop"}, "filter": "data > 1"}):
+        async with scripted() as function, bench(function.url, tmp_path, events=NoStore(), **spec) as it:
+            it.broker.publish()
+            await it.until(lambda: it.flow.connected[1] == "NoStore")
+            message = it.flow.status().conditions[0].message
+            assert "store.nats.servers" in message
+            assert "spec.delivery.onFailure to park or drop" in message
+            assert it.broker.reads == 0
+
+
+async def test_without_a_store_a_trigger_that_parks_or_drops_delivers(tmp_path: Path) -> None:
+    async def decide(call: Call) -> Answer:
+        return 422 if call.body == b'"bad"' else 200
+
+    async with scripted(decide) as function:
+        drop = {**FAST, "onFailure": "drop"}
+        async with bench(function.url, tmp_path, events=NoStore(), delivery=drop, filter="true") as it:
+            it.broker.publish(b'"bad"')
+            await it.until(lambda: it.flow.connected[1] == "NoStore")
+        async with bench(function.url, tmp_path, events=NoStore(), delivery=drop) as it:
+            it.broker.publish(b'"bad"')
+            it.broker.publish(b'"good"')
+            await it.until(it.settled(2))
+            assert it.broker.final() == {"1": "dropped", "2": "delivered"}
+        park = {**FAST, "onFailure": "park"}
+        async with bench(function.url, tmp_path, events=NoStore(), delivery=park, grace_seconds=0.2) as it:
+            it.broker.publish(b'"bad"', key="a")
+            it.broker.publish(b'"good"', key="b")
+            await it.until(it.settled(1))
+            await it.until(lambda: it.flow.dispatcher.states().get("parked") == 1)
+            it.flow.skip(b"a")
+            await it.until(lambda: "store.nats.servers" in it.flow.dispatcher.unwritable)
+            assert it.broker.final() == {"2": "delivered"}, "what cannot be kept is not acknowledged"
 
 
 async def test_a_reply_is_confirmed_before_its_event_is_settled_and_the_function_is_not_called_again(

@@ -1,7 +1,6 @@
 """HTTP requests as events: answered by the function, or accepted durably and delivered later."""
 
 import asyncio
-import contextlib
 import logging
 import time
 import uuid
@@ -26,7 +25,7 @@ from trigger_sources.spec import SecretRef, Spec
 
 if TYPE_CHECKING:
     from trigger_sources.gateway import IncomingRequest, Requests
-    from trigger_sources.store import Inbox
+    from trigger_sources.inbox import Inbox, Kept
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,10 @@ _READ_SECONDS = 1.0
 _ACCEPT_SECONDS = 60.0  # it ends by being cancelled
 _NO_ROOM_SECONDS = 0.05
 _ACCEPTED_AT_ONCE = 256
+_LOOK_SECONDS = 0.25
+_LET_GO_SECONDS = 30.0  # what runs may end within this before another replica gets it
+_COUNT_SECONDS = 5.0  # other replicas accept, too
+_COUNT_FULL_SECONDS = 1.0
 
 
 class BasicAuth(Spec):
@@ -151,6 +154,16 @@ class HTTPTrigger(TriggerSource):
         """Always: also who is answered 202 must find the route served while the function is down."""
         return True
 
+    @property
+    def needs_dead_letters(self) -> bool:
+        """Who waits for the answer gets the failure, too."""
+        return self.answer == "accepted" and super().needs_dead_letters
+
+    async def prepare(self, context: Context) -> None:
+        """What is accepted has a place to be kept."""
+        if self.answer == "accepted":
+            await context.inbox().prepare()
+
     async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
         """Serves the route while the generator is open."""
         admitted = await self._credentials(context)
@@ -232,28 +245,44 @@ class HTTPTrigger(TriggerSource):
 
     async def _accepted(self, context: Context, requests: "Requests") -> AsyncGenerator[list[Delivery], None]:
         inbox = context.inbox()
-        backlog = _Backlog(inbox, self.max_backlog, await inbox.count())
-        # Accepting goes on while there is no room and nobody asks for more, hence its own task
-        acceptor = asyncio.create_task(self._accept(context, requests, inbox, backlog))
-        inbox.arrived.set()  # what an earlier life has left
+        backlog = _Backlog(inbox, self.max_backlog)
+        # Accepting goes on while there is no room and nobody asks for more, hence its own task; so does letting go
+        beside = [
+            asyncio.create_task(self._accept(context, requests, inbox, backlog)),
+            asyncio.create_task(self._let_go(context, inbox)),
+        ]
+        connected = True
         try:
             while not context.stopping.is_set():
                 if context.room <= 0:
                     await asyncio.sleep(_NO_ROOM_SECONDS)
-                elif not inbox.arrived.is_set():
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_READ_SECONDS):  # wait_for may swallow a cancellation
-                            await inbox.arrived.wait()
-                else:
-                    inbox.arrived.clear()
-                    records = await inbox.read(backlog.yielded, context.room)
-                    if records:
-                        inbox.arrived.set()  # there may be more
-                        backlog.yielded = records[-1][0]
-                        yield [_delivery_from(sequence, record, inbox, backlog) for sequence, record in records]
+                    continue
+                try:
+                    kept = await inbox.take(context.room, _READ_SECONDS, in_order=self.lanes != "none")
+                except SourceError as error:
+                    # The route stays: whoever calls is told to come back, and not that there is nothing here
+                    connected = False
+                    context.report(connected=False, reason=error.reason, message=str(error))
+                    await asyncio.sleep(_READ_SECONDS)
+                    continue
+                if not connected:
+                    connected = True
+                    context.report(connected=True)
+                if kept:
+                    yield [_delivery_from(record, backlog) for record in kept]
         finally:
-            acceptor.cancel()
-            await asyncio.gather(acceptor, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await inbox.give_back()
+
+    async def _let_go(self, context: Context, inbox: "Inbox") -> None:
+        """What another replica is about to take is not called for here, nor settled."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if inbox.must_give_back:
+                await context.withdraw(lambda _: True, min(self.delivery.timeout_seconds, _LET_GO_SECONDS))
+                await inbox.give_back()
 
     async def _accept(self, context: Context, requests: "Requests", inbox: "Inbox", backlog: "_Backlog") -> None:
         """Takes requests as they come, makes their events durable, answers them 202."""
@@ -274,12 +303,17 @@ class HTTPTrigger(TriggerSource):
     ) -> None:
         kept: list[tuple[IncomingRequest, list[Event]]] = []
         records: list[bytes] = []
+        largest = inbox.largest_bytes
         for request in taken:
             events = self._events_of(request, context)
             if events is None:
                 continue
             forward = self._forwarded(request)
-            records += [record_from(event, forward) for event in events]
+            found = [record_from(event, forward) for event in events]
+            if largest is not None and any(len(record) > largest for record in found):
+                _refuse(request, 413, f"an event with its headers may have {largest} bytes where it is kept")
+                continue
+            records += found
             kept.append((request, events))
         if records and await backlog.is_full(time.monotonic()):
             for request, _ in kept:
@@ -346,37 +380,35 @@ class HTTPTrigger(TriggerSource):
 
 @dataclass(slots=True)
 class _Backlog:
-    """How far an inbox was handed out, and how many accepted events it has."""
+    """About how many accepted events an inbox has, and whether that is too many."""
 
     inbox: "Inbox"
     limit: int
-    count: int
-    yielded: int = 0  # the last sequence that was handed out
+    count: int = 0
     counted_at: float = float("-inf")
 
     async def is_full(self, now: float) -> bool:
-        """Whether nothing more is accepted. Before it says so it counts, at most once a second."""
-        if self.count >= self.limit and now - self.counted_at >= 1:
+        """Whether nothing more is accepted. It counts every few seconds; while it is full, every second."""
+        if now - self.counted_at >= (_COUNT_FULL_SECONDS if self.count >= self.limit else _COUNT_SECONDS):
             self.counted_at = now
             self.count = await self.inbox.count()
         return self.count >= self.limit
 
 
-def _delivery_from(sequence: int, record: bytes, inbox: "Inbox", backlog: _Backlog) -> Delivery:
+def _delivery_from(kept: "Kept", backlog: _Backlog) -> Delivery:
     try:
-        event, request = from_record(record)
+        event, request = from_record(kept.record)
     except ValueError as error:
-        raise SourceError("StoreCorrupt", f"accepted event {sequence}: {error}") from error
+        raise SourceError("StoreCorrupt", f"accepted event {kept.position}: {error}") from error
 
     async def settle(outcome: Outcome) -> None:
+        await kept.settle(outcome)
         if outcome.final:
-            await inbox.remove([sequence])
             backlog.count -= 1
-        else:
-            backlog.yielded = min(backlog.yielded, sequence - 1)
-            inbox.arrived.set()
 
-    return _delivery(event, request, settle, position=str(sequence))
+    return replace(
+        _delivery(event, request, settle, position=kept.position), extend=kept.extend, handed_out=kept.handed_out
+    )
 
 
 def _delivery(

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import ssl
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import nats
 import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
+from nats.errors import MaxPayloadError, NoRespondersError
 from pydantic import Field, model_validator
 
 from trigger_sources.source import Context, SourceError
@@ -50,15 +52,35 @@ class Security(Spec):
     tls: Tls | None = None
 
 
-class Connection:
-    """A NATS connection that comes back for ever, and tells who listens when it goes and comes."""
+@dataclass(slots=True)
+class _Publication:
+    """Messages under way to a stream: how many it has not confirmed, and who waits for that."""
 
-    def __init__(self, client: Client) -> None:
+    left: int
+    done: asyncio.Future[None]
+
+
+class Connection:
+    """A NATS connection that comes back for ever, and tells who listens when it goes and comes.
+
+    `unreachable` is the reason of the SourceError that says that it is away.
+    """
+
+    def __init__(self, client: Client, place: str, unreachable: str = "NotConnected") -> None:
         self.client = client
+        self.place = place
+        self.unreachable = unreachable
         self.listeners: set[Callable[[bool], None]] = set()
         self.generation = 0  # counts reconnects: what was sent before one may be lost
+        self._refusal = ""  # the last thing that the server said this identity may not do
+        self._replies = f"_INBOX.kubeirq.{secrets.token_hex(8)}"
+        self._listens = False
+        self._published = 0
+        self._publications: dict[str, _Publication] = {}
 
     async def _gone(self) -> None:
+        for publication in self._publications.values():
+            _fail(publication, self.away("the connection was lost"))
         self._tell(False)
 
     async def _back(self) -> None:
@@ -72,16 +94,75 @@ class Connection:
     async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """JetStream's answer. Raises JetStreamError for an error in it, SourceError when there is none."""
         body = orjson.dumps(request) if request is not None else b""
+        subject = f"$JS.API.{subject}"
         try:
-            message = await self.client.request(f"$JS.API.{subject}", body, timeout=_REQUEST_SECONDS)
+            message = await self.client.request(subject, body, timeout=_REQUEST_SECONDS)
         except NoRespondersError as error:
-            raise SourceError("NoJetStream", "JetStream is not enabled on these servers") from error
+            raise SourceError("NoJetStream", f"{self.place}: JetStream is not enabled on these servers") from error
         except (NatsError, TimeoutError, OSError) as error:
-            raise SourceError("NotConnected", f"JetStream does not answer: {error or type(error).__name__}") from error
+            raise self._silent(subject, error) from error
         answer: dict[str, Any] = orjson.loads(message.data)
         if "error" in answer:
             raise JetStreamError(answer["error"])
         return answer
+
+    async def publish(self, subject: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None) -> None:
+        """Returns once the subject's stream has all of them, in this order.
+
+        Raises JetStreamError, SourceError: then it may have some of them.
+        """
+        if not bodies:
+            return
+        if not self._listens:
+            self._listens = True
+            await self.client.subscribe(
+                f"{self._replies}.*", cb=self._confirmed, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        self._published += 1
+        reply = f"{self._replies}.{self._published}"
+        publication = _Publication(len(bodies), asyncio.get_running_loop().create_future())
+        self._publications[reply] = publication
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                for body in bodies:
+                    await self.client.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
+                await publication.done
+        except MaxPayloadError as error:
+            largest = self.client.max_payload
+            raise SourceError("TooLarge", f"{self.place}: takes at most {largest} bytes (max_payload)") from error
+        except (NatsError, TimeoutError, OSError) as error:
+            raise self._silent(subject, error) from error
+        finally:
+            del self._publications[reply]
+            if not publication.done.cancel() and not publication.done.cancelled():
+                publication.done.exception()  # whoever was cancelled or failed before need not hear of it
+
+    async def _confirmed(self, message: Any) -> None:
+        publication = self._publications.get(message.subject)
+        if publication is None:
+            return
+        if (message.headers or {}).get("Status") == "503":
+            _fail(publication, SourceError("StreamMissing", f"{self.place}: no stream takes it"))
+        elif "error" in (answer := orjson.loads(message.data)):
+            _fail(publication, JetStreamError(answer["error"]))
+        else:
+            publication.left -= 1
+            if publication.left == 0 and not publication.done.done():
+                publication.done.set_result(None)
+
+    def _silent(self, subject: str, error: Exception) -> SourceError:
+        """Why no answer came."""
+        if f'"{subject}"'.lower() in self._refusal.lower():
+            return SourceError("Unauthorized", f"{self.place}: {self._refusal}")
+        return self.away(f"JetStream does not answer: {error or type(error).__name__}")
+
+    def away(self, problem: str) -> SourceError:
+        return SourceError(self.unreachable, f"{self.place}: {problem}")
+
+
+def _fail(publication: _Publication, error: Exception) -> None:
+    if not publication.done.done():
+        publication.done.set_exception(error)
 
 
 class JetStreamError(SourceError):
@@ -109,7 +190,7 @@ async def connection_to(servers: Sequence[str], security: Security | None, conte
     key = f"nats/{context.namespace}/{','.join(sorted(servers))}/{security!r}"
 
     async def open_() -> Connection:
-        return await connect(servers, security, context)
+        return await connect(servers, f"kubeirq-{context.replica}", **await _arguments(security, context))
 
     async def close(connection: Connection) -> None:
         await connection.client.close()
@@ -117,10 +198,15 @@ async def connection_to(servers: Sequence[str], security: Security | None, conte
     return await context.shared(key, open_, close)
 
 
-async def connect(servers: Sequence[str], security: Security | None, context: Context) -> Connection:
-    """A connection of its own. Raises SourceError when no server takes it within five seconds."""
+async def connect(
+    servers: Sequence[str], name: str, *, unreachable: str = "NotConnected", **arguments: Any
+) -> Connection:
+    """A connection of its own. `arguments` are the client's, for who it is.
+
+    Raises SourceError when no server takes it within five seconds.
+    """
     client = Client()
-    connection = Connection(client)
+    connection = Connection(client, ", ".join(map(_without_password, servers)), unreachable)
     last: Exception | None = None
     refused: Exception | None = None
 
@@ -129,13 +215,14 @@ async def connect(servers: Sequence[str], security: Security | None, context: Co
         last = error
         if _is_refusal(error):
             refused = error
+        if "permissions violation" in str(error).lower():
+            connection._refusal = str(error)
 
-    arguments = await _arguments(security, context)
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             await client.connect(
                 servers=list(servers),
-                name=f"kubeirq-{context.replica}",
+                name=name,
                 error_cb=failed,
                 disconnected_cb=connection._gone,
                 reconnected_cb=connection._back,
@@ -152,9 +239,14 @@ async def connect(servers: Sequence[str], security: Security | None, context: Co
             await client.close()
         # A server that refuses a login hangs up at once, and its words may be lost with it: one attempt heard them
         reason = refused or last or error
-        word = "Unauthorized" if _is_refusal(reason) else "NotConnected"
-        raise SourceError(word, f"{', '.join(servers)}: {reason or type(reason).__name__}") from error
+        word = "Unauthorized" if _is_refusal(reason) else unreachable
+        raise SourceError(word, f"{connection.place}: {reason or type(reason).__name__}") from error
     return connection
+
+
+def _without_password(server: str) -> str:
+    scheme, found, rest = server.rpartition("://")
+    return f"{scheme}{found}{rest.rpartition('@')[2]}"
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -1,69 +1,89 @@
-"""A JetStream trigger's dead letters: a stream on the same servers, one subject for each letter."""
+"""Dead letters in a stream, one subject for each: a JetStream trigger's beside its source, others' in the store."""
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import orjson
+from typing import TYPE_CHECKING, Any
 
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
 from trigger_sources.nats.connection import Connection, JetStreamError, connection_to, servers_of
+from trigger_sources.nats.streams import check_publishing, ensure_stream
 from trigger_sources.source import Context
 
 if TYPE_CHECKING:
     from trigger_sources.nats.trigger import NATSTrigger
 
 _LENGTH_BYTES = 4
-_SECONDS = 5.0
 
 
-class NATSDeadLetters:
-    """A message is the metadata's length, the metadata as JSON, and the original bytes; its subject names it."""
+def dead_letters_beside(trigger: "NATSTrigger", context: Context) -> "StreamDeadLetters":
+    """A JetStream trigger's: in a stream of its own on the same servers."""
+    found: Connection | None = None
 
-    def __init__(self, trigger: "NATSTrigger", context: Context) -> None:
-        self._trigger = trigger
-        self._context = context
-        self.stream = trigger.delivery.dead_letter.name or f"kubeirq-{context.namespace}-{context.name}-dead-letters"
-        self._prefix = f"$KUBEIRQ.dead.{self.stream}"
-        self._connection: Connection | None = None
+    async def connection() -> Connection:
+        nonlocal found
+        if found is None:
+            found = await connection_to(servers_of(trigger.servers, context), trigger.security, context)
+        return found
+
+    name = trigger.delivery.dead_letter.name or f"kubeirq-{context.namespace}-{context.name}-dead-letters"
+    return StreamDeadLetters(connection, name, context.uid, context.function)
+
+
+class StreamDeadLetters:
+    """The dead letters of one trigger and function; others' may be in the same stream.
+
+    A message is the metadata's length, the metadata as JSON, and the original bytes; its subject names it.
+    `connection` may raise SourceError.
+    """
+
+    def __init__(
+        self,
+        connection: Callable[[], Awaitable[Connection]],
+        stream: str,
+        uid: str,
+        function: str,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._all = f"$KUBEIRQ.dead.{stream}"
+        self._mine = f"{self._all}.{hash_of(f'{uid}/{function}')}"
+        self._config = config or {}
+        self._prepared = False
 
     async def prepare(self) -> None:
-        trigger, context = self._trigger, self._context
-        self._connection = await connection_to(servers_of(trigger.servers, context), trigger.security, context)
-        try:
-            await self._connection.api(f"STREAM.INFO.{self.stream}")
-        except JetStreamError as error:
-            if not error.not_found:
-                raise
-            config = {
-                "name": self.stream,
-                "subjects": [f"{self._prefix}.>"],
-                "storage": "file",
-                "max_msgs_per_subject": 1,  # the same letter again replaces the older one
-                "description": "Dead letters of kubeirq",
-            }
-            await self._connection.api(f"STREAM.CREATE.{self.stream}", config)
+        connection = await self._connection()
+        config = {
+            "name": self._stream,
+            "subjects": [f"{self._all}.>"],
+            "storage": "file",
+            "max_msgs_per_subject": 1,  # the same letter again replaces the older one
+            "description": "Dead letters of kubeirq",
+            **self._config,
+        }
+        await ensure_stream(connection, config)
+        await check_publishing(connection, f"{self._mine}.{hash_of('')}")
+        self._prepared = True
 
     async def write(self, letter: DeadLetter) -> None:
-        assert self._connection is not None
-        client = self._connection.client
+        if not self._prepared:
+            await self.prepare()
+        connection = await self._connection()
         body = _body(letter)
-        if len(body) > client.max_payload:  # what the function answered goes first, the event never
+        if len(body) > connection.client.max_payload:  # what the function answered goes first, the event never
             body = _body(replace(letter, attempts=tuple(replace(a, answer_head=b"") for a in letter.attempts[-1:])))
-        answer = orjson.loads((await client.request(self._subject(letter), body, timeout=_SECONDS)).data)
-        if "error" in answer:
-            raise JetStreamError(answer["error"])
+        await connection.publish(self._subject(letter), [body])
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
-        assert self._connection is not None
         found = []
-        sequence, subject = 1, f"{self._prefix}.{self._mine()}.*"
+        sequence = 1
         while True:
+            connection = await self._connection()
             try:
-                message = await self._connection.api(
-                    f"STREAM.MSG.GET.{self.stream}", {"seq": sequence, "next_by_subj": subject}
+                message = await connection.api(
+                    f"STREAM.MSG.GET.{self._stream}", {"seq": sequence, "next_by_subj": f"{self._mine}.*"}
                 )
             except JetStreamError as error:
                 if error.not_found:
@@ -82,23 +102,25 @@ class NATSDeadLetters:
             yield letter
 
     async def remove(self, letter: DeadLetter) -> None:
-        assert self._connection is not None
-        await self._connection.api(f"STREAM.PURGE.{self.stream}", {"filter": self._subject(letter)})
+        connection = await self._connection()
+        try:
+            await connection.api(f"STREAM.PURGE.{self._stream}", {"filter": self._subject(letter)})
+        except JetStreamError as error:
+            if not error.not_found:
+                raise
 
     async def close(self) -> None:
-        """The connection is shared: it is closed with its last owner."""
-
-    def _mine(self) -> str:
-        return _hash(f"{self._context.uid}/{self._context.function}")
+        """The connection is its opener's to close."""
 
     def _subject(self, letter: DeadLetter) -> str:
-        return f"{self._prefix}.{self._mine()}.{_hash(letter.identity)}"
+        return f"{self._mine}.{hash_of(letter.identity)}"
+
+
+def hash_of(text: str) -> str:
+    """What stands for it in a subject or a consumer's name: they allow few characters."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _body(letter: DeadLetter) -> bytes:
     metadata = metadata_from_letter(letter)
     return len(metadata).to_bytes(_LENGTH_BYTES, "big") + metadata + (letter.event.data or b"")
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -18,6 +18,11 @@ class Delivered:
     handed_out: int
     timestamp_ns: int
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Sequence and time: no other message has both, also of a stream that was deleted and made anew."""
+        return self.sequence, self.timestamp_ns
+
 
 def delivered_from(reply: str) -> Delivered:
     """Both forms: 9 tokens, and 11 or 12 with domain and account. Raises ValueError for any other subject."""

@@ -142,6 +142,6 @@ class NATSTrigger(TriggerSource):
         return Lag(info["num_pending"] + info["num_ack_pending"])
 
     def dead_letters(self, context: Context) -> DeadLetters | None:
-        from trigger_sources.nats.dead_letters import NATSDeadLetters
+        from trigger_sources.nats.dead_letters import dead_letters_beside
 
-        return NATSDeadLetters(self, context) if self.mode == "jetstream" else None
+        return dead_letters_beside(self, context) if self.mode == "jetstream" else None

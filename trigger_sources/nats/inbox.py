@@ -1,0 +1,206 @@
+"""An inbox on JetStream: a subject of a work queue, and a durable consumer of its own, which replicas share."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from trigger_sources.delivery import Outcome
+from trigger_sources.inbox import Kept
+from trigger_sources.nats.connection import Connection, JetStreamError
+from trigger_sources.nats.dead_letters import hash_of
+from trigger_sources.nats.pull import NANOSECONDS, Place, Pull
+from trigger_sources.nats.streams import check_publishing, ensure_stream
+from trigger_sources.source import SourceError
+
+log = logging.getLogger(__name__)
+
+_UNUSED_SECONDS = (
+    7 * 86_400
+)  # then the server forgets the consumer, of a deleted trigger; what it had is handed out anew
+_LOOK_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 120.0  # for what another holds: longer than a replica may go on that is none any more
+
+
+class _Hold:
+    """A record that is handed out, and the subject that settles it: another one whenever the server repeats itself."""
+
+    __slots__ = ("reply",)
+
+    def __init__(self, reply: str) -> None:
+        self.reply = reply
+
+
+class JetStreamInbox:
+    """An `inbox.Inbox`. This process takes only while `may_take()`. `connection` may raise SourceError."""
+
+    def __init__(
+        self,
+        connection: Callable[[], Awaitable[Connection]],
+        uid: str,
+        *,
+        stream: str,
+        replicas: int,
+        ack_wait_seconds: float,
+        may_take: Callable[[], bool],
+    ) -> None:
+        self.largest_bytes: int | None = None
+        self._connection = connection
+        self._stream = stream
+        self._all = f"$KUBEIRQ.inbox.{stream}"
+        self._subject = f"{self._all}.{hash_of(uid)}"
+        self._consumer = hash_of(uid)
+        self._replicas = replicas
+        self._ack_wait = ack_wait_seconds
+        self._may_take = may_take
+        self._pull: Pull | None = None
+        self._held: dict[Place, _Hold] = {}
+        self._others_until: float | None = None  # while others' records come first, of the loop's clock
+
+    @property
+    def must_give_back(self) -> bool:
+        return self._pull is not None and not self._may_take()
+
+    async def prepare(self) -> None:
+        connection = await self._connection()
+        config = {
+            "name": self._stream,
+            "subjects": [f"{self._all}.*"],
+            "storage": "file",
+            "retention": "workqueue",
+            "discard": "new",  # of a stream with a bound the newest is refused, not the oldest lost
+            "num_replicas": self._replicas,
+            "description": "Accepted events of kubeirq",
+        }
+        found = await ensure_stream(connection, config)
+        if (found["retention"], found["discard"]) != ("workqueue", "new"):
+            raise SourceError(
+                "StoreUnusable",
+                f"{connection.place}: stream {self._stream}: retention {found['retention']} with discard"
+                f" {found['discard']} loses accepted events; remove the stream, or make it workqueue with discard new",
+            )
+        await check_publishing(connection, self._subject)
+        if await self._consumer_info(connection) is None:
+            await self._configure(connection, most_held=-1)
+        self._bound(connection)
+
+    async def append_all(self, records: Sequence[bytes]) -> None:
+        connection = await self._connection()
+        self._bound(connection)
+        await connection.publish(self._subject, records)
+
+    async def take(self, limit: int, timeout_seconds: float, *, in_order: bool = False) -> list[Kept]:
+        if not self._may_take():
+            await asyncio.sleep(timeout_seconds)
+            return []
+        pull = await self._opened(in_order)
+        if self._others_until is not None and not await self._others_are_here(pull, timeout_seconds):
+            return []
+        found = await pull.read(lambda: limit if self._may_take() else 0, timeout_seconds)
+        kept = []
+        for message, delivered in found:
+            place = delivered.place
+            if (hold := self._held.get(place)) is not None:
+                hold.reply = message.reply  # repeated while it is held: settled by the newer name
+                continue
+            hold = self._held[place] = _Hold(message.reply)
+            kept.append(
+                Kept(
+                    f"{self._stream}/{delivered.sequence}@{delivered.timestamp_ns}",
+                    message.data,
+                    partial(self._settle, pull, place, hold),
+                    partial(self._extend, pull, hold),
+                    delivered.handed_out,
+                )
+            )
+        return kept
+
+    async def count(self) -> int:
+        connection = await self._connection()
+        info = await connection.api(f"STREAM.INFO.{self._stream}", {"subjects_filter": self._subject})
+        return int((info["state"].get("subjects") or {}).get(self._subject, 0))
+
+    async def give_back(self) -> None:
+        pull, self._pull = self._pull, None
+        held, self._held = self._held, {}
+        if pull is not None:
+            await pull.close([hold.reply for _, hold in sorted(held.items())])
+
+    # --- one record
+
+    async def _settle(self, pull: Pull, place: Place, hold: _Hold, outcome: Outcome) -> None:
+        if self._held.get(place) is not hold:
+            if outcome.final:
+                raise ConnectionError("the record was given back")  # the outcome is kept until it comes again
+            return
+        del self._held[place]
+        if outcome.final:
+            await pull.acknowledge(place, hold.reply)
+        else:
+            await pull.give_back(hold.reply, outcome.after_seconds)
+
+    async def _extend(self, pull: Pull, hold: _Hold) -> None:
+        await pull.extend(hold.reply)
+
+    # --- the consumer
+
+    async def _opened(self, in_order: bool) -> Pull:
+        connection = await self._connection()
+        pull = self._pull
+        if pull is not None and pull.connection is not connection:
+            await self.give_back()
+            pull = None
+        if pull is not None and pull.problem is not None:
+            log.warning("consumer looked for again", extra={"consumer": self._consumer, "problem": pull.problem})
+            pull.problem = None
+            await self.prepare()
+        if pull is None:
+            info = await self._consumer_info(connection)
+            waits = in_order and info is not None and info["num_ack_pending"] > 0
+            # Over this bound the server hands out nothing but what was handed out before
+            await self._configure(connection, most_held=1 if waits else -1)
+            self._others_until = asyncio.get_running_loop().time() + _LONGEST_WAIT_SECONDS if waits else None
+            pull = Pull(connection, self._stream, self._consumer, ack_wait_seconds=self._ack_wait)
+            await pull.open()
+            self._pull = pull
+        return pull
+
+    async def _others_are_here(self, pull: Pull, timeout_seconds: float) -> bool:
+        """Gathers what was handed out before, to others; lets newer records come once all of it is here."""
+        assert self._others_until is not None
+        info = await self._consumer_info(pull.connection)
+        count = 0 if info is None else info["num_ack_pending"]
+        if not await pull.gather(count, min(timeout_seconds, _LOOK_SECONDS)):
+            if asyncio.get_running_loop().time() < self._others_until:
+                return False
+            log.warning("no longer waited for records that another replica holds", extra={"consumer": self._consumer})
+        await self._configure(pull.connection, most_held=-1)
+        self._others_until = None
+        return True
+
+    async def _consumer_info(self, connection: Connection) -> dict[str, Any] | None:
+        try:
+            return await connection.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        except JetStreamError as error:
+            if error.not_found:
+                return None
+            raise
+
+    async def _configure(self, connection: Connection, *, most_held: int) -> None:
+        config = {
+            "name": self._consumer,
+            "durable_name": self._consumer,
+            "ack_policy": "explicit",
+            "ack_wait": int(self._ack_wait * NANOSECONDS),
+            "max_deliver": -1,
+            "max_ack_pending": most_held,
+            "filter_subject": self._subject,
+            "inactive_threshold": _UNUSED_SECONDS * NANOSECONDS,
+        }
+        path = f"CONSUMER.CREATE.{self._stream}.{self._consumer}"
+        await connection.api(path, {"stream_name": self._stream, "config": config})
+
+    def _bound(self, connection: Connection) -> None:
+        """A quarter is left for what a dead letter says beside the event."""
+        self.largest_bytes = connection.client.max_payload * 3 // 4

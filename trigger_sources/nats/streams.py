@@ -1,0 +1,38 @@
+"""The fabric's own streams: made where they are missing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trigger_sources.nats.connection import Connection, JetStreamError
+from trigger_sources.source import SourceError
+
+_NEVER = "18446744073709551615"
+_WRONG_LAST_SEQUENCE = 10071
+
+
+async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The stream's configuration. One that is there stays as it is, but for the replicas that `config` asks for."""
+    name, replicas = config["name"], config.get("num_replicas")
+    try:
+        found: dict[str, Any] = (await connection.api(f"STREAM.INFO.{name}"))["config"]
+    except JetStreamError as error:
+        if not error.not_found:
+            raise
+        found = (await connection.api(f"STREAM.CREATE.{name}", config))["config"]
+    if replicas is not None and found["num_replicas"] != replicas:
+        found = (await connection.api(f"STREAM.UPDATE.{name}", {**found, "num_replicas": replicas}))["config"]
+    return found
+
+
+async def check_publishing(connection: Connection, subject: str) -> None:
+    """Whether a stream takes what is published there: tried with a message that it must refuse, so nothing is kept.
+
+    Raises SourceError.
+    """
+    try:
+        await connection.publish(subject, [b""], {"Nats-Expected-Last-Sequence": _NEVER})
+    except JetStreamError as error:
+        if error.code != _WRONG_LAST_SEQUENCE:
+            raise
+    else:
+        raise SourceError("StoreUnusable", f"{connection.place}: {subject}: the stream takes what it should refuse")
