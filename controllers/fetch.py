@@ -24,7 +24,8 @@ def main(url: str, sha256: str, folder: str, file: str) -> None:
         try:
             digest = _download(url, downloaded)
         except OSError as error:
-            sys.exit(f"spec.source.url: {url}: {error}")
+            reason = getattr(error, "reason", None) if not hasattr(error, "code") else None
+            sys.exit(f"spec.source.url: {url} was not fetched: {reason or error}")
         if digest != sha256:
             sys.exit(
                 f"spec.source.sha256: {url} has {digest}, not {sha256}: it changed, or the digest is another file's"

@@ -102,14 +102,16 @@ class FunctionController:
             await self._owned.have(function, wanted)
         except Refused as refused:
             reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
-            await self._say(function, {}, [Condition("Ready", "False", reason, str(refused))])
+            await self._say(function, {}, [Condition("Ready", "False", reason, refusal_text(str(refused), spec))])
             raise
         await self._discard(key, wanted)
         deployment = self._owned.get(key, "Deployment", key[1]) or {}
         settled = _is_settled(deployment)
         # asked for, not watched: a watch would bring every pod of the cluster
         pods = [] if settled else await self._api.list("v1", "Pod", key[0], {FUNCTION_LABEL: key[1]})
-        status, conditions = status_of(spec, deployment, pods)
+        source = None if settled or spec.source.config_map is None else spec.source.config_map.name
+        config_map = None if source is None else await self._api.get("v1", "ConfigMap", key[0], source)
+        status, conditions = status_of(spec, deployment, pods, datetime.now(UTC), config_map)
         await self._say(function, status, conditions)
         if not settled:
             self.queue.add_after(key, look_again_after(deployment, datetime.now(UTC)))
@@ -199,6 +201,12 @@ def look_again_after(deployment: Mapping[str, Any], now: datetime) -> float:
     news = [datetime.fromisoformat(found["lastUpdateTime"]) for found in conditions if "lastUpdateTime" in found]
     least, most = LOOK_AGAIN_SECONDS
     return min(most, max(least, (now - max(news, default=now)).total_seconds() / 2))
+
+
+def refusal_text(text: str, spec: FunctionSpec) -> str:
+    """What the API server says of the Deployment, with the Function's fields in place of those made of them."""
+    text = text.replace("spec.template.spec.containers[0].resources", "spec.resources")
+    return text.replace("spec.template.", "spec.podTemplate.") if spec.pod_template else text
 
 
 def config_maps_of(workload: Mapping[str, Any]) -> Iterator[str]:

@@ -169,10 +169,14 @@ async def test_what_is_wrong_is_a_condition_with_field_problem_and_way_out(tmp_p
         await it.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"},
                         "spec": {"ports": [{"port": 80}]}})  # fmt: skip
         await it.apply(function("taken"), function("patched", podTemplate={"spec": {"containers": "none"}}))
+        more_than_most = {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}
+        await it.apply(function("greedy", resources=more_than_most))
         found = await it.until("function", "taken", lambda f: ready(f) and ready(f)["reason"] == "NameTaken")
         assert "Service 'taken' is there and belongs to someone else" in ready(found)["message"]
         found = await it.until("function", "patched", lambda f: ready(f) and ready(f)["reason"] == "Refused")
-        assert ".spec.template.spec.containers: expected list" in ready(found)["message"]
+        assert ".spec.podTemplate.spec.containers: expected list" in ready(found)["message"]
+        found = await it.until("function", "greedy", lambda f: ready(f) and ready(f)["reason"] == "Refused")
+        assert "spec.resources.requests: Invalid value" in ready(found)["message"]
         async with asyncio.timeout(10):
             while "Warning  NameTaken" not in await it.server.kubectl("describe", "function", "taken"):
                 await asyncio.sleep(0.1)

@@ -1,5 +1,6 @@
 """How a Function is said to be: one reason a person can act on, whatever the Deployment and its pods look like."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from controllers.workload import status_of
 
 SPEC = FunctionSpec.model_validate({"source": {"inline": ""}, "resources": {"limits": {"memory": "64Mi"}}})
 OLD, NEW = "old", "new"
+NOW = datetime(2026, 1, 2, 0, 1, tzinfo=UTC)
 
 
 def deployment(*conditions: dict[str, Any], generation: int = 2, wanted: int = 1, **counts: int) -> dict[str, Any]:
@@ -54,11 +56,11 @@ ROLLING = {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1, "availableRe
 
 
 def conditions(found: dict[str, Any], *pods: dict[str, Any]) -> dict[str, Condition]:
-    return {condition.type: condition for condition in status_of(SPEC, found, pods)[1]}
+    return {condition.type: condition for condition in status_of(SPEC, found, pods, NOW)[1]}
 
 
 def test_it_is_ready_when_all_replicas_of_the_newest_version_are() -> None:
-    status, told = status_of(SPEC, deployment(**SERVING), [])
+    status, told = status_of(SPEC, deployment(**SERVING), [], NOW)
 
     assert [(condition.type, condition.status) for condition in told] == [
         ("Accepted", "True"),
@@ -92,7 +94,7 @@ def test_replicas_that_an_autoscaler_adds_do_not_make_it_unready() -> None:
             ("mine:1", "not found", "imagePullSecrets"),
         ),
         (pod(init=(waiting("runtime", "ErrImagePull", "denied"),)), "ImagePullBackOff", ("denied",)),
-        (pod(CRASHED), "CrashLoopBackOff", ("ended with 3", "Traceback | KeyError: 'HOST'")),
+        (pod(CRASHED), "CrashLoopBackOff", ("does not start; its last words: Traceback | KeyError: 'HOST'",)),
         (
             pod({"name": "function", "state": {"running": {}}, "lastState": ended(3, "boom")}),
             "CrashLoopBackOff",
@@ -101,7 +103,7 @@ def test_replicas_that_an_autoscaler_adds_do_not_make_it_unready() -> None:
         (
             pod({"name": "function", "state": ended(137, reason="OOMKilled")}),
             "OutOfMemory",
-            ("resources.limits.memory: 64Mi",),
+            ("resources.limits.memory: 64Mi: raise it",),
         ),
         (
             pod(init=({"name": "runtime", "state": ended(0)}, {"name": "dependencies", "state": ended(1, "No match")})),
@@ -116,7 +118,7 @@ def test_replicas_that_an_autoscaler_adds_do_not_make_it_unready() -> None:
         (
             pod(waiting("function", "CreateContainerConfigError", 'secret "s" not found')),
             "CreateContainerConfigError",
-            ('secret "s" not found',),
+            ("spec.podTemplate: there is no Secret 's'; create it in namespace",),
         ),
         (
             pod(conditions=({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"},)),
@@ -149,7 +151,7 @@ def test_one_sick_replica_among_those_of_one_version_is_no_stuck_rollout() -> No
     spec = SPEC.model_copy(update={"scale": type(SPEC.scale)(min=2)})
     counts = {"replicas": 2, "updatedReplicas": 2, "readyReplicas": 1, "availableReplicas": 1}
 
-    _, told = status_of(spec, deployment(wanted=2, **counts), [pod(CRASHED), pod(ready=True)])
+    _, told = status_of(spec, deployment(wanted=2, **counts), [pod(CRASHED), pod(ready=True)], NOW)
 
     assert {condition.type: condition.reason for condition in told}["Ready"] == "CrashLoopBackOff"
 
