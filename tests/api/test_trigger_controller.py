@@ -9,13 +9,10 @@ from typing import Any
 import aiohttp
 import nats
 import pytest
-from servers.controllers import SYSTEM, Cluster, cluster, condition, resource
+from servers.controllers import Cluster, cluster, condition, holder_of, resource
 from servers.function import function
 from servers.ledger import FUNCTION, account, count
 from servers.nats import nats_server
-
-from controllers.leases import slot_of
-from controllers.trigger_process import SLOTS
 
 
 async def published(url: str, numbers: range, subject: str = "orders") -> None:
@@ -230,15 +227,6 @@ async def test_every_tick_comes_once_while_the_leader_is_killed_again_and_again(
         assert len({id.rpartition("/")[0] for id in ids}) == 1, "the trigger's uid"
         assert seconds == [seconds[0] + number for number in range(len(seconds))], "none is missing"
         assert len(ids) - len(times) <= 3, "at most what was under way at each kill came twice"
-
-
-async def holder_of(it: Cluster, kind: str, name: str) -> str:
-    """The replica that runs the trigger."""
-    uid = (await it.get(kind, name))["metadata"]["uid"]
-    controller = kind.lower().removesuffix("trigger")
-    lease = f"kubeirq-{controller}-{slot_of(uid, SLOTS)}"
-    found: str = (await it.get("lease", lease, SYSTEM))["spec"]["holderIdentity"]
-    return found
 
 
 @pytest.mark.timeout(120)

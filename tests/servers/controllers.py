@@ -15,6 +15,8 @@ from servers.kubernetes import APIServer, api_server
 from servers.ports import free_port
 
 from controllers.crds import crds
+from controllers.leases import slot_of
+from controllers.trigger_process import SLOTS
 
 SYSTEM = "kubeirq-system"  # where the release would be
 
@@ -133,3 +135,12 @@ def condition(found: Any, kind: str = "Ready") -> Any:
     """That condition of the object, or an empty one."""
     conditions = ((found or {}).get("status") or {}).get("conditions", [])
     return next((condition for condition in conditions if condition["type"] == kind), {"status": None, "reason": None})
+
+
+async def holder_of(it: Cluster, kind: str, name: str) -> str:
+    """The replica that runs the trigger."""
+    uid = (await it.get(kind, name))["metadata"]["uid"]
+    controller = kind.lower().removesuffix("trigger")
+    lease = f"kubeirq-{controller}-{slot_of(uid, SLOTS)}"
+    found: str = (await it.get("lease", lease, SYSTEM))["spec"]["holderIdentity"]
+    return found
