@@ -229,7 +229,7 @@ async def test_every_tick_comes_once_while_the_leader_is_killed_again_and_again(
         assert len(ids) - len(times) <= 3, "at most what was under way at each kill came twice"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_what_the_gateway_accepted_outlives_kill_9_of_the_controller(tmp_path: Path) -> None:
     ledger, sent = tmp_path / "ledger", 0
     async with cluster(tmp_path) as it, nats_server() as store, function(FUNCTION, LEDGER=str(ledger)) as f:
@@ -246,9 +246,11 @@ async def test_what_the_gateway_accepted_outlives_kill_9_of_the_controller(tmp_p
             await controller.kill()
             await controller.start()
             await until_served(address, it)
-        await until_counted(ledger, sent, it)
-        found = account(ledger, {str(key): list(range(key, sent, 10)) for key in range(10)})
-        assert (found.sent, found.lost) == (sent, 0)
+        numbers = {str(key): list(range(key, sent, 10)) for key in range(10)}
+        async with asyncio.timeout(60):  # what the killed one held comes back after the store's patience of 30 s
+            while account(ledger, numbers).lost:
+                await asyncio.sleep(0.2)
+        found = account(ledger, numbers)
         assert found.duplicates <= 3 * 64, "what was held at each kill, at most"
 
 
