@@ -91,16 +91,16 @@ class Asked(Protocol):
         """`release` or `skip`; `key` is in base64, None is all. How many lanes."""
 
 
-def one_of(found: Sequence[Named], name: str) -> Named:
+def one_of(found: Sequence[Named], name: str, where: str = "") -> Named:
     """What NAME, KIND/NAME or NAMESPACE/NAME means. Raises Refused when it is nothing, or several things."""
-    matching = all_of(found, name)
+    matching = all_of(found, name, where)
     several = {(one["kind"], one["namespace"], one["name"]) for one in matching}
     if len(several) > 1:
         raise Refused(f"{name!r} is several: {', '.join(f'{kind}/{n}' for kind, _, n in sorted(several))}")
     return matching[0]
 
 
-def all_of(found: Sequence[Named], name: str) -> list[Named]:
+def all_of(found: Sequence[Named], name: str, where: str = "") -> list[Named]:
     """Everything that NAME, KIND/NAME or NAMESPACE/NAME means. Raises Refused, with the nearest, when it is nothing."""
     front, _, last = name.rpartition("/")
     matching = [
@@ -113,11 +113,12 @@ def all_of(found: Sequence[Named], name: str) -> list[Named]:
     names = sorted({one["name"] for one in found})
     near = difflib.get_close_matches(last, names, 1)
     raise Refused(
-        f"no {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(names) or 'nothing'}")
+        f"no {name!r}{where}"
+        + (f"; did you mean {near[0]!r}?" if near else f"; there is: {', '.join(names) or 'nothing'}")
     )
 
 
-def chosen(found: Sequence[Named], what: str | None, kinds: Collection[str]) -> list[Named]:
+def chosen(found: Sequence[Named], what: str | None, kinds: Collection[str], where: str = "") -> list[Named]:
     """All of them, those of a kind (in any case, plural or not), or what has that name. Raises Refused."""
     if what is None:
         return list(found)
@@ -126,4 +127,4 @@ def chosen(found: Sequence[Named], what: str | None, kinds: Collection[str]) -> 
         return [one for one in found if (one["kind"] == "Function") == (wanted == "function")]
     if wanted in {kind.lower() for kind in kinds}:
         return [one for one in found if one["kind"].lower() == wanted]
-    return all_of(found, what)
+    return all_of(found, what, where)

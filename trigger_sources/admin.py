@@ -244,7 +244,8 @@ class FlowAdmin:
         for running in self._running(request):
             dead_letters = await running.flow.open_dead_letters()
             if dead_letters is None:
-                raise Refused(503, f"{running.resource.name}: where its dead letters are is not known yet; it starts")
+                why = running.flow.connected[2] or "it starts"
+                raise Refused(503, f"{running.resource.name}: where its dead letters are is not known yet: {why}")
             async for letter in dead_letters.letters():
                 if wanted is None or letter.identity in wanted:
                     yield letter, running

@@ -32,8 +32,10 @@ async def get(asked: Asked, what: str | None, everywhere: bool, output: str) -> 
     found = await asked.overview(what, everywhere)
     if output != "table":
         click.echo(text_of(found.value, output), nl=False)
-    else:
+    elif any(rows for _, rows in found.tables):
         _print_tables(found.tables)
+    else:
+        click.echo("(there is nothing)", err=True)
     return 0 if found.is_healthy else 3
 
 

@@ -44,6 +44,7 @@ class OnCluster:
     def __init__(self, cluster: Cluster, system_namespace: str | None) -> None:
         self._cluster = cluster
         self._system_namespace = system_namespace
+        self._where = f" in namespace {cluster.namespace}"
 
     # --- what the resources tell
 
@@ -53,7 +54,10 @@ class OnCluster:
         for problem in problems:
             click.echo(f"(not shown: {problem})", err=True)
         known = [named(one) for one in found]
-        shown = sorted(chosen(known, _long(what, kinds), [kind.name for kind in kinds]), key=worst_first)
+        shown = sorted(
+            chosen(known, _long(what, kinds), [kind.name for kind in kinds], "" if everywhere else self._where),
+            key=worst_first,
+        )
         functions = [one for one in shown if one["kind"] == FUNCTION]
         triggers = [one for one in shown if one["kind"] != FUNCTION]
         where = ("NAMESPACE",) if everywhere else ()
@@ -67,7 +71,7 @@ class OnCluster:
         )
 
     async def describe(self, name: str) -> Description:
-        found = one_of(await self._found(), name)
+        found = one_of(await self._found(), name, self._where)
         lines = [f"{found['kind']} {found['namespace']}/{found['name']}"]
         if found["kind"] == FUNCTION:
             lines += condition_lines(found["conditions"]) or [f"  {found['message']}"]
@@ -91,7 +95,7 @@ class OnCluster:
         return Description({**found, **asked}, [*lines, *(f"  next: {line}" for line in dict.fromkeys(advice))])
 
     async def call(self, function: str, body: bytes, content_type: str) -> Answer:
-        found = one_of([one for one in await self._found([FUNCTION]) if one["kind"] == FUNCTION], function)
+        found = one_of([one for one in await self._found([FUNCTION]) if one["kind"] == FUNCTION], function, self._where)
         available = next((one for one in found["conditions"] if one["type"] == "Available"), None)
         if available is None or available["status"] != "True":
             raise Refused(
@@ -119,7 +123,7 @@ class OnCluster:
         )
 
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
-        found = one_of(await self._found(), name)
+        found = one_of(await self._found(), name, self._where)
         if found["kind"] == FUNCTION:
             labels = {FUNCTION_LABEL: found["name"]}
             lines = lines_of_pods(self._cluster, found["namespace"], labels, tail, follow)
@@ -135,7 +139,7 @@ class OnCluster:
             yield line
 
     async def trigger(self, name: str) -> Named:
-        return one_of([one for one in await self._found() if one["kind"] != FUNCTION], name)
+        return one_of([one for one in await self._found() if one["kind"] != FUNCTION], name, self._where)
 
     async def suspend(self, trigger: Named) -> None:
         await self._set_suspended(trigger, True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,16 @@ async def lines_of_pods(
 
 
 async def past_lines(cluster: Cluster, log: PodLog, tail: int, chosen: Chosen | None = None) -> list[str]:
-    """The last ones. Raises Refused, NoRight."""
+    """The last ones; of a container that has just started again, and printed nothing, those of the run before.
+
+    Raises Refused, NoRight.
+    """
     most = tail if chosen is None else _MOST_LINES
-    lines = [line async for line in cluster.lines(log.path, [("container", log.container), ("tailLines", str(most))])]
+    query = [("container", log.container), ("tailLines", str(most))]
+    lines = [line async for line in cluster.lines(log.path, query)]
+    if not lines and tail and log.restarts:
+        with suppress(Refused):  # it may not be kept any more
+            lines = [line async for line in cluster.lines(log.path, [*query, ("previous", "true")])]
     if chosen is not None:
         lines = [shown for line in lines if (shown := chosen(line)) is not None]
     return lines[-tail:] if tail else []
