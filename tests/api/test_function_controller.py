@@ -2,74 +2,22 @@
 
 import asyncio
 import json
-import os
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from servers.kubernetes import APIServer, api_server
-from servers.ports import free_port
-
-from controllers.crds import crds
-
-
-class Cluster:
-    """An API server with the CRDs and a controller on it."""
-
-    def __init__(self, server: APIServer, log: Path) -> None:
-        self.server, self.log = server, log
-        self.controller: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        said = {
-            "KUBECONFIG": str(self.server.kubeconfig),
-            "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1",
-            "KUBEIRQ_PORT": str(free_port()),
-        }
-        with self.log.open("ab") as log:
-            self.controller = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "controllers", "functions", stdout=log, stderr=log, env={**os.environ, **said}
-            )
-
-    async def stop(self) -> None:
-        if self.controller is not None and self.controller.returncode is None:
-            self.controller.kill()
-            await self.controller.wait()
-
-    async def apply(self, *documents: dict[str, Any]) -> None:
-        await self.server.kubectl("apply", "-f", "-", input="\n---\n".join(json.dumps(found) for found in documents))
-
-    async def get(self, kind: str, name: str = "") -> Any:
-        names = [name] if name else []
-        text = await self.server.kubectl("get", kind, *names, "--ignore-not-found", "-o", "json")
-        return json.loads(text) if text else None if name else {"items": []}
-
-    async def until(self, kind: str, name: str, holds: Callable[[Any], Any], seconds: float = 20) -> Any:
-        found = None
-        try:
-            async with asyncio.timeout(seconds):
-                while not holds(found := await self.get(kind, name)):
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            raise AssertionError(f"{kind} {name}: {json.dumps(found)[:2000]}\n{self.log.read_text()[-3000:]}") from None
-        return found
+from servers.controllers import Cluster
+from servers.controllers import cluster as empty_cluster
 
 
 @asynccontextmanager
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with api_server(controllers=True) as server:
-        await server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(crds()))
-        await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
-        found = Cluster(server, tmp_path / "controller.log")
-        await found.start()
-        try:
-            yield found
-        finally:
-            await found.stop()
+    """With the one replica of a controller that nobody shares the work with."""
+    async with empty_cluster(tmp_path) as found:
+        await found.start("functions", KUBEIRQ_NAMESPACE="")
+        yield found
 
 
 def function(name: str = "greet", inline: str = "def handler(event, context):\n    return 1\n", **spec: Any) -> Any:
@@ -153,7 +101,7 @@ async def test_deleting_a_function_leaves_nothing_also_while_no_controller_runs(
             for kind in ("deployment", "service", "horizontalpodautoscaler", "poddisruptionbudget"):
                 await it.until(kind, name, bool)
         await it.server.kubectl("delete", "function", "one", "--timeout=10s")
-        await it.stop()
+        await it.controllers[0].kill()
         await it.server.kubectl("delete", "function", "two", "--timeout=10s")
         for kind in ("deployment", "horizontalpodautoscaler", "poddisruptionbudget", "replicaset", "pod"):
             # the collector hears of new kinds every half minute
@@ -216,9 +164,10 @@ async def test_at_rest_nothing_is_written(tmp_path: Path) -> None:
                 await asyncio.sleep(3)
                 if count() == before:
                     break
-        await it.stop()
-        await it.start()  # a new one looks at everything, and finds it as it should be
+        await it.controllers[0].kill()
+        await it.controllers[0].start()  # a new one looks at everything, and finds it as it should be
         await asyncio.sleep(20)
-        assert it.controller is not None
-        assert it.controller.returncode is None
+        process = it.controllers[0].process
+        assert process is not None
+        assert process.returncode is None
         assert count() == before, [e["objectRef"] for e in writes(user="admin")[-5:]]

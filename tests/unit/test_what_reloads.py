@@ -25,19 +25,19 @@ def wanted() -> Wanted:
 @pytest.mark.parametrize(
     "path",
     [
-        "/work/a.yaml",
-        "/work/new/b.yml",
-        "/work/manifest.txt",
-        "/work/orders/place.py",
+        "/project/a.yaml",
+        "/project/new/b.yml",
+        "/project/manifest.txt",
+        "/project/orders/place.py",
         "/shared/deep/lib.py",
-        "/work/requirements.txt",
+        "/project/requirements.txt",
         "/secrets/db/password",
     ],
 )
 def test_it_may_change_what_runs(path: str) -> None:
-    assert concerns(Path(path), wanted(), [Path("/work/manifest.txt")], Path("/secrets"))
+    assert concerns(Path(path), wanted(), [Path("/project/manifest.txt")], Path("/secrets"))
 
 
-@pytest.mark.parametrize("path", ["/work/dev.log", "/work/ledger.txt", "/work/orders/other.txt", "/shared.py"])
+@pytest.mark.parametrize("path", ["/project/dev.log", "/project/ledger.txt", "/project/orders/other.txt", "/shared.py"])
 def test_it_is_none_of_its_business(path: str) -> None:
     assert not concerns(Path(path), wanted(), [BASE], None)
