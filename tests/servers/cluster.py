@@ -90,7 +90,7 @@ class Cluster:
             "kafka": {"brokers": [self.kafka.bootstrap]},
             "nats": {"servers": [self.nats.url]},
         }
-        where = (f"--namespace={RELEASE}", "--create-namespace", "--wait", "--timeout=150s")
+        where = (f"--namespace={RELEASE}", "--create-namespace", "--wait", "--timeout=300s")
         try:
             await self.helm("install", RELEASE, str(CHART), "--values=-", *where, input=json.dumps(values))
         except AssertionError as error:

@@ -9,7 +9,7 @@ from kubeirq.fabric import FunctionResource, Wanted
 from kubeirq.local import concerns
 from trigger_sources.source import MissingSecret
 
-BASE = Path("/work")
+BASE = Path("/project")
 
 
 def wanted() -> Wanted:
