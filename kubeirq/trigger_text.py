@@ -21,7 +21,8 @@ def flow_lines(found: Mapping[str, Any]) -> list[str]:
     lag = found["lag"]
     return [
         "  " + ", ".join(f"{name} {count}" for name, count in found["counters"].items()),
-        f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}",
+        f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}, "
+        f"dead letters {found['deadLetters']}",
         f"  last answer {last_answer(found['lastAnswer'])}"
         + (f"; last error: {found['lastError']}" if found["lastError"] else ""),
     ]

@@ -185,12 +185,16 @@ async def redrive(
     """Deliver dead letters again; each is removed once it is settled. Exit 1 if any failed again."""
     found = await asked.trigger(trigger)
     wanted = _chosen(identities, everything)
-    failed = 0
+    failed = would_be = 0
     async for line in asked.redrive(found, {"identities": wanted, "ratePerSecond": rate, "dryRun": dry_run}):
         if line.get("done"):
             failed = line["failed"]
-            verb = "would be redriven" if dry_run else "delivered"
-            click.echo(f"{line['delivered']} {verb}, {failed} failed again")
+            click.echo(
+                f"{would_be} would be redriven" if dry_run else f"{line['delivered']} delivered, {failed} failed again"
+            )
+        elif dry_run:
+            would_be += 1
+            click.echo(f"{line['identity']}: would be redriven")
         else:
             click.echo(
                 f"{line['identity']}: {line['outcome']}" + (f" ({line['status']})" if line.get("status") else "")

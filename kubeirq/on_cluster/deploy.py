@@ -23,6 +23,7 @@ _LAST_LINES = 15
 _AS_WANTED = ("Suspended", "Completed")  # not Ready, and nothing is to be waited for
 _FOR_GOOD = ("Invalid", "NameTaken", "Refused")  # no waiting helps
 _UNSEEN = "no controller has looked at it yet"
+_UNSEEN_SECONDS = 3.0  # that is no news
 
 Write = Callable[[str], None]
 Name = tuple[str, str, str]  # kind, namespace, name
@@ -145,13 +146,14 @@ async def _until_ready(
                 unready[name] = state
                 del waiting[name]
                 continue
-            elif waiting[name] == state:
+            elif waiting[name] == state or (state == _UNSEEN and time.monotonic() - started < _UNSEEN_SECONDS):
                 continue
             else:
                 waiting[name] = state
             write(f"{name[0]}/{name[2]}: {state} ({time.monotonic() - started:.0f} s)")
         if not waiting or time.monotonic() - started > timeout_seconds:
-            return {**unready, **{name: f"{state} (after {timeout_seconds:g} s)" for name, state in waiting.items()}}
+            late = {name: f"{state or _UNSEEN} (after {timeout_seconds:g} s)" for name, state in waiting.items()}
+            return {**unready, **late}
         await asyncio.sleep(_LOOK_SECONDS)
 
 

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from kubeirq.texts import age
 from kubeirq.trigger_text import advice_for, condition_lines, flow_lines
 
 FIELD_MANAGER = "kubeirq"
+_FEW_LETTERS = 500  # that they are listed to be counted
 _TRIGGER_COLUMNS = ("TRIGGER", "CALLS", "READY", "SINCE", "MESSAGE")
 _FUNCTION_COLUMNS = ("FUNCTION", "READY", "RUNTIME", "REPLICAS", "SINCE", "MESSAGE")
 
@@ -218,6 +220,9 @@ class OnCluster:
             return {"flows": [], "replicas": []}, [f"  (lag, held events and dead letters are not known: {error})"]
         by_replica = {name: flows_of(status, trigger["uid"]) for name, status in statuses.items()}
         flows = merged([flow for found in by_replica.values() for flow in found])
+        holders = [replica for replica in replicas if by_replica.get(replica.name)]
+        if holders and sum(flow["deadLetters"] for flow in flows) <= _FEW_LETTERS:
+            await self._count_letters(trigger, holders[0], flows)
         lines: list[str] = []
         for flow in flows:
             lines += [f"  of {flow['function']}"] if len(flows) > 1 else []
@@ -231,6 +236,15 @@ class OnCluster:
             word = f"no answer: {problem}" if problem else f"held {held}" if runs else "does not run it"
             lines.append(f"  replica {replica.name}: {word}")
         return {"flows": flows, "replicas": told}, lines
+
+    async def _count_letters(self, trigger: Named, holder: Replica, flows: Sequence[dict[str, Any]]) -> None:
+        """A replica counts those that it wrote itself, since it started: few of them are counted where they are."""
+        path = f"{_path(trigger)}/dead-letters"
+        with suppress(NoAnswer, Refused):
+            letters = (await ask(self._cluster, holder, "GET", path, limit=str(2 * _FEW_LETTERS)))["deadLetters"]
+            counts = Counter(letter["function"] for letter in letters)
+            for flow in flows:
+                flow["deadLetters"] = counts[flow["function"]]
 
     async def _statuses(self, replicas: Sequence[Replica]) -> tuple[dict[str, Any], dict[str, str]]:
         """By replica, and what is wrong with those that did not answer. Raises NoRight."""

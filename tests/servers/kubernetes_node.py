@@ -235,6 +235,8 @@ state = "{self.folder}/containerd/state"
                     "authorization": {"mode": "Webhook"},
                     "cgroupDriver": "cgroupfs",
                     "cgroupRoot": f"/{self._cgroup}",
+                    # of its own: a kubelet removes the logs of every pod that it does not know
+                    "podLogsDir": str(self.folder / "pod-logs"),
                     "failCgroupV1": False,
                     "featureGates": {"KubeletCrashLoopBackOffMax": True},
                     "crashLoopBackOff": {"maxContainerRestartPeriod": f"{MOST_RESTART_SECONDS}s"},
