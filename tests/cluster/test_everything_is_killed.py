@@ -1,16 +1,20 @@
 """Everything on the node is killed while events flow: deliveries go on by themselves, nothing is lost."""
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from servers import kafka, nats
 from servers.cluster import Cluster, Namespace, function, keeping
 from servers.fabric import manifest
-from servers.ledger import FUNCTION, Account, account, count, entries
+from servers.ledger import FUNCTION, IDS, Account, account, count, entries, ids
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300, func_only=True)]
 
@@ -93,11 +97,12 @@ async def test_no_record_of_kafka_is_lost_or_out_of_order(place: Namespace, clus
     assert found.out_of_order == 0
 
 
-async def test_no_message_of_jetstream_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path):
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_no_message_of_jetstream_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path, ordering: str):
     stream = f"{place.name}-orders"
     sent = await nats.publish(cluster.nats.url, stream, EVENTS, KEYS)
     flow = Flow(place, tmp_path / "ledger", sent)
-    spec = {"function": "ledger", "subject": f"{stream}.>", "ackWaitSeconds": 5}
+    spec = {"function": "ledger", "subject": f"{stream}.>", "ordering": ordering, "ackWaitSeconds": 5}
     await place.apply(
         ledger_function(tmp_path),
         manifest("NATSTrigger", "ledger", **spec, concurrency=CONCURRENCY, delivery=FAST),
@@ -107,4 +112,74 @@ async def test_no_message_of_jetstream_is_lost(place: Namespace, cluster: Cluste
         await flow.kill_controllers("nats")
         await flow.kill_function()
     await flow.restart_api_server()
-    await flow.until_all_are_delivered()
+    found = await flow.until_all_are_delivered()
+    if ordering == "key":
+        assert found.out_of_order == 0
+
+
+async def test_every_tick_of_the_clock_has_one_id_and_none_is_missed(
+    place: Namespace, cluster: Cluster, tmp_path: Path
+):
+    ledger, kills = tmp_path / "ledger", 0
+    await place.apply(
+        function("tick", IDS, **keeping(tmp_path)),
+        manifest("CronTrigger", "seconds", function="tick", schedule="* * * * * *", catchUp="all"),
+    )
+    await place.until_ready("CronTrigger", "seconds")
+    for _ in range(2):
+        for pod in await cluster.controllers("cron"):
+            seen = count(ledger)
+            await place.until_it_holds(lambda seen=seen: count(ledger) > seen + 2, "ticks", 40)
+            await cluster.kill_containers(pod)
+            kills += 1
+    seen = count(ledger)
+    await place.until_it_holds(lambda: count(ledger) > seen + 2, "ticks", 40)
+    found = Counter(event_id.rpartition("/")[2] for event_id in ids(ledger))
+    ticks = sorted(datetime.fromisoformat(text).astimezone(UTC) for text in found)
+    wanted = [ticks[0] + timedelta(seconds=n) for n in range(len(ticks))]
+    assert ticks == wanted, "one a second, none left out"
+    repeated = found.total() - len(found)
+    print(f"\n{len(ticks)} ticks, {repeated} delivered again, {kills} kills")
+    assert repeated <= kills * 2, found
+
+
+async def test_no_request_that_was_accepted_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path):
+    ledger, path = tmp_path / "ledger", f"/{place.name}"
+    await place.apply(
+        function("keep", IDS, **keeping(tmp_path)),
+        manifest("HTTPTrigger", "keep", function="keep", path=path, answer="accepted", delivery=FAST),
+    )
+    await place.until_ready("HTTPTrigger", "keep")
+    accepted: list[str] = []
+    stopping = asyncio.Event()
+
+    async def caller() -> None:
+        while not stopping.is_set():
+            # each on a connection of its own; one that breaks was not accepted, and may be sent again
+            try:
+                async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+                    async with session.post(f"{await cluster.gateway()}{path}", json={}) as answer:
+                        if answer.status == 202:
+                            accepted.extend((await answer.json())["ids"])
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as group:
+        callers = [group.create_task(caller()) for _ in range(2)]
+        try:
+            for pod in [
+                *await cluster.controllers("http"),
+                *await cluster.controllers("store"),
+                *await place.pods("keep"),
+            ]:
+                goal = len(accepted) + 100
+                await place.until_it_holds(lambda goal=goal: len(accepted) > goal, "accepted requests", 60)
+                await cluster.kill_containers(pod)
+            goal = len(accepted) + 100
+            await place.until_it_holds(lambda: len(accepted) > goal, "accepted requests", 60)
+        finally:
+            stopping.set()
+    assert all(task.done() for task in callers)
+    await place.until_it_holds(lambda: set(accepted) <= set(ids(ledger)), "delivery of all that was accepted", 90)
+    print(f"\n{len(accepted)} accepted, {len(ids(ledger))} delivered")

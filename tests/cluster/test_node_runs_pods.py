@@ -3,12 +3,14 @@
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 from servers.images import PYTHON
 from servers.kubernetes_node import CGROUPS, Node, node
 
+PLACES = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods")
 ANSWER = """
 import http.server, os
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -23,6 +25,7 @@ FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], t
 
 @pytest.mark.timeout(180)  # a whole cluster starts within it: 15 seconds alone, a minute on a busy machine
 async def test_a_pod_answers_over_its_service_by_address_and_by_name_and_nothing_is_left():
+    before = [sorted(Path(place).rglob("*")) for place in PLACES]
     async with node() as cluster:
         await cluster.kubectl("apply", "-f", "-", input=_deployment_and_service())
         await cluster.kubectl("rollout", "status", "deployment/answer", "--timeout=30s")
@@ -40,6 +43,7 @@ async def test_a_pod_answers_over_its_service_by_address_and_by_name_and_nothing
     assert not any(process.is_running() for process in everyone)
     assert not folder.exists()
     assert not list(CGROUPS.rglob(f"*{folder.name}*"))
+    assert [sorted(Path(place).rglob("*")) for place in PLACES] == before
 
 
 async def _fetched(cluster: Node, url: str) -> str:

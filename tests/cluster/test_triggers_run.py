@@ -1,11 +1,16 @@
-"""Triggers of every kind on a real node: replicas that share, upgrades and changes while events flow."""
+"""Triggers of every kind on a real node: the example as a whole, replicas that share, changes while events flow."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import nats as nats_client
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from servers import kafka, nats
 from servers.cluster import Cluster, Namespace, function, keeping
@@ -14,8 +19,49 @@ from servers.ledger import FUNCTION, account, count, entries
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300, func_only=True)]
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "orders"
+ORDERS = 40
 EVENTS = 1_000
 KEYS = 50
+
+
+async def test_the_orders_of_the_example_flow_through_all_four_triggers(place: Namespace, cluster: Cluster):
+    """HTTP → Kafka → NATS → function, beside ticks of the clock: what comes in comes out, by its ids."""
+    topic, subject = f"{place.name}-orders", f"{place.name}-invoices"
+    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await place.apply(*example(topic, subject, f"/{place.name}"))
+    for kind, name in (
+        ("HTTPTrigger", "shop"),
+        ("CronTrigger", "regulars"),
+        ("KafkaTrigger", "orders"),
+        ("NATSTrigger", "invoices"),
+    ):
+        await place.until_ready(kind, name)
+    for name in ("validate", "place", "invoice", "notify"):
+        await place.until_ready("Function", name)
+    gateway = await cluster.gateway()
+    async with messages(cluster.nats.url, subject) as invoices:
+        accepted: list[str] = []
+        async with aiohttp.ClientSession() as session:
+            for number in range(ORDERS):
+                order = {"item": "tea", "quantity": number + 1, "customer": f"customer-{number}"}
+                async with session.post(f"{gateway}/{place.name}", json=order) as answer:
+                    assert answer.status == 202, await answer.text()
+                    accepted += (await answer.json())["ids"]
+        wanted = {f"{event_id}/validate/invoice" for event_id in accepted}
+        await place.until_it_holds(lambda: wanted <= invoices.keys(), f"{ORDERS} invoices", 60)
+        ticks = {event_id for event_id in invoices if event_id not in wanted}
+        assert len(wanted) == ORDERS
+        await place.until_it_holds(lambda: len(invoices.keys() - wanted) >= 2, "orders of the clock", 30)
+        assert all(event_id.endswith("/place/invoice") for event_id in ticks), ticks
+    assert json.loads(invoices[f"{accepted[4]}/validate/invoice"]) == {
+        "customer": "customer-4",
+        "text": "5 x tea",
+        "total": 20,
+    }
+    for number in range(ORDERS):
+        text = f"dear customer-{number}: {number + 1} x tea, that is {4 * (number + 1)} euros"
+        await until_logged(place, "notify", text)
 
 
 async def test_replicas_share_the_partitions_of_a_topic(place: Namespace, cluster: Cluster, tmp_path: Path):
@@ -139,6 +185,49 @@ def numbers(ledger: Path) -> set[int]:
 def speed(moments: list[float]) -> float:
     """Events a second."""
     return len(moments) / (moments[-1] - moments[0])
+
+
+def example(topic: str, subject: str, path: str) -> list[dict[str, Any]]:
+    """The example's resources as a cluster takes them: code inline, names of its own at the brokers."""
+    documents: list[dict[str, Any]] = list(yaml.safe_load_all((EXAMPLE / "orders.yaml").read_text()))
+    for document in documents:
+        spec = document["spec"]
+        if document["kind"] == "Function":
+            spec["source"] = {"inline": (EXAMPLE / spec["source"]["path"]).read_text()}
+            spec["runtime"] = "python3.11"  # the Python of the tests' image
+    text = json.dumps(documents)
+    for old, new in (('"/orders"', path), ('["orders"]', [topic]), ('{"topic": "orders"}', {"topic": topic})):
+        assert old in text
+        text = text.replace(old, json.dumps(new))
+    text = text.replace('"subject": "invoices"', f'"subject": "{subject}"').replace('"INVOICES"', f'"{subject}"')
+    changed: list[dict[str, Any]] = json.loads(text)
+    return changed
+
+
+@asynccontextmanager
+async def messages(url: str, subject: str) -> AsyncIterator[dict[str, bytes]]:
+    """What is published to a subject from now on, by the events' ids."""
+    found: dict[str, bytes] = {}
+    connection = await nats_client.connect(url)
+
+    async def note(message: Any) -> None:
+        found[message.headers["ce-id"]] = message.data
+
+    await connection.subscribe(subject, cb=note)
+    try:
+        yield found
+    finally:
+        await connection.close()
+
+
+async def until_logged(place: Namespace, name: str, text: str, seconds: float = 30) -> None:
+    log = ""
+    try:
+        async with asyncio.timeout(seconds):
+            while text not in (log := await place.kubectl("logs", f"deployment/{name}", "--tail=-1")):
+                await asyncio.sleep(0.5)
+    except TimeoutError:
+        raise AssertionError(f"{name} never said {text!r}; the end of its log:\n{log[-2000:]}") from None
 
 
 async def delivered_by(controller: dict[str, Any], namespace: str) -> int:

@@ -1,6 +1,8 @@
 """NATS for real: acknowledged after settling, given back after a crash, requests answered by a function."""
 
 import asyncio
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +192,55 @@ def handler(event, context):
             failed = await connection.request("ask", b'"fail"', timeout=5)
             assert failed.headers["Nats-Service-Error-Code"] == "422"
             await connection.close()
+
+
+async def test_in_order_what_a_crashed_fabric_held_comes_before_anything_newer() -> None:
+    async with nats_server() as server:
+        spec = trigger(server.url, ackWaitSeconds=2, ordering="key")
+        dead, successor = StandInContext(room=5), StandInContext()
+        await spec.prepare(dead)
+        await publish(server.url, 20)
+        generator = spec.deliveries(dead)
+        taken = await take(generator, 5)
+        for delivery in taken[1:3]:
+            await delivery.settle(DONE)
+        await dead.close()  # its connection: nothing is given back
+        await generator.aclose()  # type: ignore[attr-defined]
+        generator = spec.deliveries(successor)
+        found = await take(generator, 18)
+        assert [delivery.event.data for delivery in found] == [b"%d" % n for n in (0, *range(3, 20))]
+        await generator.aclose()  # type: ignore[attr-defined]
+        await successor.close()
+
+
+@pytest.mark.timeout(90)
+async def test_in_order_what_a_lost_connection_swallowed_comes_before_anything_newer() -> None:
+    """The server has handed it out, and it never arrived: killed while more is on its way than buffers hold."""
+    count, every = 700, 150
+    async with nats_server() as server:
+        context = StandInContext(room=200)
+        spec = trigger(server.url, ackWaitSeconds=1, ordering="key")
+        await spec.prepare(context)
+        connection = await nats.connect(server.url)
+        for number in range(count):
+            await connection.jetstream().publish("orders", b"%d " % number + bytes(100_000))
+        await connection.close()
+        first_seen: dict[int, None] = {}
+        kills = 0
+        generator = spec.deliveries(context)
+        async with asyncio.timeout(60):
+            while len(first_seen) < count:
+                for delivery in await anext(generator):
+                    first_seen.setdefault(int((delivery.event.data or b"").split()[0]))
+                    with suppress(OSError):  # the connection is gone, and it will come again
+                        await delivery.settle(DONE)
+                if len(first_seen) > every * (kills + 1):
+                    kills += 1
+                    await asyncio.sleep(0)  # what is asked for now is on its way, and nobody reads
+                    time.sleep(0.5)  # noqa: ASYNC251
+                    await server.kill()
+                    await server.start()
+        await generator.aclose()  # type: ignore[attr-defined]
+        await context.close()
+        assert kills == 4
+        assert list(first_seen) == sorted(first_seen)

@@ -130,7 +130,7 @@ class Cluster:
         try:
             yield found
         finally:
-            await self.node.kubectl("delete", "namespace", found.name, "--wait=false")
+            await self.node.kubectl("delete", "namespace", found.name, "--wait=false", "--ignore-not-found")
 
 
 @dataclass

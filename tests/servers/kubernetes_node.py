@@ -39,6 +39,8 @@ DNS_ADDRESS = "10.96.0.10"
 MOST_RESTART_SECONDS = 2  # what ended is started again: at most so long after; elsewhere it grows to five minutes
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 CGROUPS = Path("/sys/fs/cgroup")
+# What programs keep there is the node's own, and gone with it: addresses of pods, for one, which would run out
+OWN_FOLDERS = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods")
 UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 # The first process of the namespaces: orphans are its children, and ignoring their signal buries them.
 FIRST_PROCESS = """
@@ -121,6 +123,9 @@ class Node(APIServer):
     async def start_node(self) -> None:
         """All of it; returns once the node is ready."""
         await self._enter_namespaces()
+        for folder in OWN_FOLDERS:
+            await self.execute("mkdir", "--parents", folder)
+            await self.execute("mount", "-t", "tmpfs", "tmpfs", folder)
         await self.execute("sh", "-c", NETWORK)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._start_control_plane())

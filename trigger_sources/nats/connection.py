@@ -78,6 +78,11 @@ class Connection:
         self._published = 0
         self._publications: dict[str, _Publication] = {}
 
+    async def close(self) -> None:
+        """It is no fault that it was lost before."""
+        with contextlib.suppress(NatsError, OSError):
+            await self.client.close()
+
     async def _gone(self) -> None:
         for publication in self._publications.values():
             _fail(publication, self.away("the connection was lost"))
@@ -193,7 +198,7 @@ async def connection_to(servers: Sequence[str], security: Security | None, conte
         return await connect(servers, f"kubeirq-{context.replica}", **await _arguments(security, context))
 
     async def close(connection: Connection) -> None:
-        await connection.client.close()
+        await connection.close()
 
     return await context.shared(key, open_, close)
 

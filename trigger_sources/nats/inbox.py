@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 _UNUSED_SECONDS = (
     7 * 86_400
 )  # then the server forgets the consumer, of a deleted trigger; what it had is handed out anew
-_LOOK_SECONDS = 0.5
-_LONGEST_WAIT_SECONDS = 120.0  # for what another holds: longer than a replica may go on that is none any more
 
 
 class _Hold:
@@ -56,7 +54,6 @@ class JetStreamInbox:
         self._may_take = may_take
         self._pull: Pull | None = None
         self._held: dict[Place, _Hold] = {}
-        self._others_until: float | None = None  # while others' records come first, of the loop's clock
 
     @property
     def must_give_back(self) -> bool:
@@ -82,7 +79,7 @@ class JetStreamInbox:
             )
         await check_publishing(connection, self._subject)
         if await self._consumer_info(connection) is None:
-            await self._configure(connection, most_held=-1)
+            await self._configure(connection)
         self._bound(connection)
 
     async def append_all(self, records: Sequence[bytes]) -> None:
@@ -95,8 +92,6 @@ class JetStreamInbox:
             await asyncio.sleep(timeout_seconds)
             return []
         pull = await self._opened(in_order)
-        if self._others_until is not None and not await self._others_are_here(pull, timeout_seconds):
-            return []
         found = await pull.read(lambda: limit if self._may_take() else 0, timeout_seconds)
         kept = []
         for message, delivered in found:
@@ -138,7 +133,7 @@ class JetStreamInbox:
         if outcome.final:
             await pull.acknowledge(place, hold.reply)
         else:
-            await pull.give_back(hold.reply, outcome.after_seconds)
+            await pull.give_back(place, hold.reply, outcome.after_seconds)
 
     async def _extend(self, pull: Pull, hold: _Hold) -> None:
         await pull.extend(hold.reply)
@@ -156,28 +151,11 @@ class JetStreamInbox:
             pull.problem = None
             await self.prepare()
         if pull is None:
-            info = await self._consumer_info(connection)
-            waits = in_order and info is not None and info["num_ack_pending"] > 0
-            # Over this bound the server hands out nothing but what was handed out before
-            await self._configure(connection, most_held=1 if waits else -1)
-            self._others_until = asyncio.get_running_loop().time() + _LONGEST_WAIT_SECONDS if waits else None
-            pull = Pull(connection, self._stream, self._consumer, ack_wait_seconds=self._ack_wait)
+            await self._configure(connection)
+            pull = Pull(connection, self._stream, self._consumer, ack_wait_seconds=self._ack_wait, in_order=in_order)
             await pull.open()
             self._pull = pull
         return pull
-
-    async def _others_are_here(self, pull: Pull, timeout_seconds: float) -> bool:
-        """Gathers what was handed out before, to others; lets newer records come once all of it is here."""
-        assert self._others_until is not None
-        info = await self._consumer_info(pull.connection)
-        count = 0 if info is None else info["num_ack_pending"]
-        if not await pull.gather(count, min(timeout_seconds, _LOOK_SECONDS)):
-            if asyncio.get_running_loop().time() < self._others_until:
-                return False
-            log.warning("no longer waited for records that another replica holds", extra={"consumer": self._consumer})
-        await self._configure(pull.connection, most_held=-1)
-        self._others_until = None
-        return True
 
     async def _consumer_info(self, connection: Connection) -> dict[str, Any] | None:
         try:
@@ -187,14 +165,14 @@ class JetStreamInbox:
                 return None
             raise
 
-    async def _configure(self, connection: Connection, *, most_held: int) -> None:
+    async def _configure(self, connection: Connection) -> None:
         config = {
             "name": self._consumer,
             "durable_name": self._consumer,
             "ack_policy": "explicit",
             "ack_wait": int(self._ack_wait * NANOSECONDS),
             "max_deliver": -1,
-            "max_ack_pending": most_held,
+            "max_ack_pending": -1,
             "filter_subject": self._subject,
             "inactive_threshold": _UNUSED_SECONDS * NANOSECONDS,
         }

@@ -42,7 +42,13 @@ class Consumption:
         created = datetime.fromisoformat(info["created"][:19] + "+00:00")
         self._place = f"{self._stream}@{int(created.timestamp())}{info['created'][19:].strip('.Z')}"
         await self._create_consumer()
-        self._pull = Pull(connection, self._stream, self._consumer, ack_wait_seconds=trigger.ack_wait_seconds)
+        self._pull = Pull(
+            connection,
+            self._stream,
+            self._consumer,
+            ack_wait_seconds=trigger.ack_wait_seconds,
+            in_order=trigger.lanes != "none",
+        )
         await self._pull.open()
         connection.listeners.add(self._connected)
         context.report(connected=connection.client.is_connected)
@@ -101,7 +107,7 @@ class Consumption:
         if outcome.final:
             await self._pull.acknowledge(place, reply)
         else:
-            await self._pull.give_back(reply, outcome.after_seconds)
+            await self._pull.give_back(place, reply, outcome.after_seconds)
         self._held.pop(place[0], None)
 
     async def _recover(self, problem: str) -> None:

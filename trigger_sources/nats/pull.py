@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -10,8 +11,11 @@ from typing import Any
 import orjson
 from nats.errors import Error as NatsError
 
-from trigger_sources.nats.connection import Connection
+from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.events import Delivered, delivered_from
+from trigger_sources.source import SourceError
+
+log = logging.getLogger(__name__)
 
 NANOSECONDS = 1_000_000_000
 _PULL_SECONDS = 5.0
@@ -20,6 +24,8 @@ _MOST_IN_A_PULL = 500
 _CONFIRM_SECONDS = 0.05
 _CLOSE_SECONDS = 1.0
 _ACKNOWLEDGED_KEPT = 10_000
+_LOOK_SECONDS = 0.1
+_LONGEST_WAIT_SECONDS = 120.0  # for what another holds: longer than a replica may go on that is none any more
 
 Place = tuple[int, int]  # of a message in its stream: sequence, time
 
@@ -29,15 +35,21 @@ class Pull:
 
     An acknowledgement that was lost, with the connection or by a server that was killed, is repeated when its message
     comes again: it is not handed out twice. `problem`: why the consumer has to be made anew, where it is gone.
+    `in_order`: what another was handed out, or was lost on its way here, comes before anything newer.
     """
 
-    def __init__(self, connection: Connection, stream: str, consumer: str, *, ack_wait_seconds: float) -> None:
+    def __init__(
+        self, connection: Connection, stream: str, consumer: str, *, ack_wait_seconds: float, in_order: bool = False
+    ) -> None:
         self.connection = connection
         self.stream = stream
         self.consumer = consumer
         self.problem: str | None = None
         self.newest = 0  # the last sequence that came
         self._ack_wait = ack_wait_seconds
+        self._in_order = in_order
+        self._older_until: float | None = None  # while older ones are waited for, of the loop's clock
+        self._most_held: int | None = None  # the consumer's own bound, while it is lowered
         self._inbox = f"_INBOX.kubeirq.{secrets.token_hex(8)}"
         self._subscription: Any = None
         self._waiting: OrderedDict[Place, tuple[Any, Delivered]] = OrderedDict()
@@ -45,6 +57,7 @@ class Pull:
         self._asked: dict[str, int] = {}  # by pull: how many messages it may still bring
         self._pulls = 0
         self._heard = 0.0  # when anything came last, of the loop's clock
+        self._read: set[Place] = set()  # and not settled
         self._unconfirmed: dict[Place, str] = {}  # acknowledged, and not known to have reached the server
         self._acknowledged: OrderedDict[Place, None] = OrderedDict()  # the last ones
         self._confirming: asyncio.Task[None] | None = None
@@ -58,24 +71,13 @@ class Pull:
         self._confirming = asyncio.create_task(self._confirm())
         self._heard = asyncio.get_running_loop().time()
         self._is_open = True
-
-    async def gather(self, count: int, timeout_seconds: float) -> bool:
-        """Whether so many messages wait to be read, then by their sequence: the server repeats them in any order."""
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
-        self._ask(count)
-        while len(self._waiting) < count and self._is_open:
-            self._news.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._news.wait()
-            except TimeoutError:
-                return False
-        self._waiting = OrderedDict(sorted(self._waiting.items()))
-        return self._is_open
+        self._wait_for_older()
 
     async def read(self, room: Callable[[], int], timeout_seconds: float) -> list[tuple[Any, Delivered]]:
         """What came, at most the room; empty when nothing came in time. Asks for more when there is room for more."""
         if not self._is_open:
+            return []
+        if self._older_until is not None and not await self._older_are_here(timeout_seconds):
             return []
         self._ask(room())
         if not self._waiting:
@@ -87,25 +89,31 @@ class Pull:
                 return []
         if not self._is_open:
             return []
-        most = room()
-        found = [self._waiting.popitem(last=False)[1] for _ in range(min(most, len(self._waiting)))]
+        if self._older_until is not None:
+            return []  # the connection was lost meanwhile
+        found = [self._waiting.popitem(last=False) for _ in range(min(room(), len(self._waiting)))]
+        self._read.update(place for place, _ in found)
         self._ask(room())
-        return found
+        return [message for _, message in found]
 
     async def acknowledge(self, place: Place, reply: str) -> None:
         """Raises ConnectionError when it is closed: the message will come again."""
         if not self._is_open:
             raise ConnectionError("the consumer is closed")
+        self._read.discard(place)
+        if (again := self._waiting.pop(place, None)) is not None:
+            reply = again[0].reply  # it was repeated meanwhile, and is not to be read once more
         self._unconfirmed[place] = reply
         self._acknowledged[place] = None
         if len(self._acknowledged) > _ACKNOWLEDGED_KEPT:
             self._acknowledged.popitem(last=False)
         await self._publish(reply, b"+ACK")
 
-    async def give_back(self, reply: str, after_seconds: float = 0) -> None:
+    async def give_back(self, place: Place, reply: str, after_seconds: float = 0) -> None:
         """It is handed out again, not sooner. Raises ConnectionError when this is closed."""
         if not self._is_open:
             raise ConnectionError("the consumer is closed")
+        self._read.discard(place)
         delay = int(after_seconds * NANOSECONDS)
         await self._publish(reply, b'-NAK {"delay": %d}' % delay if delay else b"-NAK")
 
@@ -146,6 +154,71 @@ class Pull:
         subject = f"$JS.API.CONSUMER.INFO.{self.stream}.{self.consumer}"
         await self.connection.client.request(subject, timeout=_CLOSE_SECONDS)
 
+    # --- order
+
+    def _wait_for_older(self) -> None:
+        if self._in_order:
+            self._older_until = asyncio.get_running_loop().time() + _LONGEST_WAIT_SECONDS
+
+    async def _older_are_here(self, timeout_seconds: float) -> bool:
+        """Gathers what was handed out and is not here; lets newer messages come once all of it is."""
+        assert self._older_until is not None
+        until = self._older_until
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        try:
+            async with asyncio.timeout_at(deadline):
+                while not self.connection.client.is_connected:
+                    self._news.clear()
+                    await self._news.wait()
+                while missing := await self._missing():
+                    if asyncio.get_running_loop().time() > until:
+                        log.warning("no longer waited for messages that another holds", extra=self._names())
+                        break
+                    if self._most_held is None:
+                        # Over this bound the server hands out nothing but what was handed out before
+                        self._most_held = await self._bound(1)
+                    self._ask(len(self._waiting) + missing)
+                    self._news.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await self._news.wait()
+                if self._most_held is not None:
+                    await self._bound(self._most_held)
+                    self._most_held = None
+        except TimeoutError:
+            return False
+        except SourceError as error:
+            if isinstance(error, JetStreamError) and error.not_found:
+                self._is_gone(str(error))
+            else:
+                await asyncio.sleep(_CONFIRM_SECONDS)  # the servers start
+            return False
+        if self._older_until != until or not self._is_open:
+            return False  # the connection was lost meanwhile
+        self._older_until = None
+        self._waiting = OrderedDict(sorted(self._waiting.items()))  # the server repeats them in any order
+        return True
+
+    async def _missing(self) -> int:
+        """How many messages the server has handed out that are not here, or so it seems while it hears of the last."""
+        info = await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
+        newest: int = info["delivered"][
+            "stream_seq"
+        ]  # a server that was killed may have forgotten some of the last ones
+        here = sum(sequence <= newest for sequence, _ in self._read | self._waiting.keys())
+        pending: int = info["num_ack_pending"]
+        return max(0, pending - here)
+
+    async def _bound(self, most_held: int) -> int:
+        """How many messages the consumer may hand out that are not settled; what it was before."""
+        config = (await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}"))["config"]
+        changed = {"stream_name": self.stream, "config": {**config, "max_ack_pending": most_held}}
+        await self.connection.api(f"CONSUMER.CREATE.{self.stream}.{self.consumer}", changed)
+        return int(config["max_ack_pending"])
+
+    def _names(self) -> dict[str, str]:
+        return {"stream": self.stream, "consumer": self.consumer}
+
     # --- messages
 
     async def _publish(self, subject: str, data: bytes) -> None:
@@ -174,11 +247,14 @@ class Pull:
         self._asked.pop(message.subject.rpartition(".")[2], None)
         text = headers.get("Description", "")
         if status == "409" and ("Consumer Deleted" in text or "Consumer is push based" in text):
-            self.problem = text
-            self._acknowledged.clear()  # who makes it anew may want them all once more
+            self._is_gone(text)
         elif status == "503":
             self.problem = "no responders"
         self._news.set()
+
+    def _is_gone(self, problem: str) -> None:
+        self.problem = problem
+        self._acknowledged.clear()  # who makes it anew may want them all once more
 
     # --- pulling
 
@@ -219,6 +295,7 @@ class Pull:
     def _connected(self, connected: bool) -> None:
         if connected:
             self._asked.clear()
+            self._wait_for_older()
             self._news.set()
 
     async def _confirm(self) -> None:

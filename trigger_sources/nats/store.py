@@ -113,4 +113,4 @@ class JetStreamStore:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
             if not self._connecting.cancelled() and self._connecting.exception() is None:
-                await self._connecting.result().client.close()
+                await self._connecting.result().close()

@@ -32,8 +32,6 @@ class NATSTrigger(TriggerSource):
 
     sharing: ClassVar[Sharing] = "competing"
     default_ordering: ClassVar[Ordering] = "none"
-    extend_seconds: ClassVar[float] = 10
-
     servers: list[str] = Field(
         default_factory=list, description="nats:// or tls:// addresses; absent: the fabric's own"
     )
@@ -51,6 +49,11 @@ class NATSTrigger(TriggerSource):
     )
     key: KeyFrom | None = Field(None, description="With ordering: key; unset: the subject is the key")
     security: Security | None = None
+
+    @property
+    def extend_seconds(self) -> float:  # type: ignore[override]
+        """Twice before the server takes what is held for lost."""
+        return self.ack_wait_seconds / 3
 
     @field_validator("subject")
     @classmethod
