@@ -14,7 +14,7 @@ import nats
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from servers.controllers import Cluster, Controller, cluster, condition, resource
+from servers.controllers import Cluster, Controller, cluster, condition, holder_of, resource
 from servers.function import function
 from servers.kafka import apache_kafka, assigned, create_topic
 from servers.ledger import FUNCTION, account, count, entries
@@ -140,6 +140,43 @@ async def test_replicas_share_the_partitions_of_a_topic_and_take_over_those_of_o
         found = account(ledger, publishing.sent)
         assert (found.lost, found.out_of_order) == (0, 0), found
         assert found.duplicates <= 100, f"what was under way, and a second of what was not committed yet: {found}"
+
+
+@pytest.mark.timeout(240)
+async def test_in_order_one_replica_takes_all_and_when_it_is_killed_the_other_goes_on_where_it_was(
+    tmp_path: Path,
+) -> None:
+    """The server hands out again what a dead replica held later than the Lease has a new holder: that waits for it."""
+    ledger = tmp_path / "ledger"
+    async with (
+        cluster(tmp_path) as it,
+        nats_server() as server,
+        function(FUNCTION, LEDGER=str(ledger), **WORK) as f,
+    ):
+        replicas = [await it.start("trigger", "nats", replica=name) for name in ("one", "two")]
+        spec = {"servers": [server.url], "subject": "orders.*", "stream": "ORDERS", "createStream": True, "url": f.url}
+        ordered = {"ordering": "key", "concurrency": CONCURRENCY}
+        await it.apply(resource("NATSTrigger", "orders", {**spec, **ordered}))
+        await it.until("natstrigger", "orders", lambda found: condition(found)["status"] == "True", 40)
+        kills = 2
+        async with publishing_to_nats(server.url) as publishing:
+            await until(lambda: count(ledger) > 200, it, 60)
+            holder = await holder_of(it, "NATSTrigger", "orders")
+            for found in replicas:
+                is_holder = found.environment["KUBEIRQ_REPLICA"] == holder
+                assert bool(await delivered_by(found)) == is_holder, "its holder delivers, and nobody else"
+            for _ in range(kills):
+                holder = await holder_of(it, "NATSTrigger", "orders")
+                killed, other = sorted(replicas, key=lambda found: found.environment["KUBEIRQ_REPLICA"] != holder)
+                await killed.kill()
+                goal = count(ledger) + 100
+                await until(lambda goal=goal: count(ledger) > goal, it, 60)  # type: ignore[misc]
+                assert await holder_of(it, "NATSTrigger", "orders") == other.environment["KUBEIRQ_REPLICA"]
+                await killed.start()  # and gets its share of the Leases back
+        await until(lambda: len({entry.number for entry in entries(ledger)}) == publishing.total, it, 60)
+        found = account(ledger, publishing.sent)
+        assert (found.lost, found.out_of_order) == (0, 0), found
+        assert found.duplicates <= kills * CONCURRENCY, f"what was under way at each kill: {found}"
 
 
 @pytest.mark.timeout(180)
