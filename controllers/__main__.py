@@ -60,13 +60,14 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
 
 async def _functions(environment: Mapping[str, str]) -> None:
     settings, namespace = settings_from(environment), environment.get("KUBEIRQ_WATCH_NAMESPACE") or None
-    async with api() as client:
+    # Leases have connections of their own: a renewal waits behind nothing
+    async with api() as client, api() as leases:
         controller = FunctionController(client, settings, namespace=namespace)
 
         def waiting() -> list[str]:
             return [] if controller.synced.is_set() else ["the functions are not known yet"]
 
-        slots = _leader(client, controller, environment)
+        slots = _leader(leases, controller, environment)
         port = trigger_process.number(environment, "KUBEIRQ_PORT", 9090)
         async with metrics_endpoint("0.0.0.0", port, readings=lambda: (), waiting=waiting):
             await operate(controller.watches(), lambda: beside(slots, controller.run()), namespace=namespace)

@@ -128,7 +128,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
         slots: Slots | None = None
         if settings.release_namespace is not None:
             slots = Slots(
-                client,
+                await stack.enter_async_context(api()),  # its own connections: a Lease waits behind nothing
                 namespace=settings.release_namespace,
                 name=f"kubeirq-{name}",
                 identity=settings.replica,

@@ -19,15 +19,25 @@ class TriggerStatus:
     """Changes come together into one write a second, and wait out an API server that is away.
 
     `term` is the Lease's while this replica holds the trigger, None when it does not: what an earlier holder still
-    writes is refused, since a later one has left its term. Without `fenced` every replica may write.
+    writes is refused, since a later one has left its term. Without `fenced` every replica may write. `turns` is shared
+    by the triggers of a process: a thousand that start together ask the API server one after the other.
     """
 
-    def __init__(self, api: Api, trigger: Mapping[str, Any], *, term: Callable[[], int | None], fenced: bool) -> None:
+    def __init__(
+        self,
+        api: Api,
+        trigger: Mapping[str, Any],
+        *,
+        term: Callable[[], int | None],
+        fenced: bool,
+        turns: asyncio.Semaphore | None = None,
+    ) -> None:
         metadata = trigger["metadata"]
         self.uid: str = metadata["uid"]
         self._api = api
         self._path = path_of(trigger["apiVersion"], trigger["kind"], metadata["namespace"], metadata["name"])
         self._term = term
+        self._turns = turns or asyncio.Semaphore(1)
         self.fenced = fenced
         self._live: Object | None = None  # as it was read or written last
         self._waiting: Object = {}  # what the next write changes
@@ -67,9 +77,10 @@ class TriggerStatus:
                 _merge(changes, {"state": {_TERM: str(self._held_term())}})
             patch = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"]}, "status": changes}
             try:
-                self._live = await self._api.request(
-                    "PATCH", f"{self._path}/status", body=patch, content_type="application/merge-patch+json"
-                )
+                async with self._turns:
+                    self._live = await self._api.request(
+                        "PATCH", f"{self._path}/status", body=patch, content_type="application/merge-patch+json"
+                    )
             except Refused as refused:
                 self._live = None  # somebody wrote meanwhile: looked at anew
                 if refused.status == 404:
@@ -88,7 +99,8 @@ class TriggerStatus:
     async def _read(self) -> Object:
         while True:
             try:
-                found = await self._api.request("GET", self._path)
+                async with self._turns:
+                    found = await self._api.request("GET", self._path)
             except Refused as refused:
                 if refused.status == 404:
                     raise _gone() from None

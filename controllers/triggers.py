@@ -40,6 +40,7 @@ GROUP, VERSION = "kubeirq.dev", "v1"
 SWEEP_SECONDS = 300.0  # what a watch missed is found within this
 _RECONCILES_AT_ONCE = 64  # most of them wait for what drains
 _STATUSES_AT_ONCE = 8
+_STATES_AT_ONCE = 16  # requests for what sources keep in the triggers' status
 _LET_GO_SECONDS = 4.0  # what runs may end within this once another replica is about to take over
 _STARTING_SECONDS = 10.0  # a flow that has not said how it is yet is waited for, rather than told to be not ready
 _TELL_SECONDS = 1.0
@@ -123,6 +124,7 @@ class TriggerController:
         )
         self._api = api
         self._events = Events(api, "kubeirq")
+        self._turns = asyncio.Semaphore(_STATES_AT_ONCE)
         self._host = host
         self._kinds = tuple(kinds)
         self._gates = gates
@@ -441,7 +443,9 @@ class TriggerController:
             self._forget(key)
         spec, rejection = _spec_of(found)
         uid = found["metadata"]["uid"]
-        status = TriggerStatus(self._api, found, term=lambda: self.duties.term_of(uid), fenced=self._is_fenced(spec))
+        status = TriggerStatus(
+            self._api, found, term=lambda: self.duties.term_of(uid), fenced=self._is_fenced(spec), turns=self._turns
+        )
         self._triggers[key] = self._by_uid[uid] = known = KnownTrigger(found, spec, rejection, status)
         self._claim(key, known)
         return True
