@@ -264,7 +264,8 @@ class Flow:
         counted = False
         while True:
             try:
-                self.lag = await asyncio.wait_for(self.trigger.lag(self.context), _LAG_SECONDS * 2)
+                async with asyncio.timeout(_LAG_SECONDS * 2):  # not wait_for: it may swallow that we are cancelled
+                    self.lag = await self.trigger.lag(self.context)
                 if not counted and self.dispatcher.dead_letters is not None:
                     self.dispatcher.dead_letter_count = await _count(self.dispatcher.dead_letters)
                     counted = True

@@ -15,6 +15,7 @@ from servers.scripted import Answer, Call, scripted
 from servers.stores import ComposedStore
 
 from trigger_sources.dead_letters import DeadLetter
+from trigger_sources.delivery import Delivery
 from trigger_sources.flow import Flow
 from trigger_sources.gate import Gate
 from trigger_sources.gateway import Gateway
@@ -315,6 +316,32 @@ async def test_stopping_settles_what_runs_and_returns_the_rest(tmp_path: Path) -
         assert time.monotonic() - started < 3, "a retry in half a minute is not waited for"
         assert broker.final() == {"2": "delivered"}
         assert [outcome.kind for outcome in broker.outcomes["1"]] == ["returned"]
+
+
+async def test_a_flow_that_is_stopped_while_the_lag_is_being_told_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for turns in range(40):  # of the event loop, that it takes to tell it
+        starts, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def prepare(*_: object, starts: asyncio.Event = starts, goes_on: asyncio.Event = goes_on) -> None:
+            starts.set()
+            await goes_on.wait()
+
+        async def lag(*_: object, turns: int = turns) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        async def deliveries(*_: object) -> AsyncIterator[list[Delivery]]:
+            for nothing in ():
+                yield nothing
+
+        monkeypatch.setattr(ListTrigger, "prepare", prepare)
+        monkeypatch.setattr(ListTrigger, "deliveries", deliveries)
+        monkeypatch.setattr(ListTrigger, "lag", lag)
+        async with asyncio.timeout(10), bench("http://127.0.0.1:1/", tmp_path):
+            await starts.wait()
+            goes_on.set()
 
 
 async def test_dead_letters_that_cannot_be_written_hold_their_lane_only(tmp_path: Path) -> None:
