@@ -17,7 +17,7 @@ from kubeirq.asked import Answer, Description, Named, Overview, Published, Refus
 from kubeirq.log_lines import line_about
 from kubeirq.on_cluster.connection import Cluster, NoRight, cluster
 from kubeirq.on_cluster.logs import lines_of_pods
-from kubeirq.on_cluster.merged import flows_of, merged
+from kubeirq.on_cluster.merged import flows_of, merged, worst_of
 from kubeirq.on_cluster.replicas import NoAnswer, Replica, ask, ask_for_lines, component_of, replicas_of
 from kubeirq.on_cluster.resources import FUNCTION, Kind, kinds_of, listed, named, worst_first
 from kubeirq.texts import age
@@ -83,11 +83,13 @@ class OnCluster:
             if not found["ready"]:
                 lines.append(f"  next: kubeirq logs {found['name']}")
             return Description(found, lines)
+        asked, answered = await self._flows_told(found)
+        conditions = worst_of([found["conditions"], *(flow.get("conditions", []) for flow in asked["flows"])])
+        found = {**found, "conditions": conditions}
         lines.append(f"  calls {found['function']}")
-        lines += condition_lines(found["conditions"]) or [f"  {found['message']}"]
+        lines += condition_lines(conditions) or [f"  {found['message']}"]
         if found["nextRuns"]:
             lines.append(f"  next runs {', '.join(found['nextRuns'])}")
-        asked, answered = await self._flows_told(found)
         lines += answered
         advice = [
             line

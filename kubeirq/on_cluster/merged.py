@@ -1,9 +1,11 @@
 """What the replicas of a controller say of one trigger, as one. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Flow = Mapping[str, Any]  # of one function, as one replica's admin API tells it
+
+_BADNESS = ("False", "Unknown", "True")  # of a condition's status, the worst first
 
 
 def flows_of(status: Mapping[str, Any], uid: str) -> list[Flow]:
@@ -30,9 +32,21 @@ def merged(flows: Sequence[Flow]) -> list[dict[str, Any]]:
                 "deadLetters": max(flow["deadLetters"] for flow in same),
                 "lastAnswer": answered["lastAnswer"] if answered else None,
                 "lastError": errors[0] if errors else "",
+                "conditions": worst_of(flow.get("conditions", []) for flow in same),
             }
         )
     return found
+
+
+def worst_of(told: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Of each type of condition the worst that someone tells: a replica may be in trouble that another does not see."""
+    worst: dict[str, dict[str, Any]] = {}
+    for conditions in told:
+        for condition in conditions:
+            known = worst.setdefault(condition["type"], dict(condition))
+            if _BADNESS.index(condition["status"]) < _BADNESS.index(known["status"]):
+                worst[condition["type"]] = dict(condition)
+    return list(worst.values())
 
 
 def _lag(lags: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kubeirq.on_cluster.merged import flows_of, merged
+from kubeirq.on_cluster.merged import flows_of, merged, worst_of
 
 
 def flow(function: str = "f", **fields: Any) -> dict[str, Any]:
@@ -44,3 +44,18 @@ def test_each_function_is_told_of_by_itself_and_what_does_not_run_here_is_left_o
     status = {"triggers": [flow("a"), flow("b"), {**flow(), "uid": "other"}, {**flow(), "function": None}]}
     assert [found["function"] for found in merged(flows_of(status, "u"))] == ["a", "b"]
     assert merged([]) == []
+
+
+def test_what_one_replica_alone_is_in_trouble_with_is_told() -> None:
+    well = [
+        {"type": "Ready", "status": "True", "reason": "Ready"},
+        {"type": "Delivering", "status": "True", "reason": "Idle"},
+    ]
+    parked = [
+        {"type": "Ready", "status": "False", "reason": "Parked"},
+        {"type": "Delivering", "status": "False", "reason": "Parked"},
+    ]
+    (found,) = merged([flow(conditions=well), flow(conditions=parked), flow(conditions=well)])
+    assert found["conditions"] == parked
+    accepted = {"type": "Accepted", "status": "True", "reason": "Accepted"}
+    assert worst_of([[*well, accepted], parked]) == [*parked, accepted]
