@@ -1,6 +1,7 @@
 """The store on a cluster, on real servers: killed and started again, shared by replicas, in order over all of it."""
 
 import asyncio
+import random
 import signal
 import sys
 import textwrap
@@ -207,6 +208,36 @@ async def test_what_waits_to_be_taken_here_is_not_counted_as_handed_out() -> Non
         await asyncio.sleep(2 * ACK_WAIT_SECONDS)  # nobody takes; what was pulled waits
         rest = await inbox.take(10, 1)
         assert {kept.handed_out for kept in (first, *rest)} == {1}
+
+
+async def test_a_flush_that_was_not_waited_for_leaves_the_connection_hearing() -> None:
+    async with nats_server() as server, opened(server) as store:
+        inbox = store.inbox("uid-1")
+        await inbox.prepare()
+        connection = await store.connection()
+        assert server.process is not None
+        for _ in range(3):
+            server.process.send_signal(signal.SIGSTOP)
+            flushing = asyncio.create_task(connection.flush(10))
+            with pytest.raises(TimeoutError):
+                await connection.flush(0.05)
+            flushing.cancel()
+            await asyncio.gather(flushing, return_exceptions=True)
+            server.process.send_signal(signal.SIGCONT)
+            await asyncio.wait_for(inbox.append_all([b"x"]), 2)
+
+
+async def test_giving_back_while_acknowledgements_are_confirmed_ends_and_harms_nobody() -> None:
+    dice = random.Random(1)
+    async with nats_server() as server, inbox_on(server) as inbox:
+        for _ in range(60):
+            await asyncio.wait_for(inbox.append_all([b"x"]), 2)
+            (kept,) = await taken(inbox, 1)
+            await kept.settle(DONE)
+            until = time.monotonic() + 0.05 + dice.random() * 0.0012  # about when they are
+            while time.monotonic() < until:
+                await asyncio.sleep(0)
+            await asyncio.wait_for(inbox.give_back(), 2)
 
 
 # --- replicas

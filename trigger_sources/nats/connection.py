@@ -6,7 +6,7 @@ import logging
 import secrets
 import ssl
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 5.0
+_STALE_SECONDS = 60  # longer than the client takes a connection without answers for alive
 
 
 class Tls(Spec):
@@ -77,11 +78,14 @@ class Connection:
         self._listens = False
         self._published = 0
         self._publications: dict[str, _Publication] = {}
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """It is no fault that it was lost before."""
         with contextlib.suppress(NatsError, OSError):
             await self.client.close()
+        for task in self._under_way:
+            task.cancel()  # nothing is read any more
 
     async def _gone(self) -> None:
         for publication in self._publications.values():
@@ -100,16 +104,44 @@ class Connection:
         """JetStream's answer. Raises JetStreamError for an error in it, SourceError when there is none."""
         body = orjson.dumps(request) if request is not None else b""
         subject = f"$JS.API.{subject}"
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
         try:
             message = await self.client.request(subject, body, timeout=_REQUEST_SECONDS)
         except NoRespondersError as error:
             raise SourceError("NoJetStream", f"{self.place}: JetStream is not enabled on these servers") from error
         except (NatsError, TimeoutError, OSError) as error:
             raise self._silent(subject, error) from error
+        if task.cancelling() > cancelling:
+            raise asyncio.CancelledError  # `wait_for` of Python 3.11 forgets one that comes together with the answer
         answer: dict[str, Any] = orjson.loads(message.data)
         if "error" in answer:
             raise JetStreamError(answer["error"])
         return answer
+
+    async def flush(self, timeout_seconds: float) -> None:
+        """Returns once the server has what was published. Raises TimeoutError, or the client's errors."""
+        await self._undisturbed(self.client.flush(_STALE_SECONDS), timeout_seconds)
+
+    async def drain(self, subscription: Any, timeout_seconds: float) -> None:
+        """Ends a subscription once what is on its way has come. Raises TimeoutError, or the client's errors."""
+        await self._undisturbed(subscription.drain(), timeout_seconds)
+
+    async def _undisturbed(self, work: Coroutine[Any, Any, None], timeout_seconds: float) -> None:
+        """Waits for it so long, and lets it go on after that.
+
+        A flush that is cancelled or runs out of time ends the client's reading, for all who share the connection, when
+        its answer comes after all.
+        """
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        done, _ = await asyncio.wait({task}, timeout=timeout_seconds)
+        if not done:
+            raise TimeoutError("the server does not answer")
+        task.result()
 
     async def publish(self, subject: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None) -> None:
         """Returns once the subject's stream has all of them, in this order.
@@ -159,7 +191,7 @@ class Connection:
         """Why no answer came."""
         if f'"{subject}"'.lower() in self._refusal.lower():
             return SourceError("Unauthorized", f"{self.place}: {self._refusal}")
-        return self.away(f"JetStream does not answer: {error or type(error).__name__}")
+        return self.away(f"JetStream does not answer: {str(error) or type(error).__name__}")
 
     def away(self, problem: str) -> SourceError:
         return SourceError(self.unreachable, f"{self.place}: {problem}")
@@ -245,7 +277,7 @@ async def connect(
         # A server that refuses a login hangs up at once, and its words may be lost with it: one attempt heard them
         reason = refused or last or error
         word = "Unauthorized" if _is_refusal(reason) else unreachable
-        raise SourceError(word, f"{connection.place}: {reason or type(reason).__name__}") from error
+        raise SourceError(word, f"{connection.place}: {str(reason) or type(reason).__name__}") from error
     return connection
 
 

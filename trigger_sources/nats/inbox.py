@@ -16,9 +16,7 @@ from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
 
-_UNUSED_SECONDS = (
-    7 * 86_400
-)  # then the server forgets the consumer, of a deleted trigger; what it had is handed out anew
+_UNUSED_SECONDS = 7 * 86_400  # then the server forgets the consumer, not its records: of a trigger that was deleted
 
 
 class _Hold:

@@ -130,20 +130,20 @@ class Pull:
         if self._confirming is not None:
             self._confirming.cancel()
             await asyncio.gather(self._confirming, return_exceptions=True)
-        with contextlib.suppress(NatsError, TimeoutError, OSError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                if self._subscription is not None and client.is_connected:
-                    await self._subscription.drain()  # also what is on its way has to go back
+        with contextlib.suppress(SourceError, NatsError, TimeoutError, OSError):
+            if self._subscription is not None and client.is_connected:
+                # Also what is on its way has to go back
+                await self.connection.drain(self._subscription, _CLOSE_SECONDS)
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._forgotten()
-                elif self._subscription is not None:
-                    await self._subscription.unsubscribe()
+            elif self._subscription is not None:
+                await self._subscription.unsubscribe()
         with contextlib.suppress(NatsError, TimeoutError, OSError):
             # The server repeats them in the order in which it gets them back
             for reply in [*held, *(message.reply for message, _ in self._waiting.values())]:
                 await self._publish(reply, b"-NAK")
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                if client.is_connected:
-                    await client.flush()
+            if client.is_connected:
+                await self.connection.flush(_CLOSE_SECONDS)
         self._waiting.clear()
 
     async def _forgotten(self) -> None:
@@ -151,8 +151,7 @@ class Pull:
 
         It does when it is asked how the consumer is.
         """
-        subject = f"$JS.API.CONSUMER.INFO.{self.stream}.{self.consumer}"
-        await self.connection.client.request(subject, timeout=_CLOSE_SECONDS)
+        await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
 
     # --- order
 
@@ -202,9 +201,8 @@ class Pull:
     async def _missing(self) -> int:
         """How many messages the server has handed out that are not here, or so it seems while it hears of the last."""
         info = await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
-        newest: int = info["delivered"][
-            "stream_seq"
-        ]  # a server that was killed may have forgotten some of the last ones
+        # A server that was killed may have forgotten some of the last ones
+        newest: int = info["delivered"]["stream_seq"]
         here = sum(sequence <= newest for sequence, _ in self._read | self._waiting.keys())
         pending: int = info["num_ack_pending"]
         return max(0, pending - here)
@@ -320,7 +318,7 @@ class Pull:
                     for reply in list(self._unconfirmed.values()):
                         await self._publish(reply, b"+ACK")
                 sent = dict(self._unconfirmed)
-                await client.flush(timeout=2)
+                await self.connection.flush(2)
             except (NatsError, TimeoutError, OSError):
                 continue
             if self.connection.generation == generation:

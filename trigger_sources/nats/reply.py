@@ -45,13 +45,13 @@ class NATSPublisher:
                     raise OSError(f"reply to {self._subject!r}: {confirmed['error'].get('description')}")
             else:
                 await client.publish(self._subject, event.data or b"", headers=headers)
-                await client.flush(timeout=_SECONDS)
+                await self._connection.flush(_SECONDS)
         except MaxPayloadError as error:
             raise ReplyRefused(f"reply to {self._subject!r}: larger than the server takes") from error
         except NoRespondersError as error:
             raise OSError(f"reply to {self._subject!r}: no stream answers") from error
         except NatsError as error:
-            raise OSError(f"reply to {self._subject!r}: {error or type(error).__name__}") from error
+            raise OSError(f"reply to {self._subject!r}: {str(error) or type(error).__name__}") from error
 
     async def _has_streams(self) -> bool:
         from trigger_sources.source import SourceError
