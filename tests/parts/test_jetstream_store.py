@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import nats
+import psutil
 import pytest
 from servers.nats import NATSServer, nats_server
 
@@ -82,6 +83,18 @@ def numbers(first: int, count: int) -> list[bytes]:
     return [b"%d" % number for number in range(first, first + count)]
 
 
+async def pause(server: NATSServer) -> None:
+    """Returns once it does nothing any more: a signal is not obeyed at once."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        while any(
+            psutil.Process(thread.id).status() != psutil.STATUS_STOPPED
+            for thread in psutil.Process(server.process.pid).threads()
+        ):
+            await asyncio.sleep(0.01)
+
+
 async def stream_info(server: NATSServer) -> Any:
     connection = await nats.connect(server.url)
     try:
@@ -134,8 +147,7 @@ async def test_while_the_server_is_away_every_use_is_refused_at_once_and_nothing
 
 async def test_an_append_under_way_when_the_connection_goes_is_refused_at_once() -> None:
     async with nats_server() as server, inbox_on(server) as inbox:
-        assert server.process is not None
-        server.process.send_signal(signal.SIGSTOP)
+        await pause(server)
         appending = asyncio.create_task(inbox.append_all([b"x"]))
         await asyncio.sleep(0.1)
         await server.kill()
@@ -217,7 +229,7 @@ async def test_a_flush_that_was_not_waited_for_leaves_the_connection_hearing() -
         connection = await store.connection()
         assert server.process is not None
         for _ in range(3):
-            server.process.send_signal(signal.SIGSTOP)
+            await pause(server)
             flushing = asyncio.create_task(connection.flush(10))
             with pytest.raises(TimeoutError):
                 await connection.flush(0.05)
