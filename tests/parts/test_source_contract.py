@@ -14,12 +14,15 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from servers.kafka import apache_kafka, create_topic, embedded_kafka
 from servers.nats import nats_server
+from servers.stores import ComposedStore
 
 from trigger_sources.cron import CronTrigger
 from trigger_sources.gateway import Gateway
+from trigger_sources.host import FabricStore
 from trigger_sources.http import HTTPTrigger
 from trigger_sources.kafka import KafkaTrigger
 from trigger_sources.nats import NATSTrigger
+from trigger_sources.nats.store import JetStreamStore
 from trigger_sources.store import Store
 from trigger_sources.testing import Origin, SourceContract
 
@@ -101,28 +104,47 @@ class TestHTTPTriggerThatAccepts(SourceContract):
 
     @asynccontextmanager
     async def origin(self) -> AsyncIterator[Origin]:
-        gateway = Gateway()
-        await gateway.start("127.0.0.1", 0)
-        try:
-            async with (
-                Store.open(self.folder / "inbox.sqlite") as store,
-                aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as client,
-            ):
+        async with Store.open(self.folder / "inbox.sqlite") as store, http_origin(store) as origin:
+            yield origin
 
-                async def produce(count: int) -> None:
-                    for _ in range(count):
-                        async with asyncio.timeout(10):
-                            while not await accepted():
-                                await asyncio.sleep(0.01)
 
-                async def accepted() -> bool:
-                    async with client.post("/orders", data=b"the same") as answer:
-                        return answer.status == 202
+class TestHTTPTriggerThatAcceptsOnJetStream(SourceContract):
+    @asynccontextmanager
+    async def origin(self) -> AsyncIterator[Origin]:
+        async with (
+            nats_server() as server,
+            JetStreamStore.open([server.url], replica="replica-0", ack_wait_seconds=2) as events,
+        ):
 
-                trigger = HTTPTrigger.model_validate({"function": "f", "path": "/orders", "answer": "accepted"})
-                yield Origin(trigger, produce, gateway=gateway, store=store)
-        finally:
-            await gateway.close(1)
+            async def restart() -> None:
+                await server.kill()
+                await server.start()
+
+            async with http_origin(ComposedStore(events), interrupt=restart, deadline_seconds=2) as origin:
+                yield origin
+
+
+@asynccontextmanager
+async def http_origin(store: FabricStore, **more: Any) -> AsyncIterator[Origin]:
+    gateway = Gateway()
+    await gateway.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as client:
+
+            async def produce(count: int) -> None:
+                for _ in range(count):
+                    async with asyncio.timeout(10):
+                        while not await accepted():
+                            await asyncio.sleep(0.01)
+
+            async def accepted() -> bool:
+                async with client.post("/orders", data=b"the same") as answer:
+                    return answer.status == 202
+
+            trigger = HTTPTrigger.model_validate({"function": "f", "path": "/orders", "answer": "accepted"})
+            yield Origin(trigger, produce, gateway=gateway, store=store, **more)
+    finally:
+        await gateway.close(1)
 
 
 class TestThePlugin(SourceContract):
