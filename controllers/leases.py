@@ -117,7 +117,9 @@ class Slots:
         farewell: float | None = None
         while not self._shares.is_over:
             self._news.clear()
-            await self._look()
+            # a slow answer to the one holds up no other
+            renewals = self._shares.renewals(self._clock(), _stamp())
+            await asyncio.gather(self._look(), *map(self._write, renewals))
             writes = self._shares.plan(self._clock(), _stamp(), _first_term(), chance)
             self._mind()
             written = await asyncio.gather(*map(self._write, writes))
@@ -162,6 +164,7 @@ class Slots:
 
     async def _look(self) -> None:
         leases: dict[int, Lease] = {}
+        asked_at = self._clock()
         try:
             async with asyncio.timeout(self._duration / 5):
                 listed = await self._api.list(API_VERSION, KIND, self._namespace, {LABEL: self._name})
@@ -177,7 +180,7 @@ class Slots:
         if self._is_failing:
             self._is_failing = False
             log.info("leases read again", extra={"leases": self._name})
-        self._shares.looked(leases, self._clock())
+        self._shares.looked(leases, asked_at, self._clock())
 
     async def _write(self, write: Write) -> bool:
         sent_at = self._clock()

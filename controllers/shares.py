@@ -53,8 +53,9 @@ class _Ours:
 class Shares:
     """One replica's part of `count` slots. `identity` is its own: no two that run have the same.
 
-    Once round: `looked` with what is there, `plan`, and `wrote` for each write that succeeded. In between, what is in
-    `leaving` is brought to an end by whoever works on it, who then says `ended`.
+    Once round: `renewals` are written while what is there is looked for; after `looked`, what `plan` says is written;
+    `wrote` for each write that succeeded. In between, what is in `leaving` is brought to an end by whoever works on it,
+    who then says `ended`.
     """
 
     def __init__(self, identity: str, count: int, duration_seconds: float, renew_seconds: float) -> None:
@@ -66,6 +67,7 @@ class Shares:
         self._patience = duration_seconds / 15
         self._seen: dict[int, Lease] = {}
         self._since: dict[int, float] = {}  # when we first saw this sign of life
+        self._wrote: dict[int, float] = {}  # when we heard that a write of ours was taken
         self._ours: dict[int, _Ours] = {}
         self._giving: set[int] = set()  # to be released: another wants it, or we stop
         self.is_stopping = False
@@ -104,9 +106,11 @@ class Shares:
         if slot in self._giving:
             self._ours.pop(slot, None)  # from the release on, another may have it before we hear so
 
-    def looked(self, leases: Mapping[int, Lease], now: float) -> None:
+    def looked(self, leases: Mapping[int, Lease], asked_at: float, now: float) -> None:
         """What the API server has, where something is there. `now`: when its answer had come."""
         for slot in range(self._count):
+            if self._wrote.get(slot, asked_at - 1) >= asked_at:
+                continue  # we know better
             lease = leases.get(slot, Lease())
             before = self._seen.get(slot)
             if before is None or before.sign_of_life != lease.sign_of_life:
@@ -125,19 +129,28 @@ class Shares:
             if now >= ours.until:
                 self._lose(slot)
 
+    def renewals(self, now: float, stamp: str) -> list[Write]:
+        """What to write for keeping what is ours. `stamp`: the time."""
+        self.lapsed(now)
+        writes = []
+        for slot, ours in self._ours.items():
+            lease = self._seen[slot]
+            wanted_by = lease.wanted_by if slot in self._giving else ""
+            if now >= ours.sent_at + self._renew or lease.wanted_by != wanted_by:
+                writes.append(Write(slot, "renew", replace(lease, renewed=stamp, wanted_by=wanted_by)))
+        return writes
+
     def plan(self, now: float, stamp: str, first_term: int, chance: random.Random) -> list[Write]:
-        """What to write now. `stamp`: the time for renewals; `first_term`: of a Lease that is made, before any."""
+        """What to write once we have looked. `first_term`: of a Lease that is made, before any."""
         self.lapsed(now)
         if not self.is_stopping:
             self._grant(now)
+        writes = self.renewals(now, stamp)
         mine = Lease(self._identity, stamp, stamp, duration_seconds=self._duration)
-        writes = []
         for slot, lease in self._seen.items():
             if slot in self._ours:
-                wanted_by = lease.wanted_by if slot in self._giving else ""
-                if now >= self._ours[slot].sent_at + self._renew or lease.wanted_by != wanted_by:
-                    writes.append(Write(slot, "renew", replace(lease, renewed=stamp, wanted_by=wanted_by)))
-            elif self._names_us(slot) and slot not in self.leaving and (slot in self._giving or self.is_stopping):
+                continue
+            if self._names_us(slot) and slot not in self.leaving and (slot in self._giving or self.is_stopping):
                 writes.append(Write(slot, "release", replace(lease, holder="", renewed=stamp)))
         if self.is_stopping:
             return writes
@@ -157,6 +170,7 @@ class Shares:
         if self._seen[slot].sign_of_life != lease.sign_of_life:
             self._since[slot] = now
         self._seen[slot] = lease
+        self._wrote[slot] = now
         ours = _Ours(lease.transitions, sent_at, sent_at + self._deadline)
         match write.purpose:
             case "claim" if not self.is_stopping:

@@ -45,16 +45,39 @@ class Replica:
         self.chance = random.Random(seed)
         self.sent: list[tuple[Write, float]] = []
         self.taken: list[tuple[Write, float, str]] = []  # by the server, as we do not know yet
+        self.asked_at: float | None = None  # while a look is under way
+        self.seen: dict[int, Lease] | None = None  # what the server answered to it
+        self.is_planned = True  # the round is over
         self.stamps = 0
 
+    def begin(self, time: float) -> None:
+        """Asks what is there, and renews meanwhile."""
+        self.asked_at, self.seen = time + self.offset, None
+        self._send(time, self.shares.renewals(time + self.offset, self._stamp(time)))
+
+    def look(self, server: Server) -> None:
+        """The server says what it has; the answer is under way."""
+        self.seen = dict(server.leases)
+
+    def see(self, time: float) -> None:
+        """The answer is there, or is given up."""
+        if self.seen is not None and self.asked_at is not None:
+            self.shares.looked(self.seen, self.asked_at, time + self.offset)
+        self.asked_at = None
+
     def plan(self, time: float, first_term: int = 0) -> None:
-        now = time + self.offset
+        self._send(time, self.shares.plan(time + self.offset, self._stamp(time), first_term, self.chance))
+
+    def _send(self, time: float, writes: list[Write]) -> None:
+        self.sent = [(write, time + self.offset) for write in writes]
+
+    def _stamp(self, time: float) -> str:
         self.stamps += 1
-        self.sent = [(write, now) for write in self.shares.plan(now, f"{now} {self.stamps}", first_term, self.chance)]
+        return f"{time + self.offset} {self.stamps}"
 
     @property
     def is_waiting(self) -> bool:
-        return bool(self.sent or self.taken)
+        return bool(self.sent or self.taken or self.asked_at is not None)
 
     def arrive(self, server: Server, index: int, *, heard: bool = True) -> None:
         """The server takes one of the writes; `heard`: and we shall hear of it."""
@@ -76,7 +99,10 @@ class Replica:
 
     def round(self, server: Server, time: float) -> None:
         """As it goes when nothing fails."""
-        self.shares.looked(server.leases, time + self.offset)
+        self.begin(time)
+        self.look(server)
+        self.see(time)
+        self.write(server, time)
         self.plan(time)
         self.write(server, time)
         for slot in list(self.shares.leaving):
@@ -112,12 +138,23 @@ class World:
             self.late += [write for write, _ in before.sent]
         self.replicas[number] = Replica(f"replica-{number}", self.count, offset, seed)
 
-    def look(self, number: int, works: bool) -> None:
+    def go_on(self, number: int, works: bool) -> None:
+        """The next step of a round; `works`: the look is answered."""
         replica = self.replicas.get(number)
-        if replica is not None and not replica.is_waiting:
-            if works:
-                replica.shares.looked(self.server.leases, self.time + replica.offset)
+        if replica is None:
+            return
+        if replica.asked_at is not None and replica.seen is None and works:
+            replica.look(self.server)
+        elif replica.asked_at is not None:
+            replica.see(self.time)
+        elif replica.is_waiting:
+            return
+        elif replica.is_planned:
+            replica.begin(self.time)
+            replica.is_planned = False
+        else:
             replica.plan(self.time, int(self.time))
+            replica.is_planned = True
 
     def whole_round(self, number: int) -> None:
         replica = self.replicas.get(number)
@@ -175,6 +212,7 @@ class World:
         for replica in self.replicas.values():
             replica.sent.clear()
             replica.taken.clear()
+            replica.asked_at = None
         live = [replica for replica in self.replicas.values() if not replica.shares.is_stopping]
         leaving = [replica for replica in self.replicas.values() if replica.shares.is_stopping]
         self.time = settle(self.server, live + leaving, self.time)
@@ -208,8 +246,8 @@ class AnyTrouble(RuleBasedStateMachine):
         self.world.time += seconds
 
     @rule(number=NUMBERS, works=st.booleans())
-    def look(self, number: int, works: bool) -> None:
-        self.world.look(number, works)
+    def go_on(self, number: int, works: bool) -> None:
+        self.world.go_on(number, works)
 
     @rule(number=NUMBERS)
     def whole_round(self, number: int) -> None:
@@ -256,12 +294,12 @@ def test_a_long_life_in_trouble_shares_no_slot_and_ends_at_rest(seed: int) -> No
         world.start(number, offsets[number], seed)
     for step in range(1_500):
         number, pick = chance.randrange(3), chance.randrange(10)
-        match chance.choices(("wait", "look", "round", "write", "hear", "late", "end", "start", "stop"),
-                             (20, 12, 12, 40, 40, 5, 8, 0.6, 0.6))[0]:  # fmt: skip
+        match chance.choices(("wait", "go on", "round", "write", "hear", "late", "end", "start", "stop"),
+                             (20, 40, 12, 40, 40, 5, 8, 0.6, 0.6))[0]:  # fmt: skip
             case "wait":
                 world.time += chance.choice(SECONDS) if chance.random() < 0.3 else chance.random()
-            case "look":
-                world.look(number, chance.random() < 0.9)
+            case "go on":
+                world.go_on(number, chance.random() < 0.9)
             case "round":
                 world.whole_round(number)
             case "write":
@@ -316,7 +354,7 @@ def test_newcomers_who_ask_the_same_ones_at_the_same_time_get_no_more_than_their
         time = settle(server, [old], 0, 30)
         new = [Replica(f"new-{number}", 8, 0.0, seed * 10 + number) for number in range(2)]
         for replica in new:
-            replica.shares.looked(server.leases, time)
+            replica.shares.looked(server.leases, time, time)
             replica.plan(time)
         for replica in new:
             replica.write(server, time)
@@ -328,7 +366,7 @@ def test_newcomers_who_ask_the_same_ones_at_the_same_time_get_no_more_than_their
 def test_what_is_answered_after_the_stop_is_given_back() -> None:
     server = Server()
     one = Replica("one", 1, 0.0, 1)
-    one.shares.looked({}, 0)
+    one.shares.looked({}, 0, 0)
     one.plan(0)  # claims
     one.shares.stop()
     one.write(server, 0)
@@ -342,7 +380,7 @@ def test_a_renewal_that_is_answered_after_the_end_of_the_work_does_not_bring_it_
     server = Server()
     one = Replica("one", 1, 0.0, 1)
     time = settle(server, [one], 0, 10)
-    one.shares.looked(server.leases, time)
+    one.shares.looked(server.leases, time, time)
     one.plan(time := time + RENEW)
     assert [write.purpose for write, _ in one.sent] == ["renew"]
     one.shares.stop()
@@ -373,7 +411,7 @@ def test_a_slot_is_kept_and_is_not_held_while_it_is_let_go_for_another() -> None
     other.round(server, time)  # asks
     for _ in range(30):
         time += 1
-        one.shares.looked(server.leases, time)
+        one.shares.looked(server.leases, time, time)
         one.plan(time)
         one.write(server, time)
         other.round(server, time)
