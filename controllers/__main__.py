@@ -13,8 +13,8 @@ from kubernetes.aio.config import ConfigException
 from controllers import trigger_process
 from controllers.api import Api, api
 from controllers.functions import FunctionController
-from controllers.leases import Slots, beside
-from controllers.operator import operate
+from controllers.leases import Slots
+from controllers.operator import beside, operate
 from controllers.workload import Settings
 from trigger_sources.logs import JsonLines
 from trigger_sources.metrics_endpoint import metrics_endpoint
@@ -70,7 +70,8 @@ async def _functions(environment: Mapping[str, str]) -> None:
         slots = _leader(leases, controller, environment)
         port = trigger_process.number(environment, "KUBEIRQ_PORT", 9090)
         async with metrics_endpoint("0.0.0.0", port, readings=lambda: (), waiting=waiting):
-            await operate(controller.watches(), lambda: beside(slots, controller.run()), namespace=namespace)
+            holding = () if slots is None else (slots.run(),)
+            await operate(controller.watches(), lambda: beside(controller.run(), *holding), namespace=namespace)
 
 
 def _leader(client: Api, controller: FunctionController, environment: Mapping[str, str]) -> Slots | None:

@@ -6,10 +6,9 @@ import math
 import random
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 from controllers.api import Api, Object, Refused
 from controllers.shares import Lease, Shares, Write
@@ -221,25 +220,6 @@ class Slots:
             "leaseTransitions": lease.transitions,
         }
         return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
-
-
-async def beside(slots: Slots | None, running: Coroutine[Any, Any, None]) -> None:
-    """Runs both until cancelled: what was held is drained before it is let go. A fault of one ends both, and is raised.
-
-    Without slots there are no other replicas.
-    """
-    tasks = [asyncio.ensure_future(running)]
-    if slots is not None:
-        tasks.append(asyncio.ensure_future(slots.run()))
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-            await asyncio.wait({task})
-    for task in tasks:
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            raise problem
 
 
 def slot_of(uid: str, count: int) -> int:

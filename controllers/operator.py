@@ -73,6 +73,22 @@ async def operate(
             raise result
 
 
+async def beside(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs all of them until cancelled; then each is ended before the next is told to. A fault of one ends them all,
+    and is raised.
+    """
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+            await asyncio.wait({task})
+    for task in tasks:
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            raise problem
+
+
 class _Watching(threading.Thread):
     """One operator of kopf's; without namespaces, of all of them. It is started again when it gives up."""
 

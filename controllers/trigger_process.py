@@ -4,16 +4,17 @@ import asyncio
 import logging
 import os
 import secrets as dice
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from controllers.api import api
 from controllers.exposed import Exposures
 from controllers.gates import Gates
-from controllers.leases import Slots, beside, slot_of
-from controllers.operator import operate
+from controllers.leases import Slots, slot_of
+from controllers.operator import beside, operate
 from controllers.secrets import Secrets
 from controllers.trigger_store import ClusterStore
 from controllers.triggers import TriggerController
@@ -147,18 +148,10 @@ async def run(name: str, settings: TriggerSettings) -> None:
             await stack.enter_async_context(served(admin.application(), settings.admin_socket))
         log.info("controller runs", extra={"kinds": found, "replica": settings.replica})
 
-        async def work() -> None:
-            listening = asyncio.create_task(starting.listen(host.gateway, settings.gateway_port))
-            running = asyncio.create_task(beside(slots, controller.run()))
-            try:
-                await asyncio.wait({listening, running}, return_when=asyncio.FIRST_EXCEPTION)
-            finally:
-                for task in (listening, running):
-                    task.cancel()
-                    await asyncio.wait({task})
-            for task in (listening, running):
-                if not task.cancelled() and (problem := task.exception()) is not None:
-                    raise problem
+        def work() -> Coroutine[Any, Any, None]:
+            # what was held is drained before it is let go
+            holding = () if slots is None else (slots.run(),)
+            return beside(starting.listen(host.gateway, settings.gateway_port), controller.run(), *holding)
 
         await operate(
             controller.watches(),

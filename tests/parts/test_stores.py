@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from servers.letters import letter
 from servers.nats import nats_server
 
-from trigger_sources.dead_letters import DeadLetter
-from trigger_sources.delivery import Attempt, HttpRequest, Outcome
-from trigger_sources.events import Event
+from trigger_sources.delivery import Attempt, Outcome
 from trigger_sources.host import EventStore
 from trigger_sources.inbox import Inbox, Kept
 from trigger_sources.nats.store import JetStreamStore
@@ -66,27 +65,6 @@ async def until_count(inbox: Inbox, count: int) -> None:
 
 def numbers(first: int, count: int) -> list[bytes]:
     return [b"%d" % number for number in range(first, first + count)]
-
-
-def letter(
-    position: str, failed_at: float = 1.0, function: str = "pay", data: bytes | None = b"\x00\xff"
-) -> DeadLetter:
-    return DeadLetter(
-        trigger_uid="uid-1",
-        namespace="default",
-        trigger="orders",
-        function=function,
-        position=position,
-        event=Event(id="1", source="/s", type="t", data=data, extensions={"partitionkey": "k"}),
-        reason="PermanentAnswer",
-        message="status 400",
-        failed_at=failed_at,
-        key=b"\xfe",
-        partition="0",
-        headers=(("h", b"\xfd"),),
-        attempts=(Attempt(at=1.5, latency_seconds=0.1, status=400, answer_head=b"no"),),
-        request=HttpRequest("PUT", "/a?b=c", (("x", "y"),), {"id": "7"}),
-    )
 
 
 # --- dead letters
