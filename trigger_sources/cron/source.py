@@ -125,12 +125,7 @@ class CronTrigger(TriggerSource):
                 if due:
                     yield [self._delivery(context, book, tick, late) for tick, late in due]
                     continue
-            if (
-                self.at is not None
-                and not book.open
-                and not book.returned
-                and self._next_after(book.considered) is None
-            ):
+            if self.at is not None and not book.open and not book.returned and self._next_of(book) is None:
                 return  # its one time has passed and is settled
             await clock.sleep(self._wait(book, clock))
 
@@ -138,12 +133,13 @@ class CronTrigger(TriggerSource):
         """New ticks whose time has come, by the policies; noted as started before they are handed out."""
         now = clock.now()
         found: list[datetime] = []
-        moment = book.considered
-        while (tick := self._next_after(moment)) is not None and self._fires_at(context, tick) <= now:
+        moment, tick = book.considered, self._next_of(book)
+        while tick is not None and self._fires_at(context, tick) <= now:
             found.append(tick)
             moment = tick
             if len(found) > 100_000:
                 break  # a clock that jumped by years: the rest comes with the next turn
+            tick = self._next_after(moment)
         if not found:
             return []
         book.considered = moment
@@ -193,6 +189,12 @@ class CronTrigger(TriggerSource):
         key = b"queue" if self.concurrency_policy == "Queue" else None
         return Delivery(event, partial(book.settle, tick), text, key)
 
+    def _next_of(self, book: "_Book") -> datetime | None:
+        """The first tick that was not considered: asked for with every turn, and worked out once."""
+        if book.next is None or book.next[0] != book.considered:
+            book.next = (book.considered, self._next_after(book.considered))
+        return book.next[1]
+
     def _next_after(self, moment: datetime) -> datetime | None:
         if self.at is not None:
             found = datetime.fromisoformat(self.at).astimezone(UTC)
@@ -214,7 +216,7 @@ class CronTrigger(TriggerSource):
         return tick.timestamp() + int.from_bytes(digest[:8], "big") / 2**64 * self.jitter_seconds
 
     def _wait(self, book: "_Book", clock: Clock) -> float:
-        tick = self._next_after(book.considered)
+        tick = self._next_of(book)
         if tick is None:
             return _LONGEST_SLEEP_SECONDS
         # Timers may fire early: what is left then is waited for in a short further turn, never left out
@@ -230,6 +232,7 @@ class _Book:
         self.considered = considered
         self.open: dict[datetime, None] = dict.fromkeys(open_)
         self.returned: list[datetime] = []
+        self.next: tuple[datetime, datetime | None] | None = None  # after what, and when
 
     @classmethod
     async def read(cls, context: Context, clock: Clock) -> "_Book":
