@@ -6,7 +6,6 @@ clients in a test reach Services, pods and brokers by their addresses.
 
 import asyncio
 import json
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,8 +19,9 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from servers import images
 from servers.fabric import manifest
+from servers.helm import CHART, RELEASE, HelmError, helm
 from servers.kafka import Kafka, apache_kafka
-from servers.kubernetes import MORTAL, KubectlError
+from servers.kubernetes import KubectlError
 from servers.kubernetes_node import ADDRESS, Node, node
 from servers.nats import NATSServer, nats_server
 from servers.package_index import package_index
@@ -30,8 +30,6 @@ from controllers import runtimes
 from controllers.api import Api, Object
 from controllers.workload import PORT
 
-CHART = Path(__file__).resolve().parents[2] / "helm" / "kubeirq"
-RELEASE = "kubeirq"  # its namespace's name, too
 API_VERSIONS = {
     "Deployment": "apps/v1",
     "ReplicaSet": "apps/v1",
@@ -54,17 +52,6 @@ class Cluster:
     kafka: Kafka
     nats: NATSServer
     packages: Path  # what a function's dependencies are installed from: see `package_index.add_wheel`
-
-    async def helm(self, *arguments: str, input: str | None = None) -> str:
-        """What it wrote to standard output. It must succeed."""
-        process = await asyncio.create_subprocess_exec(
-            *MORTAL, str(self.node.programs / "helm"), f"--kubeconfig={self.node.kubeconfig}", *arguments,
-            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        written, problems = await process.communicate(None if input is None else input.encode())
-        assert process.returncode == 0, f"helm {' '.join(arguments)}: {problems.decode()}"
-        return written.decode()
 
     async def install(self, index: str, store: Path) -> None:
         """The chart, as a user does who has images, brokers and a volume; returns once all of it is ready."""
@@ -92,8 +79,8 @@ class Cluster:
         }
         where = (f"--namespace={RELEASE}", "--create-namespace", "--wait", "--timeout=300s")
         try:
-            await self.helm("install", RELEASE, str(CHART), "--values=-", *where, input=json.dumps(values))
-        except AssertionError as error:
+            await helm("install", RELEASE, str(CHART), *where, kubeconfig=self.node.kubeconfig, values=values)
+        except HelmError as error:
             raise AssertionError(f"{error}\n{await Namespace(self, RELEASE).told()}") from None
 
     async def kubectl(self, *arguments: str) -> str:
