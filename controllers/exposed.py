@@ -57,7 +57,7 @@ class Exposures:
         except Refused as refused:
             self._refused[key] = refused
             raise
-        for found in self._owned.unwanted(key, wanted):
+        for found in self._owned.unwanted(trigger, wanted):
             await self._owned.remove(key, found)
 
     def told(self, trigger: Object, spec: TriggerSource, function_down: str) -> tuple[Object, list[Condition]]:

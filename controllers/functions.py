@@ -104,7 +104,7 @@ class FunctionController:
             reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
             await self._say(function, {}, [Condition("Ready", "False", reason, refusal_text(str(refused), spec))])
             raise
-        await self._discard(key, wanted)
+        await self._discard(function, wanted)
         deployment = self._owned.get(key, "Deployment", key[1]) or {}
         settled = _is_settled(deployment)
         # asked for, not watched: a watch would bring every pod of the cluster
@@ -128,9 +128,10 @@ class FunctionController:
             manager=f"{FIELD_MANAGER}-scale",
         )
 
-    async def _discard(self, key: Key, wanted: list[Object]) -> None:
+    async def _discard(self, function: Object, wanted: list[Object]) -> None:
         """Removes what is no longer wanted; the code of a revision that can be rolled back to is kept."""
-        unwanted = self._owned.unwanted(key, wanted)
+        key = key_of(function)
+        unwanted = self._owned.unwanted(function, wanted)
         if not unwanted:
             return
         sets = await self._api.list("apps/v1", "ReplicaSet", key[0], {FUNCTION_LABEL: key[1]})

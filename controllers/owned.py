@@ -74,10 +74,11 @@ class Owned:
             if live is None or not _is_as(live, found):
                 self._heard(key, await self._made(owner, live, found))
 
-    def unwanted(self, key: Key, wanted: Sequence[Object]) -> list[Object]:
-        """What the owner has and is not among these."""
+    def unwanted(self, owner: Object, wanted: Sequence[Object]) -> list[Object]:
+        """What is the owner's and not among these. A label alone makes nobody an owner: people copy them."""
         places = {place_of(found) for found in wanted}
-        return [found for place, found in self._known.get(key, {}).items() if place not in places]
+        known = self._known.get(key_of(owner), {})
+        return [found for place, found in known.items() if place not in places and _owns(owner, found)]
 
     async def remove(self, key: Key, found: Object) -> None:
         await self._api.delete(found)

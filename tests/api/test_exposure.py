@@ -166,7 +166,7 @@ async def test_a_trigger_that_is_exposed_in_another_way_leaves_nothing_behind(se
         trigger, spec = await it.trigger("moving", BY_INGRESS[0])
         await it.made(trigger, spec)
         trigger, spec = await it.trigger("moving", {"expose": {"ingress": None, **BY_ROUTE[0]["expose"]}})
-        (unwanted,) = it.owned.unwanted(("default", "moving"), objects_of(trigger["metadata"], spec))
+        (unwanted,) = it.owned.unwanted(trigger, objects_of(trigger["metadata"], spec))
         await it.owned.remove(("default", "moving"), unwanted)
         assert "moving" not in await server.kubectl("get", "ingress", "-o", "name")
 
