@@ -170,3 +170,22 @@ async def test_a_clock_that_jumps_back_fires_nothing_twice() -> None:
         time.at -= 45
         (second,) = await anext(generator)
     assert (first.position, second.position) == ("2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z")
+
+
+async def test_a_late_tick_is_waited_for_and_not_asked_for_all_the_time() -> None:
+    start, until = "2026-01-01T00:00:30Z", "2026-01-01T00:30:00Z"
+    async with ticking(start, until, schedule="0 * * * *", jitterSeconds=3_600) as (_, context, _):
+        time, turns = Time("2026-01-01T00:59:59Z", "2026-01-01T01:01:00Z"), 0
+        sleep = time.sleep
+
+        async def counted(seconds: float) -> None:
+            nonlocal turns
+            turns += 1
+            await sleep(seconds)
+
+        time.sleep = counted  # type: ignore[method-assign]
+        trigger = CronTrigger(function="f", schedule="0 * * * *", jitter_seconds=3_600)
+        context.stopping = time.stop
+        assert trigger._fires_at(context, datetime.fromisoformat("2026-01-01T01:00:00Z")) > time.until
+        await taken(trigger.ticks(context, time))
+        assert turns < 200, "twice a second"

@@ -92,6 +92,10 @@ class CronTrigger(TriggerSource):
                 raise ValueError(f"at: {self.at!r} is no RFC 3339 time") from None
             if found.tzinfo is None:
                 raise ValueError(f"at: {self.at!r} has no time zone; end it with Z or an offset")
+            try:
+                found.astimezone(UTC)
+            except OverflowError:
+                raise ValueError(f"at: {self.at!r} is outside of the years 1 to 9999 in UTC") from None
         return self
 
     def next_runs(self, count: int, after: datetime) -> list[datetime]:
@@ -127,7 +131,7 @@ class CronTrigger(TriggerSource):
                     continue
             if self.at is not None and not book.open and not book.returned and self._next_of(book) is None:
                 return  # its one time has passed and is settled
-            await clock.sleep(self._wait(book, clock))
+            await clock.sleep(self._wait(context, book, clock))
 
     async def _due(self, context: Context, clock: Clock, book: "_Book") -> list[tuple[datetime, bool]]:
         """New ticks whose time has come, by the policies; noted as started before they are handed out."""
@@ -215,12 +219,12 @@ class CronTrigger(TriggerSource):
         digest = hashlib.sha256(f"{context.uid}/{_text(tick)}".encode()).digest()
         return tick.timestamp() + int.from_bytes(digest[:8], "big") / 2**64 * self.jitter_seconds
 
-    def _wait(self, book: "_Book", clock: Clock) -> float:
+    def _wait(self, context: Context, book: "_Book", clock: Clock) -> float:
         tick = self._next_of(book)
         if tick is None:
             return _LONGEST_SLEEP_SECONDS
         # Timers may fire early: what is left then is waited for in a short further turn, never left out
-        left = tick.timestamp() - clock.now()
+        left = self._fires_at(context, tick) - clock.now()
         return min(_LONGEST_SLEEP_SECONDS, max(left, 0.001))
 
 
