@@ -242,7 +242,12 @@ class TriggerController:
             for trigger in self._triggers.values()
             if concerned(trigger.uid) and trigger.spec is not None and needs_holder(trigger.spec)
         ]
-        await asyncio.gather(*(self._apply(trigger, _LET_GO_SECONDS) for trigger in gone))
+        ended = await asyncio.gather(
+            *(self._apply(trigger, _LET_GO_SECONDS) for trigger in gone), return_exceptions=True
+        )
+        for trigger, problem in zip(gone, ended, strict=True):
+            if isinstance(problem, BaseException):  # the others' end is waited for all the same
+                log.error("letting go failed", extra={"trigger": trigger.uid}, exc_info=problem)
 
     # --- what runs
 
@@ -267,6 +272,8 @@ class TriggerController:
             wanted = self._wanted(trigger)
             if {key for key in self.flows.running if key[0] == trigger.uid} != wanted.keys():
                 trigger.applied_at = time.monotonic()
+            if trigger.spec is not None and needs_holder(trigger.spec) and not self.duties.holds(trigger.uid):
+                grace_seconds = min(grace_seconds, _LET_GO_SECONDS)  # whoever comes first, here or in `let_go`
             await self.flows.apply(wanted, grace_seconds, uid=trigger.uid)
 
     def _wanted(self, trigger: KnownTrigger) -> dict[FlowKey, TriggerResource]:
@@ -414,8 +421,11 @@ class TriggerController:
         while True:
             started = time.monotonic()
             for number, (key, trigger) in enumerate(list(self._triggers.items())):
-                if self._writes_status(trigger) and self._status_wanted(trigger) is not None:
-                    self.statuses.add(key)
+                try:
+                    if self._writes_status(trigger) and self._status_wanted(trigger) is not None:
+                        self.statuses.add(key)
+                except Exception:  # of one trigger: the others run on
+                    log.exception("status not told", extra={"trigger": trigger.uid})
                 if number % 100 == 99:
                     await asyncio.sleep(0)
             for running in list(self.flows.running.values()):
@@ -496,6 +506,9 @@ def _spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[st
                 raise ValueError(f"spec.filter: {error}") from None
     except ValueError as error:
         return None, ("Invalid", problem_text(error, model))
+    except Exception as error:  # a kind's own fault; the other triggers run on
+        log.exception("spec not read", extra={"trigger": trigger["metadata"]["uid"]})
+        return None, ("Invalid", f"spec: it cannot be read: {type(error).__name__}: {error}")
     return spec, None
 
 

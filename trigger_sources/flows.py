@@ -79,20 +79,22 @@ class Flows:
                 self._start(key, trigger)
 
     async def end(self, key: FlowKey, grace_seconds: float) -> None:
-        """Drains and closes it; returns once nothing of it acts any more. That it is gone already is no fault."""
+        """Drains and closes it; returns once nothing of it acts any more. That it is gone already is no fault.
+
+        Who is cancelled here leaves it draining, for another `end`.
+        """
         running = self.running.get(key)
         if running is None:
             return
         stopping = asyncio.create_task(running.flow.stop(grace_seconds))
         try:
             await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.gather(running.task, return_exceptions=True)
+            await asyncio.wait({running.task})
         finally:
             stopping.cancel()
             await asyncio.gather(stopping, return_exceptions=True)
-            running.task.cancel()
-            if self.running.get(key) is running:
-                del self.running[key]
+        if self.running.get(key) is running:
+            del self.running[key]
         if running.own_gate is not None:
             await running.own_gate.aclose()
 

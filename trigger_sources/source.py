@@ -125,7 +125,9 @@ class TriggerSource(Spec):
     )
     concurrency: int = Field(16, ge=1, le=10_000, description="Events in flight at once at most")
     filter: str | None = Field(
-        None, description="A CEL expression over event, data, key and headers; false settles the event uncalled"
+        None,
+        max_length=16_384,
+        description="A CEL expression over event, data, key and headers; false settles the event uncalled",
     )
     filter_error: Literal["deadLetter", "deliver", "drop"] = Field(
         "deadLetter", description="What to do with an event whose filter cannot be evaluated"

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -50,6 +51,40 @@ class Target(Spec):
         if len(given) != 1:
             raise ValueError(f"exactly one of function, selector, url is needed; given: {', '.join(given) or 'none'}")
         return self
+
+    @field_validator("function")
+    @classmethod
+    def _is_a_name(cls, function: str | None) -> str | None:
+        if function is not None and (problem := problem_of_name(function)):
+            raise ValueError(problem)
+        return function
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        if url is not None and (problem := problem_of_url(url)):
+            raise ValueError(problem)
+        return url
+
+
+def problem_of_name(function: str) -> str | None:
+    """Why no Function can have that name; None when one can. It becomes the host of an address."""
+    if any(character in "/:?#@.[]\\%" or character.isspace() for character in function):
+        return f"{function!r}: the name of a Function in the same namespace is needed"
+    return None
+
+
+def problem_of_url(url: str) -> str | None:
+    """Why nothing can be called there; None when it can."""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.port == 0:
+            return f"{url!r}: it names no host, as http://host:8080/path does"
+    except ValueError as error:
+        return f"no address: {error}"
+    if parts.username is not None or parts.password is not None:
+        return "an address with a name or password in it is shown in conditions, metrics and logs; leave them out"
+    return None
 
 
 class DeadLetterPlace(Spec):
@@ -123,6 +158,12 @@ class Reply(Spec):
             raise ValueError(
                 f"exactly one of kafka, nats, function, url is needed; given: {', '.join(given) or 'none'}"
             )
+        for field, value, problem_of in (
+            ("function", self.function, problem_of_name),
+            ("url", self.url, problem_of_url),
+        ):
+            if value is not None and (problem := problem_of(value)):
+                raise ValueError(f"{field}: {problem}")
         return self
 
 
