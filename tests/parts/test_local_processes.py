@@ -17,7 +17,7 @@ from trigger_sources.gate import Gate
 
 # The least that is a runtime: a port, /healthz, and an answer. BEHAVIOUR is what the test makes of it.
 SERVER = """
-import http.server, os, signal, sys, threading, time
+import http.server, os, select, signal, sys, threading, time
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -44,6 +44,8 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["FUNC_PORT
 server.daemon_threads = False  # what was begun is finished
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
 server.serve_forever()
+while select.select([server.socket], [], [], 0.1)[0]:  # who has connected already is answered, too
+    server.handle_request()
 server.server_close()
 """
 
@@ -95,12 +97,12 @@ async def test_a_new_version_takes_over_without_a_call_being_refused(tmp_path: P
             while not done.is_set():
                 answers.append(await call(process))
 
-        calling = asyncio.create_task(keep_calling())
-        for version in ("1", "2", "3"):
-            process.run(program(tmp_path, version))
-            await until(lambda version=version: answers[-1:] == [version])
-        done.set()
-        await calling
+        async with asyncio.TaskGroup() as tasks:  # a call that fails ends the test at once
+            tasks.create_task(keep_calling())
+            for version in ("1", "2", "3"):
+                process.run(program(tmp_path, version))
+                await until(lambda version=version: answers[-1:] == [version])
+            done.set()
         assert answers == sorted(answers) and set(answers) == {"0", "1", "2", "3"}
         assert process.restarts == 0
 
