@@ -1,9 +1,10 @@
 """The ways to the functions of a cluster: one gate for each, closed while nothing serves it."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from controllers.known import Known
 from controllers.workload_status import url_of
 from trigger_sources.gate import Gate
 
@@ -17,9 +18,10 @@ class Gates:
 
     def __init__(self) -> None:
         self._gates: dict[Key, Gate] = {}
-        self._functions: dict[Key, Mapping[str, str]] = {}  # labels
-        self._ready: dict[Key, dict[str, int]] = {}  # endpoints that are ready, by Service, then by slice
-        self._known = False  # before the first listing nothing is taken for absent
+        self._functions: Known[Key, Mapping[str, str]] = Known()  # labels
+        self._slices: Known[Key, tuple[Key, int]] = Known()  # the Service, and how many endpoints are ready
+        self._serving: dict[Key, set[Key]] = {}  # by Service: the slices that have endpoints which are ready
+        self._is_known = False  # before the first listing nothing is taken for absent
 
     def of(self, namespace: str, name: str) -> Gate:
         """The way to that function, also while there is none: its events wait."""
@@ -33,60 +35,72 @@ class Gates:
         """Name and labels of each Function of the namespace."""
         return [(name, labels) for (found, name), labels in self._functions.items() if found == namespace]
 
+    def listing(self) -> None:
+        """A listing begins: what is seen from now on is newer."""
+        self._functions.listing()
+        self._slices.listing()
+
     def listed(self, functions: Iterable[Mapping[str, Any]], slices: Iterable[Mapping[str, Any]]) -> None:
-        """All there are just now."""
-        self._functions = {_key_of(found): _labels_of(found) for found in functions}
-        self._ready = {}
-        for found in slices:
-            self._note(found)
-        self._known = True
+        """All there were when they were asked for."""
+        self._functions.listed({_key_of(found): (_uid_of(found), _labels_of(found)) for found in functions})
+        self._slices.listed(
+            {
+                _key_of(found): (_uid_of(found), (service, ready_endpoints(found)))
+                for found in slices
+                if (service := _service_of(found)) is not None
+            }
+        )
+        self._serving.clear()
+        for key, (service, ready) in self._slices.items():
+            if ready:
+                self._serving.setdefault(service, set()).add(key)
+        self._is_known = True
         for key in self._gates:
             self._judge(key)
 
     def function_seen(self, function: Mapping[str, Any], *, gone: bool = False) -> bool:
         """Whether that changes which functions there are, or their labels."""
-        key = _key_of(function)
-        labels = None if gone else _labels_of(function)
-        if self._functions.get(key) == labels:
-            return False
-        if labels is None:
-            del self._functions[key]
-        else:
-            self._functions[key] = labels
-        self._judge(key)
-        return True
+        key, uid = _key_of(function), _uid_of(function)
+        changed = self._functions.gone(key, uid) if gone else self._functions.seen(key, uid, _labels_of(function))
+        if changed:
+            self._judge(key)
+        return changed
 
     def slice_seen(self, found: Mapping[str, Any], *, gone: bool = False) -> None:
         """An EndpointSlice is there, or has gone."""
-        key = self._note(found, gone=gone)
-        if key is not None:
-            self._judge(key)
+        service = _service_of(found)
+        if service is None:
+            return
+        key, uid = _key_of(found), _uid_of(found)
+        if gone:
+            self._slices.gone(key, uid)
+        else:
+            self._slices.seen(key, uid, (service, ready_endpoints(found)))
+        serving = self._serving.setdefault(service, set())
+        known = self._slices.get(key)
+        if known is not None and known[1]:
+            serving.add(key)
+        else:
+            serving.discard(key)
+        if not serving:
+            del self._serving[service]
+        self._judge(service)
+
+    async def keep(self, used: Collection[Key]) -> None:
+        """Ends the ways that nobody uses any more."""
+        unused = [self._gates.pop(key) for key in self._gates.keys() - set(used)]
+        await asyncio.gather(*(gate.aclose() for gate in unused))
 
     async def aclose(self) -> None:
-        await asyncio.gather(*(gate.aclose() for gate in self._gates.values()))
-
-    def _note(self, found: Mapping[str, Any], *, gone: bool = False) -> Key | None:
-        metadata = found["metadata"]
-        service = metadata.get("labels", {}).get(_SERVICE_LABEL)
-        if service is None:
-            return None
-        key = (metadata["namespace"], service)
-        slices = self._ready.setdefault(key, {})
-        if gone:
-            slices.pop(metadata["name"], None)
-        else:
-            slices[metadata["name"]] = ready_endpoints(found)
-        if not slices:
-            del self._ready[key]
-        return key
+        await self.keep(())
 
     def _judge(self, key: Key) -> None:
         gate = self._gates.get(key)
-        if gate is None or not self._known:
+        if gate is None or not self._is_known:
             return
         if key not in self._functions:
             gate.close(f"there is no Function {key[1]!r} in namespace {key[0]!r}")
-        elif not any(self._ready.get(key, {}).values()):
+        elif key not in self._serving:
             gate.close("no replica is ready", probe=True)  # a watch may be behind, or forbidden
         else:
             gate.open()
@@ -104,3 +118,13 @@ def _key_of(found: Mapping[str, Any]) -> Key:
 
 def _labels_of(found: Mapping[str, Any]) -> Mapping[str, str]:
     return dict(found["metadata"].get("labels") or {})
+
+
+def _uid_of(found: Mapping[str, Any]) -> str:
+    uid: str = found["metadata"]["uid"]
+    return uid
+
+
+def _service_of(found: Mapping[str, Any]) -> Key | None:
+    name = found["metadata"].get("labels", {}).get(_SERVICE_LABEL)
+    return None if name is None else (found["metadata"]["namespace"], name)

@@ -1,9 +1,10 @@
 """The Secrets of the namespaces that may be read, as they are now."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from controllers.known import Known
 from trigger_sources.source import MissingSecret, SourceError
 from trigger_sources.spec import SecretRef
 
@@ -11,27 +12,31 @@ Key = tuple[str, str]  # namespace, name
 
 
 class Secrets:
-    """Filled by a watch. Nothing of it is ever logged or shown."""
+    """Filled by a watch and by listings. Nothing of it is ever logged or shown."""
 
     def __init__(self, namespaces: Sequence[str]) -> None:
         self.namespaces = tuple(namespaces)
-        self._data: dict[Key, Mapping[str, str]] = {}  # base64 by key
-        self._versions: dict[Key, str] = {}
+        self._known: Known[Key, Mapping[str, str]] = Known()  # base64 by key
+        self._versions: dict[Key, int] = {}  # how often its content has changed here
 
     def seen(self, secret: Mapping[str, Any], *, gone: bool = False) -> Key | None:
         """The Secret's key if its content is another than before."""
-        metadata = secret["metadata"]
-        key = (metadata["namespace"], metadata["name"])
-        data = {} if gone else dict(secret.get("data") or {})
-        before = self._data.get(key)
-        if gone:
-            self._data.pop(key, None)
-            self._versions.pop(key, None)
-        else:
-            self._data[key] = data
-            if before != data:
-                self._versions[key] = metadata["resourceVersion"]
-        return key if before != (None if gone else data) else None
+        key, uid = _key_of(secret), secret["metadata"]["uid"]
+        if not (self._known.gone(key, uid) if gone else self._known.seen(key, uid, _data_of(secret))):
+            return None
+        self._changed(key)
+        return key
+
+    def listing(self) -> None:
+        """A listing begins: what is seen from now on is newer."""
+        self._known.listing()
+
+    def listed(self, secrets: Iterable[Mapping[str, Any]]) -> None:
+        """All there were when they were asked for."""
+        for key in self._known.listed(
+            {_key_of(found): (found["metadata"]["uid"], _data_of(found)) for found in secrets}
+        ):
+            self._changed(key)
 
     def text(self, namespace: str, reference: SecretRef) -> str:
         """Raises MissingSecret, or SourceError where this namespace's Secrets may not be read."""
@@ -41,7 +46,7 @@ class Secrets:
                 f"Secret {reference.name!r}: the Secrets of namespace {namespace!r} may not be read; "
                 "add it to secretNamespaces in the chart's values",
             )
-        data = self._data.get((namespace, reference.name))
+        data = self._known.get((namespace, reference.name))
         if data is None:
             raise MissingSecret(f"no Secret {reference.name!r} in namespace {namespace!r}; create it there")
         if reference.key not in data:
@@ -54,4 +59,15 @@ class Secrets:
 
     def versions(self, namespace: str, names: Sequence[str]) -> str:
         """A text that is another one when the content of one of these Secrets is."""
-        return " ".join(f"{name}:{self._versions.get((namespace, name), '')}" for name in names)
+        return " ".join(f"{name}:{self._versions.get((namespace, name), 0)}" for name in names)
+
+    def _changed(self, key: Key) -> None:
+        self._versions[key] = self._versions.get(key, 0) + 1
+
+
+def _key_of(secret: Mapping[str, Any]) -> Key:
+    return secret["metadata"]["namespace"], secret["metadata"]["name"]
+
+
+def _data_of(secret: Mapping[str, Any]) -> Mapping[str, str]:
+    return dict(secret.get("data") or {})

@@ -168,6 +168,7 @@ class TriggerController:
     async def sweep(self) -> None:
         """Lists everything, and looks at every trigger again."""
         self._touched.clear()
+        self._gates.listing()
         listed: dict[Key, Object] = {}
         for kind in self._kinds:
             for found in await self._api.list(f"{source_of(kind).api_group}/{VERSION}", kind, self._namespace):
@@ -175,6 +176,7 @@ class TriggerController:
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
         self._gates.listed(functions, slices)
+        await self._list_secrets()
         if self._exposures is not None:
             await self._exposures.refresh()
         for key in listed.keys() - self._touched:
@@ -183,6 +185,32 @@ class TriggerController:
             self._forget(key)
         for key in (*self._triggers, *self._applied):
             self.queue.add(key)
+        await self._gates.keep(self._called())
+
+    async def _list_secrets(self) -> None:
+        """A watch tells nothing of what went while it was away."""
+        self._secrets.listing()
+        try:
+            listed = [
+                found
+                for namespace in self._secrets.namespaces
+                for found in await self._api.list("v1", "Secret", namespace)
+            ]
+        except Refused as refused:  # what needs none of them runs all the same
+            log.warning("secrets not listed", extra={"problem": str(refused)})
+            return
+        self._secrets.listed(listed)
+
+    def _called(self) -> set[tuple[str, str]]:
+        """Namespace and name of each function that a trigger calls, or that something which still runs does."""
+        called = {(running.resource.namespace, key[1]) for key, running in self.flows.running.items()}
+        specs = [(trigger.namespace, trigger.spec) for trigger in self._triggers.values() if trigger.spec is not None]
+        specs += [(running.resource.namespace, running.resource.spec) for running in self.flows.running.values()]
+        for namespace, spec in specs:
+            called |= {(namespace, name) for name in functions_of(spec, self._gates.functions(namespace))}
+            if spec.reply is not None and spec.reply.function is not None:
+                called.add((namespace, spec.reply.function))
+        return called
 
     async def _sweeping(self) -> None:
         while True:

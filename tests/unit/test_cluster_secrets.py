@@ -9,9 +9,9 @@ from trigger_sources.source import MissingSecret, SourceError
 from trigger_sources.spec import SecretRef
 
 
-def secret(version: str = "1", **data: str) -> dict[str, object]:
+def secret(version: str = "1", uid: str = "1", **data: str) -> dict[str, object]:
     encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
-    return {"metadata": {"namespace": "a", "name": "s", "resourceVersion": version}, "data": encoded}
+    return {"metadata": {"namespace": "a", "name": "s", "uid": uid, "resourceVersion": version}, "data": encoded}
 
 
 def test_a_rotation_is_told_and_a_touch_is_not() -> None:
@@ -48,3 +48,34 @@ def test_bytes_that_are_no_text_are_refused_without_showing_them() -> None:
     secrets.seen(found)
     with pytest.raises(MissingSecret, match=r"key 'k' is no text in UTF-8"):
         secrets.text("a", SecretRef(name="s", key="k"))
+
+
+def test_a_secret_that_went_while_nobody_watched_is_missed_by_the_next_listing() -> None:
+    secrets = Secrets(["a"])
+    secrets.seen(secret(token="x"))
+    before = secrets.versions("a", ["s"])
+    secrets.listing()
+    secrets.listed([secret("2", token="x")])
+    assert secrets.versions("a", ["s"]) == before
+    secrets.listing()
+    secrets.listed([])
+    assert secrets.versions("a", ["s"]) != before
+    with pytest.raises(MissingSecret, match=r"no Secret 's'"):
+        secrets.text("a", SecretRef(name="s", key="token"))
+
+
+def test_a_rotation_that_is_told_while_a_listing_is_under_way_stands() -> None:
+    secrets = Secrets(["a"])
+    secrets.seen(secret(token="x"))
+    secrets.listing()
+    secrets.seen(secret("2", token="y"))
+    secrets.listed([secret(token="x")])
+    assert secrets.text("a", SecretRef(name="s", key="token")) == "y"
+
+
+def test_the_late_end_of_an_older_secret_is_not_that_of_its_successor() -> None:
+    secrets = Secrets(["a"])
+    secrets.seen(secret(token="x"))
+    secrets.seen(secret("2", uid="2", token="y"))
+    assert secrets.seen(secret("1", token="x"), gone=True) is None
+    assert secrets.text("a", SecretRef(name="s", key="token")) == "y"

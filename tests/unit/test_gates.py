@@ -7,13 +7,19 @@ import pytest_asyncio
 
 from controllers.gates import Gates, ready_endpoints
 
-GREET = {"metadata": {"namespace": "default", "name": "greet", "labels": {"app": "shop"}}}
+GREET = {"metadata": {"namespace": "default", "name": "greet", "uid": "1", "labels": {"app": "shop"}}}
+GREET_AGAIN = {"metadata": {**GREET["metadata"], "uid": "2"}}
 
 
 def slice_of(*ready: bool | None, name: str = "greet-1", service: str = "greet") -> dict[str, Any]:
     conditions = [{} if found is None else {"ready": found} for found in ready]
     return {
-        "metadata": {"namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": service}},
+        "metadata": {
+            "namespace": "default",
+            "name": name,
+            "uid": name,
+            "labels": {"kubernetes.io/service-name": service},
+        },
         "endpoints": [{"addresses": ["10.0.0.1"], "conditions": found} for found in conditions],
     }
 
@@ -72,3 +78,41 @@ async def test_only_names_and_labels_make_a_function_another(gates: Gates) -> No
     assert gates.functions("default") == [("greet", {"app": "shop"})]
     assert gates.functions("other") == []
     assert gates.function_seen({"metadata": {**GREET["metadata"], "labels": {}}})
+
+
+async def test_what_a_watch_says_while_a_listing_is_under_way_is_newer(gates: Gates) -> None:
+    gates.listed([GREET], [slice_of(False)])
+    gate = gates.of("default", "greet")
+    gates.listing()
+    gates.slice_seen(slice_of(True))
+    gates.listed([GREET], [slice_of(False)])
+    assert not gate.is_down, "the listing was asked for before the endpoint became ready"
+    gates.listing()
+    gates.slice_seen(slice_of(True), gone=True)
+    gates.function_seen({"metadata": {**GREET["metadata"], "labels": {"app": "other"}}})
+    gates.listed([GREET], [slice_of(True)])
+    assert gate.is_down
+    assert gates.functions("default") == [("greet", {"app": "other"})]
+    gates.listing()
+    gates.function_seen(GREET, gone=True)
+    gates.listed([GREET], [])
+    assert gates.functions("default") == []
+
+
+async def test_the_late_end_of_an_older_function_is_not_that_of_its_successor(gates: Gates) -> None:
+    gates.listed([GREET], [slice_of(True)])
+    gate = gates.of("default", "greet")
+    gates.function_seen(GREET_AGAIN)
+    assert not gates.function_seen(GREET, gone=True)
+    assert not gate.is_down
+    assert gates.function_seen(GREET_AGAIN, gone=True)
+    assert gate.is_down
+
+
+async def test_a_gate_that_nobody_uses_goes_and_comes_back_as_it_would_be(gates: Gates) -> None:
+    gates.listed([GREET], [slice_of(True)])
+    gate, other = gates.of("default", "greet"), gates.of("default", "other")
+    await gates.keep([("default", "greet"), ("default", "never made")])
+    assert gates.of("default", "greet") is gate
+    assert gates.of("default", "other") is not other
+    assert gates.of("default", "other").down_reason == "there is no Function 'other' in namespace 'default'"
