@@ -3,7 +3,7 @@
 A new source needs only the names that this module exports.
 """
 
-from trigger_sources.delivery import Answer, Attempt, Delivery, HttpRequest, Outcome
+from trigger_sources.delivery import SETTLED, Answer, Attempt, Delivery, HttpRequest, Outcome
 from trigger_sources.events import Event
 from trigger_sources.source import Context, Lag, MissingSecret, SourceError, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
@@ -22,4 +22,5 @@ __all__ = [
     "Answer",
     "Attempt",
     "HttpRequest",
+    "SETTLED",
 ]

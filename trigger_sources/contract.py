@@ -127,7 +127,7 @@ class SourceContract:
                 taken = await it.until(3)
                 state = it.context.state
                 await it.crash()
-                late = asyncio.ensure_future(taken[0].settle(_DELIVERED))
+                late = asyncio.ensure_future(_settled(taken[0]))
                 done, _ = await asyncio.wait({late}, timeout=5)
                 assert done, "a late settle hangs"
                 late.exception()  # it may say that it is too late, in whatever way
@@ -413,6 +413,10 @@ def _context(origin: Origin, **given: Any) -> StandInContext:
         given.pop("state", None)
     inbox = origin.store.inbox("default/trigger") if origin.store is not None else None
     return StandInContext(gateway=origin.gateway, inbox_=inbox, **given)
+
+
+async def _settled(delivery: Delivery) -> None:
+    await delivery.settle(_DELIVERED)
 
 
 async def _until(happened: Callable[[], bool], seconds: float) -> None:

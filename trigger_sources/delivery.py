@@ -1,6 +1,6 @@
 """The values that travel between a source, the fabric and a function. Pure."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import field
 from typing import Literal
 
@@ -70,6 +70,7 @@ class Delivery:
 
     `settle(outcome)` is awaited exactly once, after the event is settled, and acknowledges it at the source (or
     gives it back: `returned`). If it raises, the outcome is kept for when the position is handed out again.
+    `settles_at_once`: it has done so when it returns, and returns SETTLED. It is called without a task then.
     `position` is the place at the source: unique per trigger, never reused. None: nothing can be deduplicated.
     `key` chooses the lane; None is ordered with nothing.
     `extend()`, awaited every `extend_seconds` of the source while the event is held, keeps a broker's deadline
@@ -89,3 +90,17 @@ class Delivery:
     headers: Sequence[tuple[str, bytes]] = ()  # as at the source, for filters and dead letters
     request: HttpRequest | None = None
     caller_waits: bool = False
+    settles_at_once: bool = False
+
+
+class _Settled:
+    """Awaited, it is over at once."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+SETTLED = _Settled()  # what a `settle` returns that leaves nothing to wait for

@@ -6,6 +6,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
+from functools import partial
 
 from trigger_sources.call import call_of
 from trigger_sources.dead_letters import DeadLetter, DeadLetters
@@ -14,11 +15,11 @@ from trigger_sources.events import InvalidEvent
 from trigger_sources.filters import FilterError, compile_filter
 from trigger_sources.gate import Gate
 from trigger_sources.held import ANSWER_HEAD_BYTES, Held, HeldState, Identity, LaneView, Seen
-from trigger_sources.http_client import NoAnswer, Unreachable
+from trigger_sources.http_client import NoAnswer, Stale, Unreachable
 from trigger_sources.lanes import Lanes
 from trigger_sources.metrics import Counters
 from trigger_sources.replies import Publisher, ReplyRefused, reply_to
-from trigger_sources.retry import FailureRun, delay_after, reason_to_give_up, retry_after_of, verdict_on
+from trigger_sources.retry import FailureRun, Verdict, delay_after, reason_to_give_up, retry_after_of, verdict_on
 from trigger_sources.source import State, TriggerSource
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ class Dispatcher:
         self._filter = compile_filter(trigger.filter) if trigger.filter else None
         self._held: dict[Hashable, Held] = {}
         self._lanes: Lanes[Held] = Lanes()
-        self._active = 0
+        self._active = 0  # events that take one of the places: started, and not `_over`
+        self._starting = False
         self._bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
@@ -163,32 +165,20 @@ class Dispatcher:
         self._kick()
 
     def _kick(self) -> None:
-        """Starts as many workers as there are events that may run."""
-        ready = len(self._lanes.ready)
-        while ready > 0 and self._active < self._concurrency:
-            self._active += 1
-            ready -= 1
-            self._spawn(self._work())
-
-    async def _work(self) -> None:
-        """One of at most `concurrency` workers: runs ready events until there are none that may start."""
-        task = asyncio.current_task()
+        """Starts as many events as may run."""
+        if self._starting:
+            return  # whoever does goes on until there are none that may start
+        self._starting = True
         try:
-            while (held := self._next()) is not None:
-                held.task = task
+            while self._active < self._concurrency and (held := self._next()) is not None:
+                self._active += 1
                 try:
-                    await self._run(held)
-                except Exception:
-                    log.exception("dispatch failed", extra=self._where())
-                    self._retry_in(held, 1.0)  # our fault, not the event's: it stays held
-                finally:
-                    if held.task is task:
-                        held.task = None
-                    if held.suspect and self._alone:
-                        self._alone = False
-                        self._kick()
+                    self._start(held)
+                except Exception:  # noqa: BLE001  it is logged there
+                    self._our_fault(held)
+                    self._over(held)
         finally:
-            self._active -= 1
+            self._starting = False
 
     def _next(self) -> Held | None:
         ready = self._lanes.ready
@@ -197,7 +187,7 @@ class Dispatcher:
         if self.everything_fails_since is not None and (self._trial or self._try_again is not None):
             return None
         held = ready[0]
-        if held.suspect and self._active > 1:
+        if held.suspect and self._active > 0:
             return None  # it runs alone; whoever ends last comes by here again
         if self._may_start is not None and not self._may_start():
             return None  # another replica may have taken over: what is held here is about to be withdrawn
@@ -208,6 +198,7 @@ class Dispatcher:
         if self.everything_fails_since is not None:
             self._trial = True
         self._alone = held.suspect
+        held.admitted = True
         held.state = "running"
         return ready.popleft()
 
@@ -221,60 +212,144 @@ class Dispatcher:
 
     # --- one attempt and what follows
 
-    async def _run(self, held: Held) -> None:
-        """Calls the function once. The gate has admitted the call, and is told how it went exactly once."""
-        gate, policy = self._gate, self._policy
-        delivery = held.delivery
+    def _start(self, held: Held) -> None:
+        """Calls the function once, or settles what the filter does not let through. `_over` follows.
+
+        From here to settled there is no task, where nothing has to be waited for but the answer. That is how most
+        events go, and a task and its wake-ups would cost as much as sending the request.
+        """
+        if not held.checked and not self._passes(held):
+            return
+        if not held.suspect:
+            delivery, endpoint = held.delivery, self._gate.endpoint
+            try:
+                method, target, headers = call_of(delivery, held.tries + 1, endpoint.path)
+                held.called_at = time.monotonic()
+                held.call = endpoint.start(
+                    method, target, headers, delivery.event.data or b"", partial(self._came, held),
+                    timeout_seconds=self._policy.timeout_seconds,
+                )  # fmt: skip
+            except ValueError as problem:
+                self._part_with(held, "InvalidEvent", str(problem))
+                self._over(held)
+                return
+            if held.call is not None:
+                return
+        self._go_on(held, self._call)
+
+    def _came(self, held: Held, found: Answer | NoAnswer | Stale) -> None:
+        """What came of a call that no task waits for."""
+        held.call = None
         try:
-            if not held.checked and not await self._passes(held):
-                gate.abandoned()
+            if isinstance(found, Stale):
+                self._go_on(held, self._call, True)
                 return
-            if held.suspect and not await self._may_run_alone(held):
-                gate.abandoned()
-                return
+            verdict, latency = self._attempted(held, found)
+            if verdict == "delivered" and self.publisher is None:
+                assert isinstance(found, Answer)
+                self._succeeded(found.status, latency)
+                if self._observe is not None:
+                    self._tell(held, "delivered", found.status, latency)
+                self._settle_and_go(held, Outcome("delivered", "", found))
+            else:
+                self._go_on(held, self._judge, found, verdict, latency)
+        except Exception:  # noqa: BLE001  it is logged there
+            self._our_fault(held)
+            self._over(held)
+
+    def _settle_and_go(self, held: Held, outcome: Outcome) -> None:
+        if self._settle_at_once(held, outcome):
+            self._over(held)
+        else:
+            self._go_on(held, self._settle, outcome)
+
+    def _go_on(self, held: Held, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """What has to be waited for is a task; `_over` at its end."""
+        held.task = self._spawn(self._work(held, step, *arguments))
+        held.task.add_done_callback(partial(self._cancelled_unbegun, held))
+
+    async def _work(self, held: Held, step: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        task = held.task
+        try:
+            await step(held, *arguments)
+        except Exception:  # noqa: BLE001  it is logged there
+            self._our_fault(held)
+        finally:
+            if held.task is task:
+                held.task = None
+            self._over(held)
+
+    def _cancelled_unbegun(self, held: Held, task: "asyncio.Task[None]") -> None:
+        """Of a task that is cancelled before its first step nothing runs, its `finally` neither."""
+        if held.task is task:
+            held.task = None
+            self._over(held)
+
+    def _our_fault(self, held: Held) -> None:
+        """Not the event's: it stays held."""
+        log.exception("dispatch failed", extra=self._where())
+        self._retry_in(held, 1.0)
+
+    def _over(self, held: Held) -> None:
+        """Its place is free for another."""
+        self._active -= 1
+        if held.admitted:
+            held.admitted = False
+            self._gate.abandoned()
+        if held.suspect and self._alone:
+            self._alone = False
+        self._kick()
+
+    async def _call(self, held: Held, fresh: bool = False) -> None:
+        """Calls the function once, on a new connection if need be. The gate has admitted the call."""
+        if held.suspect and not await self._may_run_alone(held):
+            return
+        gate, delivery = self._gate, held.delivery
+        try:
             method, target, headers = call_of(delivery, held.tries + 1, gate.endpoint.path)
+            held.called_at = time.monotonic()
+            found: Answer | NoAnswer = await gate.endpoint.send(
+                method, target, headers, delivery.event.data or b"",
+                timeout_seconds=self._policy.timeout_seconds, fresh=fresh,
+            )  # fmt: skip
         except ValueError as problem:
-            gate.abandoned()
             self._part_with(held, "InvalidEvent", str(problem))
             return
-        except BaseException:
-            gate.abandoned()
-            raise
-        event = delivery.event
-        started = time.monotonic()
-        answer: Answer | None = None
-        error = ""
-        try:
-            answer = await gate.endpoint.send(
-                method, target, headers, event.data or b"", timeout_seconds=policy.timeout_seconds
-            )
         except NoAnswer as problem:
-            error = str(problem) or "no answer"
+            found = problem
         except Unreachable as problem:
+            held.admitted = False
             gate.unreachable(str(problem))
             await self._function_is_down(held, str(problem))
             return
-        except BaseException:
-            gate.abandoned()
-            raise
-        latency = time.monotonic() - started
-        verdict = verdict_on(answer.status) if answer is not None else "retry"
-        gate.answered(latency, policy.timeout_seconds, verdict == "delivered")
+        await self._judge(held, found, *self._attempted(held, found))
+
+    def _attempted(self, held: Held, found: Answer | NoAnswer) -> tuple[Verdict, float]:
+        """Counts a call that reached the function; what it means and how long it took."""
+        latency = time.monotonic() - held.called_at
+        verdict = verdict_on(found.status) if isinstance(found, Answer) else "retry"
+        held.admitted = False
+        self._gate.answered(latency, self._policy.timeout_seconds, verdict == "delivered")
         self.counters.attempt(latency)
         held.tries += 1
-        if verdict == "delivered":
-            assert answer is not None
-            self._succeeded(answer.status, latency)
-            if self.publisher is not None and not await self._reply(held, answer):
+        return verdict, latency
+
+    async def _judge(self, held: Held, found: Answer | NoAnswer, verdict: Verdict, latency: float) -> None:
+        """Settles the event, or decides on another attempt."""
+        if not isinstance(found, Answer):
+            await self._failed(held, None, str(found) or "no answer", latency, False)
+        elif verdict != "delivered":
+            await self._failed(held, found, "", latency, verdict == "permanent")
+        else:
+            self._succeeded(found.status, latency)
+            if self.publisher is not None and not await self._reply(held, found):
                 return
             if self._observe is not None:
-                self._tell(held, "delivered", answer.status, latency)
-            await self._settle(held, Outcome("delivered", answer=answer))
-            return
-        await self._failed(held, answer, error, latency, verdict == "permanent")
+                self._tell(held, "delivered", found.status, latency)
+            await self._settle(held, Outcome("delivered", "", found))
 
-    async def _passes(self, held: Held) -> bool:
-        """Whether the filter lets it through; if not, it is settled here."""
+    def _passes(self, held: Held) -> bool:
+        """Whether the filter lets it through; if not, it is settled from here."""
         if self._filter is None:
             held.checked = True
             return True
@@ -285,15 +360,18 @@ class Dispatcher:
             if self._trigger.filter_error == "deliver":
                 passes = True
             elif self._trigger.filter_error == "drop" or held.delivery.caller_waits:
-                await self._end(held, Outcome("dropped", "FilterError"), str(error))
+                self._tell_outcome(held, Outcome("dropped", "FilterError"), str(error))
+                self._settle_and_go(held, Outcome("dropped", "FilterError"))
                 return False
             else:
                 self._bury(held, "FilterError", f"spec.filter: {error}", None)
+                self._over(held)
                 return False
         if passes:
             held.checked = True
             return True
-        await self._end(held, Outcome("filtered", "Filtered"), "")
+        self._tell_outcome(held, Outcome("filtered", "Filtered"), "")
+        self._settle_and_go(held, Outcome("filtered", "Filtered"))
         return False
 
     async def _may_run_alone(self, held: Held) -> bool:
@@ -478,14 +556,32 @@ class Dispatcher:
         self._kick()
 
     async def _end(self, held: Held, outcome: Outcome, message: str) -> None:
-        if self._observe is not None:
-            last = held.attempts[-1] if held.attempts else None
-            status, latency = (last.status, last.latency_seconds) if last else (None, None)
-            self._tell(
-                held, outcome.kind, status, latency,
-                f"{outcome.reason}: {message}" if message else outcome.reason,
-            )  # fmt: skip
+        self._tell_outcome(held, outcome, message)
         await self._settle(held, outcome)
+
+    def _tell_outcome(self, held: Held, outcome: Outcome, message: str) -> None:
+        if self._observe is None:
+            return
+        last = held.attempts[-1] if held.attempts else None
+        status, latency = (last.status, last.latency_seconds) if last else (None, None)
+        self._tell(
+            held, outcome.kind, status, latency,
+            f"{outcome.reason}: {message}" if message else outcome.reason,
+        )  # fmt: skip
+
+    def _settle_at_once(self, held: Held, outcome: Outcome) -> bool:
+        """Tells the source, where that and all else can be done without waiting; whether it could."""
+        delivery = held.delivery
+        if not delivery.settles_at_once or held.suspect or held.withdrawn:
+            return False
+        self._trial = False
+        try:
+            delivery.settle(outcome)
+        except Exception as error:  # noqa: BLE001  a source that lost its connection will hand the position out again
+            self._not_settled(delivery, outcome, error)
+        self.counters.settled(outcome.kind)
+        self._forget(held)
+        return True
 
     async def _settle(self, held: Held, outcome: Outcome, *, in_lane: bool = True) -> None:
         """Tells the source. If it cannot be told, the outcome is kept for when the position is handed out again."""
@@ -499,12 +595,8 @@ class Dispatcher:
         while True:
             try:
                 await delivery.settle(outcome)
-            except Exception as error:  # noqa: BLE001  a source that lost its connection will hand the position out again
-                log.info("settle failed", extra={**self._where(), "event": delivery.event.id, "error": repr(error)})
-                if delivery.position is not None and outcome.final:
-                    self._outcomes[delivery.position] = outcome
-                    if len(self._outcomes) > _OUTCOMES_KEPT:
-                        self._outcomes.popitem(last=False)
+            except Exception as error:  # noqa: BLE001  the same
+                self._not_settled(delivery, outcome, error)
             if held.delivery is delivery:
                 break
             delivery = held.delivery  # handed out again meanwhile: that one is settled the same way
@@ -518,10 +610,16 @@ class Dispatcher:
     async def _settle_quietly(self, delivery: Delivery, outcome: Outcome) -> None:
         try:
             await delivery.settle(outcome)
-        except Exception as error:  # noqa: BLE001  it will be handed out again; the outcome is kept
-            log.info("settle failed", extra={**self._where(), "event": delivery.event.id, "error": repr(error)})
-            if delivery.position is not None and outcome.final:
-                self._outcomes[delivery.position] = outcome
+        except Exception as error:  # noqa: BLE001  the same
+            self._not_settled(delivery, outcome, error)
+
+    def _not_settled(self, delivery: Delivery, outcome: Outcome, error: Exception) -> None:
+        """The position will be handed out again, and is settled then."""
+        log.info("settle failed", extra={**self._where(), "event": delivery.event.id, "error": repr(error)})
+        if delivery.position is not None and outcome.final:
+            self._outcomes[delivery.position] = outcome
+            if len(self._outcomes) > _OUTCOMES_KEPT:
+                self._outcomes.popitem(last=False)
 
     def _forget(self, held: Held, *, in_lane: bool = True) -> None:
         """It is held no more: there is room, and its lane goes on."""
@@ -563,10 +661,10 @@ class Dispatcher:
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
         """Forgets what is lost: what waits at once, what runs after the grace. Nothing of it is settled afterwards."""
         self._drop_waiting(lambda held: lost(held.delivery))
-        running = [held for held in self._held.values() if held.task is not None and lost(held.delivery)]
+        running = [held for held in self._held.values() if held.runs and lost(held.delivery)]
         if running and grace_seconds > 0:
             deadline = time.monotonic() + grace_seconds
-            while time.monotonic() < deadline and any(self._is_held(held) and held.task for held in running):
+            while time.monotonic() < deadline and any(self._is_held(held) and held.runs for held in running):
                 self.room_changed.clear()
                 try:
                     async with asyncio.timeout(min(0.5, max(0.001, deadline - time.monotonic()))):
@@ -581,6 +679,7 @@ class Dispatcher:
                 if held.task is not None:
                     tasks.append(held.task)
                     held.task.cancel()
+                self._abort_call(held)
                 self._withdraw(held)
         if tasks:
             await asyncio.wait(tasks, timeout=5)
@@ -608,6 +707,13 @@ class Dispatcher:
         self.counters.withdrawn += 1
         self._forget(held, in_lane=in_lane)
 
+    def _abort_call(self, held: Held) -> None:
+        """What comes of a call that no task waits for is wanted no more."""
+        call, held.call = held.call, None
+        if call is not None:
+            call.abort()
+            self._over(held)
+
     def _is_held(self, held: Held) -> bool:
         position = held.delivery.position
         return self._held.get(position if position is not None else held) is held
@@ -618,7 +724,7 @@ class Dispatcher:
         while self._held and (left := deadline - time.monotonic()) > 0:
             if not any(held.state in ("running", "settling", "queued") for held in self._held.values()):
                 break  # only retries and parked lanes are left: waiting serves nobody
-            if self._gate.is_down and not any(held.task for held in self._held.values()):
+            if self._gate.is_down and not any(held.runs for held in self._held.values()):
                 break
             self.room_changed.clear()
             try:
@@ -637,6 +743,7 @@ class Dispatcher:
                 tasks.append(held.task)
             elif held.task is not None:
                 tasks.append(held.task)  # a dead letter or an acknowledgement under way: let it be written
+            self._abort_call(held)
         if tasks:
             await asyncio.wait(tasks, timeout=5)
         returned = Outcome("returned", "Stopping")
@@ -658,6 +765,7 @@ class Dispatcher:
         for held in self._held.values():
             if held.timer is not None:
                 held.timer.cancel()
+            self._abort_call(held)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

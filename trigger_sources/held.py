@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Attempt, Delivery
+from trigger_sources.http_client import Connection
 
 HeldState = Literal["queued", "running", "retrying", "parked", "settling"]
 
@@ -64,14 +65,22 @@ class Held:
     tries: int = 0
     first_at: float = 0.0
     taken_at: float = 0.0
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: Sequence[Attempt] = ()
     history: Sequence[Attempt] = ()  # of earlier rounds, when it was redriven
     redriven: int = 0
     checked: bool = False  # the filter let it pass
     suspect: bool = False
     timer: asyncio.TimerHandle | None = None
+    admitted: bool = False  # the gate waits to be told how its call went
+    call: Connection | None = None  # a call under way that no task waits for
+    called_at: float = 0.0  # of the monotonic clock
     task: asyncio.Task[None] | None = None
     withdrawn: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether something is done with it just now."""
+        return self.call is not None or self.task is not None
 
     @property
     def last_message(self) -> str:
@@ -83,9 +92,9 @@ class Held:
 
     def attempted(self, attempt: Attempt) -> None:
         """Remembers an attempt; of very many the first and the last ones."""
-        self.attempts.append(attempt)
-        if len(self.attempts) > 2 * _ATTEMPTS_KEPT:
-            del self.attempts[_ATTEMPTS_KEPT]
+        if len(self.attempts) == 2 * _ATTEMPTS_KEPT:
+            self.attempts = (*self.attempts[:_ATTEMPTS_KEPT], *self.attempts[_ATTEMPTS_KEPT + 1 :])
+        self.attempts = (*self.attempts, attempt)
 
     def dead_letter(self, identity: Identity, reason: str, message: str, now: float) -> DeadLetter:
         """What is kept of it when it is given up: everything."""

@@ -10,12 +10,13 @@ import re
 import ssl
 import time
 from collections import deque
+from functools import partial
 from urllib.parse import urlsplit
 
 from trigger_sources.delivery import Answer
-from trigger_sources.http_connection import Connection, NoAnswer, Stale, tls_context
+from trigger_sources.http_connection import Answered, Connection, NoAnswer, Stale, tls_context
 
-__all__ = ["Endpoint", "NoAnswer", "Unreachable"]
+__all__ = ["Connection", "Endpoint", "NoAnswer", "Stale", "Unreachable"]
 
 _METHOD = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
@@ -65,59 +66,94 @@ class Endpoint:
         self._idle_seconds = idle_seconds
         self._max_age_seconds = max_age_seconds
         self._idle: list[Connection] = []  # the last one was used last
-        self._busy: set[Connection] = set()
+        self._connections: set[Connection] = set()
         self._open = 0  # connections and connects under way
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_seconds = _SWEEP_SECONDS
         self._checked = (b"", b"")
+        self._request_line = b""  # of what was checked last, and the host
         self._closing = False
-        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it at each request is a system call
-        self._clock = time.monotonic
+        self._clock = time.monotonic  # the loop's, once there is a connection
 
     async def send(
-        self, method: bytes, target: bytes, headers: bytes, body: bytes, *, timeout_seconds: float
+        self, method: bytes, target: bytes, headers: bytes, body: bytes, *, timeout_seconds: float, fresh: bool = False
     ) -> Answer:
         """Sends one request and returns its whole answer.
 
         `headers` are lines that end in CRLF each, without host, content-length and connection. `timeout_seconds` bounds
-        everything after the connection is made, and is kept to an eighth of itself or a quarter of a second.
+        everything after the connection is made, and is kept to an eighth of itself or a quarter of a second. `fresh`:
+        no kept connection is used.
 
         Raises Unreachable, NoAnswer, or ValueError for a method or target that would break the request line. A request
         is sent a second time only when a kept connection turns out to have been closed by the other side without a byte
         of an answer. It may have been processed all the same: the delivery is at least once, as everywhere.
         """
+        head = self._head(method, target, headers, body)
+        connection = (None if fresh else self._kept()) or await self._connection(fresh=fresh)
+        loop = asyncio.get_running_loop()
+        deadline = self._clock() + timeout_seconds
+        while True:
+            waiter: asyncio.Future[Answer | NoAnswer | Stale] = loop.create_future()
+            answered = partial(_tell, waiter)
+            self._start(connection, answered, head, body, method, deadline, timeout_seconds)
+            try:
+                found = await waiter
+            except asyncio.CancelledError:
+                connection.abort_for(answered)
+                raise
+            if isinstance(found, Answer):
+                return found
+            if isinstance(found, NoAnswer):
+                raise found
+            connection = await self._connection(fresh=True)
+
+    def start(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: bytes,
+        body: bytes,
+        answered: Answered,
+        *,
+        timeout_seconds: float,
+    ) -> Connection | None:
+        """The same without a task, on a kept connection; None where there is none: only `send` makes one.
+
+        `answered` is called once with what comes of it. Stale: the request is to be sent again, by `send` with `fresh`.
+        `abort` of the connection gives it up until then. Raises ValueError as `send` does.
+        """
+        head = self._head(method, target, headers, body)
+        connection = self._kept()
+        if connection is not None:
+            deadline = self._clock() + timeout_seconds
+            self._start(connection, answered, head, body, method, deadline, timeout_seconds)
+        return connection
+
+    def _head(self, method: bytes, target: bytes, headers: bytes, body: bytes) -> bytes:
         if (method, target) != self._checked:
             self._check(method, target)
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-            self._clock = loop.time
         if body or method in _BODY_METHODS:
-            head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (
-                method, target, self._authority, headers, len(body),
-            )  # fmt: skip
-        else:
-            head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % (method, target, self._authority, headers)
-        connection = self._kept() or await self._connection()
-        deadline = loop.time() + timeout_seconds
+            return b"%b%bcontent-length: %d\r\n\r\n" % (self._request_line, headers, len(body))
+        return b"%b%b\r\n" % (self._request_line, headers)
+
+    def _start(
+        self,
+        connection: Connection,
+        answered: Answered,
+        head: bytes,
+        body: bytes,
+        method: bytes,
+        deadline: float,
+        timeout_seconds: float,
+    ) -> None:
         if timeout_seconds / 8 < self._sweep_seconds:
             self._sweep_seconds = max(0.01, timeout_seconds / 8)
             self._sweep_again()
-        while True:
-            if self._sweeper is None:
-                self._sweep_again()
-            waiter: asyncio.Future[Answer] = loop.create_future()
-            connection.timeout_seconds = timeout_seconds
-            self._busy.add(connection)
-            connection.start(waiter, head, body, method == b"HEAD", deadline)
-            try:
-                return await waiter
-            except Stale:
-                connection = await self._connection(fresh=True)
-            except asyncio.CancelledError:
-                connection.abort()
-                raise
+        elif self._sweeper is None:
+            self._sweep_again()
+        connection.timeout_seconds = timeout_seconds
+        connection.start(answered, head, body, method == b"HEAD", deadline)
 
     async def close(self) -> None:
         """Ends idle connections; busy ones end with their answers; who waits for a connection gets Unreachable."""
@@ -128,7 +164,7 @@ class Endpoint:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_exception(Unreachable("the client is closed"))
-        if not self._busy and self._sweeper is not None:
+        if len(self._idle) == len(self._connections) and self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
         await asyncio.sleep(0)  # lets the transports report that they are gone
@@ -170,6 +206,7 @@ class Endpoint:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
+        self._clock = loop.time
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 _, connection = await loop.create_connection(
@@ -184,12 +221,13 @@ class Endpoint:
             ) from None
         except OSError as error:
             raise Unreachable(f"no connection to {self._host}:{self._port}: {_reason(error)}") from error
+        if connection.transport is not None:
+            self._connections.add(connection)
         connection.retire_at = loop.time() + self._max_age_seconds * (1 - random.random() / 5)
         return connection
 
     def _released(self, connection: Connection) -> None:
         """Its answer is complete: the next request may use it."""
-        self._busy.discard(connection)
         if self._closing:
             connection.abort()
             return
@@ -206,7 +244,7 @@ class Endpoint:
 
     def _lost(self, connection: Connection) -> None:
         """The connection is gone, whoever ended it."""
-        self._busy.discard(connection)
+        self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._freed()
@@ -238,13 +276,13 @@ class Endpoint:
         """One timer for all deadlines: a timer for each request would cost as much as sending it."""
         self._sweeper = None
         now = asyncio.get_running_loop().time()
-        for connection in [found for found in self._busy if found.deadline <= now]:
+        for connection in [found for found in self._connections if found.deadline <= now]:
             connection.fail(f"timed out: no answer within {connection.timeout_seconds:g} s")
         for connection in [
             found for found in self._idle if now - found.idle_since > self._idle_seconds or now >= found.retire_at
         ]:
             connection.abort()
-        if self._busy or self._idle:
+        if self._connections:
             self._sweep_again()
 
     def _check(self, method: bytes, target: bytes) -> None:
@@ -253,6 +291,12 @@ class Endpoint:
         if not _TARGET.fullmatch(target):
             raise ValueError(f"{target!r} is no request target: it has a space or a control character")
         self._checked = (method, target)
+        self._request_line = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, self._authority)
+
+
+def _tell(waiter: "asyncio.Future[Answer | NoAnswer | Stale]", found: Answer | NoAnswer | Stale) -> None:
+    if not waiter.done():
+        waiter.set_result(found)
 
 
 def _reason(error: OSError) -> str:

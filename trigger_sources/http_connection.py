@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection of the dispatcher: a request goes out, one bounded answer comes back, the rest is refused."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from typing import cast
@@ -18,13 +19,16 @@ class Stale(Exception):
     """A kept connection was closed by the other side before a byte of an answer came."""
 
 
+Answered = Callable[[Answer | NoAnswer | Stale], None]
+
+
 class Connection(asyncio.Protocol):
     """Idle, or busy with one request. `released` is told when it is idle again, `closed` when it is gone."""
 
     __slots__ = (
-        "_answer_begun", "_body", "_body_bytes", "_closed", "_complete", "_garbage", "_head_bytes", "_head_only",
-        "_headers", "_headers_complete", "_keep", "_max_body_bytes", "_max_header_bytes", "_parser", "_problem",
-        "_released", "_status", "_until_close", "_waiter", "deadline", "idle_since", "retire_at", "timeout_seconds",
+        "_answer_begun", "_answered", "_body", "_body_bytes", "_closed", "_complete", "_garbage", "_head_bytes",
+        "_head_only", "_headers", "_headers_complete", "_keep", "_max_body_bytes", "_max_header_bytes", "_parser",
+        "_problem", "_released", "_status", "_until_close", "deadline", "idle_since", "retire_at", "timeout_seconds",
         "transport", "used",
     )  # fmt: skip
 
@@ -39,11 +43,11 @@ class Connection(asyncio.Protocol):
         self._max_body_bytes = max_body_bytes
         self._released = released
         self._closed = closed
-        self._waiter: asyncio.Future[Answer] | None = None
+        self._answered: Answered | None = None  # while busy
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport | None = None
         self.used = False  # whether a request was answered on it before
-        self.deadline = 0.0  # of the loop's clock
+        self.deadline = math.inf  # of the request under way, of the loop's clock
         self.timeout_seconds = 0.0
         self.idle_since = 0.0
         self.retire_at = 0.0
@@ -66,13 +70,13 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._problem = ""
 
-    def start(
-        self, waiter: "asyncio.Future[Answer]", head: bytes, body: bytes, head_only: bool, deadline: float
-    ) -> None:
-        """Sends a request; the waiter gets its answer, NoAnswer, or Stale."""
-        assert self.transport is not None
+    def start(self, answered: Answered, head: bytes, body: bytes, head_only: bool, deadline: float) -> None:
+        """Sends a request. `answered` is called once with what comes of it, unless that is wanted no more."""
+        if self.transport is None:
+            answered(NoAnswer("the connection was closed at once"))
+            return
         self._begin()
-        self._waiter = waiter
+        self._answered = answered
         self._head_only = head_only
         self.deadline = deadline
         if len(body) < 65_536:
@@ -90,9 +94,13 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """The request is wanted no more."""
-        self._waiter = None
-        if self.transport is not None:
-            self.transport.abort()
+        self._answered = None
+        self._drop()
+
+    def abort_for(self, answered: Answered) -> None:
+        """The same for a request that may be done with: another one may have the connection now."""
+        if self._answered is answered:
+            self.abort()
 
     # --- the transport's side
 
@@ -100,7 +108,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._waiter is None:
+        if self._answered is None:
             # Bytes that nobody asked for are never taken for the next request's answer
             self._drop()
             return
@@ -126,8 +134,7 @@ class Connection(asyncio.Protocol):
         return False  # the transport closes, and connection_lost decides what that means
 
     def connection_lost(self, error: Exception | None) -> None:
-        waiter = self._waiter
-        if waiter is not None:
+        if self._answered is not None:
             if self._until_close and self._headers_complete and error is None:
                 self._garbage = True
                 self._finish()
@@ -161,7 +168,7 @@ class Connection(asyncio.Protocol):
             return
         self._headers_complete = True
         self._status = status
-        if sum([len(name) + len(value) + 4 for name, value in self._headers]) > self._max_header_bytes:
+        if self._head_bytes > self._max_header_bytes and self._headers_bytes() > self._max_header_bytes:
             self._problem = f"the answer's header is over {self._max_header_bytes} bytes"
             return
         names = dict(self._headers)  # the last one counts
@@ -189,7 +196,6 @@ class Connection(asyncio.Protocol):
             return
         if not self._headers_complete:  # 100 Continue or 103 Early Hints: the answer is still to come
             self._headers.clear()
-            self._head_bytes = 0
             return
         if self._until_close and self._status not in (204, 304):
             return
@@ -198,11 +204,15 @@ class Connection(asyncio.Protocol):
 
     # --- helpers
 
+    def _headers_bytes(self) -> int:
+        return sum(len(name) + len(value) + len(": \r\n") for name, value in self._headers)
+
     def _finish(self) -> None:
-        waiter, self._waiter = self._waiter, None
+        answered, self._answered = self._answered, None
         body = self._body
         answer = Answer(self._status, self._headers, body[0] if len(body) == 1 else b"".join(body))
         transport = self.transport
+        self.deadline = math.inf
         self.used = True
         if (
             self._garbage
@@ -214,16 +224,17 @@ class Connection(asyncio.Protocol):
             self._drop()
         else:
             self._released(self)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(answer)
+        if answered is not None:
+            answered(answer)
 
-    def _end(self, error: Exception) -> None:
-        waiter, self._waiter = self._waiter, None
+    def _end(self, error: NoAnswer | Stale) -> None:
+        answered, self._answered = self._answered, None
         self._drop()
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
+        if answered is not None:
+            answered(error)
 
     def _drop(self) -> None:
+        self.deadline = math.inf
         if self.transport is not None:
             self.transport.abort()
 

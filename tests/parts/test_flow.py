@@ -19,6 +19,7 @@ from trigger_sources.delivery import Delivery
 from trigger_sources.flow import Flow
 from trigger_sources.gate import Gate
 from trigger_sources.gateway import Gateway
+from trigger_sources.held import Seen
 from trigger_sources.host import EventStore, LocalHost
 from trigger_sources.no_store import NoStore
 from trigger_sources.source import MissingSecret
@@ -26,6 +27,12 @@ from trigger_sources.spec import SecretRef
 from trigger_sources.store import Store
 
 FAST = {"backoffSeconds": 0.01, "backoffMaxSeconds": 0.05}
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["settled in a while", "settled at once"])
+def both_ways_to_settle(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fabric goes two ways from an answer to settled: with a task, and without one."""
+    monkeypatch.setattr(Broker, "all_settle_at_once", request.param)
 
 
 def no_secrets(namespace: str, reference: SecretRef) -> str:
@@ -59,6 +66,7 @@ async def bench(
     grace_seconds: float = 5,
     gate: Gate | None = None,
     events: EventStore | None = None,
+    observe: Callable[[Seen], None] | None = None,
     **spec: Any,
 ) -> AsyncIterator[Bench]:
     broker = broker or Broker()
@@ -70,7 +78,7 @@ async def bench(
         host = LocalHost(replica="r", store=kept, gateway=Gateway(), secrets=no_secrets, defaults={})
         flow = Flow(
             trigger, kind="ListTrigger", namespace="default", name="t", uid="default/ListTrigger/t",
-            function="f", gate=gate, host=host, gate_of=lambda name: gate,
+            function="f", gate=gate, host=host, gate_of=lambda name: gate, observe=observe,
         )  # fmt: skip
         runner = asyncio.create_task(flow.run())
         try:
@@ -78,6 +86,7 @@ async def bench(
         finally:
             await flow.stop(grace_seconds)
             await asyncio.gather(runner, return_exceptions=runner.cancelled())
+            assert gate.in_flight == 0, "the gate was told how each call went"
             await gate.aclose()
             counters = flow.dispatcher.counters
             settled = (
@@ -344,6 +353,27 @@ async def test_a_flow_that_is_stopped_while_the_lag_is_being_told_ends(
             goes_on.set()
 
 
+async def test_a_call_that_outlasts_the_grace_is_given_back_and_its_late_answer_settles_nothing(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def decide(call: Call) -> Answer:
+        if call.body == b"1":
+            await go.wait()
+        return 200
+
+    async with scripted(decide) as function, bench(function.url, tmp_path, ordering="none") as it:
+        it.broker.publish(b"0")  # leaves a kept connection for the next
+        await it.until(it.settled(1))
+        it.broker.publish(b"1")
+        await it.until(lambda: function.running == 1)
+        await it.flow.stop(0.05)
+        assert it.gate.in_flight == 0
+        go.set()
+        await it.until(lambda: function.running == 0)
+        await asyncio.sleep(0.05)  # nothing is to happen
+        assert [outcome.kind for outcome in it.broker.outcomes["2"]] == ["returned"]
+
+
 async def test_dead_letters_that_cannot_be_written_hold_their_lane_only(tmp_path: Path) -> None:
     async def decide(call: Call) -> Answer:
         return 400 if b"bad" in call.body else 200
@@ -489,6 +519,60 @@ async def test_withdrawn_events_are_never_settled(tmp_path: Path) -> None:
         assert set(it.broker.final()) == {"2", "4", "6", "8", "10"}
         assert it.flow.dispatcher.held == 0
         assert it.flow.dispatcher.counters.withdrawn == 5
+
+
+@pytest.mark.parametrize("grace_seconds", [0, 0.002, 0.01])
+async def test_withdrawing_amid_answers_leaves_every_place_free(tmp_path: Path, grace_seconds: float) -> None:
+    """Calls are given up at any moment: before, while and after their answers come. None takes its place with it."""
+    dice = random.Random(11)
+
+    async def decide(call: Call) -> Answer:
+        await asyncio.sleep(dice.random() * 0.003)
+        return dice.choice([200, 200, 500])
+
+    spec = {"concurrency": 4, "delivery": {**FAST, "holdAfter": None}}
+    async with scripted(decide) as function, bench(function.url, tmp_path, **spec) as it:
+        for n in range(40):
+            called = len(function.calls)
+            for number in range(12):
+                it.broker.publish(key=f"{number}")
+            await it.until(lambda called=called: len(function.calls) > called)
+            await asyncio.sleep(dice.random() * 0.006)
+            lost = f"{n % 12}".encode()
+            await it.flow.context.withdraw(lambda delivery, lost=lost: delivery.key <= lost, grace_seconds)
+        withdrawn = it.flow.dispatcher.counters.withdrawn
+        assert withdrawn > 0
+        await it.until(lambda: it.flow.dispatcher.held == 0)
+        assert it.gate.in_flight == 0
+        function.calls.clear()
+        four = asyncio.Barrier(4)
+
+        async def together(call: Call) -> Answer:
+            await four.wait()
+            return 200
+
+        function.decide = together
+        settled = len(it.broker.final())
+        for number in range(4):
+            it.broker.publish(key=f"{number}")
+        await it.until(it.settled(settled + 4))
+
+
+async def test_an_event_that_is_withdrawn_just_as_its_answer_came_leaves_its_place(tmp_path: Path) -> None:
+    """Its task is cancelled before it has begun, where there is one."""
+    withdrawing: list[asyncio.Task[None]] = []
+
+    def observe(seen: Seen) -> None:
+        if len(withdrawing) < 3:
+            withdrawing.append(asyncio.create_task(it.flow.context.withdraw(lambda delivery: True, 0)))
+
+    async with scripted() as function, bench(function.url, tmp_path, observe=observe, concurrency=1) as it:
+        for number in range(1, 4):
+            it.broker.publish()
+            await it.until(lambda number=number: len(withdrawing) == number and withdrawing[-1].done())
+        settled = len(it.broker.final())
+        it.broker.publish()
+        await it.until(it.settled(settled + 1))
 
 
 async def test_withdrawing_grants_what_runs_its_grace(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """A source whose broker is a list in the test's hands: what a plugin author would write, and no more."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from trigger_sources import Context, Delivery, Event, Outcome, SourceError, TriggerSource
+from trigger_sources import SETTLED, Context, Delivery, Event, Outcome, SourceError, TriggerSource
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Broker:
     reads: int = 0
     most_taken: int = 0
     published: int = 0
+    settles_at_once: bool = field(default_factory=lambda: Broker.all_settle_at_once)
+    all_settle_at_once: ClassVar[bool] = False
 
     def publish(self, data: bytes = b"{}", key: str | None = None, position: str | None = None) -> str:
         self.published += 1
@@ -85,13 +87,19 @@ class ListTrigger(TriggerSource):
                     broker.taken[position] = item
                     broker.handed_out[position] = broker.handed_out.get(position, 0) + 1
 
-                    async def settle(outcome: Outcome, position: str = position, item: Any = item) -> None:
+                    def settle_now(outcome: Outcome, position: str = position, item: Any = item) -> Awaitable[None]:
                         if not alive or broker.settle_fails(position):
                             raise ConnectionError("the broker is gone")
                         broker.outcomes.setdefault(position, []).append(outcome)
                         broker.taken.pop(position, None)
                         if not outcome.final:
                             broker.waiting.append(item)
+                        return SETTLED
+
+                    async def settle(
+                        outcome: Outcome, settle_now: Callable[[Outcome], Awaitable[None]] = settle_now
+                    ) -> None:
+                        await settle_now(outcome)
 
                     async def extend(position: str = position) -> None:
                         broker.extended[position] = broker.extended.get(position, 0) + 1
@@ -99,8 +107,9 @@ class ListTrigger(TriggerSource):
                     event = Event(f"event-{position}", "/list", "test.event", data, "application/json")
                     batch.append(
                         Delivery(
-                            event, settle, position, key,
+                            event, settle_now if broker.settles_at_once else settle, position, key,
                             extend=extend, handed_out=broker.handed_out[position], caller_waits=self.waits,
+                            settles_at_once=broker.settles_at_once,
                         )
                     )  # fmt: skip
                 broker.most_taken = max(broker.most_taken, len(broker.taken))

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import ClassVar, Literal
@@ -26,7 +26,7 @@ from aiokafka.errors import (
 from pydantic import Field, field_validator, model_validator
 
 from trigger_sources.dead_letters import DeadLetters
-from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.delivery import SETTLED, Delivery, Outcome
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.security import Security, client_arguments
 from trigger_sources.source import Context, Lag, Ordering, Sharing, SourceError, TriggerSource
@@ -233,12 +233,13 @@ class _Partition:
         self.alive = True
         self.paused = False
 
-    async def settle(self, offset: int, outcome: Outcome) -> None:
+    def settle(self, offset: int, outcome: Outcome) -> Awaitable[None]:
         if not self.alive:
             raise ConnectionError(f"{self.name} is read by someone else, or was given up")
         if outcome.final:
             self.mark.settle(offset)
             self.notify.set()
+        return SETTLED
 
 
 class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -340,6 +341,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
                         record.key,
                         name,
                         headers=tuple((title, value or b"") for title, value in headers) if headers else (),
+                        settles_at_once=True,
                     )
                 )
         return deliveries
