@@ -50,12 +50,25 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         raise ValueError("KUBEIRQ_RUNTIME_IMAGE: the image with the runtimes is needed; the chart sets it")
     return Settings(
         runtime_image=image,
-        images=json.loads(environment.get("KUBEIRQ_IMAGES", "{}")),
+        images=_images_from(environment.get("KUBEIRQ_IMAGES") or "{}"),
         image_pull_policy=environment.get("KUBEIRQ_IMAGE_PULL_POLICY", "IfNotPresent"),
         package_index=environment.get("KUBEIRQ_PACKAGE_INDEX"),
         extra_package_indexes=tuple(environment.get("KUBEIRQ_EXTRA_PACKAGE_INDEXES", "").split()),
         trusted_package_hosts=tuple(environment.get("KUBEIRQ_TRUSTED_PACKAGE_HOSTS", "").split()),
     )
+
+
+def _images_from(text: str) -> dict[str, str]:
+    """Images by runtime."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"KUBEIRQ_IMAGES: no JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(image, str) and image for image in found.values()):
+        raise ValueError(
+            'KUBEIRQ_IMAGES: images by runtime are needed, as in {"python3.11": "registry.example/python:3.11"}'
+        )
+    return found
 
 
 async def _functions(environment: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from kubernetes.aio.client import ApiClient, ApiException, Configuration
 
 Object = dict[str, Any]
 
+GROUP, VERSION = "kubeirq.dev", "v1"  # of our own kinds
 FIELD_MANAGER = "kubeirq"
 _PAGE = 500
 _IRREGULAR = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}

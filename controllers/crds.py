@@ -6,13 +6,13 @@ from typing import Any
 import yaml
 
 from controllers.admission import details, shorts_of
+from controllers.api import GROUP, VERSION
 from controllers.function import FunctionSpec
 from controllers.schemas import NotStructural, Schema, structural
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource
 
-GROUP, VERSION = "kubeirq.dev", "v1"
 FUNCTION = "Function"
 _SHORT_NAMES = {
     FUNCTION: ["fn"],

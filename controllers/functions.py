@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from controllers.api import FIELD_MANAGER, Api, Object, Refused
+from controllers.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import applied_fields, has
 from controllers.events import Events, happened_between
@@ -23,7 +23,6 @@ from trigger_sources.problems import problem_text
 
 log = logging.getLogger(__name__)
 
-GROUP, VERSION = "kubeirq.dev", "v1"
 SWEEP_SECONDS = 300.0  # a missed deletion, a Service changed by hand: found within this
 LOOK_AGAIN_SECONDS = (2.0, 60.0)  # at pods, whose troubles do not show in a Deployment; less and less often
 OWNED = (

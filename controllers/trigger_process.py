@@ -65,12 +65,12 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
         store_servers=environment.get("KUBEIRQ_STORE_NATS_SERVERS", "").split(),
         store_credentials=_text_of(environment, "KUBEIRQ_STORE_NATS_CREDS"),
-        store_replicas=number(environment, "KUBEIRQ_STORE_REPLICAS", 1),
+        store_replicas=number(environment, "KUBEIRQ_STORE_REPLICAS", 1, most=5),
         port=number(environment, "KUBEIRQ_PORT", 9090),
         gateway_port=number(environment, "KUBEIRQ_GATEWAY_PORT", 8080),
         gateway_url=environment.get("KUBEIRQ_GATEWAY_URL") or None,
         admin_socket=Path(socket) if socket else None,
-        grace_seconds=number(environment, "KUBEIRQ_GRACE_SECONDS", 30),
+        grace_seconds=number(environment, "KUBEIRQ_GRACE_SECONDS", 30, least=0),
     )
 
 
@@ -190,13 +190,12 @@ class _Starting:
         self._listens = True
 
 
-def number(environment: Mapping[str, str], name: str, default: int) -> int:
+def number(environment: Mapping[str, str], name: str, default: int, least: int = 1, most: int = 65_535) -> int:
     """What a variable says. Raises ValueError that names it."""
-    text = environment.get(name, "")
-    try:
-        return int(text) if text else default
-    except ValueError:
-        raise ValueError(f"{name}: {text!r} is no number") from None
+    text = environment.get(name) or str(default)
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise ValueError(f"{name}: {text!r} is no whole number from {least} to {most}")
+    return int(text)
 
 
 def _text_of(environment: Mapping[str, str], name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from controllers.api import Api, Object, Refused, plural_of
+from controllers.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import has
 from controllers.events import Events, happened_between
@@ -36,7 +36,6 @@ from trigger_sources.spec import secret_refs
 
 log = logging.getLogger(__name__)
 
-GROUP, VERSION = "kubeirq.dev", "v1"
 SWEEP_SECONDS = 300.0  # what a watch missed is found within this
 _RECONCILES_AT_ONCE = 64  # most of them wait for what drains
 _STATUSES_AT_ONCE = 8

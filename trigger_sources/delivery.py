@@ -78,6 +78,8 @@ class Delivery:
     `handed_out` is how often the source has handed this position out, this time included, where it knows.
     `caller_waits`: someone is waiting for the answer, so nothing is held, kept for later or dead-lettered: the outcome
     of the attempts that the policy allows, or that the function is down, is theirs at once.
+    `unreadable`: why what the source keeps there is no event. Its bytes are the event's data, and it is called for
+    nobody: it is what `onFailure` makes of it, a dead letter where that says `park`.
     """
 
     event: Event
@@ -91,6 +93,7 @@ class Delivery:
     request: HttpRequest | None = None
     caller_waits: bool = False
     settles_at_once: bool = False
+    unreadable: str = ""
 
 
 class _Settled:

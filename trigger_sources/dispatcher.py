@@ -218,6 +218,10 @@ class Dispatcher:
         From here to settled there is no task, where nothing has to be waited for but the answer. That is how most
         events go, and a task and its wake-ups would cost as much as sending the request.
         """
+        if held.delivery.unreadable:
+            self._part_with(held, "Unreadable", held.delivery.unreadable)
+            self._over(held)
+            return
         if not held.checked and not self._passes(held):
             return
         if not held.suspect:

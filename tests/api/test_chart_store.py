@@ -26,6 +26,7 @@ async def store(values: dict[str, Any]) -> AsyncIterator[NATSServer]:
     text: str = objects["ConfigMap", "kubeirq-store"]["data"]["nats.conf"]
     assert "http: 0.0.0.0:8222" in text
     assert "store_dir: /data" in text
+    assert "sync_interval: always" in text
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORE_PASSWORD", PASSWORD)
         here = text.replace("0.0.0.0:8222", f"127.0.0.1:{free_port()}").replace("/data", folder)

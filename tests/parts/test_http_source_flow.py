@@ -149,3 +149,22 @@ async def test_stopping_under_load_answers_everyone(tmp_path: Path) -> None:
             statuses = [status for status, _, _ in await asyncio.gather(*asking)]
             assert set(statuses) <= {200, 503}
             assert statuses.count(200) == len(function.calls), "who was answered 503 was not delivered"
+
+
+async def test_what_was_kept_and_cannot_be_read_is_a_dead_letter_and_the_others_are_delivered(tmp_path: Path) -> None:
+    async with scripted() as function, Store.open(tmp_path / "s.db") as store:
+        inbox = store.inbox("default/HTTPTrigger/orders")
+        await inbox.append_all([b"no JSON", b"[1]\nx", b'{"version": 2}\nfrom a later version', b'{"version": 1}\n'])
+        async with bench(function.url, store, answer="accepted", filter="data.n > 0", filterError="drop") as it:
+            assert (await it.post(json={"n": 1}))[0] == 202
+            async with asyncio.timeout(10):
+                while await inbox.count():
+                    await asyncio.sleep(0.01)
+            assert [call.body for call in function.calls] == [b'{"n": 1}']
+            assert it.flow.dispatcher.dead_letters is not None
+            letters = [letter async for letter in it.flow.dispatcher.dead_letters.letters()]
+        assert {letter.event.data for letter in letters} == {
+            b"no JSON", b"[1]\nx", b'{"version": 2}\nfrom a later version', b'{"version": 1}\n',
+        }  # fmt: skip
+        assert {letter.reason for letter in letters} == {"Unreadable"}
+        assert "version 2; known: 1" in "".join(letter.message for letter in letters)

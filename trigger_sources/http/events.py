@@ -16,6 +16,7 @@ from trigger_sources.events import (
 )
 
 REQUEST_TYPE = "dev.kubeirq.http.request"
+UNREADABLE_TYPE = "dev.kubeirq.http.unreadable"  # of what was kept and is no event
 
 _HOP_BY_HOP = frozenset(
     {
@@ -128,5 +129,5 @@ def from_record(record: bytes) -> tuple[Event, HttpRequest]:
         event = event_from_attributes(head["attributes"], None if head["tombstone"] else data)
         headers = tuple((name, value) for name, value in head["headers"])
         return event, HttpRequest(head["method"], head["target"], headers, head["pathParameters"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no accepted event: {error!r}") from error

@@ -17,7 +17,7 @@ from trigger_sources.delivery import Delivery, HttpRequest, Outcome
 from trigger_sources.events import Event, InvalidEvent
 from trigger_sources.http.answers import answer_to
 from trigger_sources.http.auth import Credentials, credentials, users_of
-from trigger_sources.http.events import UnknownFormat, events_of, forwarded, from_record, record_from
+from trigger_sources.http.events import UNREADABLE_TYPE, UnknownFormat, events_of, forwarded, from_record, record_from
 from trigger_sources.http.expose import Exposure, problems_of
 from trigger_sources.routes import BODY_LIMIT_BYTES, METHODS, Cors, Route, claims_of, problem_of, refusal
 from trigger_sources.source import Context, Lag, Sharing, SourceError, TriggerSource
@@ -269,7 +269,7 @@ class HTTPTrigger(TriggerSource):
                     connected = True
                     context.report(connected=True)
                 if kept:
-                    yield [_delivery_from(record, backlog) for record in kept]
+                    yield [_delivery_from(record, backlog, context) for record in kept]
         finally:
             for task in beside:
                 task.cancel()
@@ -395,20 +395,21 @@ class _Backlog:
         return self.count >= self.limit
 
 
-def _delivery_from(kept: "Kept", backlog: _Backlog) -> Delivery:
-    try:
-        event, request = from_record(kept.record)
-    except ValueError as error:
-        raise SourceError("StoreCorrupt", f"accepted event {kept.position}: {error}") from error
-
+def _delivery_from(kept: "Kept", backlog: _Backlog, context: Context) -> Delivery:
     async def settle(outcome: Outcome) -> None:
         await kept.settle(outcome)
         if outcome.final:
             backlog.count -= 1
 
-    return replace(
-        _delivery(event, request, settle, position=kept.position), extend=kept.extend, handed_out=kept.handed_out
-    )
+    try:
+        delivery = _delivery(*from_record(kept.record), settle, position=kept.position)
+    except ValueError as error:
+        source = f"/http/{context.namespace}/{context.name}"
+        event = Event(
+            f"{context.uid}/{kept.position}", source, UNREADABLE_TYPE, kept.record, "application/octet-stream"
+        )
+        delivery = Delivery(event, settle, position=kept.position, unreadable=f"what was kept is no event: {error}")
+    return replace(delivery, extend=kept.extend, handed_out=kept.handed_out)
 
 
 def _delivery(

@@ -4,8 +4,10 @@
 server_name: {{ include "kubeirq.fullname" . }}-store
 listen: 0.0.0.0:4222
 http: 0.0.0.0:8222
+max_payload: 8MB
 jetstream {
   store_dir: /data
+  sync_interval: {{ $store.syncInterval }}
   max_file_store: {{ $store.maxFileSize }}
   max_memory_store: 64Mi
 }
