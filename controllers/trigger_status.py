@@ -60,6 +60,8 @@ class TriggerStatus:
         _merge(self._waiting, changes)
         if self._next is None:
             self._next = asyncio.create_task(self._write_soon())
+            # Whoever waited may have been cancelled: then its failure is nobody's concern
+            self._next.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(self._next)
 
     async def _write_soon(self) -> None:

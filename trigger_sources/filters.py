@@ -1,5 +1,6 @@
 """CEL filters over an event. Pure."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def compile_filter(text: str) -> Callable[[Delivery], bool]:
     except ValueError as error:
         raise ValueError(_syntax_problem(error)) from error
     roots = frozenset(program.variables())
-    unknown = sorted(roots - set(ROOTS))
+    unknown = sorted(roots - set(ROOTS) - set(_BOUND_NAME.findall(text)))
     if unknown:
         raise ValueError(f"no name {unknown[0]!r} in a filter; known: {', '.join(ROOTS)}")
     functions = sorted(name for name in program.functions() if name.isidentifier() and name not in _FUNCTIONS)
@@ -55,6 +56,9 @@ def compile_filter(text: str) -> Callable[[Delivery], bool]:
 
     return passes
 
+
+# The name that a macro binds, which the library takes for one of ours.
+_BOUND_NAME = re.compile(r"\.\s*(?:all|exists|exists_one|filter|map)\s*\(\s*([A-Za-z_]\w*)\s*,")
 
 # CEL's own functions and macros, as named in its specification.
 _FUNCTIONS = frozenset(

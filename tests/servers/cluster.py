@@ -106,7 +106,8 @@ class Cluster:
 
     def processes_of(self, pod: Mapping[str, Any]) -> list[psutil.Process]:
         """Those of its containers that run."""
-        ids = [found["containerID"].rpartition("/")[2] for found in pod["status"].get("containerStatuses", [])]
+        statuses = pod["status"].get("containerStatuses", [])  # one that is about to start has no id yet
+        ids = [found["containerID"].rpartition("/")[2] for found in statuses if found.get("containerID")]
         return [process for process in psutil.process_iter() if any(found in _cgroups_of(process) for found in ids)]
 
     @asynccontextmanager

@@ -30,6 +30,20 @@ def test_a_filter_sees_attributes_payload_key_and_headers(text: str, passes: boo
     assert compile_filter(text)(delivery()) is passes
 
 
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("data.lines.exists(line, line.price > 100)", True),
+        ("data.lines.all(line, line.price > 100)", False),
+        ("data.lines.exists_one( line ,line.price > 100)", True),
+        ("size(data.lines.filter(l, l.price > 1)) == 2 && data.lines.map(l, l.price)[0] == 5", True),
+        ("data.lines.exists(l, data.lines.exists(m, l.price > m.price))", True),
+    ],
+)
+def test_macros_name_what_they_go_through(text: str, passes: bool) -> None:
+    assert compile_filter(text)(delivery(b'{"lines": [{"price": 5}, {"price": 105}]}')) is passes
+
+
 def test_a_text_payload_is_text() -> None:
     assert compile_filter("data.contains('world')")(delivery(b"hello world", "text/plain"))
 
@@ -58,6 +72,7 @@ def test_what_cannot_be_evaluated_is_an_error_and_not_false(text: str, data: byt
         ("data.total >", "no CEL expression: it ends too early, at character 13"),
         ("data.total >> 1", "no CEL expression: extraneous input '>', at character 13"),
         ("dta.total > 1", "no name 'dta' in a filter; known: event, data, key, headers"),
+        ("data.lines.exists(line, lime.price > 1)", "no name 'lime' in a filter; known: event, data, key, headers"),
         ("lower(event.type) == 'x'", "no function 'lower' in a filter; known: all, "),
     ],
 )
