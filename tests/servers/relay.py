@@ -12,6 +12,7 @@ class Relay:
 
     targets: list[int]
     delay_seconds: float = 0  # of everything on its way, in both directions
+    swallows: bool = False  # what the targets say is taken from them and does not arrive
     connections: int = 0
     port: int = 0
     _piping: set[asyncio.Task[None]] = field(default_factory=set)
@@ -30,7 +31,7 @@ class Relay:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
             writers.append(far_writer)
-            await asyncio.gather(self.pipe(reader, far_writer), self.pipe(far_reader, writer))
+            await asyncio.gather(self.pipe(reader, far_writer), self.pipe(far_reader, writer, is_answer=True))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -38,13 +39,21 @@ class Relay:
                 found.transport.abort()
             self._piping.discard(task)
 
-    async def pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def cut(self) -> None:
+        """Ends the connections there are."""
+        for task in list(self._piping):
+            task.cancel()
+        await asyncio.gather(*self._piping, return_exceptions=True)
+
+    async def pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool = False) -> None:
         """Passes on what comes, and the end of it."""
         while True:
             data = await reader.read(65_536)
             await asyncio.sleep(self.delay_seconds)
             if not data:
                 break
+            if is_answer and self.swallows:
+                continue
             writer.write(data)
             await writer.drain()
         writer.close()
@@ -59,6 +68,4 @@ async def relay(*targets: int, delay_seconds: float = 0) -> AsyncIterator[Relay]
         yield found
     finally:
         server.close()
-        for task in list(found._piping):
-            task.cancel()
-        await asyncio.gather(*found._piping, return_exceptions=True)
+        await found.cut()
