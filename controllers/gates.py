@@ -7,6 +7,8 @@ from typing import Any
 from controllers.known import Known
 from controllers.workload_status import url_of
 from trigger_sources.gate import Gate
+from trigger_sources.reach import Reach
+from trigger_sources.resolver import resolver
 
 Key = tuple[str, str]  # namespace, name
 
@@ -16,7 +18,8 @@ _SERVICE_LABEL = "kubernetes.io/service-name"
 class Gates:
     """What is known of Functions and of the endpoints of their Services. Lives in one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, reach: Reach | None = None) -> None:
+        self._reach = reach
         self._gates: dict[Key, Gate] = {}
         self._functions: Known[Key, Mapping[str, str]] = Known()  # labels
         self._slices: Known[Key, tuple[Key, int]] = Known()  # the Service, and how many endpoints are ready
@@ -27,7 +30,7 @@ class Gates:
         """The way to that function, also while there is none: its events wait."""
         key = (namespace, name)
         if key not in self._gates:
-            self._gates[key] = Gate(name, f"{url_of(*key)}/")
+            self._gates[key] = Gate(name, f"{url_of(*key)}/", resolve=resolver(self._reach, namespace))
             self._judge(key)
         return self._gates[key]
 

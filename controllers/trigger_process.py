@@ -15,6 +15,7 @@ from controllers.exposed import Exposures
 from controllers.gates import Gates
 from controllers.leases import Slots, slot_of
 from controllers.operator import beside, operate
+from controllers.reached import reach_from
 from controllers.secrets import Secrets
 from controllers.trigger_store import ClusterStore
 from controllers.triggers import TriggerController
@@ -24,6 +25,7 @@ from trigger_sources.host import EventStore, LocalHost
 from trigger_sources.metrics_endpoint import metrics_endpoint
 from trigger_sources.nats.store import JetStreamStore
 from trigger_sources.no_store import NoStore
+from trigger_sources.reach import Reach
 from trigger_sources.registry import kinds, source_of
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class TriggerSettings:
     release_namespace: str | None  # where its Leases are; None: there are no other replicas
     watch_namespace: str | None  # None: all
     secret_namespaces: Sequence[str]
+    reach: Reach  # what triggers may call over HTTP
     kafka_brokers: Sequence[str]
     nats_servers: Sequence[str]
     store_servers: Sequence[str]  # JetStream of the fabric's own store; none: there is no store
@@ -61,6 +64,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         release_namespace=environment.get("KUBEIRQ_NAMESPACE") or None,
         watch_namespace=environment.get("KUBEIRQ_WATCH_NAMESPACE") or None,
         secret_namespaces=environment.get("KUBEIRQ_SECRET_NAMESPACES", "").split(),
+        reach=_reach(environment),
         kafka_brokers=environment.get("KUBEIRQ_KAFKA_BROKERS", "").split(),
         nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
         store_servers=environment.get("KUBEIRQ_STORE_NATS_SERVERS", "").split(),
@@ -93,7 +97,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
     found = kinds_of(name)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(api())
-        gates = Gates()
+        gates = Gates(settings.reach)
         stack.push_async_callback(gates.aclose)
         secrets = Secrets(settings.secret_namespaces)
         controller: TriggerController  # what follows asks it, and it is made of that
@@ -114,6 +118,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             gateway=Gateway(),
             secrets=secrets.text,
             defaults={"kafka": settings.kafka_brokers, "nats": settings.nats_servers},
+            reach=settings.reach,
         )
         controller = TriggerController(
             client,
@@ -196,6 +201,18 @@ def number(environment: Mapping[str, str], name: str, default: int, least: int =
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
         raise ValueError(f"{name}: {text!r} is no whole number from {least} to {most}")
     return int(text)
+
+
+def _reach(environment: Mapping[str, str]) -> Reach:
+    """Raises ValueError that names the variable."""
+    resolv_conf = Path("/etc/resolv.conf")
+    try:
+        return reach_from(
+            environment.get("KUBEIRQ_REACH_ALLOW", "").split(),
+            resolv_conf.read_text() if resolv_conf.exists() else "",
+        )
+    except ValueError as error:
+        raise ValueError(f"KUBEIRQ_REACH_ALLOW: {error}") from None
 
 
 def _text_of(environment: Mapping[str, str], name: str) -> str:

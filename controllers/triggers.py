@@ -20,6 +20,7 @@ from controllers.events import Events, happened_between
 from controllers.exposed import Exposures, is_exposed, served_at
 from controllers.gates import Gates
 from controllers.operator import Event, Watch
+from controllers.reached import out_of_reach
 from controllers.secrets import Secrets
 from controllers.trigger_conditions import conditions_of_trigger, is_starting, rejected
 from controllers.trigger_status import TriggerStatus
@@ -309,7 +310,7 @@ class TriggerController:
         if spec is None or self._triggers.get(_key_of(trigger.object)) is not trigger:
             return {}
         functions = functions_of(spec, self._gates.functions(trigger.namespace))
-        trigger.rejection = self._taken(trigger, spec)
+        trigger.rejection = out_of_reach(self._host.reach, trigger.object, spec) or self._taken(trigger, spec)
         if trigger.rejection is not None or is_exposed(spec):
             return {}
         if len(functions) > 1 and not spec.fan_out:

@@ -17,6 +17,7 @@ from trigger_sources.held import Identity, LaneView, Seen
 from trigger_sources.host import Host
 from trigger_sources.metrics import Counters, Reading
 from trigger_sources.replies import open_publisher
+from trigger_sources.resolver import resolver
 from trigger_sources.source import Lag, SourceError, State, TriggerSource
 from trigger_sources.spec import SecretRef
 
@@ -237,7 +238,11 @@ class Flow:
                 await self._prepare_dead_letters()
                 if self.trigger.reply is not None and dispatcher.publisher is None:
                     dispatcher.publisher = await open_publisher(
-                        self.trigger.reply, self.context, self.trigger.addresses, self._gate_of
+                        self.trigger.reply,
+                        self.context,
+                        self.trigger.addresses,
+                        self._gate_of,
+                        resolver(self._host.reach, self.context.namespace),
                     )
                 return True
             except SourceError as error:

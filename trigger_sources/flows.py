@@ -10,6 +10,7 @@ from trigger_sources.flow import Flow
 from trigger_sources.gate import Gate
 from trigger_sources.held import Seen
 from trigger_sources.host import Host
+from trigger_sources.resolver import resolver
 from trigger_sources.source import TriggerSource
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,8 @@ class Flows:
     def _start(self, key: FlowKey, trigger: TriggerResource) -> None:
         target = trigger.spec.target
         assert target is not None
-        own_gate = Gate(key[1], target.url) if target.url is not None else None
+        resolve = resolver(self._host.reach, trigger.namespace)
+        own_gate = Gate(key[1], target.url, resolve=resolve) if target.url is not None else None
         flow = Flow(
             trigger.spec,
             kind=trigger.kind,

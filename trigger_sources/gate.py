@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Callable
 
-from trigger_sources.http_client import Endpoint
+from trigger_sources.http_client import Endpoint, Resolve
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +22,16 @@ class Gate:
     no more calls are outstanding than it can answer in a quarter of the time that each of them has.
     """
 
-    def __init__(self, name: str, url: str, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, name: str, url: str, *, tls: ssl.SSLContext | None = None, resolve: Resolve | None = None
+    ) -> None:
         self.name = name
         self.concurrency: int | None = None  # what the function says it runs at once
         self.in_flight = 0
         self.down_since: float | None = None  # seconds since the epoch
         self.down_reason = ""
         self._tls = tls
+        self._resolve = resolve
         self._waiting: dict[Callable[[], None], None] = {}  # flows that have events and may not start them, in order
         self._ramp = _UNLIMITED
         self._queue_bound = _UNLIMITED
@@ -44,7 +47,7 @@ class Gate:
         """From now on the function is there. Calls under way end where they began."""
         old = getattr(self, "endpoint", None)
         self.url = url
-        self.endpoint = Endpoint(url, tls=self._tls)
+        self.endpoint = Endpoint(url, tls=self._tls, resolve=self._resolve)
         if old is not None:
             task = asyncio.ensure_future(old.close())
             self._retired.add(task)

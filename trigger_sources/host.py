@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trigger_sources.dead_letters import DeadLetters
     from trigger_sources.gateway import Gateway
     from trigger_sources.inbox import Inbox
+    from trigger_sources.reach import Reach
     from trigger_sources.source import State
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Host(Protocol):
     defaults: Mapping[str, Sequence[str]]  # addresses where a spec names none: "kafka", "nats"
     store: FabricStore
     gateway: "Gateway"
+    reach: "Reach | None"  # what triggers may call; None: everything, on a machine that is one person's
 
     async def secret(self, namespace: str, reference: SecretRef) -> str:
         """The secret's text. Raises MissingSecret."""
@@ -111,11 +113,13 @@ class LocalHost:
         gateway: "Gateway",
         secrets: Callable[[str, SecretRef], str],
         defaults: Mapping[str, Sequence[str]],
+        reach: "Reach | None" = None,
     ) -> None:
         self.replica = replica
         self.store = store
         self.gateway = gateway
         self.defaults = defaults
+        self.reach = reach
         self._secrets = secrets
         self._shared = Shared()
 

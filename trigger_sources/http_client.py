@@ -10,13 +10,16 @@ import re
 import ssl
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
 from trigger_sources.delivery import Answer
 from trigger_sources.http_connection import Answered, Connection, NoAnswer, Stale, tls_context
 
-__all__ = ["Connection", "Endpoint", "NoAnswer", "Stale", "Unreachable"]
+__all__ = ["Connection", "Endpoint", "NoAnswer", "Resolve", "Stale", "Unreachable"]
+
+Resolve = Callable[[str], Awaitable[Sequence[str]]]  # a host's addresses. Raises OSError
 
 _METHOD = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
@@ -33,6 +36,8 @@ class Endpoint:
 
     None begins a request when it is older than `max_age_seconds`, less up to a fifth so that they do not end together:
     behind the address of a Service replicas come and go, and only new connections find the new ones.
+
+    `resolve` gives the addresses that may be connected to, tried in order; unset: whatever the system says.
     """
 
     def __init__(
@@ -46,11 +51,13 @@ class Endpoint:
         idle_seconds: float = 30,
         max_age_seconds: float = 60,
         tls: ssl.SSLContext | None = None,
+        resolve: Resolve | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r}: an http:// or https:// address is needed")
         self._host = parts.hostname
+        self._resolve = resolve
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = (tls or tls_context()) if parts.scheme == "https" else None
         self.path = (parts.path or "/").encode() + (b"?" + parts.query.encode() if parts.query else b"")
@@ -209,12 +216,7 @@ class Endpoint:
         self._clock = loop.time
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._max_header_bytes, self._max_body_bytes, self._released, self._lost),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                )
+                connection = await self._connected()
         except TimeoutError:
             raise Unreachable(
                 f"{self._host}:{self._port} accepts no connection within {self._connect_timeout_seconds:g} s"
@@ -225,6 +227,24 @@ class Endpoint:
             self._connections.add(connection)
         connection.retire_at = loop.time() + self._max_age_seconds * (1 - random.random() / 5)
         return connection
+
+    async def _connected(self) -> Connection:
+        """Raises OSError: that of the last address."""
+        hosts = (self._host,) if self._resolve is None else await self._resolve(self._host)
+        problem = OSError("it has no address")
+        for host in hosts:
+            try:
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(self._max_header_bytes, self._max_body_bytes, self._released, self._lost),
+                    host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+                return connection
+            except OSError as error:
+                problem = error
+        raise problem
 
     def _released(self, connection: Connection) -> None:
         """Its answer is complete: the next request may use it."""

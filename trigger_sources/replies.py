@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from trigger_sources.delivery import Answer
 from trigger_sources.events import Event, binary_headers, event_from_http
 from trigger_sources.gate import Gate
-from trigger_sources.http_client import NoAnswer, Unreachable
+from trigger_sources.http_client import NoAnswer, Resolve, Unreachable
 from trigger_sources.retry import verdict_on
 from trigger_sources.source import Context
 from trigger_sources.spec import Reply
@@ -58,9 +58,13 @@ def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Eve
 
 
 async def open_publisher(
-    reply: Reply, context: Context, addresses: Mapping[str, Sequence[str]], gate_of: Callable[[str], Gate]
+    reply: Reply,
+    context: Context,
+    addresses: Mapping[str, Sequence[str]],
+    gate_of: Callable[[str], Gate],
+    resolve: Resolve | None,
 ) -> Publisher:
-    """The publisher for a trigger's `reply`. `addresses` are the trigger's own, by kind."""
+    """The publisher for a trigger's `reply`. `addresses` are the trigger's own, by kind; `resolve` is for a URL."""
     if reply.kafka is not None:
         from trigger_sources.kafka.reply import open_publisher as open_kafka
 
@@ -72,7 +76,7 @@ async def open_publisher(
     if reply.function is not None:
         return PostPublisher(gate_of(reply.function), owned=False)
     assert reply.url is not None
-    return PostPublisher(Gate(urlsplit(reply.url).netloc, reply.url), owned=True)
+    return PostPublisher(Gate(urlsplit(reply.url).netloc, reply.url, resolve=resolve), owned=True)
 
 
 class PostPublisher:

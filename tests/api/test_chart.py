@@ -41,6 +41,7 @@ EVERYTHING: dict[str, Any] = {
     "image": {"repository": "mirror:5000/kubeirq/controllers", "digest": f"sha256:{'a' * 64}"},
     "imagePullSecrets": ["pull"],
     "secretNamespaces": list(NAMESPACES),
+    "reach": {"allow": ["pay.shop.svc", "*.corp.example", "10.0.0.0/8", "fd00::/8"]},
     "graceSeconds": 120,
     "controllerDefaults": {
         **POD,
@@ -71,7 +72,7 @@ EVERYTHING: dict[str, Any] = {
     "nats": {"servers": ["nats://c:4222"]},
     "store": {"embedded": {**POD, "persistence": {"size": "20Gi", "storageClass": "fast"}, "existingSecret": "login"}},
     "metrics": {"serviceMonitor": MONITOR, "podMonitor": MONITOR},
-    "networkPolicy": {"gatewayFrom": [PEER], "metricsFrom": [PEER], "eventsFrom": [PEER]},
+    "networkPolicy": {"gatewayFrom": [PEER], "metricsFrom": [PEER], "eventsFrom": [PEER], "triggersTo": [PEER]},
 }  # fmt: skip
 OWN_STORE = {
     "store": {
@@ -102,6 +103,7 @@ TYPOS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"kafka": {"brokers": "a:9092"}}, "at '/kafka/brokers': got string, want array"),
     ({"kafka": {"brokers": ["kafka://a"]}}, "at '/kafka/brokers/0': 'kafka://a' does not match pattern"),
     ({"nats": {"servers": ["a:4222"]}}, "at '/nats/servers/0': 'a:4222' does not match pattern"),
+    ({"reach": {"allow": ["http://a.example"]}}, "at '/reach/allow/0': 'http://a.example' does not match pattern"),
     ({"graceSeconds": "30s"}, "at '/graceSeconds': got string, want integer"),
     ({"plugins": [{"kind": "RedisTrigger"}]}, "at '/plugins/0': missing property 'image'"),
     ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy': value must be one of 'Always', 'IfNotPresent'"),

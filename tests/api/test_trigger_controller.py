@@ -274,6 +274,20 @@ async def test_a_path_is_the_older_triggers_and_the_younger_is_told(tmp_path: Pa
         await it.until("httptrigger", "second", lambda found: condition(found)["reason"] != "Taken")
 
 
+@pytest.mark.timeout(60)
+async def test_what_a_trigger_may_not_call_is_said_when_it_is_admitted(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.start("trigger", "cron", KUBEIRQ_REACH_ALLOW="")
+        spec = {"schedule": "@yearly", "url": "http://127.0.0.1:1/"}
+        await it.apply(resource("CronTrigger", "metadata", {**spec, "url": "http://169.254.169.254/latest"}))
+        await it.apply(resource("CronTrigger", "other", {**spec, "url": "http://pay.kube-system.svc/"}))
+        for name, problem in (("metadata", "link-local"), ("other", "a Service of another namespace, 'kube-system'")):
+            found = await it.until("crontrigger", name, lambda found: condition(found)["reason"] == "OutOfReach")
+            assert problem in condition(found, "Accepted")["message"]
+        await it.apply(resource("CronTrigger", "other", {**spec, "url": "http://pay/"}))
+        await it.until("crontrigger", "other", lambda found: condition(found, "Accepted")["status"] == "True")
+
+
 async def until_served(address: str, it: Cluster) -> None:
     """Returns once the gateway listens."""
     try:

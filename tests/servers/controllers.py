@@ -75,6 +75,7 @@ class Cluster:
             "KUBEIRQ_GATEWAY_PORT": str(free_port()),
             "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1",
             "KUBEIRQ_GRACE_SECONDS": "5",
+            "KUBEIRQ_REACH_ALLOW": "127.0.0.0/8",  # where the tests' own functions are
             **environment,
         }
         log = self.folder / f"{'-'.join(arguments)}-{replica}.log"

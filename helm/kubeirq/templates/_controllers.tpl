@@ -99,6 +99,10 @@ http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{
   value: /run/kubeirq/admin.sock
 - name: KUBEIRQ_SECRET_NAMESPACES
   value: {{ include "kubeirq.secretNamespaces" .top | quote }}
+{{- with $values.reach.allow }}
+- name: KUBEIRQ_REACH_ALLOW
+  value: {{ join " " . | quote }}
+{{- end }}
 {{- if eq .controller.name "http" }}
 - name: KUBEIRQ_GATEWAY_PORT
   value: "8080"
