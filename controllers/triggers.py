@@ -8,12 +8,13 @@ is needed, through Leases.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from controllers.api import GROUP, VERSION, Api, Object, Refused, plural_of
+from controllers.claims import Claims
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import has
 from controllers.events import Events, happened_between
@@ -135,7 +136,7 @@ class TriggerController:
         self._grace_seconds = grace_seconds
         self._triggers: dict[Key, KnownTrigger] = {}
         self._by_uid: dict[str, KnownTrigger] = {}
-        self._claims: dict[str, set[Key]] = {}  # who wants what only one trigger can have
+        self._claims = Claims()
         self._applied: dict[Key, str] = {}  # whose flows run, by uid
         self._touched: set[Key] = set()  # what is known of these is newer than the listing under way
 
@@ -310,7 +311,7 @@ class TriggerController:
         if spec is None or self._triggers.get(_key_of(trigger.object)) is not trigger:
             return {}
         functions = functions_of(spec, self._gates.functions(trigger.namespace))
-        trigger.rejection = out_of_reach(self._host.reach, trigger.object, spec) or self._taken(trigger, spec)
+        trigger.rejection = out_of_reach(self._host.reach, trigger.object, spec) or self._taken(trigger)
         if trigger.rejection is not None or is_exposed(spec):
             return {}
         if len(functions) > 1 and not spec.fan_out:
@@ -330,14 +331,13 @@ class TriggerController:
         )
         return {(trigger.uid, function): resource for function in functions}
 
-    def _taken(self, trigger: KnownTrigger, spec: TriggerSource) -> tuple[str, str] | None:
+    def _taken(self, trigger: KnownTrigger) -> tuple[str, str] | None:
         """The rejection of a trigger that claims what an older one has."""
-        for claim in sorted(spec.claims(trigger.object["metadata"]["name"])):
-            first = min(self._claims[claim], key=lambda key: _age(self._triggers[key].object))
-            if self._triggers[first] is not trigger:
-                kind, namespace, name = first
-                return "Taken", f"spec: {claim} is served by the older {kind} {namespace}/{name}; change one of them"
-        return None
+        lost = self._claims.lost_to(_key_of(trigger.object))
+        if lost is None:
+            return None
+        what, (kind, namespace, name) = lost
+        return "Taken", f"spec: {what} is served by the older {kind} {namespace}/{name}; change one of them"
 
     def _may_start(self, trigger: TriggerResource) -> Callable[[], bool] | None:
         if not needs_holder(trigger.spec) or isinstance(self.duties, Alone):
@@ -471,11 +471,10 @@ class TriggerController:
             known.object = found
             if same:
                 return False
-            self._disclaim(key, known)
             known.spec, known.rejection = _spec_of(found)
             known.status.fenced = self._is_fenced(known.spec)
             known.said = None
-            self._claim(key, known)
+            self._look_again(self._claims.note(key, found, known.spec))
             return True
         if known is not None:
             self._forget(key)
@@ -485,7 +484,7 @@ class TriggerController:
             self._api, found, term=lambda: self.duties.term_of(uid), fenced=self._is_fenced(spec), turns=self._turns
         )
         self._triggers[key] = self._by_uid[uid] = known = KnownTrigger(found, spec, rejection, status)
-        self._claim(key, known)
+        self._look_again(self._claims.note(key, found, spec))
         return True
 
     def _is_fenced(self, spec: TriggerSource | None) -> bool:
@@ -495,26 +494,14 @@ class TriggerController:
         trigger = self._triggers.pop(key, None)
         if trigger is not None:
             self._by_uid.pop(trigger.uid, None)
-            self._disclaim(key, trigger)
+            self._look_again(self._claims.forget(key))
             if self._exposures is not None:
                 self._exposures.forget(key[1:])
 
-    def _claim(self, key: Key, trigger: KnownTrigger) -> None:
-        for claim in () if trigger.spec is None else trigger.spec.claims(key[2]):
-            self._claims.setdefault(claim, set()).add(key)
-            self._look_again(claim)
-
-    def _disclaim(self, key: Key, trigger: KnownTrigger) -> None:
-        for claim in () if trigger.spec is None else trigger.spec.claims(key[2]):
-            self._claims[claim].discard(key)
-            self._look_again(claim)
-
-    def _look_again(self, claim: str) -> None:
-        """Another may have it now."""
-        for key in self._claims[claim]:
+    def _look_again(self, concerned: Iterable[Key]) -> None:
+        """They may have, or no longer have, what they claim."""
+        for key in concerned:
             self.queue.add(key)
-        if not self._claims[claim]:
-            del self._claims[claim]
 
 
 def needs_holder(spec: TriggerSource) -> bool:
@@ -557,9 +544,3 @@ def _same_but_for_words(before: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 def _key_of(found: Mapping[str, Any]) -> Key:
     return found["kind"], found["metadata"]["namespace"], found["metadata"]["name"]
-
-
-def _age(trigger: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Sorts by age, and the same everywhere for those of one second."""
-    metadata = trigger["metadata"]
-    return metadata["creationTimestamp"], metadata["namespace"], metadata["name"]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Generic, TypeVar
 from urllib.parse import unquote
 
@@ -124,7 +125,38 @@ class RouteTable(Generic[T]):
 
     def _entries(self, route: Route) -> list[tuple[Route, T]]:
         """The place of the routes with this one's host and shape of path."""
-        node = self._roots.setdefault(route.host and host_of(route.host), _Node())
+        return self._roots.setdefault(route.host and host_of(route.host), _Node()).place_of(route)
+
+
+class RouteIndex(Generic[T]):
+    """Routes by path, to find those that may match a request which another matches, too."""
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
+
+    def add(self, route: Route, value: T) -> None:
+        self._root.place_of(route).append((route, value))
+
+    def remove(self, route: Route) -> None:
+        entries = self._root.place_of(route)
+        entries[:] = [entry for entry in entries if entry[0] is not route]
+
+    def overlapping(self, route: Route) -> Iterator[tuple[Route, T]]:
+        """Those that are there, whatever their hosts and methods are; the route itself is among them."""
+        for entries in self._root.overlapping(route.path.split("/")[1:], 0):
+            yield from entries
+
+
+@dataclass(slots=True)
+class _Node(Generic[T]):
+    literals: "dict[str, _Node[T]]" = field(default_factory=dict)
+    parameter: "_Node[T] | None" = None
+    here: list[tuple[Route, T]] = field(default_factory=list)
+    rest: list[tuple[Route, T]] = field(default_factory=list)
+
+    def place_of(self, route: Route) -> list[tuple[Route, T]]:
+        """Where the routes with its shape of path are."""
+        node = self
         for segment in route.path.split("/")[1:]:
             if not segment.startswith("{"):
                 node = node.literals.setdefault(segment, _Node())
@@ -136,13 +168,22 @@ class RouteTable(Generic[T]):
                 node = node.parameter
         return node.here
 
-
-@dataclass(slots=True)
-class _Node(Generic[T]):
-    literals: "dict[str, _Node[T]]" = field(default_factory=dict)
-    parameter: "_Node[T] | None" = None
-    here: list[tuple[Route, T]] = field(default_factory=list)
-    rest: list[tuple[Route, T]] = field(default_factory=list)
+    def overlapping(self, path: Sequence[str], index: int) -> "Iterator[list[tuple[Route, T]]]":
+        """The places of what may match a request that this path of a route matches."""
+        if index == len(path):
+            yield self.here
+            return
+        yield self.rest
+        segment, rank = path[index], _rank(path[index])
+        following = [found for name, found in self.literals.items() if name or rank == 0] if rank < 2 else []
+        if rank == 2 and (found := self.literals.get(segment)) is not None:
+            following.append(found)
+        if segment and self.parameter is not None:
+            following.append(self.parameter)
+        for node in following:
+            if rank == 0:
+                yield node.here
+            yield from node.overlapping(path, index + (rank > 0))
 
     def matching(
         self, segments: Sequence[str], index: int, values: tuple[str, ...]
@@ -190,6 +231,44 @@ def claims_of(route: Route) -> frozenset[str]:
     """What the route has alone, one for each method: two routes with one in common cannot both be in a table."""
     shape = re.sub(r"\{[^}.]*\}", "{}", re.sub(r"\{[^}]*\.\.\.\}", "{...}", route.path))
     return frozenset(f"{method} {host_of(route.host) if route.host else ''}{shape}" for method in route.served)
+
+
+def takes_from(route: Route, other: Route) -> bool:
+    """Whether requests that `other` gets while it is alone are `route`'s once that is there, being as specific or more.
+
+    A browser's preflight is among them: the gateway answers it for `other` while nobody serves OPTIONS there.
+    """
+    mine, theirs = (None if found.host is None else host_of(found.host) for found in (route, other))
+    if None not in (mine, theirs) and mine != theirs:
+        return False
+    more_specific = _compared(route.path.split("/")[1:], other.path.split("/")[1:])
+    if more_specific is None:
+        return False
+    if "OPTIONS" in route.served - other.served:
+        return True
+    wins = more_specific >= 0 if mine == theirs else theirs is None
+    return wins and bool(route.served & other.served)
+
+
+def _compared(one: Sequence[str], other: Sequence[str]) -> int | None:
+    """Above 0 where the first of two paths that one request may match is more specific, 0: neither; None: none may."""
+    found = 0
+    for mine, theirs in zip_longest(one, other):
+        if mine is None or theirs is None:
+            return None
+        ranks = [_rank(mine), _rank(theirs)]
+        found = found or ranks[0] - ranks[1]
+        if 0 in ranks:
+            return found
+        if ranks == [2, 2] and mine != theirs:
+            return None
+        if 1 in ranks and "" in (mine, theirs):
+            return None  # a parameter is never empty
+    return found
+
+
+def _rank(segment: str) -> int:
+    return 2 if not segment.startswith("{") else 0 if segment.endswith("...}") else 1
 
 
 def parameters_of(path: str) -> list[str]:

@@ -196,6 +196,13 @@ class TriggerSource(Spec):
         """
         return frozenset()
 
+    def route(self, name: str) -> "Route | None":
+        """What it serves on the gateway; `name` is the trigger's. Unset: nothing.
+
+        On a cluster a trigger serves no requests that an older one of another namespace gets: see `takes_from`.
+        """
+        return None
+
     def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
         """The one required method, an async generator. Yields lists of at most `context.room` deliveries.
 

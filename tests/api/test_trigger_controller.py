@@ -275,6 +275,21 @@ async def test_a_path_is_the_older_triggers_and_the_younger_is_told(tmp_path: Pa
 
 
 @pytest.mark.timeout(60)
+async def test_a_more_specific_route_of_another_namespace_takes_nothing_from_an_older_one(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as it:
+        await it.start("trigger", "http")
+        await it.server.kubectl("create", "namespace", "shop")
+        spec = {"url": "http://127.0.0.1:1/", "path": "/pay/{rest...}"}
+        await it.apply(resource("HTTPTrigger", "first", spec, "shop"))
+        await asyncio.sleep(1.1)  # creation times are whole seconds
+        await it.apply(resource("HTTPTrigger", "second", {**spec, "path": "/pay/card"}))
+        found = await it.until("httptrigger", "second", lambda found: condition(found)["reason"] == "Taken")
+        assert "some of /pay/{rest...} is served by the older HTTPTrigger shop/first" in condition(found)["message"]
+        await it.server.kubectl("delete", "httptrigger", "first", "-n", "shop", "--timeout=10s")
+        await it.until("httptrigger", "second", lambda found: condition(found)["reason"] != "Taken")
+
+
+@pytest.mark.timeout(60)
 async def test_what_a_trigger_may_not_call_is_said_when_it_is_admitted(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.start("trigger", "cron", KUBEIRQ_REACH_ALLOW="")

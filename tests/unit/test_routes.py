@@ -1,7 +1,7 @@
 """Which trigger a request is for: against a naive model, and the cases that people meet."""
 
 import re
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from trigger_sources.routes import (
     Found,
     Missing,
     Route,
+    RouteIndex,
     RouteTable,
     Taken,
     claims_of,
@@ -22,6 +23,7 @@ from trigger_sources.routes import (
     preflight,
     problem_of,
     segments_of,
+    takes_from,
 )
 
 
@@ -222,3 +224,55 @@ def test_two_routes_claim_the_same_exactly_when_one_table_cannot_have_both(one: 
     else:
         clash = False
     assert bool(claims_of(one) & claims_of(other)) == clash
+
+
+SMALL_PATHS = ["/", "/a", "/a/", "/a/b", "/{x}", "/{r...}", "/a/{x}", "/a/{r...}", "/{x}/b", "/{x}/{r...}", "/{x}/{y}"]
+ROUTES = [
+    Route(path, methods, host)
+    for path, methods, host in product(SMALL_PATHS, (("POST",), ("GET",), ("OPTIONS", "GET")), (None, "h.example"))
+]
+SOME_SEGMENTS = [found for length in (1, 2, 3) for found in product(("a", "b", "c", ""), repeat=length)]
+REQUESTS = list(
+    product(
+        ("h.example", "i.example"),
+        ("POST", "GET", "HEAD", "OPTIONS"),
+        ("/", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/b/b"),
+    )
+)
+
+
+def test_a_route_takes_from_another_exactly_when_a_request_says_so() -> None:
+    """Against the table itself, over all pairs of small routes."""
+    for one, other in product(ROUTES, ROUTES):
+        alone: RouteTable[str] = RouteTable()
+        alone.add(other, "other")
+        both: RouteTable[str] = RouteTable()
+        both.add(other, "other")
+        try:
+            both.add(one, "one")
+        except Taken:
+            assert takes_from(one, other)
+            continue
+        takes = False
+        for host, method, path in REQUESTS:
+            before, now = (table.match(host, method, segments_of(path)) for table in (alone, both))
+            served = isinstance(before, Found) or (method == "OPTIONS" and bool(before.allow))
+            takes = takes or (served and isinstance(now, Found) and now.value == "one")
+        assert takes_from(one, other) == takes, (one, other)
+
+
+def test_an_index_finds_exactly_the_paths_that_have_a_request_in_common() -> None:
+    requests = {
+        path: {segments for segments in SOME_SEGMENTS if winner(table_of(Route(path)), "/" + "/".join(segments))}
+        for path in SMALL_PATHS
+    }
+    index: RouteIndex[str] = RouteIndex()
+    routes = [Route(path) for path in SMALL_PATHS]
+    for route in routes:
+        index.add(route, route.path)
+    for path in SMALL_PATHS:
+        found = sorted(other for _, other in index.overlapping(Route(path)))
+        assert found == sorted(other for other in SMALL_PATHS if requests[path] & requests[other]), path
+    for route in routes:
+        index.remove(route)
+    assert list(index.overlapping(Route("/{all...}"))) == []

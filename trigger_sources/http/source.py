@@ -184,7 +184,11 @@ class HTTPTrigger(TriggerSource):
         return Lag(await context.inbox().count()) if self.answer == "accepted" else None
 
     def claims(self, name: str) -> frozenset[str]:
-        return claims_of(self._route(name)) if self.expose is None else frozenset()
+        route = self.route(name)
+        return frozenset() if route is None else claims_of(route)
+
+    def route(self, name: str) -> Route | None:
+        return self._route(name) if self.expose is None else None
 
     def _route(self, name: str) -> Route:
         return Route(
