@@ -22,7 +22,20 @@ from trigger_sources.nats.connection import Security as NATSSecurity
 from trigger_sources.nats.connection import Tls as NATSTls
 from trigger_sources.nats.trigger import KeyFrom, NATSTrigger
 from trigger_sources.source import TriggerSource
-from trigger_sources.spec import DeliveryPolicy, KafkaReply, LabelSelector, NATSReply, Reply, Target
+from trigger_sources.spec import (
+    BROKER,
+    BROKER_TOLD,
+    FUNCTION_NAME,
+    FUNCTION_NAME_TOLD,
+    SERVER,
+    SERVER_TOLD,
+    DeliveryPolicy,
+    KafkaReply,
+    LabelSelector,
+    NATSReply,
+    Reply,
+    Target,
+)
 
 _SHORT_TARGETS = {
     "function": ("function", "Short for target.function: the name of a Function in the same namespace"),
@@ -36,7 +49,8 @@ def details(model: type[BaseModel]) -> Schema:
     model leaves them free."""
     found = dict(_DETAILS.get(model, {}))
     if model in _REPLY_SECURITY:
-        found |= _schemas(security={**structural(_REPLY_SECURITY[model], details), "nullable": True})
+        security = {**structural(_REPLY_SECURITY[model], details), "nullable": True}
+        found |= _schemas(**found.get("properties", {}), security=security)
     if issubclass(model, TriggerSource):
         shorts = shorts_of(model)
         rules = [one_of("target", *shorts), *found.get("x-kubernetes-validations", [])]
@@ -148,10 +162,13 @@ _RESOURCES: Schema = {
     "properties": {"requests": _QUANTITIES, "limits": _QUANTITIES},
 }
 _TIME = r"^\d{4}-?\d\d-?\d\d[Tt ].*([Zz]|[+-]\d\d(:?\d\d)?)$"
+_BROKERS = _texts(f"^{BROKER}$", BROKER_TOLD, most=64)
+_SERVERS = _texts(f"^{SERVER}$", SERVER_TOLD, most=64)
+_FUNCTION = _text(f"^{FUNCTION_NAME}$", FUNCTION_NAME_TOLD, longest=63)
 _MODULE_AND_FUNCTION = _text(r"^([^.\s]+(\.[^.\s]+)+)?$", "module.function is needed")
 _REPLY_SECURITY: Mapping[type[BaseModel], type[BaseModel]] = {KafkaReply: KafkaSecurity, NATSReply: NATSSecurity}
 _DETAILS: Mapping[type[BaseModel], Schema] = {
-    Target: _rules(one_of("function", "selector", "url")),
+    Target: {**_rules(one_of("function", "selector", "url")), **_schemas(function=_FUNCTION)},
     LabelSelector: {"required": ["matchLabels"], **_schemas(matchLabels={"minProperties": 1})},
     DeliveryPolicy: _rules(
         {
@@ -159,7 +176,9 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
             "message": "backoffMaxSeconds: must not be less than backoffSeconds",
         }
     ),
-    Reply: _rules(one_of("kafka", "nats", "function", "url")),
+    Reply: {**_rules(one_of("kafka", "nats", "function", "url")), **_schemas(function=_FUNCTION)},
+    KafkaReply: _schemas(brokers=_BROKERS),
+    NATSReply: _schemas(servers=_SERVERS),
     KafkaTrigger: {
         **_rules(
             {
@@ -168,7 +187,7 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
             }
         ),
         **_schemas(
-            brokers=_texts(r"^(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}$", "host:port each is needed"),
+            brokers=_BROKERS,
             topics=_texts(r"^[A-Za-z0-9._-]{1,249}$", "a topic is letters, digits, ., _ and -, at most 249"),
             start=_text(
                 _TIME,
@@ -187,6 +206,7 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
     NATSTls: _rules(together("certificate", "key")),
     KeyFrom: _rules(one_of("subjectToken", "header")),
     NATSTrigger: _schemas(
+        servers=_SERVERS,
         subject=_text(
             r"^([^\s.>]+\.)*([^\s.>]+>?|>)$", "tokens without blanks, joined by dots, are needed; > at the end only"
         ),

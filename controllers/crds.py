@@ -12,8 +12,10 @@ from controllers.schemas import NotStructural, Schema, structural
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource
+from trigger_sources.spec import FUNCTION_NAME, FUNCTION_NAME_TOLD
 
 FUNCTION = "Function"
+_NAME = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SHORT_NAMES = {
     FUNCTION: ["fn"],
     "HTTPTrigger": ["httpt"],
@@ -110,11 +112,10 @@ class _Plain(yaml.SafeDumper):
 
 def _name_of(kind: str) -> Schema:
     """Of every resource, since others are named and labelled after it; a Service's must begin with a letter, too."""
-    first, said = ("[a-z]", "begins with a letter and ") if kind == FUNCTION else ("[a-z0-9]", "")
-    return {
-        "rule": f"self.metadata.name.matches(r'^{first}([-a-z0-9]{{0,61}}[a-z0-9])?$')",
-        "message": f"metadata.name: a name {said}has lower-case letters, digits and - only, at most 63",
-    }
+    form, told = _NAME, "lower-case letters, digits and -, at most 63, are needed"
+    if kind == FUNCTION:
+        form, told = FUNCTION_NAME, FUNCTION_NAME_TOLD
+    return {"rule": f"self.metadata.name.matches(r'^{form}$')", "message": f"metadata.name: {told}"}
 
 
 def _status_of(kind: str) -> Schema:

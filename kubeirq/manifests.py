@@ -15,7 +15,7 @@ from trigger_sources.filters import compile_filter
 from trigger_sources.problems import Place, Problem, dotted, nearest, spec_problems
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource
-from trigger_sources.spec import secret_refs
+from trigger_sources.spec import problem_of_name, secret_refs
 
 VERSION = "v1"
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv"})
@@ -189,6 +189,9 @@ class _Reader:
                 problem(f"{found!r} is no name: lower-case letters, digits and -, at most 63", "metadata", field_)
                 return
         assert isinstance(name, str)
+        if kind == "Function" and (refusal := problem_of_name(name)) is not None:
+            problem(refusal, "metadata", "name")
+            return
         labels = metadata.get("labels") or {}
         if not isinstance(labels, dict) or not all(isinstance(v, str) for v in labels.values()):
             problem("labels are texts by name", "metadata", "labels")

@@ -1,11 +1,22 @@
 """The parts that the resources' models share. Pure."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+
+FUNCTION_NAME = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1035: it is the name of a Service, and the host of an address
+FUNCTION_NAME_TOLD = "a Function's name is lower-case letters, digits and -, a letter first, at most 63"
+HOST = r"(\[[0-9a-fA-F:.]+\]|[^:/@\s\[\]]+)"
+BROKER = rf"{HOST}:\d{{1,5}}"
+SERVER = rf"((nats|tls|ws|wss)://)?{HOST}(:\d{{1,5}})?/?"
+BROKER_TOLD = "host:port each is needed, as kafka:9092"
+SERVER_TOLD = (
+    "host or host:port each is needed, as nats://nats:4222: nats://, tls://, ws:// or wss:// before it, or none"
+)
 
 
 class Spec(BaseModel):
@@ -68,14 +79,35 @@ class Target(Spec):
 
 
 def problem_of_name(function: str) -> str | None:
-    """Why no Function can have that name; None when one can. It becomes the host of an address."""
-    if any(character in "/:?#@.[]\\%" or character.isspace() for character in function):
-        return f"{function!r}: the name of a Function in the same namespace is needed"
-    return None
+    """Why no Function can have that name; None when one can."""
+    return None if re.fullmatch(FUNCTION_NAME, function) else f"{function!r}: {FUNCTION_NAME_TOLD}"
+
+
+def _addresses(form: str, told: str) -> Callable[[list[str]], list[str]]:
+    """Checks a list of them. One with a password in it is not repeated."""
+
+    def check(addresses: list[str]) -> list[str]:
+        for address in addresses:
+            if "@" in address:
+                raise ValueError(
+                    "an address with a name or password in it is shown in conditions and logs: use security"
+                )
+            port = re.search(r":(\d+)/?$", address)
+            if not re.fullmatch(form, address) or (port is not None and not 0 < int(port[1]) < 65_536):
+                raise ValueError(f"{address!r}: {told}")
+        return addresses
+
+    return check
+
+
+Brokers = Annotated[list[str], AfterValidator(_addresses(BROKER, BROKER_TOLD))]
+Servers = Annotated[list[str], AfterValidator(_addresses(SERVER, SERVER_TOLD))]
 
 
 def problem_of_url(url: str) -> str | None:
     """Why nothing can be called there; None when it can."""
+    if any(character.isspace() or not character.isprintable() for character in url):
+        return "an address has no blanks; percent-encode them"
     try:
         parts = urlsplit(url)
         if not parts.hostname or parts.port == 0:
@@ -127,7 +159,7 @@ class KafkaReply(Spec):
     """Publishes what the function returned as a record."""
 
     topic: str = Field(min_length=1, max_length=249)
-    brokers: list[str] = Field(
+    brokers: Brokers = Field(
         default_factory=list, description="host:port each; absent: the trigger's own, or the fabric's default"
     )
     security: dict[str, Any] | None = Field(None, description="As a KafkaTrigger's security")
@@ -137,7 +169,7 @@ class NATSReply(Spec):
     """Publishes what the function returned to a subject."""
 
     subject: str = Field(min_length=1)
-    servers: list[str] = Field(
+    servers: Servers = Field(
         default_factory=list, description="nats:// addresses; absent: the trigger's own, or the fabric's default"
     )
     security: dict[str, Any] | None = Field(None, description="As a NATSTrigger's security")

@@ -34,6 +34,16 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("CronTrigger", {"function": "f", "at": "tomorrow"}, "spec.at: .*a time in RFC 3339 with its zone is needed"),
     ("KafkaTrigger", {"function": "f", "topics": ["a b"]}, "spec.topics: .*a topic is letters, digits"),
     ("NATSTrigger", {"function": "f", "subject": "a..b"}, "spec.subject: .*tokens without blanks, joined by dots"),
+    (
+        "NATSTrigger",
+        {"function": "f", "subject": "a", "servers": ["http://x"]},
+        "spec.servers: .*host or host:port each",
+    ),
+    (
+        "CronTrigger",
+        {"function": "1st", "schedule": "@daily"},
+        "spec.function: .*a Function's name is lower-case letters",
+    ),
     ("HTTPTrigger", {"function": "f", "path": "/x{id}"}, "spec.path: .*parameters only as whole segments"),
     ("Function", {"source": {"inline": ""}, "handler": "create"}, "spec.handler: .*module.function is needed"),
     ("HTTPTrigger", {"function": "f", "methods": ["get"]}, r"spec.methods\[0\]: Unsupported value"),
@@ -81,7 +91,7 @@ async def test_definitions_are_established_and_judge_fill_in_and_scale() -> None
                 await apply(server, document(kind, "bad", spec))
 
         for kind, name, spec in NO_NAMES:
-            with pytest.raises(KubectlError, match=r"metadata.name: a name .*lower-case letters, digits and - only"):
+            with pytest.raises(KubectlError, match=r"metadata.name: .*lower-case letters, digits and -, .*at most 63"):
                 await apply(server, document(kind, name, spec))
 
         for example in yaml.safe_load_all((ORDERS / "orders.yaml").read_text()):

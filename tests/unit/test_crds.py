@@ -18,6 +18,7 @@ from controllers.function import FunctionSpec
 from controllers.schemas import NotStructural, Schema, structural
 from trigger_sources import TriggerSource
 from trigger_sources.registry import kinds, source_of
+from trigger_sources.spec import BROKER_TOLD, FUNCTION_NAME_TOLD, SERVER_TOLD
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("Function", *sorted(kinds()))
@@ -177,7 +178,31 @@ def test_the_examples_are_valid_on_a_cluster_but_for_their_files() -> None:
             "KafkaTrigger",
             {"function": "f", "topics": ["a"], "brokers": ["a"]},
             "spec.brokers",
-            "host:port each is needed",
+            BROKER_TOLD,
+        ),
+        (
+            "NATSTrigger",
+            {"function": "f", "subject": "a", "servers": ["http://x"]},
+            "spec.servers",
+            SERVER_TOLD,
+        ),
+        (
+            "NATSTrigger",
+            {"function": "1st", "subject": "a"},
+            "spec.function",
+            FUNCTION_NAME_TOLD,
+        ),
+        (
+            "NATSTrigger",
+            {"function": "f", "subject": "a", "reply": {"function": "a.b"}},
+            "spec.reply.function",
+            FUNCTION_NAME_TOLD,
+        ),
+        (
+            "NATSTrigger",
+            {"function": "f", "subject": "a", "reply": {"kafka": {"topic": "t", "brokers": ["a"]}}},
+            "spec.reply.kafka.brokers",
+            BROKER_TOLD,
         ),
         (
             "KafkaTrigger",

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from trigger_sources.kafka import KafkaTrigger
 from trigger_sources.kafka.security import Security, client_arguments
 from trigger_sources.kafka.trigger import _whole_name
+from trigger_sources.problems import problem_text
 from trigger_sources.source import MissingSecret
 from trigger_sources.testing import StandInContext
 
@@ -25,7 +26,9 @@ def spec(**fields: Any) -> dict[str, Any]:
         (spec(topicPattern="o.*"), "topics and topicPattern: one of them"),
         (spec(topics=[], topicPattern="o("), "topicPattern: no regular expression: missing ), "),
         (spec(topics=["o o"]), "'o o' is no topic: letters, digits"),
-        (spec(brokers=["kafka"]), "'kafka' is no host:port"),
+        (spec(brokers=["kafka"]), "'kafka': host:port each is needed, as kafka:9092"),
+        (spec(brokers=["kafka:0"]), "'kafka:0': host:port each is needed"),
+        (spec(reply={"kafka": {"topic": "t", "brokers": ["kafka:99999"]}}), "'kafka:99999': host:port each is needed"),
         (spec(start="yesterday"), "'yesterday' is neither earliest, latest nor an RFC 3339 time"),
         (spec(start="2026-01-01T00:00:00"), "has no time zone"),
         (spec(maxDistance=0), "maxDistance"),
@@ -98,3 +101,20 @@ async def test_a_missing_secret_is_known_before_the_client_starts() -> None:
     sasl = {"mechanism": "OAUTHBEARER", "token": {"name": "kafka", "key": "token"}}
     with pytest.raises(MissingSecret):
         await client_arguments(Security.model_validate({"sasl": sasl}), StandInContext())
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    for fields in (
+        {"brokers": ["me:s3cret@kafka:9092"]},
+        {"reply": {"kafka": {"topic": "t", "brokers": ["me:s3cret@kafka:9092"]}}},
+        {"reply": {"nats": {"subject": "s", "servers": ["nats://me:s3cret@nats"]}}},
+    ):
+        with pytest.raises(ValidationError) as caught:
+            KafkaTrigger.model_validate(spec(**fields))
+        told = problem_text(caught.value, KafkaTrigger)
+        assert "shown in conditions and logs: use security" in told
+        assert "s3cret" not in told
+
+
+def test_brokers_may_be_names_and_addresses() -> None:
+    KafkaTrigger.model_validate(spec(brokers=["kafka-0.kafka.svc:9092", "10.0.0.1:9092", "[fd00::1]:9092"]))

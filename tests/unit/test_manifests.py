@@ -88,3 +88,14 @@ def test_any_document_gives_problems_or_resources(kind: str, metadata: object, s
         path = Path(folder) / "any.yaml"
         path.write_text(json.dumps(document))
         load([path])
+
+
+def test_a_functions_name_begins_with_a_letter_as_a_cluster_demands(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(
+        "apiVersion: kubeirq.dev/v1\nkind: Function\nmetadata: {name: 1st}\nspec: {source: {inline: ''}}\n"
+    )
+    _, (problem,) = load([tmp_path])
+    assert problem.field == "metadata.name"
+    assert problem.message == (
+        "'1st': a Function's name is lower-case letters, digits and -, a letter first, at most 63"
+    )

@@ -30,6 +30,7 @@ from trigger_sources.delivery import SETTLED, Delivery, Outcome
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.security import Security, client_arguments
 from trigger_sources.source import Context, Lag, Ordering, Sharing, SourceError, TriggerSource
+from trigger_sources.spec import Brokers
 from trigger_sources.watermark import Watermark, decode
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class KafkaTrigger(TriggerSource):
     sharing: ClassVar[Sharing] = "partitioned"
     default_ordering: ClassVar[Ordering] = "key"
 
-    brokers: list[str] = Field(default_factory=list, description="host:port each; absent: the fabric's own broker")
+    brokers: Brokers = Field(default_factory=list, description="host:port each; absent: the fabric's own broker")
     topics: list[str] = Field(default_factory=list, description="Topics by name")
     topic_pattern: str | None = Field(
         None, description="Topics whose whole name matches this regular expression, those to come included"
@@ -69,14 +70,6 @@ class KafkaTrigger(TriggerSource):
     )
     create_topics: bool = Field(False, description="Create topics that are missing; on the fabric's own broker always")
     security: Security | None = None
-
-    @field_validator("brokers")
-    @classmethod
-    def _addresses(cls, value: list[str]) -> list[str]:
-        for broker in value:
-            if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}", broker):
-                raise ValueError(f"{broker!r} is no host:port")
-        return value
 
     @field_validator("topics")
     @classmethod

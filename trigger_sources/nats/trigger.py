@@ -11,7 +11,7 @@ from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import Delivery
 from trigger_sources.nats.connection import JetStreamError, Security, connection_to, servers_of
 from trigger_sources.source import Context, Lag, Ordering, Sharing, SourceError, TriggerSource
-from trigger_sources.spec import Spec
+from trigger_sources.spec import Servers, Spec
 
 
 class KeyFrom(Spec):
@@ -32,8 +32,8 @@ class NATSTrigger(TriggerSource):
 
     sharing: ClassVar[Sharing] = "competing"
     default_ordering: ClassVar[Ordering] = "none"
-    servers: list[str] = Field(
-        default_factory=list, description="nats:// or tls:// addresses; absent: the fabric's own"
+    servers: Servers = Field(
+        default_factory=list, description="nats://, tls:// or ws:// addresses; absent: the fabric's own"
     )
     subject: str = Field(min_length=1, description="May have wildcards")
     mode: Literal["jetstream", "core"] = Field("jetstream", description="core is at most once")
