@@ -184,6 +184,8 @@ def _columns_of(model: type[FunctionSpec] | type[TriggerSource]) -> Iterator[Sch
     else:
         names = ",".join(f"'{name}'" for name in (*shorts_of(model), "target"))
         yield {"name": "Target", "type": "string", "jsonPath": f".spec[{names}]"}  # the one that is there
+        for title, field in model.printer_columns.items():
+            yield {"name": title, "type": "string", "jsonPath": f".spec.{field}"}
         yield {"name": "Suspended", "type": "boolean", "jsonPath": ".spec.suspend", "priority": 1}
         if issubclass(model, HTTPTrigger):
             yield {"name": "Address", "type": "string", "jsonPath": ".status.address", "priority": 1}

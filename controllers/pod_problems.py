@@ -244,5 +244,8 @@ def _target(pod: Mapping[str, Any]) -> str:
 
 def _tail(text: str) -> str:
     """The last lines that say something, in one."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_SAID_BY_OTHERS)]
+    lines = [
+        line.strip() for line in text.splitlines()
+        if line.strip(" \t^~") and not line.startswith(_SAID_BY_OTHERS)  # arrows point at nothing in one line
+    ]  # fmt: skip
     return " | ".join(lines[-_LAST_LINES:])[-_MOST_CHARACTERS:]

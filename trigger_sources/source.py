@@ -118,6 +118,9 @@ class TriggerSource(Spec):
     fan_out: ClassVar[bool] = True  # False: a selector that matches several functions is refused at admission
     default_ordering: ClassVar[Ordering] = "none"
     extend_seconds: ClassVar[float] = 10
+    printer_columns: ClassVar[
+        Mapping[str, str]
+    ] = {}  # of `kubectl get`, beside those of all: title, and the field it shows
 
     target: Target | None = Field(None, description="What to call; `function: name` is short for target.function")
     ordering: Ordering | None = Field(

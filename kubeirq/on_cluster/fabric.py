@@ -87,6 +87,8 @@ class OnCluster:
         conditions = worst_of([found["conditions"], *(flow.get("conditions", []) for flow in asked["flows"])])
         found = {**found, "conditions": conditions}
         lines.append(f"  calls {found['function']}")
+        if found["address"]:
+            lines.append(f"  called at {found['address']}")
         lines += condition_lines(conditions) or [f"  {found['message']}"]
         if found["nextRuns"]:
             lines.append(f"  next runs {', '.join(found['nextRuns'])}")

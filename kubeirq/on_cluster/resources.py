@@ -97,6 +97,7 @@ def named(found: Object) -> dict[str, Any]:
         own = {
             "function": _target(spec, status),
             "suspended": bool(spec.get("suspend")),
+            "address": status.get("address"),
             "nextRuns": status.get("nextRuns", []),
         }
     return {**common, **own}

@@ -1143,7 +1143,12 @@ def _protocol_class():
     """Made here, so that the supervisor imports neither asyncio nor the parser."""
     import asyncio
 
-    import httptools
+    try:
+        import httptools
+    except ImportError as error:
+        version = ".".join(map(str, sys.version_info[:2]))
+        problem = f"httptools is not there for Python {version}; what lies beside the runtime may be for another one"
+        raise ImportError(f"{problem}: {error}") from None
 
     class Connection(asyncio.Protocol):
         """One client. Requests that come before the last one is answered wait in order."""

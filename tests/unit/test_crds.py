@@ -595,3 +595,14 @@ def spec_of(kind: str) -> Schema:
 
 def model_of(kind: str) -> type[FunctionSpec] | type[TriggerSource]:
     return FunctionSpec if kind == "Function" else source_of(kind)
+
+
+def test_a_listing_tells_triggers_apart_by_what_calls_them() -> None:
+    columns = {
+        kind: [column["name"] for column in crd_of(kind)["spec"]["versions"][0]["additionalPrinterColumns"]]
+        for kind in ("CronTrigger", "KafkaTrigger", "NATSTrigger", "HTTPTrigger")
+    }
+    assert columns["CronTrigger"] == ["Ready", "Reason", "Target", "Schedule", "Suspended", "Message", "Age"]
+    assert "Topics" in columns["KafkaTrigger"]
+    assert "Subject" in columns["NATSTrigger"]
+    assert "Address" in columns["HTTPTrigger"]

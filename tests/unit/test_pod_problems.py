@@ -124,7 +124,8 @@ def test_an_image_is_told_in_the_same_words_whether_it_is_pulled_or_waited_for()
     ("container", "reason", "message"),
     [
         (
-            ended(3, "Traceback (most recent call last):\n  File x\nModuleNotFoundError: No module named 'nowhere'\n"
+            ended(3, "Traceback (most recent call last):\n  File x\n    ~~~^^^^\n"
+                     "ModuleNotFoundError: No module named 'nowhere'\n"
                      "runtime: the function does not start (exit code 3)\n"),
             "CrashLoopBackOff",
             "the function does not start; its last words: File x | ModuleNotFoundError: No module named 'nowhere'",

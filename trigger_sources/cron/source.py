@@ -47,6 +47,7 @@ class CronTrigger(TriggerSource):
     """Calls a function at times: by a cron expression in a time zone, or once."""
 
     default_ordering: ClassVar[Ordering] = "key"
+    printer_columns: ClassVar[Mapping[str, str]] = {"Schedule": "schedule"}
 
     schedule: str | None = Field(None, description="Five fields, six with seconds first, or an alias as @hourly")
     at: str | None = Field(None, description="One time in RFC 3339, instead of a schedule")

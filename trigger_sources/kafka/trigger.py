@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
+    KafkaConnectionError,
     KafkaError,
     NoError,
     NoOffsetForPartitionError,
@@ -54,6 +55,7 @@ class KafkaTrigger(TriggerSource):
 
     sharing: ClassVar[Sharing] = "partitioned"
     default_ordering: ClassVar[Ordering] = "key"
+    printer_columns: ClassVar[Mapping[str, str]] = {"Topics": "topics"}
 
     brokers: Brokers = Field(default_factory=list, description="host:port each; absent: the fabric's own broker")
     topics: list[str] = Field(default_factory=list, description="Topics by name")
@@ -145,6 +147,16 @@ def brokers_of(brokers: Sequence[str], context: Context) -> list[str]:
     return found
 
 
+def not_connected(brokers: Sequence[str], security: Security | None, error: Exception) -> SourceError:
+    """What a person is told who cannot see the client's log."""
+    problem = str(error) or type(error).__name__
+    if isinstance(error, KafkaConnectionError):  # whatever kept it from each of them, which it does not say
+        problem = "none of them could be talked to: is one there, and may it be reached from here?"
+        if security is not None:
+            problem += " Or it refuses what spec.security says"
+    return SourceError("NotConnected", f"{', '.join(brokers)}: {problem}")
+
+
 @contextlib.asynccontextmanager
 async def admin_client(
     brokers: Sequence[str], security: Security | None, context: Context
@@ -156,7 +168,7 @@ async def admin_client(
         await admin.start()
         yield admin
     except (KafkaError, OSError) as error:
-        raise SourceError("NotConnected", f"{', '.join(brokers)}: {error or type(error).__name__}") from error
+        raise not_connected(brokers, security, error) from error
     finally:
         await admin.close()
 
@@ -277,7 +289,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await consumer.start()
         except (KafkaError, OSError) as error:
-            raise SourceError("NotConnected", f"{', '.join(brokers)}: {error or type(error).__name__}") from error
+            raise not_connected(brokers, trigger.security, error) from error
         if trigger.topic_pattern:
             pattern = _whole_name(trigger.topic_pattern, trigger.delivery.dead_letter.name)
             consumer.subscribe(pattern=pattern, listener=self)

@@ -32,6 +32,8 @@ class NATSTrigger(TriggerSource):
 
     sharing: ClassVar[Sharing] = "competing"
     default_ordering: ClassVar[Ordering] = "none"
+    printer_columns: ClassVar[Mapping[str, str]] = {"Subject": "subject"}
+
     servers: Servers = Field(
         default_factory=list, description="nats://, tls:// or ws:// addresses; absent: the fabric's own"
     )
