@@ -21,6 +21,7 @@ from trigger_sources.kafka.trigger import KafkaTrigger
 from trigger_sources.nats.connection import Security as NATSSecurity
 from trigger_sources.nats.connection import Tls as NATSTls
 from trigger_sources.nats.trigger import KeyFrom, NATSTrigger
+from trigger_sources.routes import ORIGIN, ORIGIN_TOLD, Cors
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import (
     BROKER,
@@ -241,9 +242,10 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
                 " {name}, or {name...} at the end",
                 longest=1024,
             ),
-            host=_text(r"^[^/:*@\s]+$", "a name without scheme, port, path or * is needed, as shop.example"),
+            host=_text(r"^[^/:*@?#,\[\]\s]+$", "a name without scheme, port, path or * is needed, as shop.example"),
         ),
     },
+    Cors: _schemas(origins=_texts(f"^([*]|{ORIGIN})$", ORIGIN_TOLD, most=64)),
     expose.Exposure: _rules(one_of("ingress", "httpRoute")),
     HTTPAuth: _rules(
         {"rule": f"{given('basic')} || {given('bearer')}", "message": "at least one of basic, bearer is needed"}

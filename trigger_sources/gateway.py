@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from trigger_sources.delivery import Answer
 from trigger_sources.routes import (
@@ -395,6 +397,8 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         log.debug("request refused", extra={"status": status, "error": repr(exc)})
         text = (message or "bad request").strip().partition("\n")[0]
+        if isinstance(exc, LineTooLong):
+            text = "a line of the request is too long"  # and who knows what is in it
         return _response(request, refusal(status, text, _CLOSE), None)
 
 
@@ -411,8 +415,8 @@ class _Server(web.Server):
 
 def _response(request: web.BaseRequest, answer: Answer, found: Found[Requests] | None) -> web.Response:
     headers = [(name, value) for name, value in answer.headers if name != "connection"]
-    if found is not None and found.route.cors is not None and (origin := request.headers.get("origin")):
-        shared = cors_headers(found.route.cors, origin)
+    if found is not None and found.route.cors is not None:
+        shared = cors_headers(found.route.cors, request.headers.get("origin", ""))
         headers = [header for header in headers if not header[0].startswith("access-control-")] + shared
     if not any(name == "server" for name, _ in headers):
         headers.append(("server", "kubeirq"))
@@ -438,7 +442,10 @@ def _target_and_host(raw: str, headers: Headers) -> tuple[str, str]:
     if not (raw.isascii() and raw.isprintable()) or "#" in raw or " " in raw:
         raise BadTarget("the target has characters that must be percent-encoded")
     scheme, found, rest = raw.partition("://")
-    if raw.startswith("/") or not (found and scheme.isalpha()):
+    if raw.startswith("/") or not found:
         return raw, host_of(next((value for name, value in headers if name == "host"), ""))
-    authority, slash, path = rest.partition("/")
-    return f"/{path}" if slash else "/", host_of(authority)
+    if scheme.lower() not in ("http", "https"):
+        raise BadTarget("the target is no http address")
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    path = rest[len(authority) :]
+    return path if path.startswith("/") else f"/{path}", host_of(authority)

@@ -8,15 +8,22 @@ from typing import Generic, TypeVar
 from urllib.parse import unquote
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trigger_sources.delivery import Answer
 from trigger_sources.spec import Spec
 
 T = TypeVar("T")
 
+ORIGIN = r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s:/?#@*,A-Z\[\]]+)(:\d+)?"
+ORIGIN_TOLD = (
+    "an origin as a browser writes it is needed, https://shop.example or http://shop.example:8080, or * for all"
+)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 BODY_LIMIT_BYTES = 1024 * 1024
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@,\[\]]*)(?::\d*)?")
+_SLASHES = re.compile(r"[/\\]")
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class Cors(Spec):
@@ -33,6 +40,14 @@ class Cors(Spec):
         if self.credentials and "*" in self.origins:
             raise ValueError("origins: credentials are allowed to named origins only, not to *")
         return self
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(ORIGIN, origin):
+                raise ValueError(f"{origin!r}: {ORIGIN_TOLD}")
+        return origins
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -279,19 +294,21 @@ def parameters_of(path: str) -> list[str]:
 def segments_of(path: str) -> list[str]:
     """The decoded segments of a request's raw path. Raises BadTarget.
 
-    It is split before it is decoded, so that %2F stays within its segment. Dot segments are refused: who resolves
-    them and who does not would see different paths.
+    It is split before it is decoded, so that %2F stays within its segment. What is read differently by who is asked
+    next is refused: dot segments, also between encoded slashes or backslashes, and a % that encodes nothing.
     """
     if not path.startswith("/"):
         raise BadTarget("the path does not begin with /")
     segments = path.split("/")[1:]
     if "%" in path:
+        if _STRAY_PERCENT.search(path):
+            raise BadTarget("the path has a % that encodes nothing")
         try:
             segments = [unquote(segment, errors="strict") for segment in segments]
         except UnicodeDecodeError:
             raise BadTarget("the path is not UTF-8") from None
     for segment in segments:
-        if segment in (".", ".."):
+        if "." in segment and any(part.partition(";")[0] in (".", "..") for part in _SLASHES.split(segment)):
             raise BadTarget("the path has dot segments")
         if not segment.isprintable():
             raise BadTarget("the path has characters that cannot be printed")
@@ -299,11 +316,11 @@ def segments_of(path: str) -> list[str]:
 
 
 def host_of(header: str) -> str:
-    """The host of a Host header: without its port, in lower case."""
-    host = header.strip().lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0].removesuffix(".")
+    """The host of a Host header: without its port, in lower case. Raises BadTarget."""
+    found = _HOST.fullmatch(header.strip().lower())
+    if found is None:
+        raise BadTarget("the host is none")
+    return found[1].removesuffix(".")
 
 
 def preflight(route: Route, origin: str, headers: str) -> Answer:
@@ -311,7 +328,7 @@ def preflight(route: Route, origin: str, headers: str) -> Answer:
     cors = route.cors
     assert cors is not None
     shared = cors_headers(cors, origin)
-    if not shared:
+    if shared[0][0] == "vary":
         return refusal(403, f"origin {origin!r} is not allowed here")
     allowed = headers if "*" in cors.headers else ", ".join(cors.headers)
     found = [
@@ -325,11 +342,11 @@ def preflight(route: Route, origin: str, headers: str) -> Answer:
 
 
 def cors_headers(cors: Cors, origin: str) -> list[tuple[str, str]]:
-    """The headers that let a page of that origin see an answer; none when it may not."""
+    """The headers that let a page of that origin see an answer, and tell caches that others may not."""
     if "*" in cors.origins:
         return [("access-control-allow-origin", "*")]
     if origin not in cors.origins:
-        return []
+        return [("vary", "origin")]
     found = [("access-control-allow-origin", origin), ("vary", "origin")]
     if cors.credentials:
         found.append(("access-control-allow-credentials", "true"))

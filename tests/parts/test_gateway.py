@@ -178,6 +178,36 @@ async def test_a_browser_asks_first_and_sees_every_answer() -> None:
             assert "access-control-allow-origin" not in answer.headers
 
 
+async def test_an_answer_that_depends_on_the_origin_says_so_to_caches_even_where_none_is_allowed() -> None:
+    async with (
+        gateway() as server,
+        served(server, Route("/some", cors=Cors(origins=["https://shop.example"]))),
+        served(server, Route("/all", cors=Cors(origins=["*"]))),
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+    ):
+        for headers in ({}, {"origin": "null"}, {"origin": "https://shop.example"}):
+            async with client.post("/some", headers=headers) as answer:
+                assert answer.headers["vary"] == "origin"
+                allowed = answer.headers.get("access-control-allow-origin")
+                assert allowed == ("https://shop.example" if headers.get("origin") == "https://shop.example" else None)
+        async with client.post("/all") as answer:
+            assert answer.headers["access-control-allow-origin"] == "*"
+            assert "vary" not in answer.headers
+
+
+async def test_a_target_with_a_query_and_no_path_is_the_root_of_its_host() -> None:
+    async with gateway() as server, served(server, Route("/", host="shop.example")):
+        asked = request("POST http://Shop.example:80?x=1 HTTP/1.1", "connection: close", host="other")
+        assert (await raw(server.port, asked)).endswith(b"POST /?x=1 ")
+
+
+async def test_a_header_that_is_too_long_is_not_told_back() -> None:
+    async with gateway() as server, served(server, Route("/")):
+        said = await raw(server.port, request("POST / HTTP/1.1", "authorization: Bearer " + "s3cret" * 2_000))
+        assert b" 400 " in said and b"a line of the request is too long" in said
+        assert b"s3cret" not in said
+
+
 async def test_who_is_not_admitted_is_answered_before_a_body_is_read() -> None:
     route = Route("/", admit=lambda headers: None if headers.get("x-key") == "k" else refusal(401, "no"))
     async with gateway() as server, served(server, route):
@@ -244,6 +274,11 @@ HOSTILE = {
     "two hosts": request("POST / HTTP/1.1", "host: other"),
     "dot segments": request("POST /a/../admin HTTP/1.1"),
     "encoded dot segments": request("POST /a/%2e%2e/admin HTTP/1.1"),
+    "dot segments between encoded slashes": request("POST /a/..%2f..%2fadmin HTTP/1.1"),
+    "a percent sign that encodes nothing": request("POST /a/%zz HTTP/1.1"),
+    "a name before the host": request("POST / HTTP/1.1", host="shop.example:x@evil"),
+    "a name before the host of the target": request("POST http://shop.example:x@evil/ HTTP/1.1"),
+    "another scheme": request("POST ftp://h/ HTTP/1.1"),
     "a header that is not UTF-8": b"POST / HTTP/1.1\r\nhost: h\r\nx: \xff\r\n\r\n",
     "a fragment": request("POST /#a HTTP/1.1"),
     "a bad chunk size": request("POST / HTTP/1.1", "transfer-encoding: chunked", body=b"zz\r\nab\r\n0\r\n\r\n"),

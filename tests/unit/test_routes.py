@@ -187,7 +187,8 @@ def test_a_browser_of_an_allowed_origin_may_and_of_another_may_not() -> None:
         "access-control-max-age": "600",
     }
     assert preflight(route, "https://evil.example", "").status == 403
-    assert cors_headers(cors, "https://shop.example.evil") == []
+    assert cors_headers(cors, "https://shop.example.evil") == [("vary", "origin")]
+    assert cors_headers(cors, "null") == cors_headers(cors, "") == [("vary", "origin")]
 
 
 def test_every_origin_and_header_is_allowed_by_a_star() -> None:
@@ -276,3 +277,68 @@ def test_an_index_finds_exactly_the_paths_that_have_a_request_in_common() -> Non
     for route in routes:
         index.remove(route)
     assert list(index.overlapping(Route("/{all...}"))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/files/..%2fadmin", "dot segments"),
+        ("/files/a%2F.%2Fb", "dot segments"),
+        ("/files/..%5cadmin", "dot segments"),
+        ("/files/\\..\\admin", "dot segments"),
+        ("/files/..;/admin", "dot segments"),
+        ("/files/%2e%2e;x", "dot segments"),
+        ("/files/%zz", "encodes nothing"),
+        ("/files/%", "encodes nothing"),
+        ("/files/%4", "encodes nothing"),
+    ],
+)
+def test_a_path_that_the_next_one_may_read_differently_is_refused(path: str, problem: str) -> None:
+    with pytest.raises(BadTarget, match=problem):
+        segments_of(path)
+
+
+def test_dots_that_mean_nothing_are_let_in() -> None:
+    assert segments_of("/a..b/...%2f.c/%252e%252e") == ["a..b", ".../.c", "%2e%2e"]
+
+
+@pytest.mark.parametrize(
+    ("header", "host"),
+    [
+        ("Shop.Example", "shop.example"),
+        (" shop.example.:80 ", "shop.example"),
+        ("shop.example:", "shop.example"),
+        ("[::1]:8080", "[::1]"),
+        ("", ""),
+    ],
+)
+def test_a_host_is_without_its_port_and_final_dot(header: str, host: str) -> None:
+    assert host_of(header) == host
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "shop.example:80:90",
+        "shop.example:port",
+        "shop.example:x@evil",
+        "a@shop.example",
+        "a, b",
+        "a/b",
+        "a b",
+        "[::1",
+        "::1",
+    ],
+)
+def test_a_host_that_is_none_is_refused(header: str) -> None:
+    with pytest.raises(BadTarget, match="the host is none"):
+        host_of(header)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "shop.example", "https://shop.example/", "https://Shop.example", "https://*.example", "", "https://a b"],
+)
+def test_an_origin_that_no_browser_sends_or_everybody_can_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="an origin as a browser writes it is needed"):
+        Cors(origins=["https://shop.example:8443", "http://[::1]:80", origin])

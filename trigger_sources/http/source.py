@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -134,7 +135,7 @@ class HTTPTrigger(TriggerSource):
     @field_validator("host")
     @classmethod
     def _is_a_host(cls, host: str | None) -> str | None:
-        if host is not None and any(character in "/:*@" or character.isspace() for character in host):
+        if host is not None and re.search(r"[/:*@?#,\[\]\s]", host):
             raise ValueError(f"{host!r}: a name without scheme, port, path or * is needed: shop.example")
         return host
 
