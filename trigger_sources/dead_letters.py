@@ -48,6 +48,9 @@ class DeadLetters(Protocol):
     def letters(self) -> AsyncIterator[DeadLetter]:
         """All of this trigger's, oldest failure first, doubles folded."""
 
+    async def count(self) -> int:
+        """How many `letters` there are, without their data: there may be very many."""
+
     async def remove(self, letter: DeadLetter) -> None:
         """Returns once it is gone. One that is gone already is no error."""
 

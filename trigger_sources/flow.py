@@ -272,7 +272,7 @@ class Flow:
                 async with asyncio.timeout(_LAG_SECONDS * 2):  # not wait_for: it may swallow that we are cancelled
                     self.lag = await self.trigger.lag(self.context)
                 if not counted and self.dispatcher.dead_letters is not None:
-                    self.dispatcher.dead_letter_count = await _count(self.dispatcher.dead_letters)
+                    self.dispatcher.dead_letter_count = await self.dispatcher.dead_letters.count()
                     counted = True
             except Exception as error:  # noqa: BLE001  lag is for looking at; the flow goes on without it
                 log.debug("lag not known", extra={**self._where(), "error": repr(error)})
@@ -477,10 +477,3 @@ async def _close(generator: AsyncIterator[Sequence[Delivery]]) -> None:
             await generator.aclose()
     except Exception:
         log.warning("source not closed in order", exc_info=True)
-
-
-async def _count(letters: DeadLetters) -> int:
-    count = 0
-    async for _ in letters.letters():
-        count += 1
-    return count

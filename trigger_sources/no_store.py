@@ -37,6 +37,9 @@ class NoDeadLetters:
         for letter in nothing:
             yield letter
 
+    async def count(self) -> int:
+        return 0
+
     async def remove(self, letter: DeadLetter) -> None:
         """It is gone already."""
 

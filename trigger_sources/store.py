@@ -201,6 +201,15 @@ class StoreDeadLetters:
             if len(page) < _LETTERS_A_READ:
                 return
 
+    async def count(self) -> int:
+        count: int = await self._store.run(
+            lambda connection: connection.execute(
+                "SELECT COUNT(*) FROM dead_letters WHERE uid = ? AND function = coalesce(?, function)",
+                (self._uid, self._function),
+            ).fetchone()[0]
+        )
+        return count
+
     async def remove(self, letter: DeadLetter) -> None:
         identity = (self._uid, letter.function, letter.position)
         await self._store.run(

@@ -240,6 +240,7 @@ async def test_dead_letters_of_two_triggers_in_one_topic(address: str, topic: st
     again = replace(tombstone, failed_at=9.0, redriven=1)
     await letters.write(again)
     assert [found async for found in letters.letters()] == [large, again]
+    assert (await letters.count(), await others.count()) == (2, 1)
     await letters.remove(again)
     await letters.remove(again)
     assert [found async for found in letters.letters()] == [large]

@@ -67,6 +67,19 @@ class KafkaDeadLetters:
         for letter in sorted(found.values(), key=lambda one: one.failed_at):
             yield letter
 
+    async def count(self) -> int:
+        mine = f"{self._context.uid}/{self._context.function}/".encode()
+        found: set[bytes] = set()
+        async with contextlib.aclosing(self._records()) as records:
+            async for key, metadata, value in records:
+                if not key.startswith(mine):
+                    continue
+                if metadata is None or value is None:
+                    found.discard(key)
+                else:
+                    found.add(key)
+        return len(found)
+
     async def close(self) -> None:
         """The producer is shared: it is closed with its last owner."""
 

@@ -101,6 +101,22 @@ class StreamDeadLetters:
         for letter in sorted(found, key=lambda one: one.failed_at):
             yield letter
 
+    async def count(self) -> int:
+        """Asked of a consumer that takes nothing: what it would have to bring."""
+        connection = await self._connection()
+        config = {"filter_subject": f"{self._mine}.*", "ack_policy": "none", "mem_storage": True}
+        try:
+            found = await connection.api(
+                f"CONSUMER.CREATE.{self._stream}", {"stream_name": self._stream, "config": config}
+            )
+            await connection.api(f"CONSUMER.DELETE.{self._stream}.{found['name']}")
+        except JetStreamError as error:
+            if not error.not_found:
+                raise
+            return 0
+        count: int = found["num_pending"]
+        return count
+
     async def remove(self, letter: DeadLetter) -> None:
         connection = await self._connection()
         try:
