@@ -23,6 +23,7 @@ _RESTART_MAX_SECONDS = 15.0
 _STAYED_UP_SECONDS = 30.0
 _POLL_SECONDS = 0.03
 _READ_BYTES = 64 * 1024
+_SAID_BY_THE_RUNTIME = "runtime: the function does not start"  # after what the function itself had to say
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,8 @@ class _Version:
         return NotServing(f"its process ended: {exit_text(process.returncode or 0)}{self._last_word()}")
 
     def _last_word(self) -> str:
-        line = next((line for line in reversed(self._last) if line.strip()), "")
+        said = (line for line in reversed(self._last) if line.strip() and not line.startswith(_SAID_BY_THE_RUNTIME))
+        line = next(said, "")
         return f": {line.strip()}" if line else ""
 
     async def _end_process(self) -> None:
