@@ -1,4 +1,5 @@
-"""Pure: which trigger has what only one can have. Of several that claim the same, the oldest, in every replica alike.
+"""Pure: which trigger has what only one can have: of several that claim it the one that has served it for longest, then
+the oldest. The same in every replica, since it is in the triggers' status.
 
 Across namespaces a route is claimed with all that it matches: a more specific one of a younger trigger would take
 requests that are the older one's. Within a namespace the more specific route has them, as the gateway has it.
@@ -12,13 +13,16 @@ from trigger_sources.routes import Route, RouteIndex, takes_from
 from trigger_sources.source import TriggerSource
 
 Key = tuple[str, str, str]  # kind, namespace, name
-Age = tuple[str, str, str]
+Age = tuple[str, str, str, str]
+
+_NOT_YET = "~"  # after every time
 
 
 @dataclass(frozen=True, slots=True)
 class _Claimant:
     age: Age
     claims: frozenset[str]
+    told: str  # all of them
     route: Route | None
 
 
@@ -35,7 +39,9 @@ class Claims:
         concerned = self.forget(key)
         if spec is None:
             return concerned
-        found = _Claimant(age_of(trigger), spec.claims(key[2]), spec.route(key[2]))
+        claims = spec.claims(key[2])
+        told = ", ".join(sorted(claims))
+        found = _Claimant(age_of(trigger, told), claims, told, spec.route(key[2]))
         self._claimants[key] = found
         for claim in found.claims:
             self._by_claim.setdefault(claim, set()).add(key)
@@ -74,6 +80,11 @@ class Claims:
         _, first, route = min(older, key=lambda found: found[:2])
         return f"some of {route.host or ''}{route.path}", first
 
+    def of(self, key: Key) -> str:
+        """What the trigger claims, in words; nothing where it claims nothing or is not known."""
+        found = self._claimants.get(key)
+        return "" if found is None else found.told
+
     def _concerned(self, key: Key, found: _Claimant) -> set[Key]:
         same = {other for claim in found.claims for other in self._by_claim[claim]}
         return same | {other for other, _ in self._elsewhere(key, found) if self._claimants[other].age > found.age}
@@ -86,7 +97,22 @@ class Claims:
                     yield other, route
 
 
-def age_of(trigger: Mapping[str, Any]) -> Age:
-    """Sorts by age, and the same everywhere for those of one second."""
-    metadata = trigger["metadata"]
-    return metadata["creationTimestamp"], metadata["namespace"], metadata["name"]
+def age_of(trigger: Mapping[str, Any], claims: str) -> Age:
+    """Sorts by who has served this for longest. A trigger that is changed to claim something else begins anew: it comes
+    after all who serve, and before younger ones that do not yet; of one second the names decide."""
+    metadata, served = trigger["metadata"], served_of(trigger)
+    since = served.get("since", _NOT_YET) if served.get("claims") == claims else _NOT_YET
+    return since, metadata["creationTimestamp"], metadata["namespace"], metadata["name"]
+
+
+def served_of(trigger: Mapping[str, Any]) -> Mapping[str, str]:
+    """What its status says that it serves, and since when; empty where it serves nothing."""
+    found: Mapping[str, str] = (trigger.get("status") or {}).get("served") or {}
+    return found
+
+
+def served_since(before: Mapping[str, str], claims: str, now: str) -> Mapping[str, Any]:
+    """The status' field of a trigger that has what it claims; `before` is what it said last."""
+    if not claims:
+        return {}
+    return {"served": {"claims": claims, "since": before["since"] if before.get("claims") == claims else now}}

@@ -155,6 +155,11 @@ def _status_of(kind: str) -> Schema:
             "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
             "state": {"type": "object", "additionalProperties": text, "description": "Cursors of the source"},
             "address": {**text, "description": "Where an HTTPTrigger is called"},
+            "served": {
+                "type": "object",
+                "description": "What it has alone, and since when: who has it for longer keeps it",
+                "properties": {"claims": text, "since": {"type": "string", "format": "date-time"}},
+            },
         }
     )
     return {"type": "object", "properties": {**common, **own}}

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from controllers.api import GROUP, VERSION, Api, Object, Refused, plural_of
-from controllers.claims import Claims
+from controllers.claims import Claims, served_of, served_since
 from controllers.conditions import Condition, conditions_of
 from controllers.differences import has
 from controllers.events import Events, happened_between
@@ -337,7 +337,7 @@ class TriggerController:
         if lost is None:
             return None
         what, (kind, namespace, name) = lost
-        return "Taken", f"spec: {what} is served by the older {kind} {namespace}/{name}; change one of them"
+        return "Taken", f"spec: {what} is served by {kind} {namespace}/{name} already; change one of them"
 
     def _may_start(self, trigger: TriggerResource) -> Callable[[], bool] | None:
         if not needs_holder(trigger.spec) or isinstance(self.duties, Alone):
@@ -404,6 +404,10 @@ class TriggerController:
         if conditions is None:
             return None
         moment = datetime.now(UTC)
+        # before all are known nobody is the first to serve anything
+        if trigger.spec is not None and trigger.rejection is None and (self.synced.is_set() or "served" in before):
+            claims = self._claims.of(_key_of(trigger.object))
+            fields = {**fields, **served_since(before.get("served", {}), claims, _text_of(moment))}
         wanted: Object = {
             **fields,
             "observedGeneration": generation,
@@ -411,7 +415,7 @@ class TriggerController:
                 conditions,
                 before.get("conditions", []),
                 generation=generation,
-                now=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                now=_text_of(moment),
             ),
         }
         target = trigger.spec.target if trigger.spec is not None else None
@@ -422,7 +426,7 @@ class TriggerController:
         )
         next_runs = getattr(trigger.spec, "next_runs", None)
         if next_runs is not None and (not same or now - trigger.said_at > _NEXT_RUNS_SECONDS):
-            wanted["nextRuns"] = [run.strftime("%Y-%m-%dT%H:%M:%SZ") for run in next_runs(_NEXT_RUNS, moment)]
+            wanted["nextRuns"] = [_text_of(run) for run in next_runs(_NEXT_RUNS, moment)]
             same = same and has(before, wanted)
         return None if same else wanted
 
@@ -468,8 +472,11 @@ class TriggerController:
         known = self._triggers.get(key)
         if known is not None and known.uid == found["metadata"]["uid"]:
             same = known.object["metadata"]["generation"] == found["metadata"]["generation"]
+            held = served_of(known.object) != served_of(found)
             known.object = found
             if same:
+                if held:
+                    self._look_again(self._claims.note(key, found, known.spec))
                 return False
             known.spec, known.rejection = _spec_of(found)
             known.status.fenced = self._is_fenced(known.spec)
@@ -544,3 +551,7 @@ def _same_but_for_words(before: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 def _key_of(found: Mapping[str, Any]) -> Key:
     return found["kind"], found["metadata"]["namespace"], found["metadata"]["name"]
+
+
+def _text_of(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -269,7 +269,7 @@ async def test_a_path_is_the_older_triggers_and_the_younger_is_told(tmp_path: Pa
         await asyncio.sleep(1.1)  # creation times are whole seconds
         await it.apply(resource("HTTPTrigger", "second", {"url": "http://127.0.0.1:1/", "path": "/orders"}))
         found = await it.until("httptrigger", "second", lambda found: condition(found)["reason"] == "Taken")
-        assert "POST /orders is served by the older HTTPTrigger default/first" in condition(found)["message"]
+        assert "POST /orders is served by HTTPTrigger default/first already" in condition(found)["message"]
         await it.server.kubectl("delete", "httptrigger", "first", "--timeout=10s")
         await it.until("httptrigger", "second", lambda found: condition(found)["reason"] != "Taken")
 
@@ -284,9 +284,19 @@ async def test_a_more_specific_route_of_another_namespace_takes_nothing_from_an_
         await asyncio.sleep(1.1)  # creation times are whole seconds
         await it.apply(resource("HTTPTrigger", "second", {**spec, "path": "/pay/card"}))
         found = await it.until("httptrigger", "second", lambda found: condition(found)["reason"] == "Taken")
-        assert "some of /pay/{rest...} is served by the older HTTPTrigger shop/first" in condition(found)["message"]
-        await it.server.kubectl("delete", "httptrigger", "first", "-n", "shop", "--timeout=10s")
-        await it.until("httptrigger", "second", lambda found: condition(found)["reason"] != "Taken")
+        assert "some of /pay/{rest...} is served by HTTPTrigger shop/first already" in condition(found)["message"]
+        await it.until("httptrigger", "second", lambda found: "served" not in found["status"])
+        await it.apply(resource("HTTPTrigger", "second", {**spec, "path": "/elsewhere"}))
+        await it.until("httptrigger", "second", lambda found: "POST /elsewhere" in str(found["status"].get("served")))
+        await it.apply(resource("HTTPTrigger", "first", {**spec, "path": "/elsewhere"}, "shop"))
+        async with asyncio.timeout(20):  # though it is older: it was not there
+            while condition(await it.get("httptrigger", "first", "shop"))["reason"] != "Taken":
+                await asyncio.sleep(0.1)
+        assert condition(await it.get("httptrigger", "second"))["reason"] != "Taken"
+        await it.server.kubectl("delete", "httptrigger", "second", "--timeout=10s")
+        async with asyncio.timeout(20):
+            while condition(await it.get("httptrigger", "first", "shop"))["reason"] == "Taken":
+                await asyncio.sleep(0.1)
 
 
 @pytest.mark.timeout(60)

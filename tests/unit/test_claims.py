@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from controllers.claims import Claims, Key
+from controllers.claims import Claims, Key, served_since
 from trigger_sources.http.source import HTTPTrigger
 
 Trigger = tuple[Key, dict[str, Any], HTTPTrigger]
@@ -73,6 +73,36 @@ def test_the_older_may_be_the_more_specific_one() -> None:
 
 def test_of_one_second_the_namespace_and_name_decide() -> None:
     assert losers(trigger(1, "b/card", "/pay/card"), trigger(1, "a/all", "/pay/{rest...}")) == {"card": "all"}
+
+
+def serving(found: Trigger, since: str) -> Trigger:
+    """As its status says once it was served."""
+    key, document, spec = found
+    return key, {**document, "status": dict(served_since({}, ", ".join(sorted(spec.claims(key[2]))), since))}, spec
+
+
+def test_who_serves_keeps_what_an_older_trigger_is_changed_to_claim() -> None:
+    younger = serving(trigger(2, "b/card", "/pay/card"), "2030-01-02T00:00:00Z")
+    assert losers(trigger(1, "a/all", "/pay/{rest...}"), younger) == {}, "it takes none of them"
+    assert losers(trigger(1, "a/again", "/pay/card"), younger) == {"again": "card"}
+    assert losers(trigger(1, "a/new", "/pay/card", host="shop.example"), younger) == {"new": "card"}
+    moved = trigger(1, "a/moved", "/pay/card")
+    status = serving(trigger(1, "a/moved", "/elsewhere"), "2030-01-01T00:00:00Z")[1]["status"]
+    assert losers((moved[0], {**moved[1], "status": status}, moved[2]), younger) == {"moved": "card"}
+
+
+def test_of_two_that_serve_the_one_that_did_so_first_goes_on() -> None:
+    first = serving(trigger(2, "b/first", "/pay"), "2030-01-02T00:00:00Z")
+    second = serving(trigger(1, "a/second", "/pay"), "2030-01-03T00:00:00Z")
+    assert losers(first, second) == {"second": "first"}
+
+
+def test_a_status_says_since_when_the_same_is_served() -> None:
+    first = served_since({}, "POST /a", "1")
+    assert first == {"served": {"claims": "POST /a", "since": "1"}}
+    assert served_since(first["served"], "POST /a", "2") == first
+    assert served_since(first["served"], "PUT /a", "2") == {"served": {"claims": "PUT /a", "since": "2"}}
+    assert served_since(first["served"], "", "3") == {}
 
 
 def test_an_exposed_trigger_serves_nothing_on_the_gateway() -> None:
