@@ -22,6 +22,7 @@ ORIGIN_TOLD = (
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 BODY_LIMIT_BYTES = 1024 * 1024
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@,\[\]]*)(?::\d*)?")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SLASHES = re.compile(r"[/\\]")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -40,6 +41,14 @@ class Cors(Spec):
         if self.credentials and "*" in self.origins:
             raise ValueError("origins: credentials are allowed to named origins only, not to *")
         return self
+
+    @field_validator("methods", "headers")
+    @classmethod
+    def _are_tokens(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"{name!r}: the name of a method or header is needed, without blanks")
+        return names
 
     @field_validator("origins")
     @classmethod
@@ -225,7 +234,7 @@ def problem_of(path: str) -> str | None:
     segments = path.split("/")[1:]
     names = []
     for index, segment in enumerate(segments):
-        if segment in (".", ".."):
+        if _has_dots(segment):
             return f"{path!r}: {segment!r} is never matched: clients resolve it"
         if not ("{" in segment or "}" in segment):
             continue
@@ -308,11 +317,16 @@ def segments_of(path: str) -> list[str]:
         except UnicodeDecodeError:
             raise BadTarget("the path is not UTF-8") from None
     for segment in segments:
-        if "." in segment and any(part.partition(";")[0] in (".", "..") for part in _SLASHES.split(segment)):
+        if _has_dots(segment):
             raise BadTarget("the path has dot segments")
         if not segment.isprintable():
             raise BadTarget("the path has characters that cannot be printed")
     return segments
+
+
+def _has_dots(segment: str) -> bool:
+    """Whether it is, or has in it, what some would resolve: `..`, also with parameters as `..;x`."""
+    return "." in segment and any(part.partition(";")[0] in (".", "..") for part in _SLASHES.split(segment))
 
 
 def host_of(header: str) -> str:

@@ -11,7 +11,7 @@ from trigger_sources.events import Event, InvalidEvent
 from trigger_sources.http.answers import answer_to
 from trigger_sources.http.auth import credentials, users_of
 from trigger_sources.http.events import UnknownFormat, events_of, forwarded, from_record, record_from
-from trigger_sources.http.source import HTTPTrigger
+from trigger_sources.http.source import BasicAuth, HTTPTrigger
 
 
 def events(headers: list[tuple[str, str]], body: bytes = b"") -> list[Event]:
@@ -220,3 +220,8 @@ def test_one_attempt_is_made_while_a_caller_waits_unless_more_are_asked_for() ->
 def test_a_spec_that_is_wrong_names_the_field(spec: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         HTTPTrigger.model_validate({"function": "f", **spec})
+
+
+def test_a_user_whose_name_cannot_be_sent_is_refused() -> None:
+    with pytest.raises(ValueError, match="a name with : in it cannot be sent"):
+        BasicAuth.model_validate({"username": "a:b", "password": {"name": "s", "key": "k"}})

@@ -342,3 +342,14 @@ def test_a_host_that_is_none_is_refused(header: str) -> None:
 def test_an_origin_that_no_browser_sends_or_everybody_can_is_refused(origin: str) -> None:
     with pytest.raises(ValueError, match="an origin as a browser writes it is needed"):
         Cors(origins=["https://shop.example:8443", "http://[::1]:80", origin])
+
+
+@pytest.mark.parametrize("fields", [{"headers": ["x\r\ny: z"]}, {"headers": [""]}, {"methods": ["a b"]}])
+def test_what_no_header_can_say_is_refused(fields: dict[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match="the name of a method or header is needed"):
+        Cors(origins=["*"], **fields)
+
+
+@pytest.mark.parametrize("path", ["/a/..;/b", "/a/.", "/..;x"])
+def test_a_path_that_no_request_may_have_is_no_route(path: str) -> None:
+    assert "is never matched" in (problem_of(path) or "")

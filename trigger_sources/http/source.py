@@ -53,6 +53,8 @@ class BasicAuth(Spec):
     def _one_way(self) -> "BasicAuth":
         if (self.users is None) == (self.username is None) or (self.username is None) != (self.password is None):
             raise ValueError("either username and password, or users is needed")
+        if self.username is not None and ":" in self.username:
+            raise ValueError("username: a name with : in it cannot be sent, for what follows is the password")
         return self
 
 
