@@ -139,9 +139,11 @@ def condition(found: Any, kind: str = "Ready") -> Any:
 
 
 async def holder_of(it: Cluster, kind: str, name: str) -> str:
-    """The replica that runs the trigger."""
+    """The replica that runs the trigger; between one and the next there is none, and that is waited for."""
     uid = (await it.get(kind, name))["metadata"]["uid"]
     controller = kind.lower().removesuffix("trigger")
-    lease = f"kubeirq-{controller}-{slot_of(uid, SLOTS)}"
-    found: str = (await it.get("lease", lease, SYSTEM))["spec"]["holderIdentity"]
-    return found
+    slot = f"kubeirq-{controller}-{slot_of(uid, SLOTS)}"
+    async with asyncio.timeout(20):
+        while not (holder := (await it.get("lease", slot, SYSTEM))["spec"].get("holderIdentity")):
+            await asyncio.sleep(0.05)
+    return str(holder)
