@@ -168,6 +168,7 @@ async def _replicas(server: APIServer, folder: Path, *command: str, **environmen
                 "KUBEIRQ_REPLICA": login,
                 "KUBEIRQ_PORT": str(free_port()),
                 "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1",
+                "KUBEIRQ_REACH_ALLOW": "127.0.0.0/8",  # what the triggers would call is on this machine
                 **environment,
             }
             with log.open("ab") as out:
