@@ -1,7 +1,7 @@
 """The ways to the functions of a cluster: one gate for each, closed while nothing serves it."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from controllers.known import Known
@@ -34,9 +34,9 @@ class Gates:
             self._judge(key)
         return self._gates[key]
 
-    def functions(self, namespace: str) -> list[tuple[str, Mapping[str, str]]]:
-        """Name and labels of each Function of the namespace."""
-        return [(name, labels) for (found, name), labels in self._functions.items() if found == namespace]
+    def functions(self, namespace: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Name and labels of each Function of the namespace: only a selector looks at them."""
+        return ((name, labels) for (found, name), labels in self._functions.items() if found == namespace)
 
     def listing(self) -> None:
         """A listing begins: what is seen from now on is newer."""

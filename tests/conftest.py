@@ -11,3 +11,6 @@ settings.load_profile("kubeirq")
 # Who is started in the background ignores interrupts, and so would every program that a test interrupts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Who is told to end stops first what its tests have started
+signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -75,8 +75,8 @@ async def test_a_function_that_went_holds_its_events_until_it_is_back(gates: Gat
 async def test_only_names_and_labels_make_a_function_another(gates: Gates) -> None:
     gates.listed([GREET], [])
     assert not gates.function_seen({**GREET, "status": {"replicas": 1}})
-    assert gates.functions("default") == [("greet", {"app": "shop"})]
-    assert gates.functions("other") == []
+    assert list(gates.functions("default")) == [("greet", {"app": "shop"})]
+    assert list(gates.functions("other")) == []
     assert gates.function_seen({"metadata": {**GREET["metadata"], "labels": {}}})
 
 
@@ -92,11 +92,11 @@ async def test_what_a_watch_says_while_a_listing_is_under_way_is_newer(gates: Ga
     gates.function_seen({"metadata": {**GREET["metadata"], "labels": {"app": "other"}}})
     gates.listed([GREET], [slice_of(True)])
     assert gate.is_down
-    assert gates.functions("default") == [("greet", {"app": "other"})]
+    assert list(gates.functions("default")) == [("greet", {"app": "other"})]
     gates.listing()
     gates.function_seen(GREET, gone=True)
     gates.listed([GREET], [])
-    assert gates.functions("default") == []
+    assert list(gates.functions("default")) == []
 
 
 async def test_the_late_end_of_an_older_function_is_not_that_of_its_successor(gates: Gates) -> None:
