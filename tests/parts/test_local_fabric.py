@@ -43,17 +43,17 @@ async def test_changing_a_function_under_load_loses_no_accepted_event(tmp_path: 
                     accepted.append(number)
                     await asyncio.sleep(0.002)
 
-        posting = asyncio.create_task(keep_posting())
-        for version in ("2", "3", "4"):
-            it.code(version)
-            await it.apply(web("accepted", answer="accepted"))
-            await until(lambda version=version: it.ledger()[-1:] and it.ledger()[-1][0] == version)
-            if version == "3":
-                (tmp_path / "f.py").write_text("this is no python")
+        async with asyncio.TaskGroup() as tasks:  # a post that fails ends the test at once
+            tasks.create_task(keep_posting())
+            for version in ("2", "3", "4"):
+                it.code(version)
                 await it.apply(web("accepted", answer="accepted"))
-                await until(lambda: it.fabric.functions["default", "f"].state == "Failing")
-        done.set()
-        await posting
+                await until(lambda version=version: it.ledger()[-1:] and it.ledger()[-1][0] == version)
+                if version == "3":
+                    (tmp_path / "f.py").write_text("this is no python")
+                    await it.apply(web("accepted", answer="accepted"))
+                    await until(lambda: it.fabric.functions["default", "f"].state == "Failing")
+            done.set()
         await until(lambda: {number for _, number in it.ledger()} == set(accepted))
         assert {version for version, _ in it.ledger()} == {"1", "2", "3", "4"}
         assert len(it.ledger()) == len(accepted)  # no process was ended in the middle of a call
