@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubeirq.texts import age, last_answer
+from trigger_sources.spec import problem_of_name
 
 
 def condition_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -34,7 +35,9 @@ def advice_for(trigger: Mapping[str, Any]) -> list[str]:
     found = []
     reason = next((c["reason"] for c in trigger["conditions"] if c["type"] == "Delivering"), "")
     if reason == "FunctionDown":
-        found.append(f"kubeirq describe Function/{trigger['function']}; its events wait, and none is lost")
+        called = trigger["function"]
+        look = f"kubeirq describe Function/{called}" if problem_of_name(called) is None else f"see why {called} is away"
+        found.append(f"{look}; its events wait, and none is lost")
     if reason == "EverythingFails":
         found.append(f"mend the function; then kubeirq resume {name}, or wait: one event is tried every 30 s")
     if reason == "Parked":
