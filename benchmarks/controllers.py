@@ -24,8 +24,8 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from benchmarks.measure import ROOT, cpu_seconds, memory
-from controllers.api import Api, Object
-from controllers.crds import crds
+from controllers.cluster.api import Api, Object
+from controllers.definitions.crds import crds
 
 sys.path.insert(0, str(ROOT / "tests"))
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 import uvloop
 from kubernetes.aio.config import ConfigException
 
-from controllers import trigger_process
-from controllers.api import Api, api
-from controllers.functions import FunctionController
-from controllers.leases import Slots
-from controllers.operator import beside, operate
-from controllers.workload import Settings
-from trigger_sources.logs import JsonLines
-from trigger_sources.metrics_endpoint import metrics_endpoint
+from controllers.cluster.api import Api, api
+from controllers.cluster.leases import Slots
+from controllers.cluster.operator import beside, operate
+from controllers.functions.controller import FunctionController
+from controllers.functions.workload import Settings
+from controllers.triggers import process as trigger_process
+from trigger_sources.observe.endpoint import metrics_endpoint
+from trigger_sources.observe.logs import JsonLines
 
 
 def main() -> int:

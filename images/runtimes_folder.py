@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runtimes import CATALOGUE  # controllers/runtimes.py, put beside this file
+from runtimes import CATALOGUE  # controllers/functions/runtimes.py, put beside this file
 
 
 def main(servers: Path, target: Path) -> None:

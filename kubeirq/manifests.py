@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from controllers.function import FunctionSpec
-from trigger_sources.filters import compile_filter
+from controllers.functions.resource import FunctionSpec
+from trigger_sources.dispatch.filters import compile_filter
 from trigger_sources.problems import Place, Problem, dotted, nearest, spec_problems
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource

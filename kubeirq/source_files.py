@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from controllers.function import FunctionSpec
+from controllers.functions.resource import FunctionSpec
 
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
 

@@ -14,9 +14,9 @@ from trigger_sources.spec import DeliveryPolicy, Reply, SecretRef, Spec, Target
 
 if TYPE_CHECKING:
     from trigger_sources.dead_letters import DeadLetters
-    from trigger_sources.gateway import Requests
+    from trigger_sources.http.gateway import Requests
+    from trigger_sources.http.routes import Route
     from trigger_sources.inbox import Inbox
-    from trigger_sources.routes import Route
 
 Ordering = Literal["key", "partition", "none"]
 Sharing = Literal["partitioned", "competing", "single"]

@@ -21,7 +21,7 @@ HEADERS = b"content-type: application/json\r\nce-specversion: 1.0\r\nce-id: 1\r\
 
 
 async def ours(url: str, until: float, in_flight: int) -> int:
-    from trigger_sources.http_client import Endpoint
+    from trigger_sources.transport.client import Endpoint
 
     endpoint, done = Endpoint(url), 0
 

@@ -55,7 +55,7 @@ def render(paths: tuple[Path, ...], secrets: Path | None, namespace: str | None,
     """Print what `deploy` would send, code included. Needs no cluster."""
     from kubeirq.manifests import load
     from kubeirq.on_cluster.bundle import objects_of
-    from kubeirq.texts import yaml_of
+    from kubeirq.output.texts import yaml_of
 
     resources, problems = load(paths, secrets, namespace=namespace or "default", whole=False)
     _stop_at(problems)
@@ -74,8 +74,8 @@ def render(paths: tuple[Path, ...], secrets: Path | None, namespace: str | None,
 )
 def crds(output: str, chart: Path | None) -> None:
     """Print the CustomResourceDefinitions of Function and of every trigger kind that is installed, plugins' too."""
-    from controllers import crds as generated
-    from controllers.schemas import NotStructural
+    from controllers.definitions import crds as generated
+    from controllers.definitions.schemas import NotStructural
     from trigger_sources.registry import BrokenPlugin
 
     try:

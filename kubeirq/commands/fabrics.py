@@ -12,8 +12,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from kubeirq.asked import Asked, NotRunning, Refused
-from kubeirq.kubeconfig import has_cluster
+from kubeirq.fabric_client import Asked, NotRunning, Refused
+from kubeirq.on_cluster.kubeconfig import has_cluster
 
 DEFAULT_STATE = Path(".kubeirq")
 _COMPLETION_SECONDS = 2
@@ -30,7 +30,7 @@ SYSTEM_NAMESPACE = click.option(
 
 
 def _contexts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from kubeirq.kubeconfig import contexts
+    from kubeirq.on_cluster.kubeconfig import contexts
 
     return [name for name in contexts(context.params.get("kubeconfig")) if name.startswith(incomplete)]
 
@@ -136,7 +136,7 @@ def chosen(state: Path | None, options: ClusterOptions, *, say: bool) -> Abstrac
     """
     nobody_said = options == ClusterOptions()
     if nobody_said and (state is not None or _runs(DEFAULT_STATE) or not has_cluster()):
-        from kubeirq.on_machine import OnMachine
+        from kubeirq.on_machine.client import OnMachine
 
         return OnMachine(state or DEFAULT_STATE)
     require_cluster_extra()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kubeirq.scaffold import Exists, function_files, source_files, write
+from kubeirq.commands.scaffold import Exists, function_files, source_files, write
 
 
 @click.command()

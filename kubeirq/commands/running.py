@@ -31,7 +31,7 @@ SECRETS = click.option(
 @click.option("--debug", metavar="FUNCTION", help="Run this function under debugpy, without time-outs.")
 def dev(paths: tuple[Path, ...], state: Path, secrets: Path | None, http_port: int | None, debug: str | None) -> None:
     """Run the resources of files and folders, show each event, reload on change."""
-    from kubeirq.local import dev as run
+    from kubeirq.on_machine.run import dev as run
 
     _run(run(paths, state=state, http_port=http_port, secrets=secrets, debug=debug))
 
@@ -54,7 +54,7 @@ def serve(
     metrics_port: int,
 ) -> None:
     """The same for a server without a cluster: no reload but on SIGHUP, metrics and health on a port."""
-    from kubeirq.local import serve as run
+    from kubeirq.on_machine.run import serve as run
 
     _run(
         run(

@@ -10,9 +10,9 @@ from typing import Any
 import click
 import orjson
 
-from kubeirq.asked import Asked, Table
 from kubeirq.commands.fabrics import names, talks
-from kubeirq.texts import age, table, text_of
+from kubeirq.fabric_client import Asked, Table
+from kubeirq.output.texts import age, table, text_of
 
 OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import date
 from typing import Any
 
-from controllers.code import TooLarge, config_map_of
-from controllers.function import FunctionSpec
+from controllers.functions.config_map import TooLarge, config_map_of
+from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests import Resource, Resources
 from kubeirq.source_files import NoFiles, files_of, module_file_of, requirements_of
 from trigger_sources.problems import Problem, nearest

@@ -14,10 +14,10 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from yaml import YAMLError
 
-from controllers import api as server
-from controllers.api import Api
-from kubeirq.asked import NotRunning, Refused
-from kubeirq.kubeconfig import has_kubeconfig
+from controllers.cluster import api as server
+from controllers.cluster.api import Api
+from kubeirq.fabric_client import NotRunning, Refused
+from kubeirq.on_cluster.kubeconfig import has_kubeconfig
 
 Object = dict[str, Any]
 

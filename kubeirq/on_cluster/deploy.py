@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from controllers.api import path_of
-from controllers.workload_status import FUNCTION_LABEL
-from kubeirq.asked import NotRunning, Refused
+from controllers.cluster.api import path_of
+from controllers.functions.status import FUNCTION_LABEL
+from kubeirq.fabric_client import NotRunning, Refused
 from kubeirq.manifests import Resources, load
 from kubeirq.on_cluster.bundle import objects_of, of_other_namespaces, without_function
 from kubeirq.on_cluster.connection import Cluster, NoRight, NotThere, Object
 from kubeirq.on_cluster.logs import log_of, past_lines
 from kubeirq.on_cluster.resources import FUNCTION, Kind, kinds_of, listed, ready_condition
-from kubeirq.texts import many
+from kubeirq.output.texts import many
 from trigger_sources.problems import Problem
 
 FIELD_MANAGER = "kubeirq-deploy"

@@ -12,16 +12,16 @@ from urllib.parse import quote
 
 import click
 
-from controllers.workload_status import FUNCTION_LABEL, PORT
-from kubeirq.asked import Answer, Description, Named, Overview, Published, Refused, chosen, one_of
-from kubeirq.log_lines import line_about
+from controllers.functions.status import FUNCTION_LABEL, PORT
+from kubeirq.fabric_client import Answer, Description, Named, Overview, Published, Refused, chosen, one_of
 from kubeirq.on_cluster.connection import Cluster, NoRight, cluster
 from kubeirq.on_cluster.logs import lines_of_pods
 from kubeirq.on_cluster.merged import flows_of, merged, worst_of
 from kubeirq.on_cluster.replicas import NoAnswer, Replica, ask, ask_for_lines, component_of, replicas_of
 from kubeirq.on_cluster.resources import FUNCTION, Kind, kinds_of, listed, named, worst_first
-from kubeirq.texts import age
-from kubeirq.trigger_text import advice_for, condition_lines, flow_lines
+from kubeirq.output.log_lines import line_about
+from kubeirq.output.texts import age
+from kubeirq.output.trigger_text import advice_for, condition_lines, flow_lines
 
 FIELD_MANAGER = "kubeirq"
 _FEW_LETTERS = 500  # that they are listed to be counted

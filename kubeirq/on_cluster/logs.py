@@ -6,7 +6,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kubeirq.asked import NotRunning, Refused
+from kubeirq.fabric_client import NotRunning, Refused
 from kubeirq.on_cluster.connection import Cluster, Object
 
 _LOOK_SECONDS = 2.0  # for pods that have come

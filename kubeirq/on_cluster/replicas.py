@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from kubeirq.asked import Refused
+from kubeirq.fabric_client import Refused
 from kubeirq.on_cluster.connection import Cluster, NoRight, Object
 
 ASK = ("python3", "-m", "controllers.ask")

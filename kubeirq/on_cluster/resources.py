@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kubeirq.asked import Named
+from kubeirq.fabric_client import Named
 from kubeirq.on_cluster.connection import Cluster, NoRight, NotThere, Object
 
 FUNCTION = "Function"

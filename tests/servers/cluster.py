@@ -26,9 +26,9 @@ from servers.kubernetes_node import ADDRESS, Node, node
 from servers.nats import NATSServer, nats_server
 from servers.package_index import package_index
 
-from controllers import runtimes
-from controllers.api import Api, Object
-from controllers.workload import PORT
+from controllers.cluster.api import Api, Object
+from controllers.functions import runtimes
+from controllers.functions.workload import PORT
 
 API_VERSIONS = {
     "Deployment": "apps/v1",

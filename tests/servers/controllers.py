@@ -14,9 +14,9 @@ import yaml
 from servers.kubernetes import APIServer, api_server
 from servers.ports import free_port
 
-from controllers.crds import crds
-from controllers.leases import slot_of
-from controllers.trigger_process import SLOTS
+from controllers.cluster.leases import slot_of
+from controllers.definitions.crds import crds
+from controllers.triggers.process import SLOTS
 
 SYSTEM = "kubeirq-system"  # where the release would be
 

@@ -10,14 +10,14 @@ from typing import Any
 import aiohttp
 from servers.broker import BROKERS, Broker, ListTrigger
 
-from trigger_sources.admin import FlowAdmin, served
-from trigger_sources.flows import Flows, TriggerResource
-from trigger_sources.gate import Gate
-from trigger_sources.gateway import Gateway
-from trigger_sources.host import LocalHost
+from trigger_sources.dispatch.flows import Flows, TriggerResource
+from trigger_sources.dispatch.gate import Gate
+from trigger_sources.dispatch.host import LocalHost
+from trigger_sources.http.gateway import Gateway
+from trigger_sources.observe.admin import FlowAdmin, served
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
-from trigger_sources.store import Store
+from trigger_sources.stores.sqlite import Store
 
 BASE = "/v1/triggers/default/ListTrigger/t"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from servers.kubernetes_build.build import CACHE, programs
 
-from controllers.runtimes import CATALOGUE
+from controllers.functions.runtimes import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE, PYTHON_VERSION = "bookworm", "3.11"
@@ -31,7 +31,9 @@ INGREDIENTS = {  # what the Containerfiles copy
         "images/controllers.Containerfile", "images/requirements.py", "pyproject.toml", "README.md", "LICENSE",
         "kubeirq", "controllers", "trigger_sources", "runtimes",
     ),
-    RUNTIMES: ("images/runtimes.Containerfile", "images/runtimes_folder.py", "controllers/runtimes.py", "runtimes"),
+    RUNTIMES: (
+        "images/runtimes.Containerfile", "images/runtimes_folder.py", "controllers/functions/runtimes.py", "runtimes",
+    ),
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 from servers.ports import free_port
 
-from kubeirq.brokers import kafka_broker
+from kubeirq.on_machine.brokers import kafka_broker
 
 VERSION = "4.1.1"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kubeirq" / f"kafka-{VERSION}"

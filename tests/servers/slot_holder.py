@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from controllers.api import api
-from controllers.leases import Slots
+from controllers.cluster.api import api
+from controllers.cluster.leases import Slots
 
 NAMESPACE, NAME = "default", "work"
 _MOMENT_SECONDS = 0.02

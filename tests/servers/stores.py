@@ -1,10 +1,10 @@
 """A store as a cluster has it: states in one place, events in another."""
 
 from trigger_sources.dead_letters import DeadLetters
-from trigger_sources.host import EventStore
+from trigger_sources.dispatch.host import EventStore
 from trigger_sources.inbox import Inbox
 from trigger_sources.source import State
-from trigger_sources.stand_in import MemoryState
+from trigger_sources.testing.stand_in import MemoryState
 
 
 class ComposedStore:

@@ -2,7 +2,7 @@
 
 from trigger_sources.delivery import Answer, Outcome
 from trigger_sources.http.events import without_hop_by_hop
-from trigger_sources.routes import refusal
+from trigger_sources.http.routes import refusal
 
 # By the outcome's reason, for outcomes that bring no answer of the function
 _WITHOUT_ANSWER = {

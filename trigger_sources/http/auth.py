@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trigger_sources.delivery import Answer
-from trigger_sources.routes import refusal
+from trigger_sources.http.routes import refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,12 @@ from trigger_sources.http.answers import answer_to
 from trigger_sources.http.auth import Credentials, credentials, users_of
 from trigger_sources.http.events import UNREADABLE_TYPE, UnknownFormat, events_of, forwarded, from_record, record_from
 from trigger_sources.http.expose import Exposure, problems_of
-from trigger_sources.routes import BODY_LIMIT_BYTES, METHODS, Cors, Route, claims_of, problem_of, refusal
+from trigger_sources.http.routes import BODY_LIMIT_BYTES, METHODS, Cors, Route, claims_of, problem_of, refusal
 from trigger_sources.source import Context, Lag, Sharing, SourceError, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
 
 if TYPE_CHECKING:
-    from trigger_sources.gateway import IncomingRequest, Requests
+    from trigger_sources.http.gateway import IncomingRequest, Requests
     from trigger_sources.inbox import Inbox, Kept
 
 log = logging.getLogger(__name__)

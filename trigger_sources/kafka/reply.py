@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, RecordTooLargeError
 
+from trigger_sources.dispatch.replies import ReplyRefused
 from trigger_sources.events import Event
 from trigger_sources.kafka.events import headers_from_event
 from trigger_sources.kafka.security import Security, client_arguments
 from trigger_sources.kafka.trigger import admin_client, brokers_of, create_topics
-from trigger_sources.replies import ReplyRefused
 from trigger_sources.source import Context
 from trigger_sources.spec import KafkaReply
 

@@ -30,9 +30,9 @@ from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import SETTLED, Delivery, Outcome
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.security import Security, client_arguments
+from trigger_sources.kafka.watermark import Watermark, decode
 from trigger_sources.source import Context, Lag, Ordering, Sharing, SourceError, TriggerSource
 from trigger_sources.spec import Brokers
-from trigger_sources.watermark import Watermark, decode
 
 log = logging.getLogger(__name__)
 

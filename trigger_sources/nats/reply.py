@@ -6,10 +6,10 @@ import orjson
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 
+from trigger_sources.dispatch.replies import ReplyRefused
 from trigger_sources.events import Event
 from trigger_sources.nats.connection import Connection, Security, connection_to, servers_of
 from trigger_sources.nats.events import headers_from_event
-from trigger_sources.replies import ReplyRefused
 from trigger_sources.source import Context
 from trigger_sources.spec import NATSReply
 

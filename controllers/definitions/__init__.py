@@ -1,0 +1,1 @@
+"""The CustomResourceDefinitions: schemas generated from the models, and admission rules."""

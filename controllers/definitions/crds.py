@@ -1,0 +1,198 @@
+"""The CustomResourceDefinitions of Function and of every trigger kind that is installed. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from controllers.cluster.api import GROUP, VERSION
+from controllers.definitions.admission import details, shorts_of
+from controllers.definitions.schemas import NotStructural, Schema, structural
+from controllers.functions.resource import FunctionSpec
+from trigger_sources.http.source import HTTPTrigger
+from trigger_sources.registry import kinds, source_of
+from trigger_sources.source import TriggerSource
+from trigger_sources.spec import FUNCTION_NAME, FUNCTION_NAME_TOLD
+
+FUNCTION = "Function"
+_NAME = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_SHORT_NAMES = {
+    FUNCTION: ["fn"],
+    "HTTPTrigger": ["httpt"],
+    "CronTrigger": ["cront"],
+    "KafkaTrigger": ["kt"],
+    "NATSTrigger": ["nt"],
+}
+
+
+def crds() -> list[Schema]:
+    """All of them, Function first. Raises BrokenPlugin, NotStructural."""
+    return [crd_of(kind) for kind in (FUNCTION, *sorted(kinds()))]
+
+
+def crd_of(kind: str) -> Schema:
+    """The definition of a kind that is installed. Raises KeyError, BrokenPlugin, NotStructural."""
+    return definition_of(kind, _model_of(kind))
+
+
+def definition_of(kind: str, model: type[FunctionSpec] | type[TriggerSource]) -> Schema:
+    """The definition of a kind whose spec is `model`. Raises NotStructural, which names the kind and the field."""
+    group = model.api_group if issubclass(model, TriggerSource) else GROUP
+    plural = f"{kind.lower()}s"
+    try:
+        spec = structural(model, details)
+    except NotStructural as error:
+        raise NotStructural(f"{kind}: {error}") from None
+    names = {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()}
+    short_names = {"shortNames": _SHORT_NAMES[kind]} if kind in _SHORT_NAMES else {}
+    schema = {
+        "type": "object",
+        "description": spec["description"],
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": _status_of(kind),
+        },
+        "x-kubernetes-validations": [_name_of(kind)],
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "names": {**names, **short_names, "categories": ["kubeirq"]},
+            "scope": "Namespaced",
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": _subresources_of(kind),
+                    "additionalPrinterColumns": list(_columns_of(model)),
+                }
+            ],
+        },
+    }
+
+
+def chart_files() -> dict[str, str]:
+    """The chart's templates of the built-in kinds, by file name. Helm never upgrades its folder `crds`, so these are
+    templates; it keeps them when the release goes, since with a definition all its resources go.
+    """
+    found = {}
+    for kind in (FUNCTION, *sorted(kinds())):
+        if _model_of(kind).__module__.partition(".")[0] in ("controllers", "trigger_sources"):
+            crd = crd_of(kind)
+            crd["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+            found[f"{crd['spec']['names']['plural']}.yaml"] = (
+                f"{{{{- if .Values.crds.install }}}}\n{yaml_of([crd])}{{{{- end }}}}\n"
+            )
+    return found
+
+
+def yaml_of(documents: Sequence[Schema]) -> str:
+    return yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _model_of(kind: str) -> type[FunctionSpec] | type[TriggerSource]:
+    return FunctionSpec if kind == FUNCTION else source_of(kind)
+
+
+class _Plain(yaml.SafeDumper):
+    """Without anchors: each part is written where it stands."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _name_of(kind: str) -> Schema:
+    """Of every resource, since others are named and labelled after it; a Service's must begin with a letter, too."""
+    form, told = _NAME, "lower-case letters, digits and -, at most 63, are needed"
+    if kind == FUNCTION:
+        form, told = FUNCTION_NAME, FUNCTION_NAME_TOLD
+    return {"rule": f"self.metadata.name.matches(r'^{form}$')", "message": f"metadata.name: {told}"}
+
+
+def _status_of(kind: str) -> Schema:
+    text, count = {"type": "string"}, {"type": "integer"}
+    condition: Schema = {
+        "type": "object",
+        "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+        "properties": {
+            "type": text,
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+            "reason": {**text, "description": "One word for machines"},
+            "message": {**text, "description": "What is wrong, and what to do"},
+            "lastTransitionTime": {"type": "string", "format": "date-time"},
+            "observedGeneration": {"type": "integer", "format": "int64"},
+        },
+    }
+    common: Schema = {
+        "observedGeneration": {"type": "integer", "format": "int64"},
+        "conditions": {
+            "type": "array",
+            "items": condition,
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    }
+    own: Schema = (
+        {
+            "url": {**text, "description": "Where the function is called"},
+            "replicas": count,
+            "readyReplicas": count,
+            "selector": {**text, "description": "The labels of its pods"},
+            "revision": {**text, "description": "Which code runs"},
+        }
+        if kind == FUNCTION
+        else {
+            "functions": {"type": "array", "items": text, "description": "The functions that the selector found"},
+            "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
+            "state": {"type": "object", "additionalProperties": text, "description": "Cursors of the source"},
+            "address": {**text, "description": "Where an HTTPTrigger is called"},
+            "served": {
+                "type": "object",
+                "description": "What it has alone, and since when: who has it for longer keeps it",
+                "properties": {"claims": text, "since": {"type": "string", "format": "date-time"}},
+            },
+        }
+    )
+    return {"type": "object", "properties": {**common, **own}}
+
+
+def _subresources_of(kind: str) -> Schema:
+    if kind != FUNCTION:
+        return {"status": {}}
+    return {
+        "status": {},
+        "scale": {
+            "specReplicasPath": ".spec.scale.min",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        },
+    }
+
+
+def _columns_of(model: type[FunctionSpec] | type[TriggerSource]) -> Iterator[Schema]:
+    ready = '.status.conditions[?(@.type=="Ready")]'
+    yield {"name": "Ready", "type": "string", "jsonPath": f"{ready}.status"}
+    yield {"name": "Reason", "type": "string", "jsonPath": f"{ready}.reason"}
+    if not issubclass(model, TriggerSource):
+        yield {"name": "Runtime", "type": "string", "jsonPath": ".spec.runtime"}
+        yield {"name": "Handler", "type": "string", "jsonPath": ".spec.handler"}
+        yield {"name": "Replicas", "type": "integer", "jsonPath": ".status.readyReplicas"}
+    else:
+        names = ",".join(f"'{name}'" for name in (*shorts_of(model), "target"))
+        yield {"name": "Target", "type": "string", "jsonPath": f".spec[{names}]"}  # the one that is there
+        for title, field in model.printer_columns.items():
+            yield {"name": title, "type": "string", "jsonPath": f".spec.{field}"}
+        yield {"name": "Suspended", "type": "boolean", "jsonPath": ".spec.suspend", "priority": 1}
+        if issubclass(model, HTTPTrigger):
+            yield {"name": "Address", "type": "string", "jsonPath": ".status.address", "priority": 1}
+    yield {"name": "Message", "type": "string", "jsonPath": f"{ready}.message", "priority": 1}
+    yield {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}

@@ -1,0 +1,161 @@
+"""The Function resource: the user's handler and how it is run. Pure."""
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from controllers.functions import runtimes
+from trigger_sources.spec import Spec
+
+
+class KeyRef(Spec):
+    """One key of a Secret or ConfigMap in the function's namespace."""
+
+    name: str = Field(min_length=1)
+    key: str = Field(min_length=1)
+
+
+class ValueFrom(Spec):
+    """Where a variable's value comes from: exactly one of these."""
+
+    secret_key_ref: KeyRef | None = None
+    config_map_key_ref: KeyRef | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "ValueFrom":
+        if (self.secret_key_ref is None) == (self.config_map_key_ref is None):
+            raise ValueError("exactly one of secretKeyRef, configMapKeyRef is needed")
+        return self
+
+
+class Variable(Spec):
+    """An environment variable, as in a container."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    value: str | None = None
+    value_from: ValueFrom | None = None
+
+
+class ConfigMapFile(Spec):
+    """The file of a function in a ConfigMap of its namespace."""
+
+    name: str = Field(min_length=1)
+    key: str = Field(min_length=1)
+
+
+class Source(Spec):
+    """Where the code is: exactly one of path, inline, files, url, configMap, image."""
+
+    path: str | None = Field(None, min_length=1, description="A file or folder, relative to the YAML file")
+    include: list[str] = Field(default_factory=list, description="Further files or folders beside path")
+    inline: str | None = Field(None, description="The module's text")
+    files: dict[str, str] | None = Field(None, description="Several files: the text of each by its path")
+    url: str | None = Field(None, pattern=r"^https://", description="An archive or file; sha256 is needed with it")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    config_map: ConfigMapFile | None = None
+    image: str | None = Field(None, min_length=1, description="An image that has the code in it")
+
+    @field_validator("files")
+    @classmethod
+    def _paths_inside(cls, files: dict[str, str] | None) -> dict[str, str] | None:
+        if files is None:
+            return None
+        if not files:
+            raise ValueError("at least one file is needed")
+        for path in files:
+            parts = path.split("/")
+            if any(part in ("", ".") or part.startswith("..") for part in parts):
+                raise ValueError(f"{path!r} is no path of a file within a folder, as shop/prices.py is one")
+            if folder := next((f for n in range(1, len(parts)) if (f := "/".join(parts[:n])) in files), None):
+                raise ValueError(f"{folder!r} is a file, and the folder of {path!r}")
+        return files
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Source":
+        names = {"path": "path", "inline": "inline", "files": "files", "url": "url", "config_map": "configMap",
+                 "image": "image"}  # fmt: skip
+        given = [shown for name, shown in names.items() if getattr(self, name) is not None]
+        if len(given) != 1:
+            known = ", ".join(names.values())
+            raise ValueError(f"exactly one of {known} is needed; given: {', '.join(given) or 'none'}")
+        if (self.url is None) != (self.sha256 is None):
+            raise ValueError("url and sha256 go together")
+        if self.include and self.path is None:
+            raise ValueError("include goes with path only")
+        for path in (self.path, *self.include):
+            if path is not None and path.startswith("/"):
+                raise ValueError(f"{path!r} is absolute; paths are relative to the YAML file")
+        return self
+
+
+class Scale(Spec):
+    """How many replicas a function has on a cluster. With max over min, as many as the load asks for."""
+
+    min: int = Field(1, ge=1, le=1_000)
+    max: int | None = Field(None, ge=1, le=1_000, description="Unset: min")
+    cpu_percent: int = Field(80, ge=1, le=1_000, description="Of resources.requests.cpu; above it replicas are added")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Scale":
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max: {self.max} is less than min, {self.min}")
+        return self
+
+    @property
+    def is_automatic(self) -> bool:
+        return self.max is not None and self.max > self.min
+
+
+class FunctionSpec(Spec):
+    """A function: its code, its runtime, and how it is called."""
+
+    runtime: str = Field(runtimes.DEFAULT, description="The language and version")
+    image: str | None = Field(None, min_length=1, description="A custom image in place of the runtime's own")
+    handler: str = Field("", description="module.function; unset: <name with _ for ->.handler")
+    source: Source
+    dependencies: str | None = Field(None, description="The language's own file of dependencies, as text")
+    dependencies_path: str | None = Field(None, description="That file's path, relative to the YAML file")
+    timeout_seconds: float = Field(30, gt=0, le=86_400, description="How long a call may take")
+    concurrency: int | None = Field(
+        None, ge=1, le=10_000, description="Calls at once in a process; unset: 1, 16 for async"
+    )
+    startup: str | None = Field(None, description="module.function, run once before the first call")
+    shutdown: str | None = Field(None, description="module.function, run once after the last call")
+    env: list[Variable] = Field(default_factory=list)
+    env_from: list[dict[str, Any]] = Field(default_factory=list)
+    resources: dict[str, Any] = Field(default_factory=dict, description="As in a container")
+    scale: Scale = Field(default_factory=Scale, description="How many replicas; on one machine there is one")
+    pod_template: dict[str, Any] = Field(default_factory=dict, description="Merged into the built pod, strategically")
+
+    @field_validator("runtime")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in runtimes.NAMES:
+            raise ValueError(f"no runtime {value!r}; known: {', '.join(runtimes.NAMES)}")
+        return value
+
+    @field_validator("handler", "startup", "shutdown")
+    @classmethod
+    def _module_and_function(cls, value: str | None) -> str | None:
+        if value and not all(part.isidentifier() for part in value.split(".")):
+            raise ValueError(f"{value!r} is no module.function")
+        if value and "." not in value:
+            raise ValueError(f"{value!r} names no module; module.function is needed")
+        return value
+
+    @model_validator(mode="after")
+    def _one_list_of_dependencies(self) -> "FunctionSpec":
+        if self.dependencies is not None and self.dependencies_path is not None:
+            raise ValueError("dependencies and dependenciesPath: one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _load_can_be_told(self) -> "FunctionSpec":
+        cpu = any("cpu" in (self.resources.get(part) or {}) for part in ("requests", "limits"))
+        if self.scale.is_automatic and not cpu:
+            raise ValueError("scale.max: resources.requests.cpu is needed with it: the load is a share of that")
+        return self
+
+    def named(self, name: str) -> "FunctionSpec":
+        """With the handler that a function of this name has unless it says otherwise."""
+        return self if self.handler else self.model_copy(update={"handler": f"{name.replace('-', '_')}.handler"})

@@ -1,0 +1,1 @@
+"""The trigger controllers: from a trigger to its flows, and its status."""

@@ -1,0 +1,137 @@
+"""The admin API of a running fabric: what its flows have, and what is the machine's own."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from kubeirq.on_machine.fabric import Fabric
+from kubeirq.on_machine.publishing import CannotPublish, publish
+from trigger_sources.observe.admin import (
+    TRIGGER,
+    FlowAdmin,
+    Refused,
+    application_of,
+    json_answer,
+    process_status,
+    served,
+)
+
+_CALL_SECONDS = 600
+
+
+@asynccontextmanager
+async def admin_api(fabric: Fabric, socket: Path) -> AsyncIterator[None]:
+    """Serves it while the context is open. A socket that is there is a dead fabric's: the caller has the lock."""
+    async with served(Admin(fabric).application(), socket):
+        yield
+
+
+class Admin(FlowAdmin):
+    """The API's handlers."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        super().__init__(fabric.running_flows, lambda: fabric.triggers)
+        self._fabric = fabric
+
+    def application(self) -> web.Application:
+        return application_of(
+            web.get("/v1/status", self.status),
+            web.post("/v1/functions/{namespace}/{name}/call", self.call),
+            web.post(TRIGGER + "/publish", self.publish),
+            web.post(TRIGGER + "/suspend", self.suspend),
+            *self.routes(),
+        )
+
+    async def status(self, request: web.Request) -> web.Response:
+        fabric = self._fabric
+        addresses = {"http": fabric.http_address, **{kind: broker.address for kind, broker in fabric.brokers.items()}}
+        return json_answer(
+            {
+                **process_status(),
+                "startedAt": fabric.started_at,
+                "addresses": {"kafka": None, "nats": None, **addresses},
+                "functions": functions_status(fabric),
+                "triggers": self.triggers_status(),
+            }
+        )
+
+    async def call(self, request: web.Request) -> web.Response:
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        process = self._fabric.functions.get((namespace, name))
+        if process is None:
+            known = ", ".join(name for _, name in sorted(self._fabric.functions)) or "none"
+            raise Refused(404, f"function {name!r}: not in namespace {namespace!r}; known: {known}")
+        if process.gate.is_down:
+            raise Refused(503, f"function {name!r} is {process.state.lower()}: {process.gate.down_reason}")
+        headers = {
+            "content-type": request.headers.get("content-type", "application/json"),
+            "ce-specversion": "1.0",
+            "ce-id": str(uuid.uuid4()),
+            "ce-type": "dev.kubeirq.call",
+            "ce-source": "/kubeirq/call",
+        }
+        timeout = aiohttp.ClientTimeout(total=_CALL_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
+                session.post(process.gate.url, data=await request.read(), headers=headers) as answer,
+            ):
+                body = await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Refused(502, f"function {name!r}: no answer: {error!r}") from error
+        found = {"kubeirq-status": str(answer.status)}
+        if "content-type" in answer.headers:
+            found["content-type"] = answer.headers["content-type"]
+        return web.Response(body=body, headers=found)
+
+    async def publish(self, request: web.Request) -> web.Response:
+        trigger = self.trigger(request)
+        key = request.query.get("key")
+        try:
+            count = int(request.query.get("count", "1"))
+        except ValueError:
+            raise Refused(400, "count: a number is needed") from None
+        if not 1 <= count <= 1_000_000:
+            raise Refused(400, "count: between 1 and 1000000")
+        content_type = request.headers.get("content-type", "application/json")
+        try:
+            positions = await publish(
+                trigger, self._fabric, await request.read(), content_type, None if key is None else key.encode(), count
+            )
+        except CannotPublish as error:
+            raise Refused(400, str(error)) from error
+        return json_answer({"published": count, "positions": positions})
+
+    async def suspend(self, request: web.Request) -> web.Response:
+        await self._fabric.suspend(self.trigger(request).uid, True)
+        return json_answer({})
+
+    async def resume(self, request: web.Request) -> web.Response:
+        trigger = self.trigger(request)
+        if trigger.spec.suspend:
+            raise Refused(409, f"{trigger.name}: spec.suspend is true in its file; change it there")
+        await self._fabric.suspend(trigger.uid, False)
+        return json_answer({})
+
+
+def functions_status(fabric: Fabric) -> list[dict[str, Any]]:
+    """How each function's process is, as JSON has it."""
+    return [
+        {
+            "namespace": namespace,
+            "name": name,
+            "runtime": process.wanted.environment.get("FUNC_RUNTIME") if process.wanted is not None else None,
+            "state": process.state,
+            "pid": process.pid,
+            "address": process.address,
+            "restarts": process.restarts,
+            "since": process.since,
+            "lastError": process.last_error,
+        }
+        for (namespace, name), process in sorted(fabric.functions.items())
+    ]

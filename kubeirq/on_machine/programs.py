@@ -1,0 +1,128 @@
+"""What a Function is on one machine: its code in a folder named by its content, and the process to run there."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from controllers.functions.resource import FunctionSpec
+from kubeirq.on_machine.environments import cache_folder, interpreter_for
+from kubeirq.on_machine.processes import Program
+from kubeirq.source_files import NoFiles, files_of, requirements_of
+
+# A function sees what a person's shell says about places and languages, not what else is in it: as in a pod
+_INHERITED = frozenset(
+    {"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
+    | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+)
+_START_SECONDS = 60.0
+_GRACE_SECONDS = 30.0
+
+
+class BadFunction(Exception):
+    """The function's author's fault: field, problem, way out."""
+
+
+async def program_for(
+    spec: FunctionSpec,
+    *,
+    namespace: str,
+    name: str,
+    base: Path,
+    state: Path,
+    environment: Mapping[str, str],
+    show: Callable[[str], None],
+    debug_port: int | None = None,
+) -> Program:
+    """The program of this function as its files are now. Raises BadFunction, NotInstalled, OSError.
+
+    `base` is the folder of the file that the resource came from; `environment` is spec.env, resolved.
+    """
+    if not spec.runtime.startswith("python"):
+        raise BadFunction(f"spec.runtime: {spec.runtime!r} runs on a cluster only as yet; here: python")
+    module, _, handler = spec.handler.rpartition(".")
+    try:
+        files, requirements = files_of(spec, base), requirements_of(spec, base)
+    except NoFiles as error:
+        raise BadFunction(str(error)) from error
+    if not files:
+        raise BadFunction("spec.source: only path, inline and files run on one machine as yet")
+    folder = _assembled(files, state / "functions" / namespace / name)
+    python = await interpreter_for(requirements, label=name, show=show, cache=cache_folder())
+    variables = {
+        **{variable: value for variable, value in os.environ.items() if variable in _INHERITED},
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(folder),
+        **environment,
+        "MOD_NAME": module,
+        "FUNC_HANDLER": handler,
+        "FUNC_HOST": "127.0.0.1",
+        "FUNC_NAME": name,
+        "FUNC_NAMESPACE": namespace,
+        # Whatever version the spec names, on one machine it is this fabric's own Python: say what is true
+        "FUNC_RUNTIME": f"python{sys.version_info[0]}.{sys.version_info[1]}",
+        "FUNC_TIMEOUT": f"{spec.timeout_seconds:g}",
+        "FUNC_MEMORY_LIMIT": "0",
+        "FUNC_GRACE": f"{_GRACE_SECONDS:g}",
+        "KUBEIRQ_CODE_PATH": str(folder),
+    }
+    if spec.concurrency is not None:
+        variables["FUNC_CONCURRENCY"] = str(spec.concurrency)
+    hooks = {"FUNC_STARTUP": spec.startup, "FUNC_SHUTDOWN": spec.shutdown}
+    variables |= {variable: hook for variable, hook in hooks.items() if hook}
+    command = [str(python), str(_server())]
+    if debug_port is not None:
+        debugger = importlib.util.find_spec("debugpy")
+        if debugger is None or debugger.origin is None:
+            raise BadFunction("--debug: debugpy is not installed; `pip install debugpy` brings it")
+        variables["PYTHONPATH"] += os.pathsep + str(Path(debugger.origin).parent.parent)
+        variables |= {"KUBEIRQ_DEBUG_PORT": str(debug_port), "FUNC_CONCURRENCY": "1"}
+    origin = _origin(spec, base)
+    return Program(tuple(command), folder, variables, origin, _START_SECONDS, stop_seconds=_GRACE_SECONDS + 7)
+
+
+def discard_unused(folder: Path, used: Sequence[Path]) -> None:
+    """Removes the versions of a function's code that no process runs any more."""
+    for found in folder.iterdir() if folder.is_dir() else ():
+        if found not in used:
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def _server() -> Path:
+    import runtimes.python
+
+    return Path(runtimes.python.__path__[0]) / "server.py"
+
+
+def _origin(spec: FunctionSpec, base: Path) -> Path | None:
+    if spec.source.path is None:
+        return None
+    path = base / spec.source.path
+    return path if path.is_dir() else path.parent
+
+
+def _assembled(files: Mapping[str, bytes], parent: Path) -> Path:
+    """A folder with exactly these files, whole or not there."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name, data in sorted(files.items()):
+        digest.update(b"%d %s %d " % (len(name), name.encode(), len(data)))
+        digest.update(data)
+    folder = parent.absolute() / digest.hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=parent))
+    try:
+        for name, data in files.items():
+            target = building / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder

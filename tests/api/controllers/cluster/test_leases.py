@@ -1,0 +1,184 @@
+"""Slots on a real API server, held by processes that are killed, stopped and cut off."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.kubernetes import APIServer, api_server
+
+DURATION = 3.0
+ROOT = Path(__file__).resolve().parents[4]
+
+
+class Replicas:
+    """Processes that share slots. What each wrote down can be read at any time."""
+
+    def __init__(self, server: APIServer, folder: Path, count: int, drain_seconds: float) -> None:
+        self.server, self.folder, self.count, self.drain_seconds = server, folder, count, drain_seconds
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+
+    async def start(self, *names: str) -> None:
+        for name in names:
+            with (self.folder / f"{name}.log").open("ab") as log:
+                self.processes[name] = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "servers.slot_holder", name, str(self.count), str(DURATION),
+                    str(self.drain_seconds), str(self.folder / f"{name}.jsonl"), stdout=log, stderr=log, cwd=ROOT,
+                    env={**os.environ, "KUBECONFIG": str(self.server.kubeconfig), "PYTHONPATH": str(ROOT / "tests")},
+                )  # fmt: skip
+
+    def send(self, name: str, number: signal.Signals) -> float:
+        """Returns when."""
+        self.processes[name].send_signal(number)
+        return time.monotonic()
+
+    def moments(self, name: str) -> list[dict[str, Any]]:
+        file = self.folder / f"{name}.jsonl"
+        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def held(self, name: str) -> set[int]:
+        """As it said last."""
+        last = next((found for found in reversed(self.moments(name)) if "terms" in found), {"terms": {}})
+        return set(map(int, last["terms"]))
+
+    async def until(self, holds: Callable[[], Any], seconds: float = 20) -> float:
+        """Returns when."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not holds():
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            logs = "\n".join((self.folder / f"{name}.log").read_text()[-2000:] for name in self.processes)
+            raise AssertionError(f"{ {name: self.held(name) for name in self.processes} }\n{logs}") from None
+        return time.monotonic()
+
+    def all_held_by(self, *names: str) -> bool:
+        """Every slot by one of these, in shares that differ by one at most."""
+        held = [self.held(name) for name in names]
+        sizes = [len(slots) for slots in held]
+        return (
+            sorted(slot for slots in held for slot in slots) == list(range(self.count)) and max(sizes) - min(sizes) <= 1
+        )
+
+    def assert_never_two_at_a_time(self) -> None:
+        """A holding lasts from the first moment of its term to the last; those of a slot come one after the other."""
+        holdings: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for name in self.processes:
+            for found in self.moments(name):
+                for slot, term in found.get("terms", {}).items():
+                    holdings[int(slot), term][name].append(found["at"])
+        before: dict[int, tuple[int, float]] = {}
+        for (slot, term), by_name in sorted(holdings.items()):
+            assert len(by_name) == 1, f"slot {slot}, term {term}: {list(by_name)}"
+            (moments,) = by_name.values()
+            if slot in before:
+                assert before[slot][1] < min(moments), f"slot {slot}: terms {before[slot][0]} and {term} overlap"
+            before[slot] = term, max(moments)
+
+    async def stop(self) -> None:
+        for process in self.processes.values():
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def replicas(folder: Path, count: int, drain_seconds: float = 0) -> AsyncIterator[Replicas]:
+    async with api_server() as server:
+        found = Replicas(server, folder, count, drain_seconds)
+        try:
+            yield found
+        finally:
+            await found.stop()
+
+
+@pytest.mark.timeout(120)
+async def test_what_a_killed_replica_had_is_taken_after_the_duration_and_never_twice(tmp_path: Path) -> None:
+    async with replicas(tmp_path, 6) as it:
+        await it.start("one", "two", "three")
+        await it.until(lambda: it.all_held_by("one", "two", "three"))
+        killed = it.send("one", signal.SIGKILL)
+        taken = await it.until(lambda: it.all_held_by("two", "three"))
+        assert taken - killed < DURATION + 1.5
+        await it.start("four")
+        await it.until(lambda: it.all_held_by("two", "three", "four"))
+        it.assert_never_two_at_a_time()
+
+
+@pytest.mark.timeout(120)
+async def test_a_process_that_was_stopped_beyond_the_duration_knows_at_once_that_it_holds_nothing(
+    tmp_path: Path,
+) -> None:
+    async with replicas(tmp_path, 2) as it:
+        await it.start("one", "two")
+        await it.until(lambda: it.all_held_by("one", "two"))
+        for _ in range(3):
+            it.send("one", signal.SIGSTOP)
+            await it.until(lambda: it.held("two") == {0, 1})
+            count = len(it.moments("one"))
+            continued = it.send("one", signal.SIGCONT)
+            await it.until(lambda count=count: len(it.moments("one")) > count + 1)  # type: ignore[misc]
+            first = next(found for found in it.moments("one") if found["at"] >= continued - 0.001 and "terms" in found)
+            assert first["terms"] == {}
+            await it.until(lambda: it.all_held_by("one", "two"))
+        it.assert_never_two_at_a_time()
+
+
+@pytest.mark.timeout(120)
+async def test_who_stops_in_order_hands_over_at_once_and_only_after_its_work_has_ended(tmp_path: Path) -> None:
+    async with replicas(tmp_path, 6, drain_seconds=DURATION * 1.5) as it:
+        await it.start("one", "two")
+        await it.until(lambda: it.all_held_by("one", "two"))
+        had = it.held("one")
+        it.send("one", signal.SIGTERM)
+        assert await it.processes["one"].wait() == 0, (tmp_path / "one.log").read_text()
+        ended = max(found["at"] for found in it.moments("one") if found.get("let_go") in had)
+        taken = await it.until(lambda: it.held("two") == set(range(6)))
+        assert taken - ended < 2
+        first = {}
+        for found in it.moments("two"):
+            for slot in map(int, found.get("terms", {})):
+                first.setdefault(slot, found["at"])
+        let_go = {found["let_go"]: found["at"] for found in it.moments("one") if "let_go" in found}
+        assert all(let_go[slot] < first[slot] for slot in had), "a drain that takes longer than the Lease keeps it"
+        it.assert_never_two_at_a_time()
+
+
+@pytest.mark.timeout(120)
+async def test_who_cannot_renew_holds_nothing_and_everything_is_held_again_once_the_server_answers(
+    tmp_path: Path,
+) -> None:
+    async with replicas(tmp_path, 4) as it:
+        await it.start("one", "two")
+        await it.until(lambda: it.all_held_by("one", "two"))
+        it.server.processes["kube-apiserver"].send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        lost = await it.until(lambda: not it.held("one") and not it.held("two"))
+        assert lost - stopped < DURATION
+        it.server.processes["kube-apiserver"].send_signal(signal.SIGCONT)
+        await it.until(lambda: it.all_held_by("one", "two"))
+        it.assert_never_two_at_a_time()
+
+
+@pytest.mark.timeout(120)
+async def test_at_rest_only_renewals_are_written(tmp_path: Path) -> None:
+    async with replicas(tmp_path, 4) as it:
+        await it.start("one", "two")
+        await it.until(lambda: it.all_held_by("one", "two"))
+        await asyncio.sleep(1)  # denied wishes, if any, are forgotten
+        before = len(it.server.writes(resource="leases"))
+        started = time.monotonic()
+        await asyncio.sleep(6)
+        writes = [e for e in it.server.writes(resource="leases")[before:] if e["objectRef"]["namespace"] == "default"]
+        assert {event["verb"] for event in writes} == {"update"}
+        assert {event["responseStatus"]["code"] for event in writes} == {200}
+        assert len(writes) <= it.count * ((time.monotonic() - started) / (DURATION / 3) + 1)

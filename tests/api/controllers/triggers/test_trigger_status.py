@@ -1,0 +1,89 @@
+"""A trigger's status as durable state: fenced, coalesced, and patient with an API server that is away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+from servers.controllers import Cluster, cluster, resource
+
+from controllers.cluster.api import Api
+from controllers.triggers.status import StatusState, TriggerStatus
+from trigger_sources.source import SourceError
+
+
+@asynccontextmanager
+async def trigger(folder: Path) -> AsyncIterator[tuple[Cluster, Api, dict[str, Any]]]:
+    async with cluster(folder) as it:
+        await it.apply(resource("CronTrigger", "tick", {"schedule": "@yearly", "url": "http://127.0.0.1:1/"}))
+        found = await it.get("crontrigger", "tick")
+        configuration = Configuration()
+        await config.load_kube_config(config_file=str(it.server.kubeconfig), client_configuration=configuration)
+        async with ApiClient(configuration) as client:
+            yield it, Api(client), found
+
+
+@pytest.mark.timeout(60)
+async def test_who_held_it_before_cannot_write_once_another_has_begun(tmp_path: Path) -> None:
+    async with trigger(tmp_path) as (it, client, found):
+        old = StatusState(TriggerStatus(client, found, term=lambda: 7, fenced=True), "f")
+        new = StatusState(TriggerStatus(client, found, term=lambda: 8, fenced=True), "f")
+        assert await old.get("ticks") is None
+        await old.put("ticks", b"1")
+        assert await new.get("ticks") == b"1"
+        with pytest.raises(SourceError) as caught:
+            await old.put("ticks", b"2")
+        assert caught.value.reason == "LeaseLost"
+        with pytest.raises(SourceError):
+            await old.get("ticks")
+        await new.put("ticks", b"3")
+        assert (await it.get("crontrigger", "tick"))["status"]["state"] == {"term": "8", "f/ticks": "3"}
+        await new.delete("ticks")
+        assert (await it.get("crontrigger", "tick"))["status"]["state"] == {"term": "8"}
+
+
+@pytest.mark.timeout(60)
+async def test_many_changes_are_few_writes_and_each_is_durable_when_it_returns(tmp_path: Path) -> None:
+    async with trigger(tmp_path) as (it, client, found):
+        state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
+        before = len(it.server.writes(resource="crontriggers"))
+        await asyncio.gather(*(state.put(f"key-{number}", b"x") for number in range(50)))
+        await asyncio.gather(*(state.put(f"key-{number}", b"y") for number in range(50)))
+        written = (await it.get("crontrigger", "tick"))["status"]["state"]
+        assert [written[f"f/key-{number}"] for number in range(50)] == ["y"] * 50
+        assert len(it.server.writes(resource="crontriggers")) - before == 2
+
+
+@pytest.mark.timeout(90)
+async def test_a_change_waits_for_an_api_server_that_is_away_and_others_changes_stay(tmp_path: Path) -> None:
+    async with trigger(tmp_path) as (it, client, found):
+        state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
+        await state.put("ticks", b"1")
+        await it.server.kubectl("label", "crontrigger", "tick", "app=shop")  # another version than was read
+        await state.put("ticks", b"2")
+        await it.server.kill("kube-apiserver")
+        changing = asyncio.create_task(state.put("ticks", b"3"))
+        await asyncio.wait({changing}, timeout=2)
+        assert not changing.done()
+        await it.server.run_again("kube-apiserver")
+        await changing
+        found = await it.get("crontrigger", "tick")
+        assert found["status"]["state"]["f/ticks"] == "3"
+        assert found["metadata"]["labels"] == {"app": "shop"}
+
+
+@pytest.mark.timeout(60)
+async def test_the_state_of_a_trigger_that_was_made_anew_is_its_own(tmp_path: Path) -> None:
+    async with trigger(tmp_path) as (it, client, found):
+        state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
+        await state.put("ticks", b"1")
+        await it.server.kubectl("delete", "crontrigger", "tick")
+        await it.apply(resource("CronTrigger", "tick", {"schedule": "@yearly", "url": "http://127.0.0.1:1/"}))
+        with pytest.raises(SourceError) as caught:
+            await state.put("ticks", b"2")
+        assert caught.value.reason == "TriggerGone"
+        assert "state" not in (await it.get("crontrigger", "tick")).get("status", {})

@@ -1,0 +1,223 @@
+"""The embedded brokers: their data and addresses outlive kill -9 of any of their processes."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nats
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from nats.js.api import StreamConfig
+
+from kubeirq.on_machine.brokers import Broker, kafka_broker, nats_server
+from kubeirq.on_machine.object_store import Objects
+
+
+async def test_kafka_records_and_commits_survive_kill_minus_nine_of_every_process(tmp_path: Path) -> None:
+    async with kafka_broker(tmp_path) as broker:
+        await create_topic(broker.address, "orders")
+        await produce(broker.address, [b"1", b"2", b"3"])
+        await commit(broker.address, 2)
+        for pid in broker.pids:
+            os.kill(pid, signal.SIGKILL)
+        await restarted(broker, 1)
+        await produce(broker.address, [b"4"])
+        assert await consume(broker.address, 4) == [b"1", b"2", b"3", b"4"]
+        assert await committed(broker.address) == 2
+
+
+async def test_records_confirmed_while_the_broker_is_killed_again_and_again_are_all_there(tmp_path: Path) -> None:
+    async with kafka_broker(tmp_path) as broker:
+        await create_topic(broker.address, "orders")
+        confirmed: list[bytes] = []
+        done = asyncio.Event()
+
+        async def keep_producing() -> None:
+            while not done.is_set():
+                value = b"%d" % len(confirmed)
+                try:
+                    async with asyncio.timeout(5):
+                        await produce(broker.address, [value])
+                except Exception:
+                    await asyncio.sleep(0.05)
+                    continue
+                confirmed.append(value)
+
+        producing = asyncio.create_task(keep_producing())
+        for round_ in range(1, 4):
+            already = len(confirmed)
+            await until(lambda already=already: len(confirmed) > already + 20)
+            os.kill(broker.pids[round_ % 2], signal.SIGKILL)
+            await restarted(broker, round_)
+        done.set()
+        await producing
+        assert set(confirmed) <= set(await consume(broker.address, len(confirmed)))
+
+
+async def test_both_brokers_come_back_at_the_same_address_with_their_data(tmp_path: Path) -> None:
+    async with kafka_broker(tmp_path) as kafka, nats_server(tmp_path) as server:
+        addresses = kafka.address, server.address
+        await create_topic(kafka.address, "orders")
+        await produce(kafka.address, [b"1"])
+        await publish(server.address, b"2")
+        os.kill(server.pids[0], signal.SIGKILL)
+        await restarted(server, 1)
+        await publish(server.address, b"3")
+    async with kafka_broker(tmp_path) as kafka, nats_server(tmp_path) as server:
+        assert (kafka.address, server.address) == addresses
+        assert await consume(kafka.address, 1) == [b"1"]
+        client = await nats.connect(server.address)
+        assert (await client.jetstream().stream_info("invoices")).state.messages == 2
+        await client.close()
+
+
+async def test_a_port_that_another_took_is_replaced_by_a_free_one(tmp_path: Path) -> None:
+    async with nats_server(tmp_path / "one") as one, nats_server(tmp_path / "two") as two:
+        assert one.address != two.address
+        ports = json.loads((tmp_path / "two" / "ports.json").read_bytes())
+        assert two.address.endswith(f":{ports['nats']}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+async def test_brokers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE)  # noqa: ASYNC220  starts at once
+    assert owner.stdout is not None
+    try:
+        pids = json.loads(await asyncio.to_thread(owner.stdout.readline))
+        assert len(pids) == 3 and all(runs(pid) for pid in pids)
+        owner.kill()
+        await until(lambda: not any(runs(pid) for pid in pids))
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdout.close()
+
+
+def test_pages_of_objects_are_whole_ordered_and_jump_over_common_prefixes(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path / "objects.sqlite"))
+    for number in range(1_500):
+        objects.put(f"a/{number:05}", b"")
+    objects.put("b/1/x", b"")
+    objects.put("b/2", b"")
+    first = objects.page("a/", "", "")
+    second = objects.page("a/", "", first.last or "")
+    assert [entry.key for entry in (*first.entries, *second.entries)] == [f"a/{number:05}" for number in range(1_500)]
+    assert second.last is None
+    top = objects.page("", "/", "")
+    assert (top.entries, top.prefixes, top.last) == ([], ["a/", "b/"], None)
+    below = objects.page("b/", "/", "")
+    assert ([entry.key for entry in below.entries], below.prefixes) == (["b/2"], ["b/1/"])
+    assert [entry.key for entry in objects.page("a/", "", "a/01497").entries] == ["a/01498", "a/01499"]
+    objects.close()
+
+
+def test_a_conditional_write_happens_only_on_what_was_read(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path / "objects.sqlite"))
+    first = objects.put("k", b"1", only_new=True)
+    assert first is not None
+    assert objects.put("k", b"2", only_new=True) is None
+    second = objects.put("k", b"2", if_match=first)
+    assert second is not None
+    assert objects.put("k", b"3", if_match=first) is None
+    assert objects.put("other", b"3", if_match=first) is None
+    stored = objects.get("k")
+    assert stored is not None and (stored.data, stored.etag) == (b"2", second)
+    objects.close()
+
+
+OWNER = """
+import asyncio, json, pathlib, sys
+from kubeirq.on_machine.brokers import kafka_broker, nats_server
+async def own():
+    state = pathlib.Path(sys.argv[1])
+    async with kafka_broker(state) as kafka, nats_server(state) as server:
+        print(json.dumps([*kafka.pids, *server.pids]), flush=True)
+        await asyncio.Event().wait()
+asyncio.run(own())
+"""
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def until(holds, seconds: float = 30) -> None:  # type: ignore[no-untyped-def]
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+async def restarted(broker: Broker, times: int) -> None:
+    await until(lambda: broker.restarts >= times and not broker.problem)
+
+
+async def create_topic(address: str, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    try:
+        await admin.start()
+        await admin.create_topics([NewTopic(topic, 1, 1)])
+    finally:
+        await admin.close()
+
+
+async def produce(address: str, values: list[bytes]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=address)
+    try:
+        await producer.start()
+        for value in values:
+            await producer.send_and_wait("orders", value)
+    finally:
+        await producer.stop()
+
+
+async def consume(address: str, count: int) -> list[bytes]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=address, auto_offset_reset="earliest")
+    try:
+        await consumer.start()
+        consumer.assign([TopicPartition("orders", 0)])
+        found: list[bytes] = []
+        async with asyncio.timeout(20):
+            while len(found) < count:
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    found += [record.value for record in records]
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def commit(address: str, offset: int) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=address, group_id="g", enable_auto_commit=False)
+    try:
+        await consumer.start()
+        consumer.assign([TopicPartition("orders", 0)])
+        await consumer.commit({TopicPartition("orders", 0): offset})
+    finally:
+        await consumer.stop()
+
+
+async def committed(address: str) -> int | None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=address, group_id="g", enable_auto_commit=False)
+    try:
+        await consumer.start()
+        consumer.assign([TopicPartition("orders", 0)])
+        return await consumer.committed(TopicPartition("orders", 0))
+    finally:
+        await consumer.stop()
+
+
+async def publish(address: str, data: bytes) -> None:
+    client = await nats.connect(address)
+    try:
+        stream = client.jetstream()
+        await stream.add_stream(StreamConfig(name="invoices", subjects=["invoices"]))
+        await stream.publish("invoices", data)
+    finally:
+        await client.close()

@@ -1,0 +1,37 @@
+"""Dependencies are installed once, by one of those who want them, and a failure says what the installer said."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubeirq.on_machine.environments import NotInstalled, fingerprint_of, interpreter_for
+
+
+async def test_without_dependencies_our_own_python_serves(tmp_path: Path) -> None:
+    for text in ("", "\n # nothing\n"):
+        found = await interpreter_for(text, label="f", show=print, cache=tmp_path)
+        assert found == Path(sys.executable)
+
+
+@pytest.mark.timeout(180)
+async def test_two_that_want_the_same_environment_build_it_once(tmp_path: Path) -> None:
+    shown: list[str] = []
+    both = [interpreter_for("httptools  # parser\n", label="f", show=shown.append, cache=tmp_path) for _ in range(2)]
+    one, other = await asyncio.gather(*both)
+    assert one == other and len(shown) == 2
+    await asyncio.to_thread(subprocess.run, [one, "-c", "import httptools, uvloop"], check=True)
+    assert await interpreter_for("\nhttptools  # parser", label="f", show=shown.append, cache=tmp_path) == one
+    assert len(shown) == 2
+
+
+async def test_what_cannot_be_installed_says_why_and_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(NotInstalled, match=r"spec\.dependencies: not installed:\n(.*\n)*.*Invalid requirement"):
+            await interpreter_for("=== no requirement", label="f", show=print, cache=tmp_path)
+
+
+def test_environments_are_told_apart_by_what_is_in_them() -> None:
+    assert fingerprint_of("a\n\n# x\nb") == fingerprint_of(" a\nb\n") != fingerprint_of("b\na\n")

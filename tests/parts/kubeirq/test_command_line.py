@@ -1,0 +1,123 @@
+"""The command line as scripts use it: what it prints, and its exit codes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from servers.fabric import fabric, manifest
+
+from kubeirq.__main__ import commands
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(commands, list(arguments))
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("kind", ["--http", "--cron", "--kafka", "--nats"])
+def test_a_new_function_passes_the_check_and_nothing_is_overwritten(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = run("new", "function", "my-greeter", kind)
+    assert code == 0
+    assert "try it: kubeirq dev my-greeter.yaml" in output
+    assert run("check", "my-greeter.yaml") == (0, "ok: 1 function, 1 trigger\n")
+    code, output = run("new", "function", "my-greeter", kind)
+    assert code == 1
+    assert "exists already; nothing was written" in output
+
+
+def test_a_new_source_is_a_trigger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("new", "source", "moon-phases")[0] == 0
+    names: dict[str, object] = {}
+    text = (tmp_path / "moon-phases" / "moon_phases.py").read_text()
+    exec(compile(text, "moon_phases.py", "exec"), names)
+    source = names["MoonPhasesTrigger"]
+    assert source.model_validate({"function": "f"}).every_seconds == 1.0  # type: ignore[attr-defined]
+
+
+def test_problems_are_exit_code_1_and_usage_is_2() -> None:
+    code, output = run("check", str(ROOT / "tests" / "broken_manifests"))
+    assert code == 1
+    assert output.splitlines()[-1].endswith(" problems in 10 files")
+    assert run("check")[0] == 2
+    assert run("nonsense")[0] == 2
+
+
+def test_without_a_fabric_it_says_how_to_start_one(tmp_path: Path) -> None:
+    for command in (("get",), ("describe", "x"), ("dead-letters", "list", "x"), ("call", "x"), ("resume", "x")):
+        code, output = run(*command, "--state", str(tmp_path))
+        assert code == 4
+        assert "no fabric runs on" in output
+        assert "kubeirq dev PATH" in output
+
+
+async def test_what_runs_here_is_asked_before_a_cluster_and_its_logs_outlive_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kubeconfig").write_text("{kind: Config}")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    code = "def handler(event, context):\n    print('called with', event['data'])\n    raise ValueError('no')\n"
+    manifests = [
+        manifest("Function", "greet", source={"inline": code}),
+        manifest("HTTPTrigger", "web", function="greet", path="/web"),
+    ]
+    async with fabric(tmp_path / "app", tmp_path / ".kubeirq", manifests=manifests) as it:
+        async with asyncio.timeout(20):
+            while (await told("get"))[0] == 3:
+                await asyncio.sleep(0.1)
+        code_, output = await told("get", "web")
+        assert (code_, "HTTPTrigger/web" in output, "\ngreet" in output) == (0, True, False)
+        assert (await told("get", "functions"))[1].splitlines()[1].split()[:2] == ["greet", "Ready"]
+        assert await told("get", "gret") == (1, "Error: no 'gret'; did you mean 'greet'?\n")
+        assert (await told("call", "greet", "-d", '"x"'))[0] == 1
+        assert (await told("get", "--context", "nowhere"))[0] == 4, "the cluster was asked for"
+        assert await completed("describe", "") == ["greet", "web"]
+        assert await completed("suspend", "") == ["web"]
+        assert await completed("call", "x") == []
+        assert await completed("get", "--kubeconfig", "none", "--context", "") == []
+        (tmp_path / "kubeconfig").write_text("{contexts: [{name: far}, {name: near}]}")
+        assert await completed("get", "--context", "n") == ["near"]
+        assert (
+            (await told("logs", "web"))[1]
+            .splitlines()[-1][20:]
+            .startswith("info    source connected  trigger=default/web")
+        )
+        await it.stop()
+    _, output = await told("logs", "greet", "--state", ".kubeirq")
+    lines = output.splitlines()
+    assert lines[0] == "called with x"
+    assert lines[-1].endswith("ValueError: no")
+    assert await told("logs", "greet", "--state", ".kubeirq", "--tail", "1") == (0, lines[-1] + "\n")
+    assert (await told("logs", "other", "--state", ".kubeirq"))[0] == 4
+
+
+def test_a_clusters_options_and_a_machines_do_not_go_together() -> None:
+    code, output = run("get", "--state", "here", "--context", "there")
+    assert (code, "one of them" in output) == (2, True)
+
+
+async def completed(*words: str) -> list[str]:
+    """What bash is offered for the last word."""
+    environment = {"COMP_WORDS": " ".join(("kubeirq", *words)), "COMP_CWORD": str(len(words))}
+    result = await asyncio.to_thread(
+        CliRunner().invoke, commands, prog_name="kubeirq", env={**environment, "_KUBEIRQ_COMPLETE": "bash_complete"}
+    )
+    return [line.partition(",")[2] for line in result.output.split()]
+
+
+async def told(*arguments: str) -> tuple[int, str]:
+    return await asyncio.to_thread(run, *arguments)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    code, output = run("completion", shell)
+    assert code == 0
+    assert "_KUBEIRQ_COMPLETE" in output

@@ -1,0 +1,523 @@
+"""The gateway over real sockets: who is answered what, and what strangers cannot do to it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trigger_sources.http.gateway import Bounds, Gateway, IncomingRequest, Requests
+from trigger_sources.http.routes import Cors, Route, refusal
+from trigger_sources.source import SourceError
+
+Act = Callable[[IncomingRequest], Awaitable[None] | None]
+
+
+@asynccontextmanager
+async def gateway(bounds: Bounds | None = None) -> AsyncIterator[Gateway]:
+    found = Gateway(bounds)
+    await found.start("127.0.0.1", 0)
+    try:
+        yield found
+    finally:
+        await found.close(0)
+
+
+@asynccontextmanager
+async def served(found: Gateway, route: Route, act: Act | None = None, uid: str = "uid") -> AsyncIterator[Requests]:
+    """The route, with a task that answers each request: 200 with its method, path and body unless `act` does."""
+
+    async def serve(requests: Requests) -> None:
+        while True:
+            for request in await requests.next(16, 1):
+                if act is not None:
+                    acting = act(request)
+                    if acting is not None:
+                        await acting
+                else:
+                    request.answer(200, (), f"{request.method} {request.target} ".encode() + request.body)
+
+    async with found.requests(uid, route) as requests:
+        task = asyncio.create_task(serve(requests))
+        try:
+            yield requests
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def raw(port: int, *parts: bytes) -> bytes:
+    """Everything that the gateway says to these bytes until it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+def request(line: str, *headers: str, body: bytes = b"", host: str = "h") -> bytes:
+    return "\r\n".join([line, f"host: {host}", *headers, "", ""]).encode() + body
+
+
+async def test_a_request_is_put_to_its_route_as_it_came_and_its_answer_goes_back() -> None:
+    seen: list[IncomingRequest] = []
+
+    def act(found: IncomingRequest) -> None:
+        seen.append(found)
+        found.answer(201, (("x-one", "1"), ("set-cookie", "a=1"), ("set-cookie", "b=2")), b"made")
+
+    async with (
+        gateway() as server,
+        served(server, Route("/orders/{id}", ("PUT",)), act),
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+        client.put("/orders/a%2Fb?x=%20y&x=2", data=b"\x00\xff", headers=[("X-Two", "2"), ("X-Two", "3")]) as answer,
+    ):
+        assert answer.status == 201
+        assert answer.headers["x-one"] == "1"
+        assert answer.headers.getall("set-cookie") == ["a=1", "b=2"]
+        assert answer.headers["server"] == "kubeirq"
+        assert await answer.read() == b"made"
+    (found,) = seen
+    assert (found.method, found.path, found.target) == ("PUT", "/orders/a%2Fb", "/orders/a%2Fb?x=%20y&x=2")
+    assert found.query == "x=%20y&x=2"
+    assert found.body == b"\x00\xff"
+    assert found.path_parameters == {"id": "a/b"}
+    assert found.remote == "127.0.0.1"
+    assert [value for name, value in found.headers if name == "x-two"] == ["2", "3"]
+    assert found.gone
+    found.answer(500)  # too late, and harmless
+
+
+async def test_unknown_paths_are_404_and_wrong_methods_405_with_allow() -> None:
+    async with (
+        gateway() as server,
+        served(server, Route("/orders", ("GET",))),
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+    ):
+        async with client.get("/nowhere") as answer:
+            assert answer.status == 404
+            assert await answer.json() == {"status": 404, "error": "no trigger serves /nowhere"}
+        async with client.delete("/orders") as answer:
+            assert answer.status == 405
+            assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+        async with client.options("/orders") as answer:
+            assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+        async with client.head("/orders") as answer:
+            assert (answer.status, await answer.read()) == (200, b"")
+            assert answer.headers["content-length"] == str(len(b"HEAD /orders "))
+
+
+async def test_routes_of_hosts_are_told_apart() -> None:
+    async with (
+        gateway() as server,
+        served(server, Route("/", host="a.example"), lambda found: found.answer(200, (), b"a")),
+        served(server, Route("/", host="b.example"), lambda found: found.answer(200, (), b"b")),
+    ):
+        for host, status in (("a.example", b" 200 "), ("B.example:80", b" 200 "), ("c.example", b" 404 ")):
+            said = await raw(server.port, request("POST / HTTP/1.1", "connection: close", host=host))
+            assert status in said
+            if status == b" 200 ":
+                assert said.endswith(host[0].lower().encode())
+        said = await raw(server.port, request("POST http://a.example/ HTTP/1.1", "connection: close", host="b.example"))
+        assert said.endswith(b"a"), "of a target in absolute form its own host counts"
+
+
+async def test_a_route_that_is_taken_is_refused_by_the_others_name_and_free_once_it_left() -> None:
+    async with gateway() as server:
+        async with served(server, Route("/orders", ("POST", "PUT"), trigger="default/first")):
+            with pytest.raises(SourceError, match=r"POST /orders is served by default/first") as refused:
+                async with server.requests("second", Route("/orders", ("POST",))):
+                    pass
+            assert refused.value.reason == "RouteTaken"
+        async with served(server, Route("/orders")):
+            assert b" 200 " in await raw(server.port, request("POST /orders HTTP/1.1", "connection: close"))
+
+
+async def test_a_route_whose_trigger_left_is_503_for_a_moment_and_then_404() -> None:
+    async with gateway(Bounds(vacant_seconds=0.3)) as server:
+        async with served(server, Route("/orders")):
+            pass
+        asked = request("POST /orders HTTP/1.1", "connection: close")
+        said = await raw(server.port, asked)
+        assert b" 503 " in said
+        assert b"retry-after: 1" in said.lower()
+        async with asyncio.timeout(5):
+            while b" 404 " not in await raw(server.port, asked):
+                await asyncio.sleep(0.05)
+
+
+async def test_a_browser_asks_first_and_sees_every_answer() -> None:
+    cors = Cors(origins=["https://shop.example"], headers=["content-type"])
+    origin = {"origin": "https://shop.example"}
+    async with (
+        gateway() as server,
+        served(server, Route("/orders", cors=cors), lambda found: found.answer(418)),
+        served(server, Route("/plain")),
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+    ):
+        asks = {**origin, "access-control-request-method": "POST"}
+        async with client.options("/orders", headers=asks) as answer:
+            assert answer.status == 204
+            assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+            assert answer.headers["access-control-allow-methods"] == "POST"
+        async with client.post("/orders", headers=origin) as answer:
+            assert answer.status == 418
+            assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+        async with client.options("/orders", headers={**asks, "origin": "https://evil.example"}) as answer:
+            assert answer.status == 403
+        async with client.options("/plain", headers=asks) as answer:
+            assert "access-control-allow-origin" not in answer.headers
+        async with client.post("/plain", headers=origin) as answer:
+            assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_an_answer_that_depends_on_the_origin_says_so_to_caches_even_where_none_is_allowed() -> None:
+    async with (
+        gateway() as server,
+        served(server, Route("/some", cors=Cors(origins=["https://shop.example"]))),
+        served(server, Route("/all", cors=Cors(origins=["*"]))),
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+    ):
+        for headers in ({}, {"origin": "null"}, {"origin": "https://shop.example"}):
+            async with client.post("/some", headers=headers) as answer:
+                assert answer.headers["vary"] == "origin"
+                allowed = answer.headers.get("access-control-allow-origin")
+                assert allowed == ("https://shop.example" if headers.get("origin") == "https://shop.example" else None)
+        async with client.post("/all") as answer:
+            assert answer.headers["access-control-allow-origin"] == "*"
+            assert "vary" not in answer.headers
+
+
+async def test_a_target_with_a_query_and_no_path_is_the_root_of_its_host() -> None:
+    async with gateway() as server, served(server, Route("/", host="shop.example")):
+        asked = request("POST http://Shop.example:80?x=1 HTTP/1.1", "connection: close", host="other")
+        assert (await raw(server.port, asked)).endswith(b"POST /?x=1 ")
+
+
+async def test_a_header_that_is_too_long_is_not_told_back() -> None:
+    async with gateway() as server, served(server, Route("/")):
+        said = await raw(server.port, request("POST / HTTP/1.1", "authorization: Bearer " + "s3cret" * 2_000))
+        assert b" 400 " in said and b"a line of the request is too long" in said
+        assert b"s3cret" not in said
+
+
+async def test_who_is_not_admitted_is_answered_before_a_body_is_read() -> None:
+    route = Route("/", admit=lambda headers: None if headers.get("x-key") == "k" else refusal(401, "no"))
+    async with gateway() as server, served(server, route):
+        said = await raw(server.port, request("POST / HTTP/1.1", "content-length: 1000000", "connection: close"))
+        assert b" 401 " in said
+        said = await raw(
+            server.port, request("POST / HTTP/1.1", "x-key: k", "content-length: 2", "connection: close", body=b"hi")
+        )
+        assert said.endswith(b"POST / hi")
+
+
+async def test_a_body_over_the_limit_is_413_and_never_held_whether_it_says_so_or_not() -> None:
+    async with gateway() as server, served(server, Route("/", body_limit_bytes=1000)):
+        said = await raw(server.port, request("POST / HTTP/1.1", "content-length: 1001"))
+        assert b" 413 " in said
+        chunk = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+        said = await raw(server.port, request("POST / HTTP/1.1", "transfer-encoding: chunked"), chunk, chunk)
+        assert b" 413 " in said
+        assert b"connection: close" in said.lower()
+        said = await raw(
+            server.port,
+            request("POST / HTTP/1.1", "transfer-encoding: chunked", "connection: close"),
+            chunk + b"0\r\n\r\n",
+        )
+        assert b" 200 " in said
+        assert server._bodies_bytes == 0
+
+
+async def test_a_compressed_body_is_passed_on_as_it_is() -> None:
+    async with (
+        gateway() as server,
+        served(server, Route("/"), lambda found: found.answer(200, (), found.body)),
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+        client.post("/", data=b"\x1f\x8bnot really", headers={"content-encoding": "gzip"}) as answer,
+    ):
+        assert (answer.status, await answer.read()) == (200, b"\x1f\x8bnot really")
+
+
+async def test_a_client_that_asks_whether_it_may_send_is_told_so() -> None:
+    async with gateway() as server, served(server, Route("/", body_limit_bytes=10)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request("POST / HTTP/1.1", "content-length: 2", "expect: 100-continue", "connection: close"))
+        assert await asyncio.wait_for(reader.readline(), 5) == b"HTTP/1.1 100 Continue\r\n"
+        writer.write(b"hi")
+        assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"POST / hi")
+        writer.close()
+        said = await raw(server.port, request("POST / HTTP/1.1", "content-length: 99", "expect: 100-continue"))
+        assert said.startswith(b"HTTP/1.1 413 ")
+
+
+HOSTILE = {
+    "two ways to say where it ends": request(
+        "POST / HTTP/1.1",
+        "content-length: 5",
+        "transfer-encoding: chunked",
+        body=b"0\r\n\r\nGET /admin HTTP/1.1\r\n\r\n",
+    ),
+    "two lengths": request("POST / HTTP/1.1", "content-length: 2", "content-length: 3", body=b"abc"),
+    "a length with a sign": request("POST / HTTP/1.1", "content-length: +2", body=b"ab"),
+    "a length that is a list": request("POST / HTTP/1.1", "content-length: 2, 2", body=b"ab"),
+    "an unknown transfer coding": request("POST / HTTP/1.1", "transfer-encoding: xchunked", body=b"0\r\n\r\n"),
+    "a space before the colon": request("POST / HTTP/1.1", "transfer-encoding : chunked", body=b"0\r\n\r\n"),
+    "a folded header": b"POST / HTTP/1.1\r\nhost: h\r\nx: a\r\n b\r\ncontent-length: 0\r\n\r\n",
+    "two hosts": request("POST / HTTP/1.1", "host: other"),
+    "dot segments": request("POST /a/../admin HTTP/1.1"),
+    "encoded dot segments": request("POST /a/%2e%2e/admin HTTP/1.1"),
+    "dot segments between encoded slashes": request("POST /a/..%2f..%2fadmin HTTP/1.1"),
+    "a percent sign that encodes nothing": request("POST /a/%zz HTTP/1.1"),
+    "a name before the host": request("POST / HTTP/1.1", host="shop.example:x@evil"),
+    "a name before the host of the target": request("POST http://shop.example:x@evil/ HTTP/1.1"),
+    "another scheme": request("POST ftp://h/ HTTP/1.1"),
+    "a header that is not UTF-8": b"POST / HTTP/1.1\r\nhost: h\r\nx: \xff\r\n\r\n",
+    "a fragment": request("POST /#a HTTP/1.1"),
+    "a bad chunk size": request("POST / HTTP/1.1", "transfer-encoding: chunked", body=b"zz\r\nab\r\n0\r\n\r\n"),
+    "a chunk without its end": request("POST / HTTP/1.1", "transfer-encoding: chunked", body=b"2\r\nabcd\r\n0\r\n\r\n"),
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "a null in a header": b"POST / HTTP/1.1\r\nhost: h\r\nx: a\x00b\r\n\r\n",
+    "a header that is too long": request("POST / HTTP/1.1", "x: " + "a" * 10_000),
+    "a line that is too long": request("POST /" + "a" * 10_000 + " HTTP/1.1"),
+    "too many headers": request("POST / HTTP/1.1", *(f"x{number}: 1" for number in range(200))),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_hostile_bytes_are_refused_once_and_the_connection_is_closed(name: str) -> None:
+    async with gateway() as server, served(server, Route("/{all...}", ("GET", "POST"))):
+        said = await raw(server.port, HOSTILE[name])
+        assert said.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), said
+        assert said.count(b"HTTP/1.") == 1, said
+        assert orjson.loads(said.partition(b"\r\n\r\n")[2])["status"] == 400
+        assert b" 200 " in await raw(server.port, request("POST /ok HTTP/1.1", "connection: close"))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_bytes_break_it(data: st.DataObject) -> None:
+    good = request(
+        "POST /a%20b/c?d=e HTTP/1.1", "content-type: text/plain", "transfer-encoding: chunked", "expect: 100-continue",
+        "upgrade: websocket", "connection: upgrade", body=b"3\r\nabc\r\n0\r\n\r\n",
+    )  # fmt: skip
+    said = bytearray(good)
+    for _ in range(data.draw(st.integers(0, 4))):
+        start = data.draw(st.integers(0, len(said)))
+        said[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+
+    async def ask() -> None:
+        async with gateway(Bounds(head_seconds=0.2, body_seconds=0.2)) as server:
+            async with served(server, Route("/{all...}", ("GET", "POST"))):
+                try:
+                    found = await raw(server.port, bytes(said), b"\r\n\r\n")
+                except ConnectionError:
+                    found = b""
+                assert b" 500 " not in found.partition(b"\r\n")[0]
+                assert b" 200 " in await raw(server.port, request("POST /ok HTTP/1.1", "connection: close"))
+                assert server._bodies_bytes == 0
+
+    asyncio.run(ask())
+
+
+async def test_slow_heads_and_slow_bodies_are_ended() -> None:
+    async with gateway(Bounds(head_seconds=0.3, body_seconds=0.3)) as server, served(server, Route("/")):
+        assert await raw(server.port, b"POST / HTTP/1.1\r\nhost:") == b""
+        said = await raw(server.port, request("POST / HTTP/1.1", "content-length: 10", body=b"a"))
+        assert b" 408 " in said
+        said = await raw(server.port, request("POST / HTTP/1.1", "transfer-encoding: chunked", body=b"1\r\na\r\n"))
+        assert b" 408 " in said
+
+
+async def test_a_client_that_does_not_read_its_answer_is_dropped() -> None:
+    async with (
+        gateway(Bounds(answer_seconds=0.3)) as server,
+        served(server, Route("/"), lambda found: found.answer(200, (), b"x" * 50_000_000)),
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+        writer.write(request("POST / HTTP/1.1"))
+        async with asyncio.timeout(10):
+            while not server._runner or not server._runner.server or server._runner.server.connections == []:
+                await asyncio.sleep(0.01)
+            while server._runner.server.connections:
+                await asyncio.sleep(0.01)
+        with pytest.raises(ConnectionResetError):
+            while await reader.read(65536):
+                pass
+            raise ConnectionResetError  # on some systems an aborted connection reads as ended
+        writer.close()
+
+
+async def test_connections_and_bodies_are_bounded() -> None:
+    bounds = Bounds(connections=2, bodies_bytes=1500)
+    async with gateway(bounds) as server, served(server, Route("/")):
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client:
+            async with client.post("/", data=b"x" * 1400) as answer:
+                assert answer.status == 200
+            async with client.post("/", data=b"x" * 1600) as answer:
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        one = await asyncio.open_connection("127.0.0.1", server.port)
+        two = await asyncio.open_connection("127.0.0.1", server.port)
+        for _, writer in (one, two):
+            writer.write(request("POST / HTTP/1.1"))
+        for reader, _ in (one, two):
+            assert b" 200 " in await asyncio.wait_for(reader.readline(), 5)
+        said = await raw(server.port, b"")
+        assert said.startswith(b"HTTP/1.1 503 ")
+        for _, writer in (one, two):
+            writer.close()
+        async with asyncio.timeout(5):
+            while b" 200 " not in await raw(server.port, request("POST / HTTP/1.1", "connection: close")):
+                await asyncio.sleep(0.02)
+
+
+async def test_while_nobody_takes_requests_a_bounded_number_waits_for_a_bounded_time() -> None:
+    async with (
+        gateway(Bounds(waiting=3, waiting_seconds=0.5)) as server,
+        server.requests("uid", Route("/")) as requests,
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as client,
+    ):
+
+        async def post() -> tuple[int, str]:
+            async with client.post("/") as answer:
+                return answer.status, (await answer.json())["error"]
+
+        found = await asyncio.gather(*(post() for _ in range(5)))
+        assert sorted(found) == [
+            *[(503, "busy: the request was not taken in time")] * 3,
+            *[(503, "too many requests wait already")] * 2,
+        ]
+        assert await requests.next(10, 0.01) == []
+
+
+async def test_a_caller_that_leaves_takes_its_request_along() -> None:
+    async with gateway() as server, server.requests("uid", Route("/")) as requests:
+        leaving = asyncio.create_task(raw(server.port, request("POST / HTTP/1.1")))
+        async with asyncio.timeout(5):
+            while not requests._waiting:
+                await asyncio.sleep(0.01)
+        leaving.cancel()
+        async with asyncio.timeout(5):
+            while requests._waiting:
+                await asyncio.sleep(0.01)
+        assert await requests.next(10, 0.01) == []
+
+        taken_then_left = asyncio.create_task(raw(server.port, request("POST / HTTP/1.1")))
+        (taken,) = await requests.next(10, 5)
+        assert not taken.gone
+        taken_then_left.cancel()
+        async with asyncio.timeout(5):
+            while not taken.gone:
+                await asyncio.sleep(0.01)
+        taken.answer(200, (), b"to nobody")
+
+
+async def test_no_more_are_taken_than_asked_for_and_the_oldest_first() -> None:
+    async with gateway() as server, server.requests("uid", Route("/{n}")) as requests:
+        tasks = []
+        for number in range(5):
+            tasks.append(
+                asyncio.create_task(raw(server.port, request(f"POST /{number} HTTP/1.1", "connection: close")))
+            )
+            async with asyncio.timeout(5):
+                while len(requests._waiting) <= number:
+                    await asyncio.sleep(0.001)
+        first = await requests.next(2, 1)
+        assert [found.path for found in first] == ["/0", "/1"]
+        rest = await requests.next(10, 1)
+        assert [found.path for found in rest] == ["/2", "/3", "/4"]
+        for found in (*first, *rest):
+            found.answer(200)
+        assert all(b" 200 " in said for said in await asyncio.gather(*tasks))
+
+
+async def test_a_trigger_that_stops_answers_what_it_had_not_taken() -> None:
+    async with gateway() as server:
+        async with server.requests("uid", Route("/")) as requests:
+            asking = asyncio.create_task(raw(server.port, request("POST / HTTP/1.1", "connection: close")))
+            async with asyncio.timeout(5):
+                while not requests._waiting:
+                    await asyncio.sleep(0.01)
+        said = await asyncio.wait_for(asking, 5)
+        assert b" 503 " in said
+        assert b"retry-after" in said.lower()
+
+
+async def test_closing_under_load_loses_no_answer_and_refuses_what_comes() -> None:
+    release = asyncio.Event()
+
+    async def act(found: IncomingRequest) -> None:
+        async def later() -> None:
+            await release.wait()
+            found.answer(200, (), b"done")
+
+        tasks.append(asyncio.create_task(later()))
+
+    tasks: list[asyncio.Task[None]] = []
+    async with gateway() as server, served(server, Route("/"), act):
+        port = server.port
+        idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+        under_way = [asyncio.create_task(raw(port, request("POST / HTTP/1.1"))) for _ in range(50)]
+        async with asyncio.timeout(5):
+            while len(tasks) < 50:
+                await asyncio.sleep(0.01)
+        closing = asyncio.create_task(server.close(5))
+        await asyncio.sleep(0)
+        idle_writer.write(request("POST / HTTP/1.1"))
+        said = await asyncio.wait_for(idle_reader.read(), 5)
+        assert b" 503 " in said
+        assert b"retry-after: 1" in said.lower()
+        assert b"connection: close" in said.lower()
+        idle_writer.close()
+        release.set()
+        assert all(said.endswith(b"done") for said in await asyncio.gather(*under_way))
+        await asyncio.wait_for(closing, 5)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_closing_waits_no_longer_than_the_grace() -> None:
+    async with gateway() as server, server.requests("uid", Route("/")) as requests:
+        asking = asyncio.create_task(raw(server.port, request("POST / HTTP/1.1")))
+        (taken,) = await requests.next(1, 5)
+        await asyncio.wait_for(server.close(0.1), 5)
+        assert b" 503 " in await asking
+        taken.answer(200)
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    async with gateway() as server:
+        with pytest.raises(SourceError, match=rf"127\.0\.0\.1:{server.port}.*another port"):
+            await Gateway().start("127.0.0.1", server.port)
+
+
+async def test_requests_on_one_connection_are_answered_in_their_order() -> None:
+    async with gateway() as server, served(server, Route("/{n}")):
+        pipelined = b"".join(request(f"POST /{number} HTTP/1.1") for number in range(20))
+        said = await raw(server.port, pipelined + request("POST /last HTTP/1.1", "connection: close"))
+        assert [line.split(b" ")[1] for line in said.split(b"\r\n\r\n")[1:] if line.startswith(b"POST")] == [
+            *(b"/%d" % number for number in range(20)),
+            b"/last",
+        ]
+
+
+def test_it_works_on_uvloop_too() -> None:
+    import uvloop
+
+    async def main() -> None:
+        await test_a_request_is_put_to_its_route_as_it_came_and_its_answer_goes_back()
+        await test_a_body_over_the_limit_is_413_and_never_held_whether_it_says_so_or_not()
+        await test_a_caller_that_leaves_takes_its_request_along()
+        await test_slow_heads_and_slow_bodies_are_ended()
+        await test_connections_and_bodies_are_bounded()
+        await test_closing_under_load_loses_no_answer_and_refuses_what_comes()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -1,0 +1,242 @@
+"""What every store of the fabric keeps to: dead letters and inboxes, on one machine and on a cluster."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from servers.letters import letter
+from servers.nats import nats_server
+
+from trigger_sources.delivery import Attempt, Outcome
+from trigger_sources.dispatch.host import EventStore
+from trigger_sources.inbox import Inbox, Kept
+from trigger_sources.stores.jetstream import JetStreamStore
+from trigger_sources.stores.sqlite import Store
+
+DONE = Outcome("delivered")
+RETURNED = Outcome("returned")
+
+Opens = Callable[[], AbstractAsyncContextManager[EventStore]]
+
+
+@pytest.fixture(params=["sqlite", "jetstream"])
+async def opens(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opens]:
+    """Opens the store; again: the same one."""
+    if request.param == "sqlite":
+        yield lambda: Store.open(tmp_path / "store.db")
+        return
+    async with nats_server() as server:
+        yield lambda: JetStreamStore.open([server.url], replica="replica-0", ack_wait_seconds=3)
+
+
+@asynccontextmanager
+async def opened(opens: Opens, uid: str = "uid-1") -> AsyncIterator[Inbox]:
+    async with opens() as store:
+        inbox = store.inbox(uid)
+        await inbox.prepare()
+        yield inbox
+
+
+async def taken(inbox: Inbox, count: int, limit: int = 100) -> list[Kept]:
+    """So many records, in however many takes."""
+    found: list[Kept] = []
+    async with asyncio.timeout(15):
+        while len(found) < count:
+            found += await inbox.take(min(limit, count - len(found)), 1)
+    return found
+
+
+async def nothing_comes(inbox: Inbox, seconds: float = 0.3) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        assert [kept.record for kept in await inbox.take(100, left)] == []
+
+
+async def until_count(inbox: Inbox, count: int) -> None:
+    async with asyncio.timeout(10):
+        while await inbox.count() != count:
+            await asyncio.sleep(0.02)
+
+
+def numbers(first: int, count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(first, first + count)]
+
+
+# --- dead letters
+
+
+async def test_dead_letters_are_whole_oldest_first_and_one_an_identity(opens: Opens) -> None:
+    async with opens() as store:
+        letters = store.dead_letters("uid-1", "pay")
+        await letters.prepare()
+        many = [letter(f"p/0/{number}", failed_at=1000.0 - number // 2) for number in range(40)]
+        await asyncio.gather(*(letters.write(one) for one in many))
+        await letters.write(letter("p/0/0", failed_at=2000.0, data=None))
+        await store.dead_letters("uid-1", "ship").write(letter("p/0/0", function="ship"))
+        await store.dead_letters("uid-2", "pay").write(letter("p/0/0"))
+    async with opens() as store:
+        letters = store.dead_letters("uid-1", "pay")
+        found = [one async for one in letters.letters()]
+        assert len(found) == await letters.count() == 40
+        assert [one.failed_at for one in found] == sorted(one.failed_at for one in found)
+        assert found[-1] == letter("p/0/0", failed_at=2000.0, data=None)
+        assert found[0] in many
+        await letters.remove(found[-1])
+        await letters.remove(found[-1])
+        assert len([one async for one in letters.letters()]) == await letters.count() == 39
+        others = store.dead_letters("uid-2", "pay")
+        assert len([one async for one in others.letters()]) == await others.count() == 1
+
+
+async def test_dead_letters_that_nobody_prepared_for_are_none_and_the_first_is_written(opens: Opens) -> None:
+    async with opens() as store:
+        letters = store.dead_letters("uid-1", "pay")
+        assert [one async for one in letters.letters()] == []
+        assert await letters.count() == 0
+        await letters.remove(letter("p"))
+        await letters.write(letter("p"))
+        assert [one async for one in letters.letters()] == [letter("p")]
+
+
+# --- inboxes
+
+
+async def test_records_come_in_order_and_none_twice_while_it_is_held(opens: Opens) -> None:
+    async with opened(opens) as inbox:
+        await inbox.append_all(numbers(0, 50))
+        await inbox.append_all([])
+        await inbox.append_all(numbers(50, 50))
+        held = await taken(inbox, 100, limit=7)
+        assert [kept.record for kept in held] == numbers(0, 100)
+        assert {kept.handed_out for kept in held} == {1}
+        assert len({kept.position for kept in held}) == 100
+        await nothing_comes(inbox)
+        assert await inbox.count() == 100, "what is held is counted"
+
+
+async def test_what_is_settled_is_gone_for_good_and_what_was_held_comes_again(opens: Opens) -> None:
+    async with opened(opens) as inbox:
+        await inbox.append_all(numbers(0, 20))
+        held = await taken(inbox, 20)
+        for kept in held[::2]:
+            await kept.settle(DONE)
+        await until_count(inbox, 10)
+    async with opened(opens) as inbox:
+        again = await taken(inbox, 10)
+        assert [(kept.position, kept.record) for kept in again] == [(kept.position, kept.record) for kept in held[1::2]]
+        await nothing_comes(inbox)
+
+
+async def test_what_is_returned_comes_again_at_once_and_is_counted(opens: Opens) -> None:
+    async with opened(opens) as inbox:
+        await inbox.append_all(numbers(0, 3))
+        first, second, third = await taken(inbox, 3)
+        await second.settle(RETURNED)
+        started = time.monotonic()
+        (again,) = await taken(inbox, 1)
+        assert time.monotonic() - started < 1
+        assert (again.position, again.record, again.handed_out) == (second.position, b"1", 2)
+        await nothing_comes(inbox)
+        for kept in (first, again, third):
+            await kept.settle(DONE)
+        await until_count(inbox, 0)
+
+
+async def test_what_is_returned_for_later_comes_later(opens: Opens) -> None:
+    async with opened(opens) as inbox:
+        await inbox.append_all(numbers(0, 1))
+        (kept,) = await taken(inbox, 1)
+        await kept.settle(Outcome("returned", after_seconds=0.6))
+        await nothing_comes(inbox, 0.4)
+        (again,) = await taken(inbox, 1)
+        assert again.position == kept.position
+
+
+async def test_a_take_ends_in_time_and_a_record_that_arrives_ends_it_sooner(opens: Opens) -> None:
+    async with opened(opens) as inbox:
+        started = time.monotonic()
+        assert await inbox.take(10, 0.3) == []
+        assert 0.2 < time.monotonic() - started < 1
+        taking = asyncio.create_task(inbox.take(10, 10))
+        await asyncio.sleep(0)
+        await inbox.append_all([b"news"])
+        (kept,) = await asyncio.wait_for(taking, 2)
+        assert kept.record == b"news"
+
+
+async def test_what_is_given_back_comes_again_in_order_and_a_late_settle_does_no_harm(opens: Opens) -> None:
+    async with opened(opens) as inbox:
+        await inbox.append_all(numbers(0, 30))
+        held = await taken(inbox, 20)
+        await inbox.give_back()
+        assert not inbox.must_give_back
+        await held[0].settle(RETURNED)
+        again = await taken(inbox, 30, limit=10)
+        assert [kept.record for kept in again] == numbers(0, 30)
+        await held[1].settle(RETURNED)
+        await nothing_comes(inbox)
+        with contextlib.suppress(ConnectionError):  # it may say that it is too late
+            await held[2].settle(DONE)
+        for kept in again:
+            await kept.settle(DONE)
+        await until_count(inbox, 0)
+
+
+async def test_inboxes_of_two_triggers_know_nothing_of_each_other(opens: Opens) -> None:
+    async with opens() as store:
+        one, two = store.inbox("uid-1"), store.inbox("uid-2")
+        assert store.inbox("uid-1") is one
+        for inbox in (one, two):
+            await inbox.prepare()
+            await inbox.prepare()
+        await one.append_all([b"one"])
+        await two.append_all([b"two"])
+        assert (await one.count(), await two.count()) == (1, 1)
+        (kept,) = await taken(one, 1)
+        await nothing_comes(one)
+        await kept.settle(DONE)
+        await until_count(one, 0)
+        assert [kept.record for kept in await taken(two, 1)] == [b"two"]
+
+
+async def test_many_append_take_and_settle_at_once_and_every_record_is_there_once(opens: Opens) -> None:
+    seen: list[bytes] = []
+    async with opened(opens) as inbox:
+
+        async def append(worker: int) -> None:
+            for number in range(25):
+                await inbox.append_all([b"%d/%d/%d" % (worker, number, part) for part in range(4)])
+
+        async def settle() -> None:
+            while len(seen) < 800:
+                for number, kept in enumerate(await inbox.take(64, 1)):
+                    if number % 5 == 0 and kept.handed_out == 1:
+                        await kept.settle(RETURNED)
+                        continue
+                    seen.append(kept.record)
+                    await kept.settle(DONE)
+
+        async with asyncio.timeout(30):
+            await asyncio.gather(settle(), *(append(worker) for worker in range(8)))
+        await until_count(inbox, 0)
+    assert len(set(seen)) == len(seen) == 800
+
+
+async def test_a_big_record_and_its_dead_letter_are_kept(opens: Opens) -> None:
+    async with opens() as store:
+        inbox = store.inbox("uid-1")
+        await inbox.prepare()
+        body = bytes(range(256)) * ((inbox.largest_bytes or 1_000_000) // 256)
+        await inbox.append_all([body])
+        (kept,) = await taken(inbox, 1)
+        assert kept.record == body
+        letters = store.dead_letters("uid-1", "pay")
+        attempt = Attempt(at=1.5, latency_seconds=0.1, status=500, answer_head=b"x" * 1024)
+        big = replace(letter("p", data=body), attempts=(attempt,) * 100, headers=(("h", b"y" * 60_000),))
+        await letters.write(big)
+        assert [one.event.data async for one in letters.letters()] == [body]

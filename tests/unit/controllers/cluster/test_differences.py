@@ -1,0 +1,123 @@
+"""Whether a live object has what is wanted: no write where it has, one where it lacks anything."""
+
+from typing import Any
+
+import pytest
+
+from controllers.cluster.differences import has, has_left_over
+from controllers.cluster.quantities import amount_of
+
+LIVE: dict[str, Any] = {
+    "metadata": {"name": "f", "uid": "1", "labels": {"a": "b", "theirs": "x"}},
+    "spec": {
+        "replicas": 2,
+        "template": {
+            "containers": [
+                {"name": "injected"},
+                {"name": "function", "image": "i:1", "resources": {"limits": {"cpu": "500m", "memory": "128Mi"}}},
+            ]
+        },
+        "args": ["a", "b"],
+        "mounts": [{"name": "v", "at": "/1", "ro": True}, {"name": "v", "at": "/2"}],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"metadata": {"labels": {"a": "b"}}},
+        {"spec": {"template": {"containers": [{"name": "function", "image": "i:1"}]}}},
+        {"spec": {"template": {"containers": [{"name": "function", "resources": {"limits": {"cpu": 0.5}}}]}}},
+        {"spec": {"template": {"containers": [{"name": "function", "env": []}]}, "empty": {}, "none": None}},
+        {"spec": {"args": ["a", "b"]}},
+        {"spec": {"mounts": [{"name": "v", "at": "/1"}, {"name": "v", "at": "/2"}]}},
+    ],
+)
+def test_it_has_all_of_it(wanted: Any) -> None:
+    assert has(LIVE, wanted)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"metadata": {"labels": {"a": "c"}}},
+        {"metadata": {"labels": {"b": ""}}},
+        {"spec": {"replicas": 3}},
+        {"spec": {"template": {"containers": [{"name": "function", "image": "i:2"}]}}},
+        {"spec": {"template": {"containers": [{"name": "other"}]}}},
+        {"spec": {"args": ["a"]}},
+        {"spec": {"args": ["b", "a"]}},
+        {"spec": {"args": "a"}},
+        {"spec": "text"},
+        {"spec": {"mounts": [{"name": "v", "at": "/1"}, {"name": "v", "at": "/3"}]}},
+        {"spec": {"template": {"containers": [{"name": "function", "resources": {"limits": {"cpu": "1"}}}]}}},
+    ],
+)
+def test_it_lacks_something(wanted: Any) -> None:
+    assert not has(LIVE, wanted)
+
+
+WANTED: dict[str, Any] = {
+    "apiVersion": "v1",
+    "metadata": {"annotations": {"a.b/c": "d"}},
+    "spec": {
+        "env": [{"name": "A", "value": "1"}],
+        "ports": [{"containerPort": 8080}],
+        "set": ["x"],
+        "atomic": {"p": 1},
+    },
+}
+PORT = 'k:{"containerPort":8080,"protocol":"TCP"}'
+APPLIED: dict[str, Any] = {
+    "f:metadata": {"f:annotations": {"f:a.b/c": {}}},
+    "f:spec": {
+        "f:env": {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}},
+        "f:ports": {PORT: {".": {}, "f:containerPort": {}}},
+        "f:set": {'v:"x"': {}},
+        "f:atomic": {},
+    },
+}
+
+
+def applied(fields: dict[str, Any], **entry: Any) -> dict[str, Any]:
+    by = {"manager": "m", "operation": "Apply", "apiVersion": "v1", "fieldsV1": fields, **entry}
+    return {"metadata": {"managedFields": [{"manager": "m", "operation": "Update", "apiVersion": "v1"}, by]}}
+
+
+def test_what_is_applied_and_still_wanted_is_not_left_over() -> None:
+    assert not has_left_over(applied(APPLIED), WANTED, "m")
+    assert not has_left_over({"metadata": {}}, WANTED, "m"), "where nothing is told, nothing is known to be"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"f:metadata": {"f:annotations": {"f:other": {}}}},
+        {"f:metadata": {"f:labels": {"f:a": {}}}},
+        {"f:spec": {"f:env": {'k:{"name":"B"}': {".": {}, "f:name": {}}}}},
+        {"f:spec": {"f:env": {'k:{"name":"A"}': {"f:valueFrom": {}}}}},
+        {"f:spec": {"f:ports": {PORT: {"f:hostPort": {}}}}},
+        {"f:spec": {"f:set": {'v:"y"': {}}}},
+        {"f:spec": {"f:replicas": {}}},
+    ],
+)
+def test_what_was_applied_and_is_wanted_no_more_is_left_over(fields: dict[str, Any]) -> None:
+    assert has_left_over(applied(fields), WANTED, "m")
+    for other in ({"manager": "n"}, {"operation": "Update"}, {"subresource": "status"}, {"apiVersion": "v2"}):
+        assert not has_left_over(applied(fields, **other), WANTED, "m"), other
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("500m", 0.5), ("1", 1), ("1Ki", "1024"), ("0.1", "100m"), ("1500M", "1.5G"), ("1e3", "1k")],
+)
+def test_one_amount_has_many_spellings(one: str, other: Any) -> None:
+    assert amount_of(one) == amount_of(other)
+
+
+@pytest.mark.parametrize("text", ["", "Mi", "1Xi", "one", "1 Mi"])
+def test_what_is_no_quantity_is_said(text: str) -> None:
+    with pytest.raises(ValueError, match="no quantity"):
+        amount_of(text)

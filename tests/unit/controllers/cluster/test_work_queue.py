@@ -1,0 +1,103 @@
+"""The controllers' queue: no key is forgotten, none runs twice at a time."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from controllers.cluster.work_queue import WorkQueue
+
+
+@asynccontextmanager
+async def running(reconcile: Callable[[str], Awaitable[None]]) -> AsyncIterator[WorkQueue[str]]:
+    queue = WorkQueue(reconcile)
+    task = asyncio.create_task(queue.run())
+    try:
+        yield queue
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def test_what_changes_while_it_is_reconciled_is_reconciled_again_and_never_at_the_same_time() -> None:
+    version = dict.fromkeys("abcdef", 0)
+    seen: dict[str, int] = {}
+    busy: set[str] = set()
+
+    async def reconcile(key: str) -> None:
+        assert key not in busy
+        busy.add(key)
+        found = version[key]
+        await asyncio.sleep(random.random() * 0.003)
+        busy.discard(key)
+        seen[key] = found
+
+    async with running(reconcile) as queue:
+        for _ in range(600):
+            key = random.choice("abcdef")
+            version[key] += 1
+            queue.add(key)
+            await asyncio.sleep(random.random() * 0.001)
+        await until(lambda: queue.is_idle)
+    assert seen == version, "the last state of every key was looked at"
+
+
+async def test_what_is_added_many_times_while_it_waits_is_done_once() -> None:
+    done: list[str] = []
+    release = asyncio.Event()
+
+    async def reconcile(key: str) -> None:
+        done.append(key)
+        await release.wait()
+
+    async with running(reconcile) as queue:
+        for _ in range(100):
+            queue.add("a")
+        await until(lambda: done == ["a"])
+        for _ in range(100):
+            queue.add("a")
+        release.set()
+        await until(lambda: queue.is_idle)
+    assert done == ["a", "a"]
+
+
+async def test_a_failure_comes_again_and_others_do_not_wait_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    tries: list[str] = []
+
+    async def reconcile(key: str) -> None:
+        tries.append(key)
+        if key == "bad" and tries.count("bad") < 3:
+            raise OSError("the server is away")
+
+    async with running(reconcile) as queue:
+        queue.add("bad")
+        queue.add("good")
+        await until(lambda: queue.is_idle)
+    assert tries[:2] == ["bad", "good"]
+    assert tries.count("bad") == 3
+    assert "reconcile failed" in caplog.text
+
+
+async def test_a_change_does_not_wait_for_the_delay_of_a_failure() -> None:
+    tries = 0
+
+    async def reconcile(key: str) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise OSError("not yet")
+
+    async with running(reconcile) as queue:
+        queue.add("a")
+        for count in (1, 2, 3):
+            await until(lambda count=count: tries == count)  # type: ignore[misc]
+            queue.add("a")
+        await until(lambda: tries == 4 and queue.is_idle)

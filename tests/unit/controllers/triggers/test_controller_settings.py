@@ -1,0 +1,36 @@
+"""What a controller reads of its environment: a bad value is refused with its variable's name."""
+
+import pytest
+
+from controllers.__main__ import settings_from
+from controllers.triggers.process import settings_from as trigger_settings_from
+
+IMAGE = {"KUBEIRQ_RUNTIME_IMAGE": "runtimes"}
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("{", "KUBEIRQ_IMAGES: no JSON: "),
+        ("[]", "KUBEIRQ_IMAGES: images by runtime are needed"),
+        ('{"python3.11": 1}', "KUBEIRQ_IMAGES: images by runtime are needed"),
+    ],
+)
+def test_images_that_are_none_are_named(value: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        settings_from({**IMAGE, "KUBEIRQ_IMAGES": value})
+
+
+def test_images_are_by_runtime_and_may_be_left_out() -> None:
+    assert settings_from({**IMAGE, "KUBEIRQ_IMAGES": '{"python3.11": "p"}'}).images == {"python3.11": "p"}
+    assert settings_from({**IMAGE, "KUBEIRQ_IMAGES": ""}).images == {}
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1.5", "70000", "٣"])
+def test_a_number_that_is_none_is_named(value: str) -> None:
+    with pytest.raises(ValueError, match=f"KUBEIRQ_PORT: {value!r} is no whole number from 1 to 65535"):
+        trigger_settings_from({"KUBEIRQ_PORT": value})
+
+
+def test_a_grace_of_none_is_one() -> None:
+    assert trigger_settings_from({"KUBEIRQ_GRACE_SECONDS": "0"}).grace_seconds == 0

@@ -1,0 +1,184 @@
+"""What one trigger's resource or handover does to the others of its controller: nothing."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+
+import pytest
+
+from controllers.cluster.api import Api
+from controllers.cluster.owned_objects import Owned
+from controllers.triggers.controller import TriggerController
+from controllers.triggers.gates import Gates
+from controllers.triggers.secrets import Secrets
+from controllers.triggers.store import ClusterStore
+from trigger_sources.dispatch.host import LocalHost
+from trigger_sources.http.gateway import Gateway
+from trigger_sources.stores.none import NoStore
+
+Object = dict[str, Any]
+
+
+def trigger(name: str, kind: str = "CronTrigger", generation: int = 1, **spec: Any) -> Object:
+    return {
+        "apiVersion": "kubeirq.dev/v1",
+        "kind": kind,
+        "metadata": {
+            "name": name, "namespace": "a", "uid": name, "generation": generation, "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"schedule": "* * * * * *", "delivery": {"onFailure": "drop"}, **spec}
+        if kind == "CronTrigger"
+        else spec,
+    }  # fmt: skip
+
+
+class Cluster:
+    """An API server in memory: as much of one as triggers need."""
+
+    def __init__(self, *objects: Object) -> None:
+        self.objects = objects
+
+    async def list(self, api_version: str, kind: str, *_: Any) -> list[Object]:
+        return [found for found in self.objects if found["kind"] == kind]
+
+    async def request(self, method: str, path: str, *, body: Any = None, **_: Any) -> Object:
+        name = path.removesuffix("/status").rpartition("/")[2]
+        found = next(found for found in self.objects if found["metadata"]["name"] == name)
+        if method == "PATCH":
+            status = found.setdefault("status", {})
+            for field, value in body["status"].items():
+                status[field] = {**status.get(field, {}), **value} if isinstance(value, dict) else value
+        return found
+
+    async def create(self, wanted: Object) -> Object:
+        return wanted
+
+
+class Duty:
+    has = True
+
+    def holds(self, uid: str) -> bool:
+        return self.has
+
+    def term_of(self, uid: str) -> int | None:
+        return 1 if self.has else None
+
+
+@asynccontextmanager
+async def running(*objects: Object, duty: Duty | None = None) -> AsyncIterator[tuple[TriggerController, Any]]:
+    store = ClusterStore(lambda uid: controller.status_of(uid), NoStore())
+    secrets = Secrets(["a"])
+    host = LocalHost(replica="one", store=store, gateway=Gateway(), secrets=secrets.text, defaults={})
+    cluster = cast(Api, Cluster(*objects))
+    kind = objects[0]["kind"]
+    controller = TriggerController(cluster, [kind], host, Gates(), secrets, duties=duty, grace_seconds=10)
+    task = asyncio.create_task(controller.run())
+    try:
+        yield controller, task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+class Slow:
+    """A function that takes its time."""
+
+    def __init__(self) -> None:
+        self.called, self.may_end = asyncio.Event(), asyncio.Event()
+        self.answered = 0
+        self.url = ""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                self.called.set()
+                await self.may_end.wait()
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                await writer.drain()
+                self.answered += 1
+        writer.close()
+
+
+@asynccontextmanager
+async def slow_function() -> AsyncIterator[Slow]:
+    slow = Slow()
+    async with await asyncio.start_server(slow.handle, "127.0.0.1", 0) as server:
+        slow.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        yield slow
+        slow.may_end.set()
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        (
+            trigger("good", function="f"),
+            trigger("bad", function="f", schedule=None, at="9999-12-31T23:59:59-01:00"),
+            "spec: at: ",
+        ),
+        (
+            trigger("good", "KafkaTrigger", function="f", topics=["t"], brokers=["127.0.0.1:1"]),
+            trigger("bad", "KafkaTrigger", function="f", topics=["t"], filter="(" * 200_000),
+            "spec.filter: ",
+        ),
+        (trigger("good", function="f"), trigger("bad", url="http://host:99999/"), "spec.target.url: "),
+        (trigger("good", function="f"), trigger("bad", url="http://[::1/"), "spec.target.url: "),
+        (trigger("good", function="f"), trigger("bad", url="http://me:s3cret@host/"), "spec.target.url: "),
+        (trigger("good", function="f"), trigger("bad", function="there.other.svc:8080/x?"), "spec.target.function: "),
+    ],
+)
+async def test_a_bad_trigger_is_told_so_and_ends_nothing_else(good: Object, bad: Object, said: str) -> None:
+    async with running(good, bad) as (_, task):
+        async with asyncio.timeout(10):
+            while "conditions" not in bad.get("status", {}) and not task.done():
+                await asyncio.sleep(0.05)
+        assert not task.done(), task.exception()
+        ready = next(found for found in bad["status"]["conditions"] if found["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "Invalid")
+    assert ready["message"].startswith(said)
+    assert "s3cret" not in ready["message"]
+
+
+async def test_a_lost_lease_leaves_calls_under_way_the_short_time_only_whoever_hears_of_it_first() -> None:
+    duty = Duty()
+    async with slow_function() as slow, running(trigger("t", url=slow.url), duty=duty) as (controller, _):
+        await slow.called.wait()
+        duty.has = False
+        began = time.monotonic()
+        controller.duties_changed()
+        await asyncio.create_task(controller.let_go(lambda uid: True))
+        assert time.monotonic() - began < 5
+        assert not controller.flows.running
+
+
+async def test_a_stop_while_an_edit_drains_cuts_no_call() -> None:
+    async with slow_function() as slow:
+        async with running(trigger("t", url=slow.url)) as (controller, task):
+            await slow.called.wait()
+            edited = trigger("t", generation=2, url=slow.url, payload=1)
+            controller._trigger_seen({"type": "MODIFIED", "object": edited})
+            while not controller.queue._running:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.sleep(0.05)
+            slow.may_end.set()
+            with suppress(asyncio.CancelledError):
+                await task
+        assert slow.answered == 1
+
+
+async def test_what_only_has_the_label_is_nobodys_to_remove() -> None:
+    labels = {"kubeirq.dev/function": "f"}  # as `kubectl expose deployment f --name public` copies them
+    mine = {"name": "old", "namespace": "a", "labels": labels, "ownerReferences": [{"uid": "u"}]}
+    theirs = {"name": "public", "namespace": "a", "labels": labels}
+    objects = [{"apiVersion": "v1", "kind": "Service", "metadata": found} for found in (mine, theirs)]
+    owned = Owned(cast(Api, Cluster(*objects)), [("v1", "Service")], label="kubeirq.dev/function")
+    await owned.refresh()
+    owner = {"kind": "Function", "metadata": {"name": "f", "namespace": "a", "uid": "u"}}
+    assert [found["metadata"]["name"] for found in owned.unwanted(owner, [])] == ["old"]

@@ -1,0 +1,28 @@
+"""Which changes of conditions are worth a Kubernetes Event."""
+
+from typing import Any
+
+import pytest
+
+from controllers.cluster.events import Happened, happened_between
+
+
+def conditions(status: str | None, reason: str = "", message: str = "") -> list[dict[str, Any]]:
+    return [] if status is None else [{"type": "Ready", "status": status, "reason": reason, "message": message}]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (conditions(None), conditions("True", "Ready"), None),
+        (conditions(None), conditions("False", "Invalid", "spec.x"), Happened("Warning", "Invalid", "spec.x")),
+        (conditions("False", "Invalid", "spec.x"), conditions("False", "Invalid", "spec.y"), None),
+        (conditions("True", "Ready"), conditions("False", "Suspended", "m"), Happened("Normal", "Suspended", "m")),
+        (conditions("False", "RollingOut"), conditions("True", "Ready"), Happened("Normal", "Ready", "it is ready")),
+        (conditions("False", "Starting"), conditions("False", "CrashLoopBackOff"),
+         Happened("Warning", "CrashLoopBackOff", "CrashLoopBackOff")),
+        (conditions("True", "Ready"), conditions(None), None),
+    ],
+)  # fmt: skip
+def test_becoming_ready_and_another_reason_are_told_once(before: Any, after: Any, expected: Any) -> None:
+    assert happened_between(before, after) == expected

@@ -1,0 +1,83 @@
+"""The watermark against a naive model, and its metadata."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from trigger_sources.kafka.watermark import Watermark, decode, encode
+
+
+class WatermarkAgainstAModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.known = {103, 104, 109, 130}  # settled before this life: read again, and skipped
+        self.mark = Watermark(100, self.known)
+        self.after = 100
+        self.open: list[int] = []
+        self.done: set[int] = set()
+
+    @rule(gap=st.integers(0, 3))
+    def one_is_taken(self, gap: int) -> None:
+        offset = self.after + gap
+        self.after = offset + 1
+        if self.mark.knows(offset):
+            assert offset in self.known
+            self.done.add(offset)
+            self.mark.skip(offset)
+        else:
+            self.open.append(offset)
+            self.mark.take(offset)
+
+    @rule(gap=st.integers(0, 3))
+    def one_is_skipped(self, gap: int) -> None:
+        offset = self.after + gap
+        self.after = offset + 1
+        self.done.add(offset)
+        self.mark.skip(offset)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), twice=st.booleans())
+    def one_settles(self, data: st.DataObject, twice: bool) -> None:
+        offset = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        self.done.add(offset)
+        self.mark.settle(offset)
+        if twice:
+            self.mark.settle(offset)
+
+    @invariant()
+    def nothing_unsettled_is_below_the_watermark(self) -> None:
+        expected = min(self.open, default=self.after)
+        if self.open or self.done:
+            assert self.mark.committable == expected
+            assert self.mark.distance == self.after - expected
+        assert self.mark.unsettled == len(self.open)
+
+    @invariant()
+    def the_metadata_names_what_is_settled_above_and_nothing_else(self) -> None:
+        above = {offset for offset in self.done if offset > self.mark.committable} if self.open else set()
+        above |= {offset for offset in self.known if offset >= self.mark.committable}
+        assert decode(self.mark.committable, self.mark.metadata()) == above
+
+
+WatermarkAgainstAModel.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestWatermark = WatermarkAgainstAModel.TestCase
+
+
+@given(st.integers(0, 2**50), st.sets(st.integers(1, 100_000), max_size=4_000))
+@settings(deadline=None, max_examples=50)
+def test_metadata_fits_the_brokers_limit_and_never_claims_too_much(base: int, above: set[int]) -> None:
+    settled = {base + offset for offset in above}
+    text = encode(base, settled)
+    assert len(text.encode()) <= 4096
+    assert decode(base, text) <= settled
+
+
+@given(st.one_of(st.text(max_size=50), st.binary(max_size=60).map(lambda data: "k1:" + data.hex())))
+def test_foreign_or_damaged_metadata_claims_nothing_absurd(text: str) -> None:
+    assert all(offset >= 5 for offset in decode(5, text))
+
+
+def test_foreign_metadata_is_ignored() -> None:
+    assert decode(0, "some other consumer's note") == set()
+    assert decode(0, "") == set()
+    assert decode(0, "k1:!!!") == set()

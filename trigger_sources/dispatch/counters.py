@@ -1,0 +1,86 @@
+"""Counters of the hot path as plain integers, and a reading of them at one moment."""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trigger_sources.delivery import OutcomeKind
+
+# Upper bounds in seconds; the last bucket is everything.
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Counters:
+    """What one trigger did for one function. `received = settled + withdrawn + held` holds at every moment."""
+
+    __slots__ = (
+        "_buckets",
+        "attempts",
+        "deadLettered",
+        "delivered",
+        "dropped",
+        "filter_errors",
+        "filtered",
+        "latency_seconds",
+        "lost",
+        "received",
+        "redelivered",
+        "reply_failures",
+        "restarts",
+        "retried",
+        "returned",
+        "withdrawn",
+    )
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.delivered = 0
+        self.filtered = 0
+        self.deadLettered = 0  # the outcome's own name
+        self.dropped = 0
+        self.returned = 0
+        self.withdrawn = 0
+        self.redelivered = 0  # handed out again while held: the same event, not a new one
+        self.attempts = 0
+        self.retried = 0
+        self.filter_errors = 0
+        self.reply_failures = 0
+        self.lost = 0  # by the source, before they could be taken
+        self.restarts = 0  # of the source's generator
+        self.latency_seconds = 0.0
+        self._buckets = [0] * (len(BUCKETS) + 1)
+
+    def attempt(self, latency_seconds: float) -> None:
+        self.attempts += 1
+        self.latency_seconds += latency_seconds
+        self._buckets[bisect_left(BUCKETS, latency_seconds)] += 1
+
+    def settled(self, kind: OutcomeKind) -> None:
+        if kind == "delivered":
+            self.delivered += 1
+        else:
+            setattr(self, kind, getattr(self, kind) + 1)
+
+    def histogram(self) -> list[tuple[str, int]]:
+        """Cumulative counts by upper bound, as Prometheus has them."""
+        found, total = [], 0
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self._buckets, strict=True):
+            total += count
+            found.append((bound, total))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One trigger and function at one moment."""
+
+    labels: Mapping[str, str]
+    counters: Counters
+    held: int
+    states: Mapping[str, int]
+    connected: bool
+    delivering: bool
+    oldest_seconds: float
+    dead_letters: int
+    lag_events: int | None
+    lag_seconds: float | None

@@ -1,0 +1,479 @@
+"""One trigger's flow to one function: its life from prepare to closed, with the one task that pulls."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+from trigger_sources.dead_letters import DeadLetter, DeadLetters
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.dispatch.counters import Counters, Reading
+from trigger_sources.dispatch.dispatcher import Dispatcher
+from trigger_sources.dispatch.gate import Gate
+from trigger_sources.dispatch.held import Identity, LaneView, Seen
+from trigger_sources.dispatch.host import Host
+from trigger_sources.dispatch.replies import open_publisher
+from trigger_sources.source import Lag, SourceError, State, TriggerSource
+from trigger_sources.spec import SecretRef
+from trigger_sources.transport.resolver import resolver
+
+if TYPE_CHECKING:
+    from trigger_sources.http.gateway import Requests
+    from trigger_sources.http.routes import Route
+    from trigger_sources.inbox import Inbox
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+_RESTART_FIRST_SECONDS = 0.2
+_RESTART_MAX_SECONDS = 15.0
+_LAG_SECONDS = 5.0
+_CLOSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One aspect of how a flow is, as Kubernetes has them: a CamelCase reason, and a message for a person."""
+
+    type: str
+    status: ConditionStatus
+    reason: str
+    message: str
+    since: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStatus:
+    """How a flow is just now."""
+
+    conditions: Sequence[Condition]
+    counters: Counters
+    held: int
+    in_flight: int
+    lag: Lag | None
+    dead_letters: int
+    last_answer: tuple[int, float, float] | None  # status, epoch seconds, latency in seconds
+    last_error: str
+
+    @property
+    def ready(self) -> bool:
+        return self.conditions[0].status == "True"
+
+
+class Flow:
+    """Runs one source for one function until it is stopped. Made, run and stopped in one event loop."""
+
+    def __init__(
+        self,
+        trigger: TriggerSource,
+        *,
+        kind: str,
+        namespace: str,
+        name: str,
+        uid: str,
+        function: str,
+        gate: Gate,
+        host: Host,
+        gate_of: Callable[[str], Gate],
+        observe: Callable[[Seen], None] | None = None,
+        may_start: Callable[[], bool] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.trigger = trigger
+        self.identity = Identity(kind, namespace, name, uid, function)
+        self.gate = gate
+        self._host = host
+        self._gate_of = gate_of
+        self._owner = f"{uid}/{function}"
+        state = host.store.state(uid, function)
+        self.dispatcher = Dispatcher(
+            trigger,
+            self.identity,
+            gate,
+            state=state,
+            limit=_limit_of(trigger),
+            observe=observe,
+            may_start=may_start,
+            jitter=jitter,
+        )
+        self.context = FlowContext(self, host, state)
+        self.lag: Lag | None = None
+        self.connected: tuple[bool, str, str] = (False, "Starting", "")
+        self.completed = False
+        self._stop = asyncio.Event()
+        self._grace_seconds = 0.0
+        self._stopped = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+        self._draining = False
+        self._needs_dead_letters = True
+        self._extends = False
+        self._since: dict[str, tuple[str, float]] = {}
+
+    @property
+    def dead_letters(self) -> DeadLetters | None:
+        return self.dispatcher.dead_letters
+
+    async def open_dead_letters(self) -> DeadLetters | None:
+        """Those of a suspended trigger are opened when someone asks for them. None: it starts, and they are not known.
+
+        Raises SourceError, or what the transport raises.
+        """
+        if self.dead_letters is None and self.trigger.suspend and not self._stop.is_set():
+            await self._prepare_dead_letters()
+        return self.dead_letters
+
+    async def run(self) -> None:
+        """Returns once stopped. A source that fails is restarted; only a fault of ours is raised."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            if self.trigger.suspend:
+                await self._stop.wait()
+                return
+            if not await self._until_prepared():
+                return
+            self._pump = asyncio.create_task(self._pull())
+            tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._extend())]
+            stop = asyncio.create_task(self._stop.wait())
+            tasks.append(cast("asyncio.Task[None]", stop))
+            await asyncio.wait({self._pump, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await self._stop.wait()  # a completed source stays to be looked at
+            await self._end_pull()
+        finally:
+            if self._pump is not None:
+                tasks.append(self._pump)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.dispatcher.aclose()
+            await self._close_all()
+            self._stopped.set()
+
+    async def stop(self, grace_seconds: float = 30.0) -> None:
+        """Takes no more, lets what was taken settle within the grace, gives the rest back, and closes the source."""
+        self._grace_seconds = grace_seconds
+        self._stop.set()
+        await self._stopped.wait()
+
+    # --- pulling
+
+    async def _pull(self) -> None:
+        """The pump: the one task that owns the generator, and does nothing else."""
+        restart_seconds = _RESTART_FIRST_SECONDS
+        while not self._draining:
+            generator = self.trigger.deliveries(self.context)
+            started = time.monotonic()
+            try:
+                await self._pull_from(generator)
+                if not self._draining:
+                    self.completed = True
+                    self._report(True, "Completed", "the source has no more events")
+                return
+            except SourceError as error:
+                self._report(False, error.reason, str(error))
+                problem = str(error)
+            except Exception as error:  # whatever a source raises, it is started again
+                self._report(False, "SourceFailed", f"{type(error).__name__}: {error}")
+                log.warning("source failed", extra=self._where(), exc_info=True)
+                problem = repr(error)
+            finally:
+                await _close(generator)
+            if time.monotonic() - started > 60:
+                restart_seconds = _RESTART_FIRST_SECONDS
+            log.info("source restarts", extra={**self._where(), "seconds": restart_seconds, "problem": problem})
+            self.dispatcher.counters.restarts += 1
+            await _first(self._stop.wait(), restart_seconds)
+            restart_seconds = min(_RESTART_MAX_SECONDS, restart_seconds * 2)
+
+    async def _pull_from(self, generator: AsyncIterator[Sequence[Delivery]]) -> None:
+        dispatcher = self.dispatcher
+        # A read for one or two events costs as much as one for hundreds: wait until a good part of the room is free
+        enough = max(1, dispatcher.limit // 4)
+        waits = not self.trigger.callers_wait
+        while not self._draining:
+            while (dispatcher.room < enough or (waits and not dispatcher.pulls)) and not self._draining:
+                dispatcher.room_changed.clear()
+                await _first(dispatcher.room_changed.wait(), 0.5 if dispatcher.room >= enough else None)
+            if self._draining:
+                return await self._until_closed()
+            try:
+                deliveries = await anext(generator)
+            except StopAsyncIteration:
+                return None
+            if self._draining:
+                dispatcher.give_back(deliveries)
+                return await self._until_closed()
+            if deliveries:
+                if not self._extends and deliveries[0].extend is not None:
+                    self._extends = True
+                dispatcher.take(deliveries)
+        return await self._until_closed()
+
+    async def _until_closed(self) -> None:
+        """The generator stays open while what it gave settles."""
+        await self.context.stopping.wait()
+
+    async def _end_pull(self) -> None:
+        self._draining = True
+        self.dispatcher.room_changed.set()
+        await self.dispatcher.drain(self._grace_seconds)
+        self.context.stopping.set()
+        assert self._pump is not None
+        await asyncio.wait({self._pump}, timeout=2)
+
+    # --- beside the pump
+
+    async def _until_prepared(self) -> bool:
+        """Whether everything that is needed is there now; False when stopped before."""
+        seconds = _RESTART_FIRST_SECONDS
+        while not self._stop.is_set():
+            try:
+                await self.trigger.prepare(self.context)
+                dispatcher = self.dispatcher
+                await self._prepare_dead_letters()
+                if self.trigger.reply is not None and dispatcher.publisher is None:
+                    dispatcher.publisher = await open_publisher(
+                        self.trigger.reply,
+                        self.context,
+                        self.trigger.addresses,
+                        self._gate_of,
+                        resolver(self._host.reach, self.context.namespace),
+                    )
+                return True
+            except SourceError as error:
+                self._report(False, error.reason, str(error))
+            except Exception as error:  # a broker that is not there yet raises whatever its client raises
+                self._report(False, "NotPrepared", f"{type(error).__name__}: {error}")
+                log.debug("not prepared", extra=self._where(), exc_info=True)
+            await _first(self._stop.wait(), seconds)
+            seconds = min(5.0, seconds * 2)
+        return False
+
+    async def _prepare_dead_letters(self) -> None:
+        dispatcher = self.dispatcher
+        if dispatcher.dead_letters is None:
+            beside = self.trigger.dead_letters(self.context)
+            dispatcher.dead_letters = beside or self._host.store.dead_letters(self.identity.uid, self.identity.function)
+            # What is kept in the fabric's own store need not be had by who never needs it
+            self._needs_dead_letters = beside is not None or self.trigger.needs_dead_letters
+        if self._needs_dead_letters:
+            await dispatcher.dead_letters.prepare()
+
+    async def _watch(self) -> None:
+        """Asks for the lag, and once for how many dead letters there are."""
+        counted = False
+        while True:
+            try:
+                async with asyncio.timeout(_LAG_SECONDS * 2):  # not wait_for: it may swallow that we are cancelled
+                    self.lag = await self.trigger.lag(self.context)
+                if not counted and self.dispatcher.dead_letters is not None:
+                    self.dispatcher.dead_letter_count = await self.dispatcher.dead_letters.count()
+                    counted = True
+            except Exception as error:  # noqa: BLE001  lag is for looking at; the flow goes on without it
+                log.debug("lag not known", extra={**self._where(), "error": repr(error)})
+            await asyncio.sleep(_LAG_SECONDS)
+
+    async def _extend(self) -> None:
+        while True:
+            await asyncio.sleep(self.trigger.extend_seconds)
+            if self._extends:
+                await self.dispatcher.extend()
+
+    async def _close_all(self) -> None:
+        for closing in (self.dispatcher.publisher, self.dispatcher.dead_letters):
+            if closing is None:
+                continue
+            try:
+                await asyncio.wait_for(closing.close(), _CLOSE_SECONDS)
+            except Exception:
+                log.warning("not closed in order", extra=self._where(), exc_info=True)
+        await self._host.release(self._owner)
+
+    # --- looking
+
+    def status(self) -> FlowStatus:
+        dispatcher = self.dispatcher
+        connected, delivering = self._connected_condition(), self._delivering_condition()
+        ready: tuple[ConditionStatus, str, str] = ("True", "Ready", "")
+        # a source that was not asked for anything yet, since the function is down, is not what is wrong
+        for found in (delivering, connected) if connected[1] == "Starting" else (connected, delivering):
+            if found[0] != "True":
+                ready = ("False" if found[0] == "False" else "Unknown", found[1], found[2])
+                break
+        return FlowStatus(
+            conditions=tuple(
+                self._condition(name, *found)
+                for name, found in (("Ready", ready), ("Connected", connected), ("Delivering", delivering))
+            ),
+            counters=dispatcher.counters,
+            held=dispatcher.held,
+            in_flight=dispatcher.states().get("running", 0),
+            lag=self.lag,
+            dead_letters=dispatcher.dead_letter_count,
+            last_answer=dispatcher.last_answer,
+            last_error=dispatcher.last_error,
+        )
+
+    def reading(self) -> Reading:
+        """For metrics."""
+        dispatcher, identity = self.dispatcher, self.identity
+        oldest = dispatcher.oldest_held_at
+        return Reading(
+            labels={
+                "kind": identity.kind,
+                "namespace": identity.namespace,
+                "trigger": identity.trigger,
+                "function": identity.function,
+            },
+            counters=dispatcher.counters,
+            held=dispatcher.held,
+            states=cast("Mapping[str, int]", dispatcher.states()),
+            connected=self.connected[0],
+            delivering=self._delivering_condition()[0] == "True",
+            oldest_seconds=0.0 if oldest is None else max(0.0, time.time() - oldest),
+            dead_letters=dispatcher.dead_letter_count,
+            lag_events=self.lag.events if self.lag else None,
+            lag_seconds=self.lag.seconds if self.lag else None,
+        )
+
+    def redrive(
+        self, letters: Sequence[DeadLetter], rate_per_second: float | None
+    ) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
+        """Dispatches dead letters anew; yields each with its outcome."""
+        return self.dispatcher.redrive(letters, rate_per_second)
+
+    def lanes_view(self) -> list[LaneView]:
+        return self.dispatcher.lanes_view()
+
+    def release(self, key: bytes | None) -> int:
+        return self.dispatcher.release(key)
+
+    def skip(self, key: bytes | None) -> int:
+        return self.dispatcher.skip(key)
+
+    def resume(self) -> None:
+        """After everything failed: go on."""
+        self.dispatcher.resume()
+
+    def _connected_condition(self) -> tuple[ConditionStatus, str, str]:
+        if self.trigger.suspend:
+            return ("False", "Suspended", "spec.suspend is true")
+        connected, reason, message = self.connected
+        if reason == "Starting" and self.gate.is_down:
+            return ("Unknown", reason, "its events are asked for once the function is there")
+        return ("True" if connected else "False", reason or ("Connected" if connected else "NotConnected"), message)
+
+    def _delivering_condition(self) -> tuple[ConditionStatus, str, str]:
+        dispatcher = self.dispatcher
+        if self.trigger.suspend:
+            return ("False", "Suspended", "spec.suspend is true")
+        if dispatcher.unwritable:
+            return ("False", "DeadLettersUnwritable", dispatcher.unwritable)
+        if self.gate.is_down:
+            return ("False", "FunctionDown", f"{self.identity.function}: {self.gate.down_reason}")
+        if dispatcher.everything_fails_since is not None:
+            return ("False", "EverythingFails", f"last: {dispatcher.last_error}; one event is tried every 30 s")
+        if parked := dispatcher.states().get("parked", 0):
+            return ("False", "Parked", f"{parked} lanes wait for `kubeirq lanes release` or `skip`")
+        if retrying := dispatcher.states().get("retrying", 0):
+            events = "1 event waits" if retrying == 1 else f"{retrying} events wait"
+            return ("True", "Retrying", f"{events} for another attempt; last: {dispatcher.last_error}")
+        return ("True", "Flowing" if dispatcher.held else "Idle", "")
+
+    def _condition(self, name: str, status: ConditionStatus, reason: str, message: str) -> Condition:
+        shown, since = self._since.get(name, ("", 0.0))
+        if shown != status:
+            since = time.time()
+            self._since[name] = (status, since)
+        return Condition(name, status, reason, message, since)
+
+    def _report(self, connected: bool, reason: str, message: str) -> None:
+        if self.connected != (connected, reason, message):
+            if self.connected[:2] != (connected, reason):
+                log.log(
+                    logging.INFO if connected else logging.WARNING,
+                    "source connected" if connected else "source not connected",
+                    extra={**self._where(), "reason": reason, "problem": message},
+                )
+            self.connected = (connected, reason, message)
+
+    def _where(self) -> dict[str, str]:
+        return {"trigger": f"{self.identity.namespace}/{self.identity.trigger}", "function": self.identity.function}
+
+
+class FlowContext:
+    """What a source may ask of its flow: the fabric's side of `source.Context`."""
+
+    def __init__(self, flow: Flow, host: Host, state: State) -> None:
+        identity = flow.identity
+        self.namespace = identity.namespace
+        self.name = identity.trigger
+        self.uid = identity.uid
+        self.function = identity.function
+        self.replica = host.replica
+        self.stopping = asyncio.Event()
+        self.state = state
+        self.defaults = host.defaults
+        self._flow = flow
+        self._host = host
+
+    @property
+    def limit(self) -> int:
+        return self._flow.dispatcher.limit
+
+    @property
+    def room(self) -> int:
+        return self._flow.dispatcher.room
+
+    async def secret(self, reference: SecretRef) -> str:
+        return await self._host.secret(self.namespace, reference)
+
+    def report(self, *, connected: bool, reason: str = "", message: str = "") -> None:
+        self._flow._report(connected, reason, message)
+
+    def report_lost(self, count: int, reason: str) -> None:
+        self._flow.dispatcher.counters.lost += count
+        log.error("events lost by the source", extra={**self._flow._where(), "count": count, "reason": reason})
+
+    async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
+        await self._flow.dispatcher.withdraw(lost, grace_seconds)
+
+    def requests(self, route: "Route") -> "AbstractAsyncContextManager[Requests]":
+        return self._host.gateway.requests(self.uid, route)
+
+    def inbox(self) -> "Inbox":
+        return self._host.store.inbox(self.uid)
+
+    async def shared(self, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:
+        return await self._host.shared(self._flow._owner, key, open, close)
+
+
+def _limit_of(trigger: TriggerSource) -> int:
+    """How many events may be held. Lanes need depth, so that one stuck key does not fill the room of all others."""
+    if trigger.lanes == "none":
+        return max(64, 4 * trigger.concurrency)
+    return max(2_000, 8 * trigger.concurrency)
+
+
+async def _first(waiting: Awaitable[object], seconds: float | None) -> None:
+    """Waits for it, or for so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await waiting
+    except TimeoutError:
+        return
+
+
+async def _close(generator: AsyncIterator[Sequence[Delivery]]) -> None:
+    if not isinstance(generator, AsyncGenerator):
+        return
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await generator.aclose()
+    except Exception:
+        log.warning("source not closed in order", exc_info=True)

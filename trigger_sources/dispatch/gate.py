@@ -1,0 +1,195 @@
+"""The way to one function, shared by this process' triggers: where it is, whether it is down, how much it takes."""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+
+from trigger_sources.transport.client import Endpoint, Resolve
+
+log = logging.getLogger(__name__)
+
+_FIRST_PROBE_SECONDS = 0.1
+_PROBE_MAX_SECONDS = 5.0
+_UNLIMITED = 1 << 30
+
+
+class Gate:
+    """Open: events flow. Closed: the function is down, nothing is called but one probe at growing intervals.
+
+    After it opens the flow ramps up: one more call at once for each success. Where the function's concurrency is known,
+    no more calls are outstanding than it can answer in a quarter of the time that each of them has.
+    """
+
+    def __init__(
+        self, name: str, url: str, *, tls: ssl.SSLContext | None = None, resolve: Resolve | None = None
+    ) -> None:
+        self.name = name
+        self.concurrency: int | None = None  # what the function says it runs at once
+        self.in_flight = 0
+        self.down_since: float | None = None  # seconds since the epoch
+        self.down_reason = ""
+        self._tls = tls
+        self._resolve = resolve
+        self._waiting: dict[Callable[[], None], None] = {}  # flows that have events and may not start them, in order
+        self._ramp = _UNLIMITED
+        self._queue_bound = _UNLIMITED
+        self._probing = False
+        self._probe_seconds = _FIRST_PROBE_SECONDS
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._closed = False  # whoever watches the function says that it is not there
+        self._known_down = False  # and is sure of it
+        self._retired: set[asyncio.Task[None]] = set()
+        self.move(url)
+
+    def move(self, url: str) -> None:
+        """From now on the function is there. Calls under way end where they began."""
+        old = getattr(self, "endpoint", None)
+        self.url = url
+        self.endpoint = Endpoint(url, tls=self._tls, resolve=self._resolve)
+        if old is not None:
+            task = asyncio.ensure_future(old.close())
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+
+    async def aclose(self) -> None:
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+        await self.endpoint.close()
+        await asyncio.gather(*self._retired)
+
+    @property
+    def is_down(self) -> bool:
+        return self.down_since is not None
+
+    @property
+    def may_probe(self) -> bool:
+        """Whether one call would be let through though the function is down."""
+        return not self._known_down and not self._probing and self._probe_timer is None
+
+    def admits(self, waiting: Callable[[], None]) -> bool:
+        """Whether one call may start now; it must be followed by `answered` or `unreachable`.
+
+        If not, `waiting` is called once it is worth asking again.
+        """
+        if self.down_since is None:
+            if self.in_flight < self._ramp and self.in_flight < self._queue_bound:
+                self.in_flight += 1
+                return True
+        elif self.may_probe:
+            self._probing = True
+            self.in_flight += 1
+            return True
+        self._waiting[waiting] = None
+        return False
+
+    def leave(self, waiting: Callable[[], None]) -> None:
+        """The flow goes away: it is not called any more."""
+        self._waiting.pop(waiting, None)
+
+    def answered(self, latency_seconds: float, timeout_seconds: float, ok: bool) -> None:
+        """A call ended in any way but `unreachable`: the function is there."""
+        self.in_flight -= 1
+        if self.down_since is not None:
+            self._answered_while_down()
+        if ok and self._ramp != _UNLIMITED:
+            self._ramp = self._ramp + 1 if self._ramp < 1024 else _UNLIMITED
+        if latency_seconds > 0.05 or self._queue_bound != _UNLIMITED:
+            self._bound_queue(latency_seconds, timeout_seconds)
+        if self._waiting:
+            self._wake_one()
+
+    def abandoned(self) -> None:
+        """A call was given up from this side: it says nothing about the function."""
+        self.in_flight -= 1
+        self._probing = False
+        if self._waiting:
+            self._wake_one()
+
+    def unreachable(self, reason: str) -> None:
+        """A call never reached the function: it is down."""
+        self.in_flight -= 1
+        was_probe, self._probing = self._probing, False
+        if self.down_since is None:
+            self.down_since = time.time()
+            self._probe_seconds = _FIRST_PROBE_SECONDS
+            log.warning("function down", extra={"function": self.name, "reason": reason})
+        elif was_probe:
+            self._probe_seconds = min(_PROBE_MAX_SECONDS, self._probe_seconds * 2)
+        if not self._closed:
+            self.down_reason = reason
+        self._probe_later()
+
+    def close(self, reason: str, *, probe: bool = False) -> None:
+        """Its process is known not to be there: not even a probe is made until `open`.
+
+        `probe`: that is believed, by who may have missed something. One call is still let through every five seconds;
+        its answer opens the gate, that of a call which began before does not.
+        """
+        self._closed = True
+        self._known_down = not probe
+        self.down_reason = reason
+        if self.down_since is None:
+            self.down_since = time.time()
+        if probe:
+            self._probe_seconds = _PROBE_MAX_SECONDS
+            self._probe_later()
+
+    def open(self) -> None:
+        """It is known to be ready: held events start at once."""
+        if self.down_since is not None:
+            self._up()
+
+    @property
+    def next_probe_seconds(self) -> float:
+        """A fair answer to "when shall I try again"."""
+        return max(1.0, self._probe_seconds)
+
+    def _up(self) -> None:
+        log.info(
+            "function up", extra={"function": self.name, "seconds": round(time.time() - (self.down_since or 0), 1)}
+        )
+        self.down_since = None
+        self.down_reason = ""
+        self._closed = self._known_down = False
+        self._probing = False
+        self._probe_seconds = _FIRST_PROBE_SECONDS
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+            self._probe_timer = None
+        self._ramp = max(2, self.in_flight + 1)
+        self._wake_all()
+
+    def _answered_while_down(self) -> None:
+        was_probe, self._probing = self._probing, False
+        if not self._closed or (was_probe and not self._known_down):
+            self._up()
+
+    def _probe_later(self) -> None:
+        if self._probe_timer is None and not self._probing and not self._known_down:
+            self._probe_timer = asyncio.get_running_loop().call_later(self._probe_seconds, self._probe_due)
+
+    def _probe_due(self) -> None:
+        self._probe_timer = None
+        self._wake_all()
+
+    def _bound_queue(self, latency_seconds: float, timeout_seconds: float) -> None:
+        """Little's law: with n outstanding and c running, each waits about n/c times what one call takes."""
+        if self.concurrency is None:
+            return
+        one_call = latency_seconds * self.concurrency / max(self.in_flight + 1, self.concurrency)
+        if one_call <= 0.001:
+            self._queue_bound = _UNLIMITED
+        else:
+            self._queue_bound = max(self.concurrency, int(self.concurrency * timeout_seconds / 4 / one_call))
+
+    def _wake_one(self) -> None:
+        waiting = next(iter(self._waiting))
+        del self._waiting[waiting]
+        waiting()
+
+    def _wake_all(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for wake in waiting:
+            wake()

@@ -1,0 +1,135 @@
+"""What a process gives to the flows that run in it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from trigger_sources.spec import SecretRef
+
+if TYPE_CHECKING:
+    from trigger_sources.dead_letters import DeadLetters
+    from trigger_sources.http.gateway import Gateway
+    from trigger_sources.inbox import Inbox
+    from trigger_sources.source import State
+    from trigger_sources.transport.egress_policy import Reach
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class EventStore(Protocol):
+    """Where the fabric keeps events that no broker of the trigger's own keeps."""
+
+    def dead_letters(self, uid: str, function: str) -> "DeadLetters":
+        """The dead letters of that trigger and function."""
+
+    def inbox(self, uid: str) -> "Inbox":
+        """The durable queue of that trigger, always the same object."""
+
+
+class FabricStore(EventStore, Protocol):
+    """What the fabric itself keeps. Asking for a part of it costs nothing; using it may raise SourceError."""
+
+    def state(self, uid: str, function: str) -> "State":
+        """The small durable state of that trigger and function."""
+
+
+class Host(Protocol):
+    """The machine or cluster around the flows of one process."""
+
+    replica: str  # this process, unlike any other that may share the work
+    defaults: Mapping[str, Sequence[str]]  # addresses where a spec names none: "kafka", "nats"
+    store: FabricStore
+    gateway: "Gateway"
+    reach: "Reach | None"  # what triggers may call; None: everything, on a machine that is one person's
+
+    async def secret(self, namespace: str, reference: SecretRef) -> str:
+        """The secret's text. Raises MissingSecret."""
+
+    async def shared(
+        self, owner: str, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]
+    ) -> T:
+        """What that key stands for, opened by the first owner that asks."""
+
+    async def release(self, owner: str) -> None:
+        """The owner is done: what no other owner uses is closed."""
+
+
+class Shared:
+    """Connections by key, each open while someone owns it."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[asyncio.Future[Any], Callable[[Any], Awaitable[None]], set[str]]] = {}
+
+    async def get(
+        self, owner: str, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]
+    ) -> T:
+        while (found := self._open.get(key)) is not None:
+            future, _, owners = found
+            owners.add(owner)
+            try:
+                value: T = await asyncio.shield(future)
+            except asyncio.CancelledError:
+                if not future.cancelled():
+                    raise  # this caller was cancelled, not the one that opens
+            else:
+                return value
+        future = asyncio.get_running_loop().create_future()
+        self._open[key] = (future, close, {owner})
+        try:
+            value = await open()
+        except BaseException as error:
+            del self._open[key]
+            if isinstance(error, Exception):
+                future.set_exception(error)
+                future.exception()  # whoever waits gets it; that nobody waits is no fault
+            else:
+                future.cancel()
+            raise
+        future.set_result(value)
+        return value
+
+    async def release(self, owner: str) -> None:
+        for key, (future, close, owners) in list(self._open.items()):
+            owners.discard(owner)
+            if owners or not future.done():
+                continue
+            self._open.pop(key, None)
+            try:
+                await close(future.result())
+            except Exception:
+                log.exception("shared connection not closed", extra={"key": key})
+
+
+class LocalHost:
+    """One machine: secrets from a function, addresses of its own brokers, one store and one gateway."""
+
+    def __init__(
+        self,
+        *,
+        replica: str,
+        store: FabricStore,
+        gateway: "Gateway",
+        secrets: Callable[[str, SecretRef], str],
+        defaults: Mapping[str, Sequence[str]],
+        reach: "Reach | None" = None,
+    ) -> None:
+        self.replica = replica
+        self.store = store
+        self.gateway = gateway
+        self.defaults = defaults
+        self.reach = reach
+        self._secrets = secrets
+        self._shared = Shared()
+
+    async def secret(self, namespace: str, reference: SecretRef) -> str:
+        return self._secrets(namespace, reference)
+
+    async def shared(
+        self, owner: str, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]
+    ) -> T:
+        return await self._shared.get(owner, key, open, close)
+
+    async def release(self, owner: str) -> None:
+        await self._shared.release(owner)

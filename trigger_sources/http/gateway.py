@@ -1,0 +1,451 @@
+"""One HTTP server for all HTTP triggers of a process: a trigger is a route in it, and pulls its requests."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from trigger_sources.delivery import Answer
+from trigger_sources.http.routes import (
+    BadTarget,
+    Found,
+    Missing,
+    Route,
+    RouteTable,
+    Taken,
+    cors_headers,
+    host_of,
+    preflight,
+    refusal,
+    segments_of,
+)
+from trigger_sources.source import SourceError
+
+log = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[str, str]]
+
+_RETRY_SOON = ("retry-after", "1")
+_CLOSE = ("connection", "close")
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nserver: kubeirq\r\nretry-after: 1\r\nconnection: close\r\n"
+    b'content-type: application/json\r\n\r\n{"status":503,"error":"too many connections are open"}\n'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of everything strangers may have. Time in seconds, sizes in bytes."""
+
+    connections: int = 2_000
+    head_seconds: float = 75  # until a request's headers are there, from the connection's or the last answer's end
+    body_seconds: float = 30  # until a body is there
+    answer_seconds: float = 30  # until an answer is taken
+    line_bytes: int = 8_190  # the request line, each header
+    headers: int = 100
+    bodies_bytes: int = 256 * 1024 * 1024  # of all requests that are in the process
+    waiting: int = 256  # requests of one route that nobody has taken yet
+    waiting_seconds: float = 10  # how long each of them waits
+    vacant_seconds: float = 10  # how long a route without its trigger is 503, not 404: a restart is no disappearance
+
+
+class Gateway:
+    """Answers 404 for what no trigger serves, 503 with Retry-After for what its trigger cannot take now.
+
+    Lives in one event loop.
+    """
+
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self.bounds = bounds or Bounds()
+        self._routes: RouteTable[Requests] = RouteTable()
+        self._vacant: dict[Route, asyncio.TimerHandle] = {}  # routes whose trigger has just left
+        self._pending: set[IncomingRequest] = set()
+        self._bodies_bytes = 0
+        self._in_flight = 0
+        self._quiet = asyncio.Event()
+        self._closing = False
+        self._runner: web.ServerRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        if self._runner is None:
+            raise RuntimeError("the gateway is not started")
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def start(self, host: str, port: int) -> None:
+        """Listens; port 0 takes a free one. Raises SourceError when the port cannot be had."""
+        bounds = self.bounds
+        server = _Server(
+            self._answer,
+            bounds,
+            handler_cancellation=True,  # a caller that leaves takes its request along
+            access_log=None,
+            auto_decompress=False,  # bodies are passed on as they are signed, and a small one cannot become a large one
+            keepalive_timeout=bounds.head_seconds,
+            max_line_size=bounds.line_bytes,
+            max_field_size=bounds.line_bytes,
+            max_headers=bounds.headers,
+            lingering_time=1.0,  # reads on, for the caller to see why its body was refused, and throws it away
+            logger=log,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise SourceError(
+                "PortTaken", f"gateway {host}:{port}: {error.strerror or error}; choose another port"
+            ) from error
+        self._runner = runner
+
+    async def close(self, grace_seconds: float = 10.0) -> None:
+        """Refuses what comes, lets what is under way end within the grace, refuses the rest, and stops listening."""
+        self._closing = True
+        self._quiet.clear()
+        if self._in_flight:
+            try:
+                async with asyncio.timeout(grace_seconds):
+                    await self._quiet.wait()
+            except TimeoutError:
+                log.info("gateway closes with requests under way", extra={"requests": self._in_flight})
+        for request in list(self._pending):
+            request.refuse("the gateway is closing")
+        for route in list(self._vacant):
+            self._remove_vacant(route)
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @asynccontextmanager
+    async def requests(self, uid: str, route: Route) -> AsyncIterator["Requests"]:
+        """The requests of that route, for the trigger with that uid, while the context is open.
+
+        Raises SourceError when another trigger serves the same. What was not taken at the end is answered 503.
+        """
+        route = replace(route, trigger=route.trigger or uid)
+        requests = Requests(self.bounds)
+        self._add(route, requests)
+        try:
+            yield requests
+        finally:
+            requests._close()
+            self._vacant[route] = asyncio.get_running_loop().call_later(
+                self.bounds.vacant_seconds, self._remove_vacant, route
+            )
+
+    def _add(self, route: Route, requests: "Requests") -> None:
+        while True:
+            try:
+                return self._routes.add(route, requests)
+            except Taken as taken:
+                if taken.other in self._vacant:
+                    self._remove_vacant(taken.other)
+                    continue
+                raise SourceError(
+                    "RouteTaken",
+                    f"spec.path: {taken} is served by {taken.other.trigger}; choose another path, host or methods",
+                ) from taken
+
+    def _remove_vacant(self, route: Route) -> None:
+        self._vacant.pop(route).cancel()
+        self._routes.remove(route)
+
+    # --- one request
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._in_flight += 1
+        try:
+            answer, found = await self._answered(request)
+        except web.RequestPayloadError as error:
+            answer, found = refusal(400, f"the body breaks off or is no valid chunked body: {error}", _CLOSE), None
+        except Exception:
+            log.exception("request failed")
+            answer, found = refusal(500, "internal error", _CLOSE), None
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._quiet.set()
+        return await self._sent(request, _response(request, answer, found))
+
+    async def _sent(self, request: web.BaseRequest, response: web.Response) -> web.Response:
+        """The response, written. Who does not read is not waited for."""
+        if self._closing:
+            response.force_close()
+        try:
+            async with asyncio.timeout(self.bounds.answer_seconds):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async def _answered(self, request: web.BaseRequest) -> tuple[Answer, Found["Requests"] | None]:
+        """The answer, and whose it is."""
+        if self._closing:
+            return refusal(503, "the gateway is closing", _RETRY_SOON, _CLOSE), None
+        try:
+            headers = _headers_of(request)
+            target, host = _target_and_host(request.raw_path, headers)
+            path, _, query = target.partition("?")
+            segments = segments_of(path)
+        except BadTarget as error:
+            return refusal(400, str(error), _CLOSE), None
+        first = dict(reversed(headers))
+        found = self._routes.match(host, request.method, segments)
+        if request.method == "OPTIONS" and isinstance(found, Missing):
+            return self._options(host, segments, found, first)
+        if isinstance(found, Missing):
+            if not found.allow:
+                return refusal(404, f"no trigger serves {path}"), None
+            allow = ", ".join(sorted(found.allow | {"OPTIONS"}))
+            return refusal(405, f"{path} serves {allow}", ("allow", allow)), None
+        route = found.route
+        if route.admit is not None and (refused := route.admit(first)) is not None:
+            return refused, found
+        expects = first.get("expect", "").lower()
+        if expects not in ("", "100-continue"):
+            return refusal(417, "expect: only 100-continue is known", _CLOSE), found
+        if (request.content_length or 0) > route.body_limit_bytes:
+            return _too_large(route), found
+        if expects and request.version >= (1, 1):
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # nothing of the answer is sent yet
+        body = bytearray()
+        try:
+            refused = await self._read(request, body, route)
+            if refused is None:
+                incoming = IncomingRequest(
+                    request.method, path, target, query, headers, bytes(body), found.path_parameters, request.remote
+                )
+                refused = await self._waited(incoming, found.value)
+            return refused, found
+        finally:
+            self._bodies_bytes -= len(body)
+
+    def _options(
+        self, host: str, segments: Sequence[str], missing: Missing, headers: Mapping[str, str]
+    ) -> tuple[Answer, Found["Requests"] | None]:
+        """OPTIONS that no trigger serves itself: what is allowed, and what a browser may do."""
+        if not missing.allow:
+            return refusal(404, "no trigger serves this path"), None
+        wanted, origin = headers.get("access-control-request-method"), headers.get("origin")
+        if wanted and origin:
+            found = self._routes.match(host, wanted, segments)
+            if isinstance(found, Found) and found.route.cors is not None:
+                return preflight(found.route, origin, headers.get("access-control-request-headers", "")), None
+        return Answer(204, (("allow", ", ".join(sorted(missing.allow | {"OPTIONS"}))),)), None
+
+    async def _read(self, request: web.BaseRequest, body: bytearray, route: Route) -> Answer | None:
+        """Reads the body, never more than the route's limit and one chunk of it; None once it is there."""
+        if not request.can_read_body:
+            return None
+        try:
+            async with asyncio.timeout(self.bounds.body_seconds):
+                while chunk := await request.content.readany():
+                    self._bodies_bytes += len(chunk)
+                    body += chunk
+                    if len(body) > route.body_limit_bytes:
+                        return _too_large(route)
+                    if self._bodies_bytes > self.bounds.bodies_bytes:
+                        return refusal(503, "too many large requests at once", _RETRY_SOON, _CLOSE)
+        except TimeoutError:
+            return refusal(408, f"the body was not there after {self.bounds.body_seconds:g} s", _CLOSE)
+        return None
+
+    async def _waited(self, incoming: "IncomingRequest", requests: "Requests") -> Answer:
+        self._pending.add(incoming)
+        try:
+            requests._put(incoming)
+            return await incoming._answered
+        finally:
+            incoming.gone = True
+            self._pending.discard(incoming)
+            requests._forget(incoming)
+            if incoming._answered.cancelled() and incoming.on_left is not None:
+                incoming.on_left()
+
+
+class IncomingRequest:
+    """A request as it came, whose caller waits for `answer`.
+
+    Header names are lower-case; `target` is path and query, as sent.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        target: str,
+        query: str,
+        headers: Headers,
+        body: bytes,
+        path_parameters: Mapping[str, str],
+        remote: str | None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.target = target
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.path_parameters = path_parameters
+        self.remote = remote  # the peer's address
+        self.gone = False  # answered, or the caller has left
+        self.on_left: Callable[[], None] | None = None  # called when the caller leaves before it is answered
+        self._answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def answer(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
+        """Answers the caller. The first answer counts; for a caller that is gone it means nothing."""
+        if not self._answered.done():
+            self._answered.set_result(Answer(status, headers, body))
+
+    def refuse(self, why: str) -> None:
+        """Answers 503 with Retry-After."""
+        refused = refusal(503, why, _RETRY_SOON)
+        self.answer(refused.status, refused.headers, refused.body)
+
+
+class Requests:
+    """The requests of one route that nobody has taken yet: at most `bounds.waiting`, each for a bounded time."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._waiting: dict[IncomingRequest, asyncio.TimerHandle] = {}  # oldest first
+        self._arrived = asyncio.Event()
+        self._closed = False
+
+    async def next(self, limit: int, timeout_seconds: float) -> list[IncomingRequest]:
+        """The oldest requests, at most `limit`; they are the taker's to answer. Empty when none came in time."""
+        if not self._waiting and limit > 0:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return []
+        taken: list[IncomingRequest] = []
+        while self._waiting and len(taken) < limit:
+            request = next(iter(self._waiting))
+            self._waiting.pop(request).cancel()
+            taken.append(request)
+        return taken
+
+    def _put(self, request: IncomingRequest) -> None:
+        if self._closed:
+            request.refuse("the trigger is being restarted or was removed")
+            return
+        if len(self._waiting) >= self._bounds.waiting:
+            request.refuse("too many requests wait already")
+            return
+        loop = asyncio.get_running_loop()
+        self._waiting[request] = loop.call_later(self._bounds.waiting_seconds, self._give_up, request)
+        self._arrived.set()
+
+    def _give_up(self, request: IncomingRequest) -> None:
+        self._waiting.pop(request, None)
+        request.refuse("busy: the request was not taken in time")
+
+    def _forget(self, request: IncomingRequest) -> None:
+        timer = self._waiting.pop(request, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _close(self) -> None:
+        self._closed = True
+        for request, timer in self._waiting.items():
+            timer.cancel()
+            request.refuse("the trigger is being stopped")
+        self._waiting.clear()
+
+
+class _Connection(web.RequestHandler):
+    """A connection whose broken requests are answered in our words, and are no matter for the error log."""
+
+    refused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        server = self._manager
+        assert isinstance(server, _Server)
+        if len(server.connections) >= server.bounds.connections:
+            stream = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+            self.refused = True
+            stream.write(_TOO_MANY)
+            stream.close()
+            return
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.refused:
+            super().data_received(data)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        log.debug("request refused", extra={"status": status, "error": repr(exc)})
+        text = (message or "bad request").strip().partition("\n")[0]
+        if isinstance(exc, LineTooLong):
+            text = "a line of the request is too long"  # and who knows what is in it
+        return _response(request, refusal(status, text, _CLOSE), None)
+
+
+class _Server(web.Server):
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], bounds: Bounds, **options: Any
+    ) -> None:
+        super().__init__(handler, **options)
+        self.bounds = bounds
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+def _response(request: web.BaseRequest, answer: Answer, found: Found[Requests] | None) -> web.Response:
+    headers = [(name, value) for name, value in answer.headers if name != "connection"]
+    if found is not None and found.route.cors is not None:
+        shared = cors_headers(found.route.cors, request.headers.get("origin", ""))
+        headers = [header for header in headers if not header[0].startswith("access-control-")] + shared
+    if not any(name == "server" for name, _ in headers):
+        headers.append(("server", "kubeirq"))
+    response = web.Response(status=answer.status, headers=headers, body=answer.body or None)
+    if _CLOSE in answer.headers:
+        response.force_close()
+    return response
+
+
+def _too_large(route: Route) -> Answer:
+    return refusal(413, f"the body is larger than {route.body_limit_bytes} bytes", _CLOSE)
+
+
+def _headers_of(request: web.BaseRequest) -> list[tuple[str, str]]:
+    try:
+        return [(name.decode("ascii").lower(), value.decode()) for name, value in request.raw_headers]
+    except UnicodeDecodeError:
+        raise BadTarget("a header is not UTF-8") from None
+
+
+def _target_and_host(raw: str, headers: Headers) -> tuple[str, str]:
+    """Path with query, and the host without its port, of a request in origin or absolute form. Raises BadTarget."""
+    if not (raw.isascii() and raw.isprintable()) or "#" in raw or " " in raw:
+        raise BadTarget("the target has characters that must be percent-encoded")
+    scheme, found, rest = raw.partition("://")
+    if raw.startswith("/") or not found:
+        return raw, host_of(next((value for name, value in headers if name == "host"), ""))
+    if scheme.lower() not in ("http", "https"):
+        raise BadTarget("the target is no http address")
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    path = rest[len(authority) :]
+    return path if path.startswith("/") else f"/{path}", host_of(authority)

@@ -1,0 +1,390 @@
+"""The admin API of the flows in one process: HTTP on a unix socket that only its owner can open."""
+
+import asyncio
+import base64
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from trigger_sources.dead_letters import DeadLetter, metadata_from_letter
+from trigger_sources.dispatch.flows import Flows, RunningTrigger, TriggerResource
+from trigger_sources.source import Lag, SourceError
+
+log = logging.getLogger(__name__)
+
+TRIGGER = "/v1/triggers/{namespace}/{kind}/{name}"
+_BODY_MAX_BYTES = 64 * 1024 * 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Refused(Exception):
+    """What was asked for cannot be done; the status and the text are the answer."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@asynccontextmanager
+async def served(application: web.Application, socket: Path) -> AsyncIterator[None]:
+    """Serves it while the context is open, to the socket's owner. A socket that is there is a dead process's."""
+    _remove(socket)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    before = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, str(socket)).start()
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+        _remove(socket)
+
+
+def _remove(socket: Path) -> None:
+    socket.unlink(missing_ok=True)
+
+
+def application_of(*routes: web.RouteDef) -> web.Application:
+    """Whatever a handler refuses, or a source or transport raises, is answered as `{"error": text}`."""
+    application = web.Application(client_max_size=_BODY_MAX_BYTES, middlewares=[_errors_as_json])
+    application.add_routes(routes)
+    return application
+
+
+class FlowAdmin:
+    """How the flows are, and what can be done about their dead letters and lanes.
+
+    `triggers` gives all triggers that this process knows, whether or not a flow of theirs runs in it, as they are
+    when something is asked; the keys do not matter. `idle` says of one without a flow why that is: reason, message.
+    """
+
+    def __init__(
+        self,
+        flows: Flows,
+        triggers: Callable[[], Mapping[str, TriggerResource]],
+        *,
+        replica: str = "",
+        idle: Callable[[TriggerResource], tuple[str, str]] = lambda _: (
+            "NoFunction",
+            "its selector matches no Function",
+        ),
+    ) -> None:
+        self._flows = flows
+        self._triggers = triggers
+        self._replica = replica
+        self._idle = idle
+        self._started_at = time.time()
+
+    def application(self) -> web.Application:
+        """For a process that has nothing but flows: `/v1/status`, and the routes."""
+        return application_of(web.get("/v1/status", self.status), *self.routes())
+
+    def routes(self) -> list[web.RouteDef]:
+        """What can be asked of a trigger, by namespace, kind and name."""
+        return [
+            web.get(TRIGGER + "/dead-letters", self.dead_letters),
+            web.get(TRIGGER + "/dead-letters/show", self.show),
+            web.post(TRIGGER + "/dead-letters/redrive", self.redrive),
+            web.post(TRIGGER + "/dead-letters/purge", self.purge),
+            web.post(TRIGGER + "/resume", self.resume),
+            web.get(TRIGGER + "/lanes", self.lanes),
+            web.post(TRIGGER + "/lanes/release", self.release),
+            web.post(TRIGGER + "/lanes/skip", self.skip),
+        ]
+
+    # --- looking
+
+    async def status(self, request: web.Request) -> web.Response:
+        process = {**process_status(), "replica": self._replica, "startedAt": self._started_at}
+        return json_answer({**process, "triggers": self.triggers_status()})
+
+    def triggers_status(self) -> list[dict[str, Any]]:
+        """One for each flow, and one for each trigger that has none here."""
+        running = sorted(self._flows.running.items())
+        with_flows = {uid for (uid, _), _ in running}
+        idle = [trigger for trigger in self._triggers().values() if trigger.uid not in with_flows]
+        return [
+            *(_flow_status(found) for _, found in running),
+            *(_idle_status(trigger, *self._idle(trigger)) for trigger in sorted(idle, key=lambda found: found.uid)),
+        ]
+
+    def trigger(self, request: web.Request) -> TriggerResource:
+        """The one that the path names. Raises Refused."""
+        namespace, kind, name = (request.match_info[part] for part in ("namespace", "kind", "name"))
+        triggers = self._triggers().values()
+        for trigger in triggers:
+            if (trigger.namespace, trigger.kind, trigger.name) == (namespace, kind, name):
+                return trigger
+        known = ", ".join(sorted(trigger.name for trigger in triggers)) or "none"
+        raise Refused(404, f"{kind} {name!r}: not in namespace {namespace!r}; known triggers: {known}")
+
+    # --- dead letters
+
+    async def dead_letters(self, request: web.Request) -> web.Response:
+        try:
+            limit = int(request.query.get("limit", "1000"))
+        except ValueError:
+            raise Refused(400, "limit: a number is needed") from None
+        found: list[dict[str, Any]] = []
+        async for letter, _ in self._letters(request):
+            if len(found) >= limit:
+                break
+            found.append(_summary(letter))
+        return json_answer({"deadLetters": found})
+
+    async def show(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("identity", "")
+        async for letter, _ in self._letters(request):
+            if letter.identity == wanted:
+                whole = orjson.loads(metadata_from_letter(letter))
+                data = _base64(letter.event.data)
+                return json_answer({**whole, **_summary(letter), "attempts": whole["attempts"], "data": data})
+        raise Refused(404, f"no dead letter {wanted!r}")
+
+    async def redrive(self, request: web.Request) -> web.StreamResponse:
+        asked = await json_object(request)
+        rate = asked.get("ratePerSecond")
+        if not asked.get("dryRun") and any(running.flow.trigger.suspend for running in self._running(request)):
+            raise Refused(409, f"{self.trigger(request).name} is suspended: nothing is delivered; resume it first")
+        chosen: dict[int, tuple[RunningTrigger, list[DeadLetter]]] = {}
+        async for letter, running in self._letters(request, asked.get("identities")):
+            chosen.setdefault(id(running), (running, []))[1].append(letter)
+        response = web.StreamResponse(headers={"content-type": "application/x-ndjson"})
+        await response.prepare(request)
+        counts = {"delivered": 0, "failed": 0}
+        for running, letters in chosen.values():
+            if asked.get("dryRun"):
+                for letter in letters:
+                    await _write_line(response, {"identity": letter.identity, "outcome": "dryRun", "status": None})
+                continue
+            async for letter, outcome in running.flow.redrive(letters, rate):
+                counts["delivered" if outcome.kind in ("delivered", "filtered") else "failed"] += 1
+                status = outcome.answer.status if outcome.answer is not None else None
+                line = {"identity": letter.identity, "outcome": outcome.kind, "status": status}
+                await _write_line(response, line)
+        if not asked.get("dryRun"):
+            log.info("dead letters redriven", extra={**self._where(request), **counts})
+        await _write_line(response, {"done": True, **counts})
+        await response.write_eof()
+        return response
+
+    async def purge(self, request: web.Request) -> web.Response:
+        purged = 0
+        asked = await json_object(request)
+        chosen = [found async for found in self._letters(request, asked.get("identities"))]
+        for letter, running in chosen:
+            assert running.flow.dead_letters is not None
+            await running.flow.dead_letters.remove(letter)
+            running.flow.dispatcher.dead_letter_count = max(0, running.flow.dispatcher.dead_letter_count - 1)
+            purged += 1
+        log.info("dead letters purged", extra={**self._where(request), "count": purged})
+        return json_answer({"purged": purged})
+
+    # --- flow
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """After everything failed: go on."""
+        trigger = self.trigger(request)
+        for running in self._flows.of(trigger.uid):
+            running.flow.resume()
+        log.info("resumed", extra=self._where(request))
+        return json_answer({})
+
+    async def lanes(self, request: web.Request) -> web.Response:
+        lanes = [
+            {
+                "key": _base64(lane.key),
+                "partition": lane.partition,
+                "events": lane.events,
+                "state": lane.state,
+                "since": lane.since,
+                "message": lane.message,
+                "function": running.flow.identity.function,
+            }
+            for running in self._running(request)
+            for lane in running.flow.lanes_view()
+        ]
+        return json_answer({"lanes": lanes})
+
+    async def release(self, request: web.Request) -> web.Response:
+        key = _key(await json_object(request))
+        count = sum(running.flow.release(key) for running in self._running(request))
+        log.info("lanes released", extra={**self._where(request), "count": count})
+        return json_answer({"lanes": count})
+
+    async def skip(self, request: web.Request) -> web.Response:
+        key = _key(await json_object(request))
+        count = sum(running.flow.skip(key) for running in self._running(request))
+        log.info("lanes skipped", extra={**self._where(request), "count": count})
+        return json_answer({"lanes": count})
+
+    # --- helpers
+
+    def _running(self, request: web.Request) -> list[RunningTrigger]:
+        return self._flows.of(self.trigger(request).uid)
+
+    async def _letters(
+        self, request: web.Request, identities: list[str] | None = None
+    ) -> AsyncIterator[tuple[DeadLetter, RunningTrigger]]:
+        """Of all functions of the trigger; None means all of them."""
+        wanted = None if identities is None else set(identities)
+        for running in self._running(request):
+            dead_letters = await running.flow.open_dead_letters()
+            if dead_letters is None:
+                why = running.flow.connected[2] or "it starts"
+                raise Refused(503, f"{running.resource.name}: where its dead letters are is not known yet: {why}")
+            async for letter in dead_letters.letters():
+                if wanted is None or letter.identity in wanted:
+                    yield letter, running
+
+    def _where(self, request: web.Request) -> dict[str, str]:
+        return {"trigger": f"{request.match_info['namespace']}/{request.match_info['name']}"}
+
+
+def process_status() -> dict[str, Any]:
+    """What every process says of itself."""
+    try:
+        found = version("kubeirq")
+    except PackageNotFoundError:
+        found = "unknown"
+    return {"version": found, "pid": os.getpid(), "now": time.time()}
+
+
+def json_answer(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """The request's body; an empty one is an empty object. Raises Refused."""
+    body = await request.read()
+    with contextlib.suppress(orjson.JSONDecodeError):
+        found = orjson.loads(body or b"{}")
+        if isinstance(found, dict):
+            return found
+    raise Refused(400, "the body is no JSON object")
+
+
+def _flow_status(running: RunningTrigger) -> dict[str, Any]:
+    identity, status = running.flow.identity, running.flow.status()
+    counters = status.counters
+    last = status.last_answer
+    return {
+        "kind": identity.kind,
+        "namespace": identity.namespace,
+        "name": identity.trigger,
+        "function": identity.function,
+        "uid": identity.uid,
+        "conditions": [
+            {
+                "type": condition.type,
+                "status": condition.status,
+                "reason": condition.reason,
+                "message": condition.message,
+                "since": condition.since,
+            }
+            for condition in status.conditions
+        ],
+        "counters": {
+            name: getattr(counters, name)
+            for name in (
+                "received",
+                "delivered",
+                "retried",
+                "filtered",
+                "deadLettered",
+                "dropped",
+                "returned",
+                "attempts",
+            )
+        },
+        "inFlight": status.in_flight,
+        "held": status.held,
+        "lag": None if status.lag is None else _lag(status.lag),
+        "deadLetters": status.dead_letters,
+        "suspended": running.flow.trigger.suspend,
+        "lastAnswer": None if last is None else {"status": last[0], "at": last[1], "latencySeconds": last[2]},
+        "lastError": status.last_error,
+    }
+
+
+def _lag(lag: Lag) -> dict[str, Any]:
+    return {"events": lag.events, "seconds": lag.seconds, "ofShare": lag.of_share}
+
+
+def _idle_status(trigger: TriggerResource, reason: str, message: str) -> dict[str, Any]:
+    ready = {"type": "Ready", "status": "False", "reason": reason, "message": message, "since": 0}
+    return {
+        "kind": trigger.kind,
+        "namespace": trigger.namespace,
+        "name": trigger.name,
+        "function": None,
+        "uid": trigger.uid,
+        "conditions": [ready],
+        "counters": {},
+        "inFlight": 0,
+        "held": 0,
+        "lag": None,
+        "deadLetters": 0,
+        "suspended": trigger.spec.suspend,
+        "lastAnswer": None,
+        "lastError": "",
+    }
+
+
+def _summary(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "identity": letter.identity,
+        "function": letter.function,
+        "position": letter.position,
+        "eventId": letter.event.id,
+        "type": letter.event.type,
+        "reason": letter.reason,
+        "message": letter.message,
+        "failedAt": letter.failed_at,
+        "attempts": len(letter.attempts),
+        "bytes": len(letter.event.data or b""),
+        "key": _base64(letter.key),
+        "redriven": letter.redriven,
+    }
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refused as error:
+        return json_answer({"error": str(error)}, error.status)
+    except (SourceError, OSError) as error:
+        return json_answer({"error": str(error)}, 503)
+    except web.HTTPException as error:
+        return json_answer({"error": error.reason}, error.status)
+
+
+def _key(asked: dict[str, Any]) -> bytes | None:
+    key = asked.get("key")
+    try:
+        return None if key is None else base64.b64decode(key, validate=True)
+    except (ValueError, TypeError):
+        raise Refused(400, "key: base64 is needed") from None
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+async def _write_line(response: web.StreamResponse, line: dict[str, Any]) -> None:
+    await response.write(orjson.dumps(line) + b"\n")
+    await asyncio.sleep(0)

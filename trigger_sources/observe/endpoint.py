@@ -1,0 +1,41 @@
+"""Metrics and health of a process on a port."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from trigger_sources.dispatch.counters import Reading
+from trigger_sources.observe.metrics import exposition
+
+
+@asynccontextmanager
+async def metrics_endpoint(
+    host: str, port: int, *, readings: Callable[[], Iterable[Reading]], waiting: Callable[[], Sequence[str]]
+) -> AsyncIterator[str]:
+    """Serves /metrics, /healthz (the loop turns) and /readyz (nothing is waited for). Yields its address.
+
+    `waiting` says in a line each what keeps the process from being ready.
+    """
+
+    async def metrics(_: web.Request) -> web.Response:
+        headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(text=exposition(readings()), headers=headers)
+
+    async def alive(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def ready(_: web.Request) -> web.Response:
+        lines = waiting()
+        return web.Response(text="\n".join(lines) + "\n" if lines else "ok\n", status=503 if lines else 200)
+
+    application = web.Application()
+    routes = [web.get("/metrics", metrics), web.get("/healthz", alive), web.get("/readyz", ready)]
+    application.add_routes(routes)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield f"http://{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

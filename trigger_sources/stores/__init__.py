@@ -1,0 +1,1 @@
+"""Where the fabric keeps the events and states that no broker of a trigger keeps."""

@@ -1,0 +1,116 @@
+"""The fabric's own store on a cluster: dead letters and inboxes in two streams of JetStream servers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+
+from trigger_sources.nats.connection import Connection, connect
+from trigger_sources.nats.dead_letters import StreamDeadLetters
+from trigger_sources.source import SourceError
+from trigger_sources.stores.jetstream_inbox import JetStreamInbox
+
+log = logging.getLogger(__name__)
+
+DEAD_LETTERS = "kubeirq-dead-letters"
+INBOX = "kubeirq-inbox"
+ACK_WAIT_SECONDS = 30.0
+_UNAVAILABLE = "StoreUnavailable"
+
+
+class JetStreamStore:
+    """A `host.EventStore`. Connects with its first use, and comes back by itself.
+
+    While the servers cannot be reached, every method raises SourceError with the reason StoreUnavailable, at once
+    where that is known.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        replica: str,
+        credentials: str = "",
+        replicas: int = 1,
+        may_take: Callable[[str], bool] = lambda uid: True,
+        ack_wait_seconds: float = ACK_WAIT_SECONDS,
+    ) -> None:
+        self._servers = tuple(servers)
+        self._name = f"kubeirq-{replica}-store"
+        self._credentials = credentials
+        self._replicas = replicas
+        self._may_take = may_take
+        self._ack_wait = ack_wait_seconds
+        self._connected: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._inboxes: dict[str, JetStreamInbox] = {}
+        self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, servers: Sequence[str], **arguments: Any) -> AsyncIterator["JetStreamStore"]:
+        """`servers` are nats:// or tls:// addresses.
+
+        `replica` is this process' name, `credentials` the text of a .creds file, `replicas` how many servers keep each
+        stream. This process takes from a trigger's inbox only while `may_take(uid)`.
+        """
+        store = cls(servers, **arguments)
+        try:
+            yield store
+        finally:
+            await store._close()
+
+    def dead_letters(self, uid: str, function: str) -> StreamDeadLetters:
+        return StreamDeadLetters(self.connection, DEAD_LETTERS, uid, function, {"num_replicas": self._replicas})
+
+    def inbox(self, uid: str) -> JetStreamInbox:
+        """Always the same object for the same trigger."""
+        if uid not in self._inboxes:
+            self._inboxes[uid] = JetStreamInbox(
+                self.connection,
+                uid,
+                stream=INBOX,
+                replicas=self._replicas,
+                ack_wait_seconds=self._ack_wait,
+                may_take=lambda: self._may_take(uid),
+            )
+        return self._inboxes[uid]
+
+    async def connection(self) -> Connection:
+        """Raises SourceError while there is none."""
+        if self._closed:
+            raise SourceError("StoreClosed", "the store is closed")
+        found = self._connected
+        if found is None or found.client.is_closed:  # a server that refuses a login closes it for good
+            found = self._connected = await self._connect()
+        if not found.client.is_connected:
+            raise found.away("the connection was lost; it comes back once the servers answer")
+        return found
+
+    async def _connect(self) -> Connection:
+        """One attempt for all who ask meanwhile."""
+        if self._connecting is None or self._connecting.done():
+            arguments: dict[str, Any] = {}
+            if self._credentials:
+                arguments["user_credentials"] = nats.aio.client.RawCredentials(self._credentials)
+            self._connecting = asyncio.create_task(
+                connect(self._servers, self._name, unreachable=_UNAVAILABLE, **arguments)
+            )
+            self._connecting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(self._connecting)
+        except SourceError as error:
+            raise SourceError(_UNAVAILABLE, f"the fabric's store: {error}") from error
+
+    async def _close(self) -> None:
+        self._closed = True
+        for inbox in self._inboxes.values():
+            await inbox.give_back()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+            if not self._connecting.cancelled() and self._connecting.exception() is None:
+                await self._connecting.result().close()

@@ -1,6 +1,0 @@
-"""For authors of sources: a stand-in for the fabric, and the contract that every source keeps."""
-
-from trigger_sources.contract import Origin, SourceContract
-from trigger_sources.stand_in import MemoryState, StandInContext
-
-__all__ = ["SourceContract", "Origin", "StandInContext", "MemoryState"]

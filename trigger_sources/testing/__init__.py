@@ -1,0 +1,6 @@
+"""For authors of sources: a stand-in for the fabric, and the contract that every source keeps."""
+
+from trigger_sources.testing.contract import Origin, SourceContract
+from trigger_sources.testing.stand_in import MemoryState, StandInContext
+
+__all__ = ["SourceContract", "Origin", "StandInContext", "MemoryState"]

@@ -1,0 +1,95 @@
+"""A stand-in for the fabric: the context that a test gives to a source."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trigger_sources.delivery import Delivery
+from trigger_sources.source import MissingSecret
+from trigger_sources.spec import SecretRef
+
+if TYPE_CHECKING:
+    from trigger_sources.http.gateway import Requests
+    from trigger_sources.http.routes import Route
+    from trigger_sources.inbox import Inbox
+
+T = TypeVar("T")
+
+
+class MemoryState:
+    """A State that lives as long as the test."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        return self.values.get(key)
+
+    async def put(self, key: str, value: bytes) -> None:
+        self.values[key] = value
+
+    async def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+@dataclass
+class StandInContext:
+    """A Context with no fabric behind it: `room` is what the test says, reports and losses are kept to be looked at."""
+
+    namespace: str = "default"
+    name: str = "trigger"
+    uid: str = "default/trigger"
+    function: str = "function"
+    replica: str = "replica-0"
+    limit: int = 64
+    room: int = 64
+    defaults: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    state: MemoryState = field(default_factory=MemoryState)
+    reports: list[tuple[bool, str, str]] = field(default_factory=list)
+    lost: list[tuple[int, str]] = field(default_factory=list)
+    withdrawn: list[Callable[[Delivery], bool]] = field(default_factory=list)
+    on_withdraw: Callable[[Callable[[Delivery], bool], float], Awaitable[None]] | None = None
+    gateway: Any = None
+    inbox_: Any = None
+    _shared: dict[str, tuple[Any, Callable[[Any], Awaitable[None]]]] = field(default_factory=dict)
+
+    async def secret(self, reference: SecretRef) -> str:
+        try:
+            return self.secrets[reference.name, reference.key]
+        except KeyError:
+            raise MissingSecret(f"secret {reference.name!r} has no key {reference.key!r}") from None
+
+    def report(self, *, connected: bool, reason: str = "", message: str = "") -> None:
+        self.reports.append((connected, reason, message))
+
+    def report_lost(self, count: int, reason: str) -> None:
+        self.lost.append((count, reason))
+
+    async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
+        self.withdrawn.append(lost)
+        if self.on_withdraw is not None:
+            await self.on_withdraw(lost, grace_seconds)
+
+    def requests(self, route: "Route") -> "AbstractAsyncContextManager[Requests]":
+        found: AbstractAsyncContextManager[Requests] = self.gateway.requests(self.uid, route)
+        return found
+
+    def inbox(self) -> "Inbox":
+        found: Inbox = self.inbox_
+        return found
+
+    async def shared(self, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:
+        if key not in self._shared:
+            self._shared[key] = (await open(), close)
+        found: T = self._shared[key][0]
+        return found
+
+    async def close(self) -> None:
+        """Closes what was shared."""
+        while self._shared:
+            _, (connection, close) = self._shared.popitem()
+            await close(connection)
