@@ -57,7 +57,9 @@ class Source(Spec):
     url: str | None = Field(
         None, pattern=r"^https://", description="The address of an archive or a file, on a cluster; it goes with sha256"
     )
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="The SHA-256 digest of that archive or file")
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="The SHA-256 digest of that archive or file"
+    )
     config_map: ConfigMapFile | None = Field(None, description="A file in a ConfigMap, on a cluster")
     image: str | None = Field(None, min_length=1, description="An image that has the code in it, on a cluster")
 
