@@ -41,7 +41,7 @@ check: install
 
 docs: install
 	$(BIN)/kubeirq crds --chart helm/kubeirq
-	$(BIN)/python -m kubeirq.output.reference docs
+	$(BIN)/python -m kubeirq.reference docs
 
 benchmark: install
 	$(BIN)/python -m benchmarks

@@ -3,9 +3,11 @@
 A new source needs only the names that this module exports.
 """
 
+from trigger_sources.context import Context, MissingSecret, SourceError
 from trigger_sources.delivery import SETTLED, Answer, Attempt, Delivery, HttpRequest, Outcome
 from trigger_sources.events import Event
-from trigger_sources.source import Context, Lag, MissingSecret, SourceError, TriggerSource
+from trigger_sources.publisher import Publisher, ReplyRefused, ReplyTarget
+from trigger_sources.source import Lag, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
 
 __all__ = [
@@ -23,4 +25,7 @@ __all__ = [
     "Attempt",
     "HttpRequest",
     "SETTLED",
+    "ReplyTarget",
+    "Publisher",
+    "ReplyRefused",
 ]

@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, in words that a person can act on. Pure."""
+"""The problems of a manifest, in words that a person can act on. Pure."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from trigger_sources.reply import Reply, reply_fields, reply_kinds, target_of
 
 
 @dataclass(frozen=True, order=True)
@@ -122,10 +124,15 @@ def _fields_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
     for part in place:
         if isinstance(part, int) or found is None:
             continue
+        if found is Reply and part in reply_kinds():
+            found = target_of(part)
+            continue
         named = {field.alias or name: field for name, field in found.model_fields.items()}
         found = _model_in(named[part].annotation) if part in named else None
     if found is None:
         return []
+    if found is Reply:
+        return list(reply_fields())
     names = [field.alias or name for name, field in found.model_fields.items()]
     if found is model and "target" in found.model_fields:
         names += ["function", "functionSelector", "url"]

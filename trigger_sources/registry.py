@@ -1,20 +1,19 @@
 """The kinds of triggers that are installed: built-in and third-party ones alike, by entry point."""
 
 from functools import cache
-from importlib.metadata import entry_points
 
+from trigger_sources import plugins
+from trigger_sources.plugins import BrokenPlugin
 from trigger_sources.source import TriggerSource
+
+__all__ = ["GROUP", "BrokenPlugin", "kinds", "source_of", "sources"]
 
 GROUP = "kubeirq.trigger_sources"
 
 
-class BrokenPlugin(Exception):
-    """The plugin author's fault: an entry point that cannot be loaded or is no TriggerSource. Names it."""
-
-
 def kinds() -> frozenset[str]:
     """The names of all trigger kinds. Nothing is loaded: a source brings its broker's client along."""
-    return frozenset(point.name for point in entry_points(group=GROUP))
+    return plugins.names(GROUP)
 
 
 def sources() -> dict[str, type[TriggerSource]]:
@@ -25,16 +24,4 @@ def sources() -> dict[str, type[TriggerSource]]:
 @cache
 def source_of(kind: str) -> type[TriggerSource]:
     """The class behind a kind. Raises KeyError for an unknown kind, BrokenPlugin for one that cannot be had."""
-    points = {point.value: point for point in entry_points(group=GROUP, name=kind)}
-    if not points:
-        raise KeyError(kind)
-    if len(points) > 1:
-        raise BrokenPlugin(f"trigger kind {kind!r}: registered twice, by {' and '.join(sorted(points))}")
-    ((value, point),) = points.items()
-    try:
-        source = point.load()
-    except Exception as error:
-        raise BrokenPlugin(f"trigger kind {kind!r}: {value} cannot be loaded: {error!r}") from error
-    if not (isinstance(source, type) and issubclass(source, TriggerSource)):
-        raise BrokenPlugin(f"trigger kind {kind!r}: {value} is no TriggerSource")
-    return source
+    return plugins.load(GROUP, kind, TriggerSource, "trigger kind")

@@ -1,49 +1,28 @@
 """The plugin API: a source is a frozen, typed model whose fields are the trigger's `spec`, with one async generator."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import get_annotations
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
+from trigger_sources.context import Context, MissingSecret, SourceError, State
+from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import Delivery
-from trigger_sources.spec import DeliveryPolicy, Reply, SecretRef, Spec, Target
+from trigger_sources.http_requests import Route
+from trigger_sources.reply import Reply
+from trigger_sources.spec import DeliveryPolicy, Spec, Target
 
-if TYPE_CHECKING:
-    from trigger_sources.dead_letters import DeadLetters
-    from trigger_sources.http.gateway import Requests
-    from trigger_sources.http.routes import Route
-    from trigger_sources.inbox import Inbox
+__all__ = ["Context", "Lag", "MissingSecret", "Ordering", "Sharing", "SourceError", "State", "TriggerSource"]
 
 Ordering = Literal["key", "partition", "none"]
 Sharing = Literal["partitioned", "competing", "single"]
-T = TypeVar("T")
 
 # Fields of every trigger. `batch` and `start` are reserved though not every source has them.
 COMMON_FIELDS = frozenset(
     {"function", "target", "ordering", "concurrency", "filter", "filter_error", "batch", "delivery", "reply", "suspend"}
 )
-
-
-class SourceError(Exception):
-    """A source cannot go on as it is: the operator's or the broker's fault.
-
-    `reason` is a CamelCase word for a condition.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class MissingSecret(SourceError):
-    """A SecretRef names a Secret or a key that is not there. The text names both ways out."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("SecretMissing", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,61 +32,6 @@ class Lag:
     events: int | None
     seconds: float | None = None  # the age of the oldest event that is not settled
     of_share: bool = False  # of this replica's share only: those of all replicas add up
-
-
-class State(Protocol):
-    """A small durable key-value store, for cursors. Writes are coalesced: `put` returns once the value is durable."""
-
-    async def get(self, key: str) -> bytes | None: ...
-
-    async def put(self, key: str, value: bytes) -> None: ...
-
-    async def delete(self, key: str) -> None: ...
-
-
-class Context(Protocol):
-    """All that a source may ask of the fabric. One per trigger and function."""
-
-    namespace: str
-    name: str  # the trigger's
-    uid: str
-    function: str  # the function's name, or the URL's host for a plain URL
-    replica: str  # this process, stable while it lives
-    stopping: asyncio.Event  # set when no more is wanted; what a read still brings will be settled `returned`
-    defaults: Mapping[str, Sequence[str]]  # addresses where the spec names none, by kind: "kafka", "nats"
-
-    @property
-    def state(self) -> State:
-        """This trigger's own."""
-
-    @property
-    def limit(self) -> int:
-        """How many deliveries may be held at most: taken and not settled."""
-
-    @property
-    def room(self) -> int:
-        """How many deliveries may be yielded now."""
-
-    async def secret(self, reference: SecretRef) -> str:
-        """The secret's text. Raises MissingSecret."""
-
-    def report(self, *, connected: bool, reason: str = "", message: str = "") -> None:
-        """Says whether the source is connected, for conditions, metrics and logs. Cheap: only changes are shown."""
-
-    def report_lost(self, count: int, reason: str) -> None:
-        """Says that the source itself lost events (retention took them) before they could be taken. Never silent."""
-
-    async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
-        """Forgets what `lost` names, what runs after the grace only. On return none of it will be settled."""
-
-    def requests(self, route: "Route") -> AbstractAsyncContextManager["Requests"]:
-        """The HTTP requests that match the route, while the context is open. Raises SourceError when it is taken."""
-
-    def inbox(self) -> "Inbox":
-        """This trigger's durable queue, for events that are accepted before they are delivered."""
-
-    async def shared(self, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:
-        """A connection that the triggers of this process share: opened by the first that asks, closed with the last."""
 
 
 class TriggerSource(Spec):
@@ -142,7 +66,9 @@ class TriggerSource(Spec):
     delivery: DeliveryPolicy = Field(
         default_factory=DeliveryPolicy, description="Time-outs, retries, and the end of events that cannot be delivered"
     )
-    reply: Reply | None = Field(None, description="Publishes the function's answer: exactly one of these")
+    reply: SerializeAsAny[Reply] | None = Field(
+        None, description="Publishes the function's answer: exactly one of these"
+    )
     suspend: bool = Field(
         False, description="true: the trigger drains and stops pulling; false: it continues where it was"
     )
@@ -207,7 +133,7 @@ class TriggerSource(Spec):
         """
         return frozenset()
 
-    def route(self, name: str) -> "Route | None":
+    def route(self, name: str) -> Route | None:
         """What it serves on the gateway; `name` is the trigger's. Unset: nothing.
 
         On a cluster a trigger serves no requests that an older one of another namespace gets: see `takes_from`.
@@ -230,6 +156,6 @@ class TriggerSource(Spec):
     async def prepare(self, context: Context) -> None:
         """Creates what is needed and tests the rights to it, before the first pull. Raises SourceError."""
 
-    def dead_letters(self, context: Context) -> "DeadLetters | None":
+    def dead_letters(self, context: Context) -> DeadLetters | None:
         """Where this trigger's dead letters live; None: the fabric's own store."""
         return None

@@ -167,51 +167,6 @@ class DeliveryPolicy(Spec):
         return self
 
 
-class KafkaReply(Spec):
-    """Publishes what the function returned as a record."""
-
-    topic: str = Field(min_length=1, max_length=249, description="The topic to publish to")
-    brokers: Brokers = Field(
-        default_factory=list,
-        description="The brokers, each as host:port; unset: the trigger's own, else the fabric's default",
-    )
-    security: dict[str, Any] | None = Field(None, description="The fields of a KafkaTrigger's security")
-
-
-class NATSReply(Spec):
-    """Publishes what the function returned to a subject."""
-
-    subject: str = Field(min_length=1, description="The subject to publish to")
-    servers: Servers = Field(
-        default_factory=list, description="The servers' addresses; unset: the trigger's own, else the fabric's default"
-    )
-    security: dict[str, Any] | None = Field(None, description="The fields of a NATSTrigger's security")
-
-
-class Reply(Spec):
-    """Where what a function returns is published, confirmed before its event is settled: exactly one of these."""
-
-    kafka: KafkaReply | None = Field(None, description="A Kafka topic")
-    nats: NATSReply | None = Field(None, description="A NATS subject")
-    function: str | None = Field(None, min_length=1, description="Another Function of the same namespace")
-    url: str | None = Field(None, pattern=r"^https?://", description="An HTTP address, which gets a POST")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Reply":
-        given = [name for name in ("kafka", "nats", "function", "url") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"exactly one of kafka, nats, function, url is needed; given: {', '.join(given) or 'none'}"
-            )
-        for field, value, problem_of in (
-            ("function", self.function, problem_of_name),
-            ("url", self.url, problem_of_url),
-        ):
-            if value is not None and (problem := problem_of(value)):
-                raise ValueError(f"{field}: {problem}")
-        return self
-
-
 Place = tuple[str | int, ...]
 
 
@@ -229,10 +184,3 @@ def _secret_refs_in(value: Any, place: Place) -> Iterator[tuple[Place, SecretRef
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _secret_refs_in(item, (*place, index))
-    elif isinstance(value, dict):
-        # a reply's security is free here, and read as its broker's when the reply is opened
-        if value.keys() == {"name", "key"} and all(isinstance(part, str) and part for part in value.values()):
-            yield place, SecretRef(**value)
-        else:
-            for key, item in value.items():
-                yield from _secret_refs_in(item, (*place, str(key)))

@@ -22,15 +22,17 @@ from controllers.functions import runtimes
 from controllers.functions.resource import FunctionSpec, Scale, Source, ValueFrom
 from trigger_sources.cron.source import CronTrigger
 from trigger_sources.http import expose
-from trigger_sources.http.routes import ORIGIN, ORIGIN_TOLD, Cors
 from trigger_sources.http.source import BasicAuth, HTTPAuth, HTTPTrigger
+from trigger_sources.http_requests import ORIGIN, ORIGIN_TOLD, Cors
+from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.kafka.security import Sasl
-from trigger_sources.kafka.security import Security as KafkaSecurity
 from trigger_sources.kafka.security import Tls as KafkaTls
 from trigger_sources.kafka.trigger import KafkaTrigger
-from trigger_sources.nats.connection import Security as NATSSecurity
 from trigger_sources.nats.connection import Tls as NATSTls
-from trigger_sources.nats.trigger import KeyFrom, NATSTrigger
+from trigger_sources.nats.reply import NATSReply
+from trigger_sources.nats.spec import KeyFrom
+from trigger_sources.nats.trigger import NATSTrigger
+from trigger_sources.reply import Reply, reply_fields
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import (
     BROKER,
@@ -40,10 +42,7 @@ from trigger_sources.spec import (
     SERVER,
     SERVER_TOLD,
     DeliveryPolicy,
-    KafkaReply,
     LabelSelector,
-    NATSReply,
-    Reply,
     Target,
 )
 
@@ -58,9 +57,8 @@ def details(model: type[BaseModel]) -> Schema:
     """What the schema of a class has beyond its model's: rules that the model checks in code, and types where the
     model leaves them free."""
     found = dict(_DETAILS.get(model, {}))
-    if model in _REPLY_SECURITY:
-        security = {**structural(_REPLY_SECURITY[model], details), "nullable": True}
-        found |= _schemas(**found.get("properties", {}), security=security)
+    if issubclass(model, Reply):
+        found = {**_rules(one_of(*reply_fields())), **_schemas(function=_FUNCTION)}
     if issubclass(model, TriggerSource):
         shorts = shorts_of(model)
         rules = [one_of("target", *shorts), *found.get("x-kubernetes-validations", [])]
@@ -176,7 +174,6 @@ _BROKERS = _texts(f"^{BROKER}$", BROKER_TOLD, most=64)
 _SERVERS = _texts(f"^{SERVER}$", SERVER_TOLD, most=64)
 _FUNCTION = _text(f"^{FUNCTION_NAME}$", FUNCTION_NAME_TOLD, longest=63)
 _MODULE_AND_FUNCTION = _text(r"^([^.\s]+(\.[^.\s]+)+)?$", "module.function is needed")
-_REPLY_SECURITY: Mapping[type[BaseModel], type[BaseModel]] = {KafkaReply: KafkaSecurity, NATSReply: NATSSecurity}
 _DETAILS: Mapping[type[BaseModel], Schema] = {
     Target: {**_rules(one_of("function", "selector", "url")), **_schemas(function=_FUNCTION)},
     LabelSelector: {"required": ["matchLabels"], **_schemas(matchLabels={"minProperties": 1})},
@@ -186,7 +183,6 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
             "message": "backoffMaxSeconds: must not be less than backoffSeconds",
         }
     ),
-    Reply: {**_rules(one_of("kafka", "nats", "function", "url")), **_schemas(function=_FUNCTION)},
     KafkaReply: _schemas(brokers=_BROKERS),
     NATSReply: _schemas(servers=_SERVERS),
     KafkaTrigger: {

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trigger_sources.http.routes import Route, RouteIndex, takes_from
+from trigger_sources.http.routes import RouteIndex, takes_from
+from trigger_sources.http_requests import Route
 from trigger_sources.source import TriggerSource
 
 Key = tuple[str, str, str]  # kind, namespace, name

@@ -112,10 +112,11 @@ async def run(name: str, settings: TriggerSettings) -> None:
                     may_take=lambda uid: controller.may_take(uid),
                 )
             )
+        gateway = Gateway()
         host = LocalHost(
             replica=settings.replica,
             store=ClusterStore(lambda uid: controller.status_of(uid), kept),
-            gateway=Gateway(),
+            gateway=gateway,
             secrets=secrets.text,
             defaults={"kafka": settings.kafka_brokers, "nats": settings.nats_servers},
             reach=settings.reach,
@@ -156,7 +157,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
         def work() -> Coroutine[Any, Any, None]:
             # what was held is drained before it is let go
             holding = () if slots is None else (slots.run(),)
-            return beside(starting.listen(host.gateway, settings.gateway_port), controller.run(), *holding)
+            return beside(starting.listen(gateway, settings.gateway_port), controller.run(), *holding)
 
         await operate(
             controller.watches(),

@@ -30,6 +30,8 @@ from trigger_sources.stores.sqlite import Store
 
 log = logging.getLogger(__name__)
 
+_BROKERS = {"kafka": kafka_broker, "nats": nats_server}
+
 _ROUTES_TRIES = 200
 _NOWHERE = "http://127.0.0.1:9/"  # where a gate points before its function has an address
 
@@ -286,9 +288,8 @@ class Fabric:
         await asyncio.gather(*(self._start_broker(kind) for kind in sorted(needed - self.brokers.keys())))
 
     async def _start_broker(self, kind: str) -> None:
-        start = {"kafka": kafka_broker, "nats": nats_server}[kind]
         try:
-            broker = await self._stack.enter_async_context(start(self.state))
+            broker = await self._stack.enter_async_context(_BROKERS[kind](self.state))
         except BrokerFailed as error:
             self.broker_problems[kind] = str(error)
             self._notice(str(error))
@@ -306,11 +307,9 @@ def brokers_needed(spec: TriggerSource) -> set[str]:
     """The kinds of brokers that the trigger uses and names no address of."""
     fields = type(spec).model_fields
     needed = {kind for kind, name in (("kafka", "brokers"), ("nats", "servers")) if name in fields}
-    reply = spec.reply
-    if reply is not None and reply.kafka is not None and not reply.kafka.brokers:
-        needed.add("kafka")
-    if reply is not None and reply.nats is not None and not reply.nats.servers:
-        needed.add("nats")
+    target = spec.reply.target if spec.reply is not None else None
+    if target is not None:
+        needed |= {kind for kind, named in target.addresses.items() if kind in _BROKERS and not named}
     return {kind for kind in needed if not spec.addresses.get(kind)}
 
 

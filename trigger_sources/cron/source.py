@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Literal, Protocol
 import orjson
 from pydantic import Field, field_validator, model_validator
 
+from trigger_sources.context import Context
 from trigger_sources.cron.schedule import Schedule, checked, zone_of
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.events import Event
-from trigger_sources.source import Context, Ordering, TriggerSource
+from trigger_sources.source import Ordering, TriggerSource
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
+from trigger_sources.context import SourceError, State
 from trigger_sources.dead_letters import DeadLetter, DeadLetters
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.counters import Counters, Reading
@@ -17,14 +18,11 @@ from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import Identity, LaneView, Seen
 from trigger_sources.dispatch.host import Host
 from trigger_sources.dispatch.replies import open_publisher
-from trigger_sources.source import Lag, SourceError, State, TriggerSource
+from trigger_sources.http_requests import Requests, Route
+from trigger_sources.inbox import Inbox
+from trigger_sources.source import Lag, TriggerSource
 from trigger_sources.spec import SecretRef
 from trigger_sources.transport.resolver import resolver
-
-if TYPE_CHECKING:
-    from trigger_sources.http.gateway import Requests
-    from trigger_sources.http.routes import Route
-    from trigger_sources.inbox import Inbox
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -443,10 +441,10 @@ class FlowContext:
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
         await self._flow.dispatcher.withdraw(lost, grace_seconds)
 
-    def requests(self, route: "Route") -> "AbstractAsyncContextManager[Requests]":
+    def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
         return self._host.gateway.requests(self.uid, route)
 
-    def inbox(self) -> "Inbox":
+    def inbox(self) -> Inbox:
         return self._host.store.inbox(self.uid)
 
     async def shared(self, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:

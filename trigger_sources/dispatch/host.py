@@ -3,16 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeVar
 
+from trigger_sources.context import State
+from trigger_sources.dead_letters import DeadLetters
+from trigger_sources.http_requests import Requests, Route
+from trigger_sources.inbox import Inbox
 from trigger_sources.spec import SecretRef
-
-if TYPE_CHECKING:
-    from trigger_sources.dead_letters import DeadLetters
-    from trigger_sources.http.gateway import Gateway
-    from trigger_sources.inbox import Inbox
-    from trigger_sources.source import State
-    from trigger_sources.transport.egress_policy import Reach
+from trigger_sources.transport.egress_policy import Reach
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -21,18 +20,31 @@ T = TypeVar("T")
 class EventStore(Protocol):
     """Where the fabric keeps events that no broker of the trigger's own keeps."""
 
-    def dead_letters(self, uid: str, function: str) -> "DeadLetters":
+    def dead_letters(self, uid: str, function: str) -> DeadLetters:
         """The dead letters of that trigger and function."""
 
-    def inbox(self, uid: str) -> "Inbox":
+    def inbox(self, uid: str) -> Inbox:
         """The durable queue of that trigger, always the same object."""
 
 
 class FabricStore(EventStore, Protocol):
     """What the fabric itself keeps. Asking for a part of it costs nothing; using it may raise SourceError."""
 
-    def state(self, uid: str, function: str) -> "State":
+    def state(self, uid: str, function: str) -> State:
         """The small durable state of that trigger and function."""
+
+
+class HttpGateway(Protocol):
+    """The HTTP server that triggers share."""
+
+    def requests(self, uid: str, route: Route) -> AbstractAsyncContextManager[Requests]:
+        """The requests of that route, for the trigger with that uid, while the context is open.
+
+        Raises SourceError when another trigger has the route.
+        """
+
+    async def close(self, grace_seconds: float = 10.0) -> None:
+        """Refuses further requests, waits up to the grace for those that are under way, and stops listening."""
 
 
 class Host(Protocol):
@@ -41,8 +53,8 @@ class Host(Protocol):
     replica: str  # this process, unlike any other that may share the work
     defaults: Mapping[str, Sequence[str]]  # addresses where a spec names none: "kafka", "nats"
     store: FabricStore
-    gateway: "Gateway"
-    reach: "Reach | None"  # what triggers may call; None: everything, on a machine that is one person's
+    gateway: HttpGateway
+    reach: Reach | None  # what triggers may call; None: everything, on a machine that is one person's
 
     async def secret(self, namespace: str, reference: SecretRef) -> str:
         """The secret's text. Raises MissingSecret."""
@@ -110,10 +122,10 @@ class LocalHost:
         *,
         replica: str,
         store: FabricStore,
-        gateway: "Gateway",
+        gateway: HttpGateway,
         secrets: Callable[[str, SecretRef], str],
         defaults: Mapping[str, Sequence[str]],
-        reach: "Reach | None" = None,
+        reach: Reach | None = None,
     ) -> None:
         self.replica = replica
         self.store = store

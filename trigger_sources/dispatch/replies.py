@@ -1,30 +1,21 @@
 """What a function returned, published: to a topic, a subject, another function or a URL."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 from urllib.parse import urlsplit
 
+from trigger_sources.context import Context
 from trigger_sources.delivery import Answer
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.retry import verdict_on
 from trigger_sources.events import Event, binary_headers, event_from_http
-from trigger_sources.source import Context
-from trigger_sources.spec import Reply
+from trigger_sources.publisher import Publisher, ReplyRefused
+from trigger_sources.reply import Reply
 from trigger_sources.transport.client import NoAnswer, Resolve, Unreachable
+
+__all__ = ["Publisher", "ReplyRefused", "open_publisher", "reply_to"]
 
 HOPS = "kubeirqhops"  # how many functions' replies led to this event
 MOST_HOPS = 16
-
-
-class ReplyRefused(Exception):
-    """Publishing this reply can never succeed: it is too large, or its receiver said so."""
-
-
-class Publisher(Protocol):
-    async def publish(self, event: Event, key: bytes | None) -> None:
-        """Returns once the event is published and confirmed. Raises ReplyRefused when trying again is of no use."""
-
-    async def close(self) -> None: ...
 
 
 def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Event | None:
@@ -65,14 +56,8 @@ async def open_publisher(
     resolve: Resolve | None,
 ) -> Publisher:
     """The publisher for a trigger's `reply`. `addresses` are the trigger's own, by kind; `resolve` is for a URL."""
-    if reply.kafka is not None:
-        from trigger_sources.kafka.reply import open_publisher as open_kafka
-
-        return await open_kafka(reply.kafka, context, addresses.get("kafka", ()))
-    if reply.nats is not None:
-        from trigger_sources.nats.reply import open_publisher as open_nats
-
-        return await open_nats(reply.nats, context, addresses.get("nats", ()))
+    if reply.target is not None:
+        return await reply.target.open(context, addresses)
     if reply.function is not None:
         return PostPublisher(gate_of(reply.function), owned=False)
     assert reply.url is not None

@@ -4,15 +4,13 @@ What only the gateway can do is then refused: `problems_of` says so of a spec, a
 """
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from trigger_sources.source import TriggerSource
 from trigger_sources.spec import DeliveryPolicy, Spec
-
-if TYPE_CHECKING:
-    from trigger_sources.http.source import HTTPTrigger
 
 # The fields that an Ingress or an HTTPRoute has a place for
 FIELDS = frozenset({"target", "host", "path", "methods", "expose"})
@@ -105,10 +103,13 @@ def only_gateway(field: str) -> str:
     )
 
 
-def problems_of(trigger: "HTTPTrigger") -> Iterator[str]:
-    """What of an exposed trigger's spec would be lost on the way past the gateway."""
-    expose, path = trigger.expose, trigger.path
-    assert expose is not None
+def problems_of(
+    trigger: TriggerSource, expose: Exposure, *, path: str | None, methods: Sequence[str], host: str | None
+) -> Iterator[str]:
+    """The parts of an exposed HTTPTrigger's spec that would have no effect without the gateway.
+
+    `path`, `methods` and `host` are the trigger's own fields.
+    """
     for name, field in type(trigger).model_fields.items():
         value = getattr(trigger, name)
         defaults = DELIVERIES if name == "delivery" else (field.get_default(call_default_factory=True),)
@@ -119,9 +120,9 @@ def problems_of(trigger: "HTTPTrigger") -> Iterator[str]:
     if path is not None and not re.search(PATH, path):
         yield PATH_TOLD
     if expose.ingress is not None:
-        if trigger.methods != type(trigger).model_fields["methods"].default:
+        if methods != type(trigger).model_fields["methods"].default:
             yield NO_METHODS
         if path is not None and path.endswith(REST) and expose.ingress.path_type not in (None, "Prefix"):
             yield REST_IS_A_PREFIX
-    if expose.http_route is not None and expose.http_route.hostnames and trigger.host is not None:
+    if expose.http_route is not None and expose.http_route.hostnames and host is not None:
         yield ONE_HOST

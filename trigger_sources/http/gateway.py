@@ -11,12 +11,12 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from trigger_sources.context import SourceError
 from trigger_sources.delivery import Answer
 from trigger_sources.http.routes import (
     BadTarget,
     Found,
     Missing,
-    Route,
     RouteTable,
     Taken,
     cors_headers,
@@ -25,11 +25,9 @@ from trigger_sources.http.routes import (
     refusal,
     segments_of,
 )
-from trigger_sources.source import SourceError
+from trigger_sources.http_requests import Headers, Route
 
 log = logging.getLogger(__name__)
-
-Headers = Sequence[tuple[str, str]]
 
 _RETRY_SOON = ("retry-after", "1")
 _CLOSE = ("connection", "close")
@@ -63,9 +61,9 @@ class Gateway:
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self.bounds = bounds or Bounds()
-        self._routes: RouteTable[Requests] = RouteTable()
+        self._routes: RouteTable[RouteRequests] = RouteTable()
         self._vacant: dict[Route, asyncio.TimerHandle] = {}  # routes whose trigger has just left
-        self._pending: set[IncomingRequest] = set()
+        self._pending: set[GatewayRequest] = set()
         self._bodies_bytes = 0
         self._in_flight = 0
         self._quiet = asyncio.Event()
@@ -126,13 +124,13 @@ class Gateway:
             self._runner = None
 
     @asynccontextmanager
-    async def requests(self, uid: str, route: Route) -> AsyncIterator["Requests"]:
+    async def requests(self, uid: str, route: Route) -> AsyncIterator["RouteRequests"]:
         """The requests of that route, for the trigger with that uid, while the context is open.
 
         Raises SourceError when another trigger serves the same. What was not taken at the end is answered 503.
         """
         route = replace(route, trigger=route.trigger or uid)
-        requests = Requests(self.bounds)
+        requests = RouteRequests(self.bounds)
         self._add(route, requests)
         try:
             yield requests
@@ -142,7 +140,7 @@ class Gateway:
                 self.bounds.vacant_seconds, self._remove_vacant, route
             )
 
-    def _add(self, route: Route, requests: "Requests") -> None:
+    def _add(self, route: Route, requests: "RouteRequests") -> None:
         while True:
             try:
                 return self._routes.add(route, requests)
@@ -189,7 +187,7 @@ class Gateway:
                 request.transport.abort()
         return response
 
-    async def _answered(self, request: web.BaseRequest) -> tuple[Answer, Found["Requests"] | None]:
+    async def _answered(self, request: web.BaseRequest) -> tuple[Answer, Found["RouteRequests"] | None]:
         """The answer, and whose it is."""
         if self._closing:
             return refusal(503, "the gateway is closing", _RETRY_SOON, _CLOSE), None
@@ -224,7 +222,7 @@ class Gateway:
         try:
             refused = await self._read(request, body, route)
             if refused is None:
-                incoming = IncomingRequest(
+                incoming = GatewayRequest(
                     request.method, path, target, query, headers, bytes(body), found.path_parameters, request.remote
                 )
                 refused = await self._waited(incoming, found.value)
@@ -234,7 +232,7 @@ class Gateway:
 
     def _options(
         self, host: str, segments: Sequence[str], missing: Missing, headers: Mapping[str, str]
-    ) -> tuple[Answer, Found["Requests"] | None]:
+    ) -> tuple[Answer, Found["RouteRequests"] | None]:
         """OPTIONS that no trigger serves itself: what is allowed, and what a browser may do."""
         if not missing.allow:
             return refusal(404, "no trigger serves this path"), None
@@ -262,7 +260,7 @@ class Gateway:
             return refusal(408, f"the body was not there after {self.bounds.body_seconds:g} s", _CLOSE)
         return None
 
-    async def _waited(self, incoming: "IncomingRequest", requests: "Requests") -> Answer:
+    async def _waited(self, incoming: "GatewayRequest", requests: "RouteRequests") -> Answer:
         self._pending.add(incoming)
         try:
             requests._put(incoming)
@@ -275,7 +273,7 @@ class Gateway:
                 incoming.on_left()
 
 
-class IncomingRequest:
+class GatewayRequest:
     """A request as it came, whose caller waits for `answer`.
 
     Header names are lower-case; `target` is path and query, as sent.
@@ -315,16 +313,16 @@ class IncomingRequest:
         self.answer(refused.status, refused.headers, refused.body)
 
 
-class Requests:
+class RouteRequests:
     """The requests of one route that nobody has taken yet: at most `bounds.waiting`, each for a bounded time."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._waiting: dict[IncomingRequest, asyncio.TimerHandle] = {}  # oldest first
+        self._waiting: dict[GatewayRequest, asyncio.TimerHandle] = {}  # oldest first
         self._arrived = asyncio.Event()
         self._closed = False
 
-    async def next(self, limit: int, timeout_seconds: float) -> list[IncomingRequest]:
+    async def next(self, limit: int, timeout_seconds: float) -> list[GatewayRequest]:
         """The oldest requests, at most `limit`; they are the taker's to answer. Empty when none came in time."""
         if not self._waiting and limit > 0:
             self._arrived.clear()
@@ -333,14 +331,14 @@ class Requests:
                     await self._arrived.wait()
             except TimeoutError:
                 return []
-        taken: list[IncomingRequest] = []
+        taken: list[GatewayRequest] = []
         while self._waiting and len(taken) < limit:
             request = next(iter(self._waiting))
             self._waiting.pop(request).cancel()
             taken.append(request)
         return taken
 
-    def _put(self, request: IncomingRequest) -> None:
+    def _put(self, request: GatewayRequest) -> None:
         if self._closed:
             request.refuse("the trigger is being restarted or was removed")
             return
@@ -351,11 +349,11 @@ class Requests:
         self._waiting[request] = loop.call_later(self._bounds.waiting_seconds, self._give_up, request)
         self._arrived.set()
 
-    def _give_up(self, request: IncomingRequest) -> None:
+    def _give_up(self, request: GatewayRequest) -> None:
         self._waiting.pop(request, None)
         request.refuse("busy: the request was not taken in time")
 
-    def _forget(self, request: IncomingRequest) -> None:
+    def _forget(self, request: GatewayRequest) -> None:
         timer = self._waiting.pop(request, None)
         if timer is not None:
             timer.cancel()
@@ -413,7 +411,7 @@ class _Server(web.Server):
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
-def _response(request: web.BaseRequest, answer: Answer, found: Found[Requests] | None) -> web.Response:
+def _response(request: web.BaseRequest, answer: Answer, found: Found[RouteRequests] | None) -> web.Response:
     headers = [(name, value) for name, value in answer.headers if name != "connection"]
     if found is not None and found.route.cors is not None:
         shared = cors_headers(found.route.cors, request.headers.get("origin", ""))

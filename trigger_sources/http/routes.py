@@ -1,87 +1,23 @@
 """Pure: which trigger a request is for, and what a browser of another origin may do."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Generic, TypeVar
 from urllib.parse import unquote
 
 import orjson
-from pydantic import Field, field_validator, model_validator
 
 from trigger_sources.delivery import Answer
-from trigger_sources.spec import Spec
+from trigger_sources.http_requests import Cors, Route
 
 T = TypeVar("T")
 
-ORIGIN = r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s:/?#@*,A-Z\[\]]+)(:\d+)?"
-ORIGIN_TOLD = (
-    "an origin as a browser writes it is needed, https://shop.example or http://shop.example:8080, or * for all"
-)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-BODY_LIMIT_BYTES = 1024 * 1024
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@,\[\]]*)(?::\d*)?")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SLASHES = re.compile(r"[/\\]")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-
-class Cors(Spec):
-    """What pages of other origins may do."""
-
-    origins: list[str] = Field(min_length=1, description="The origins, each as https://shop.example; * for all")
-    methods: list[str] = Field(
-        default_factory=list, description="The methods that a page may use; unset: the trigger's own"
-    )
-    headers: list[str] = Field(default_factory=list, description="The headers that a page may send; * for all")
-    max_age_seconds: int = Field(600, ge=0, le=86_400, description="The time that a browser may remember this")
-    credentials: bool = Field(False, description="Whether cookies and credentials may be sent")
-
-    @model_validator(mode="after")
-    def _credentials_need_names(self) -> "Cors":
-        if self.credentials and "*" in self.origins:
-            raise ValueError("origins: credentials are allowed to named origins only, not to *")
-        return self
-
-    @field_validator("methods", "headers")
-    @classmethod
-    def _are_tokens(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if not _TOKEN.fullmatch(name):
-                raise ValueError(f"{name!r}: the name of a method or header is needed, without blanks")
-        return names
-
-    @field_validator("origins")
-    @classmethod
-    def _are_origins(cls, origins: list[str]) -> list[str]:
-        for origin in origins:
-            if origin != "*" and not re.fullmatch(ORIGIN, origin):
-                raise ValueError(f"{origin!r}: {ORIGIN_TOLD}")
-        return origins
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Route:
-    """What a trigger serves.
-
-    `path` is made of literal segments, `{name}` for one segment and, at the end, `{name...}` for all that follow.
-    `admit(headers)` is asked before a body is read, with the first value of each lower-case header: None lets the
-    request in, an Answer is the caller's.
-    """
-
-    path: str
-    methods: Sequence[str] = ("POST",)
-    host: str | None = None  # None: every host
-    cors: Cors | None = None
-    body_limit_bytes: int = BODY_LIMIT_BYTES
-    trigger: str = ""  # whose it is, for messages
-    admit: Callable[[Mapping[str, str]], Answer | None] | None = None
-
-    @property
-    def served(self) -> frozenset[str]:
-        """The methods that it serves; who serves GET serves HEAD."""
-        return frozenset(self.methods) | ({"HEAD"} if "GET" in self.methods else frozenset())
 
 
 class BadTarget(ValueError):

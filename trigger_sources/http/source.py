@@ -9,24 +9,23 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, field_validator, model_validator
 
+from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery, HttpRequest, Outcome
 from trigger_sources.events import Event, InvalidEvent
 from trigger_sources.http.answers import answer_to
 from trigger_sources.http.auth import Credentials, credentials, users_of
 from trigger_sources.http.events import UNREADABLE_TYPE, UnknownFormat, events_of, forwarded, from_record, record_from
 from trigger_sources.http.expose import Exposure, problems_of
-from trigger_sources.http.routes import BODY_LIMIT_BYTES, METHODS, Cors, Route, claims_of, problem_of, refusal
-from trigger_sources.source import Context, Lag, Sharing, SourceError, TriggerSource
+from trigger_sources.http.routes import METHODS, claims_of, problem_of, refusal
+from trigger_sources.http_requests import BODY_LIMIT_BYTES, Cors, IncomingRequest, Requests, Route
+from trigger_sources.inbox import Inbox, Kept
+from trigger_sources.source import Lag, Sharing, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
-
-if TYPE_CHECKING:
-    from trigger_sources.http.gateway import IncomingRequest, Requests
-    from trigger_sources.inbox import Inbox, Kept
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +154,10 @@ class HTTPTrigger(TriggerSource):
 
     @model_validator(mode="after")
     def _can_be_exposed(self) -> "HTTPTrigger":
-        if self.expose is not None and (problems := list(problems_of(self))):
+        if self.expose is None:
+            return self
+        problems = list(problems_of(self, self.expose, path=self.path, methods=self.methods, host=self.host))
+        if problems:
             raise ValueError("; ".join(problems))
         return self
 
@@ -216,10 +218,10 @@ class HTTPTrigger(TriggerSource):
 
     # --- the caller waits for the function
 
-    async def _answered(self, context: Context, requests: "Requests") -> AsyncGenerator[list[Delivery], None]:
+    async def _answered(self, context: Context, requests: Requests) -> AsyncGenerator[list[Delivery], None]:
         withdrawing: set[asyncio.Task[None]] = set()
 
-        def deliver(request: "IncomingRequest") -> Delivery | None:
+        def deliver(request: IncomingRequest) -> Delivery | None:
             delivery = self._delivery_of(request, context)
             if delivery is not None:
                 request.on_left = lambda: withdraw(delivery)
@@ -245,7 +247,7 @@ class HTTPTrigger(TriggerSource):
                 task.cancel()
             await asyncio.gather(*withdrawing, return_exceptions=True)
 
-    def _delivery_of(self, request: "IncomingRequest", context: Context) -> Delivery | None:
+    def _delivery_of(self, request: IncomingRequest, context: Context) -> Delivery | None:
         """The request as a delivery; None when it was answered here, because it is no event."""
         events = self._events_of(request, context)
         if events is None:
@@ -262,7 +264,7 @@ class HTTPTrigger(TriggerSource):
 
     # --- the caller is answered once the event is durable
 
-    async def _accepted(self, context: Context, requests: "Requests") -> AsyncGenerator[list[Delivery], None]:
+    async def _accepted(self, context: Context, requests: Requests) -> AsyncGenerator[list[Delivery], None]:
         inbox = context.inbox()
         backlog = _Backlog(inbox, self.max_backlog)
         # Accepting goes on while there is no room and nobody asks for more, hence its own task; so does letting go
@@ -295,7 +297,7 @@ class HTTPTrigger(TriggerSource):
             await asyncio.gather(*beside, return_exceptions=True)
             await inbox.give_back()
 
-    async def _let_go(self, context: Context, inbox: "Inbox") -> None:
+    async def _let_go(self, context: Context, inbox: Inbox) -> None:
         """What another replica is about to take is not called for here, nor settled."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -303,7 +305,7 @@ class HTTPTrigger(TriggerSource):
                 await context.withdraw(lambda _: True, min(self.delivery.timeout_seconds, _LET_GO_SECONDS))
                 await inbox.give_back()
 
-    async def _accept(self, context: Context, requests: "Requests", inbox: "Inbox", backlog: "_Backlog") -> None:
+    async def _accept(self, context: Context, requests: Requests, inbox: Inbox, backlog: "_Backlog") -> None:
         """Takes requests as they come, makes their events durable, answers them 202."""
         while True:
             taken = await requests.next(_ACCEPTED_AT_ONCE, _ACCEPT_SECONDS)
@@ -318,7 +320,7 @@ class HTTPTrigger(TriggerSource):
                     request.refuse("the event could not be kept")  # means nothing to those that are answered
 
     async def _keep(
-        self, taken: Sequence["IncomingRequest"], context: Context, inbox: "Inbox", backlog: "_Backlog"
+        self, taken: Sequence[IncomingRequest], context: Context, inbox: Inbox, backlog: "_Backlog"
     ) -> None:
         kept: list[tuple[IncomingRequest, list[Event]]] = []
         records: list[bytes] = []
@@ -347,7 +349,7 @@ class HTTPTrigger(TriggerSource):
 
     # --- helpers
 
-    def _events_of(self, request: "IncomingRequest", context: Context) -> list[Event] | None:
+    def _events_of(self, request: IncomingRequest, context: Context) -> list[Event] | None:
         """The request's events; None when it was answered here, because it claims to be one and is none."""
         try:
             events = events_of(
@@ -370,7 +372,7 @@ class HTTPTrigger(TriggerSource):
         key = next((value for found, value in request.headers if found == name), None)
         return events if key is None else [event.with_extensions(partitionkey=key) for event in events]
 
-    def _forwarded(self, request: "IncomingRequest") -> HttpRequest:
+    def _forwarded(self, request: IncomingRequest) -> HttpRequest:
         return forwarded(
             request.method,
             request.target,
@@ -401,7 +403,7 @@ class HTTPTrigger(TriggerSource):
 class _Backlog:
     """About how many accepted events an inbox has, and whether that is too many."""
 
-    inbox: "Inbox"
+    inbox: Inbox
     limit: int
     count: int = 0
     counted_at: float = float("-inf")
@@ -414,7 +416,7 @@ class _Backlog:
         return self.count >= self.limit
 
 
-def _delivery_from(kept: "Kept", backlog: _Backlog, context: Context) -> Delivery:
+def _delivery_from(kept: Kept, backlog: _Backlog, context: Context) -> Delivery:
     async def settle(outcome: Outcome) -> None:
         await kept.settle(outcome)
         if outcome.final:
@@ -453,6 +455,6 @@ async def _text_of(context: Context, reference: SecretRef) -> str:
     return text
 
 
-def _refuse(request: "IncomingRequest", status: int, why: str, *headers: tuple[str, str]) -> None:
+def _refuse(request: IncomingRequest, status: int, why: str, *headers: tuple[str, str]) -> None:
     answer = refusal(status, why, *headers)
     request.answer(answer.status, answer.headers, answer.body)

@@ -2,17 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from trigger_sources.context import Context, SourceError
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
-from trigger_sources.kafka.security import client_arguments
-from trigger_sources.source import Context, SourceError
-
-if TYPE_CHECKING:
-    from trigger_sources.kafka.trigger import KafkaTrigger
+from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, shared_producer
+from trigger_sources.kafka.security import Security, client_arguments
 
 METADATA_HEADER = "kubeirq-dead-letter"
 _LARGEST_BYTES = 16 * 1024 * 1024
@@ -22,24 +19,22 @@ _SILENCE_SECONDS = 30.0
 class KafkaDeadLetters:
     """The original bytes are the record's value, all else is JSON in a header. The key is the letter's identity."""
 
-    def __init__(self, trigger: "KafkaTrigger", context: Context) -> None:
-        self._trigger = trigger
+    def __init__(self, topic: str, brokers: Sequence[str], security: Security | None, context: Context) -> None:
+        self.topic = topic
+        self._brokers = brokers
+        self._security = security
         self._context = context
-        self.topic = trigger.delivery.dead_letter.name or f"kubeirq.{context.namespace}.{context.name}.dead-letters"
         self._producer: AIOKafkaProducer | None = None
 
     async def prepare(self) -> None:
-        from trigger_sources.kafka.reply import shared_producer
-        from trigger_sources.kafka.trigger import admin_client, brokers_of, create_topics
-
-        trigger, context = self._trigger, self._context
-        brokers = brokers_of(trigger.brokers, context)
-        async with admin_client(brokers, trigger.security, context) as admin:
+        security, context = self._security, self._context
+        brokers = brokers_of(self._brokers, context)
+        async with admin_client(brokers, security, context) as admin:
             if self.topic not in await admin.list_topics():
                 settings = {"cleanup.policy": "compact", "max.message.bytes": str(_LARGEST_BYTES)}
                 await create_topics(admin, [self.topic], partitions=1, **settings)
         if self._producer is None:
-            self._producer = await shared_producer(brokers, trigger.security, context)
+            self._producer = await shared_producer(brokers, security, context)
 
     async def write(self, letter: DeadLetter) -> None:
         assert self._producer is not None
@@ -85,16 +80,13 @@ class KafkaDeadLetters:
 
     async def _records(self) -> AsyncGenerator[tuple[bytes, bytes | None, bytes | None], None]:
         """Key, metadata and value of each record from the beginning to what is the end now."""
-        from trigger_sources.kafka.trigger import brokers_of
-
-        trigger, context = self._trigger, self._context
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=brokers_of(trigger.brokers, context),
+            bootstrap_servers=brokers_of(self._brokers, self._context),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=50,
             max_partition_fetch_bytes=_LARGEST_BYTES,
-            **await client_arguments(trigger.security, context),
+            **await client_arguments(self._security, self._context),
         )
         try:
             await consumer.start()

@@ -1,56 +1,42 @@
 """Replies and other publications to a Kafka topic, confirmed by all replicas in sync."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, RecordTooLargeError
+from pydantic import Field
 
-from trigger_sources.dispatch.replies import ReplyRefused
+from trigger_sources.context import Context
 from trigger_sources.events import Event
+from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, shared_producer
 from trigger_sources.kafka.events import headers_from_event
-from trigger_sources.kafka.security import Security, client_arguments
-from trigger_sources.kafka.trigger import admin_client, brokers_of, create_topics
-from trigger_sources.source import Context
-from trigger_sources.spec import KafkaReply
+from trigger_sources.kafka.security import Security
+from trigger_sources.publisher import ReplyRefused, ReplyTarget
+from trigger_sources.spec import Brokers
 
 
-async def open_publisher(reply: KafkaReply, context: Context, brokers: Sequence[str]) -> "KafkaPublisher":
-    """`brokers` are the trigger's own, for a reply that names none. Raises SourceError, MissingSecret."""
-    security = Security.model_validate(reply.security) if reply.security else None
-    named = list(reply.brokers) or list(brokers)
-    addresses = brokers_of(named, context)
-    if not named:  # the fabric's own broker: topics come with their first use
-        async with admin_client(addresses, security, context) as admin:
-            if reply.topic not in await admin.list_topics():
-                await create_topics(admin, [reply.topic])
-    producer = await shared_producer(addresses, security, context)
-    return KafkaPublisher(producer, reply.topic)
+class KafkaReply(ReplyTarget):
+    """Publishes the function's answer as a record of a Kafka topic."""
 
+    topic: str = Field(min_length=1, max_length=249, description="The topic to publish to")
+    brokers: Brokers = Field(
+        default_factory=list,
+        description="The brokers, each as host:port; unset: the trigger's own, else the fabric's default",
+    )
+    security: Security | None = Field(None, description="The fields of a KafkaTrigger's security")
 
-async def shared_producer(brokers: Sequence[str], security: Security | None, context: Context) -> AIOKafkaProducer:
-    """One producer for these brokers and this identity in the process."""
+    @property
+    def addresses(self) -> Mapping[str, Sequence[str]]:
+        return {"kafka": self.brokers}
 
-    async def open_() -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(
-            bootstrap_servers=list(brokers),
-            acks="all",
-            linger_ms=0,
-            max_request_size=16 * 1024 * 1024,
-            request_timeout_ms=20_000,
-            **await client_arguments(security, context),
-        )
-        try:
-            await producer.start()
-        except BaseException:
-            await producer.stop()
-            raise
-        return producer
-
-    async def close(producer: AIOKafkaProducer) -> None:
-        await producer.stop()
-
-    key = f"kafka-producer/{context.namespace}/{','.join(sorted(brokers))}/{security!r}"
-    return await context.shared(key, open_, close)
+    async def open(self, context: Context, addresses: Mapping[str, Sequence[str]]) -> "KafkaPublisher":
+        named = list(self.brokers) or list(addresses.get("kafka", ()))
+        brokers = brokers_of(named, context)
+        if not named:  # the fabric's own broker: topics come with their first use
+            async with admin_client(brokers, self.security, context) as admin:
+                if self.topic not in await admin.list_topics():
+                    await create_topics(admin, [self.topic])
+        return KafkaPublisher(await shared_producer(brokers, self.security, context), self.topic)
 
 
 class KafkaPublisher:

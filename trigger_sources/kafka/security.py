@@ -8,7 +8,7 @@ from typing import Any, Literal
 from aiokafka.abc import AbstractTokenProvider
 from pydantic import Field, model_validator
 
-from trigger_sources.source import Context
+from trigger_sources.context import Context
 from trigger_sources.spec import SecretRef, Spec
 
 

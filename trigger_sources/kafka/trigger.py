@@ -12,26 +12,24 @@ from typing import ClassVar, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
-    KafkaConnectionError,
     KafkaError,
-    NoError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
-    TopicAlreadyExistsError,
-    for_code,
 )
 from pydantic import Field, field_validator, model_validator
 
+from trigger_sources.context import Context, SourceError
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import SETTLED, Delivery, Outcome
+from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, not_connected
+from trigger_sources.kafka.dead_letters import KafkaDeadLetters
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.security import Security, client_arguments
 from trigger_sources.kafka.watermark import Watermark, decode
-from trigger_sources.source import Context, Lag, Ordering, Sharing, SourceError, TriggerSource
+from trigger_sources.source import Lag, Ordering, Sharing, TriggerSource
 from trigger_sources.spec import Brokers
 
 log = logging.getLogger(__name__)
@@ -46,8 +44,6 @@ _FULL_SECONDS = 0.05
 _REVOKE_GRACE_SECONDS = 20.0  # a third of the time that the group waits for this member
 _REVOKE_COMMIT_SECONDS = 5.0
 _HEALTH_SECONDS = 3.0
-_PARTITIONS = 4  # of topics that are created here
-_MOST_REPLICAS = 3
 
 
 class KafkaTrigger(TriggerSource):
@@ -145,57 +141,8 @@ class KafkaTrigger(TriggerSource):
             await create_topics(admin, missing)
 
     def dead_letters(self, context: Context) -> DeadLetters:
-        from trigger_sources.kafka.dead_letters import KafkaDeadLetters
-
-        return KafkaDeadLetters(self, context)
-
-
-def brokers_of(brokers: Sequence[str], context: Context) -> list[str]:
-    """Those that the spec names, else the fabric's. Raises SourceError when there are none."""
-    found = list(brokers) or list(context.defaults.get("kafka", ()))
-    if not found:
-        raise SourceError("NoBrokers", "spec.brokers: none is named, and the fabric has no default")
-    return found
-
-
-def not_connected(brokers: Sequence[str], security: Security | None, error: Exception) -> SourceError:
-    """What a person is told who cannot see the client's log."""
-    problem = str(error) or type(error).__name__
-    if isinstance(error, KafkaConnectionError):  # whatever kept it from each of them, which it does not say
-        problem = "none of them could be talked to: is one there, and may it be reached from here?"
-        if security is not None:
-            problem += " Or it refuses what spec.security says"
-    return SourceError("NotConnected", f"{', '.join(brokers)}: {problem}")
-
-
-@contextlib.asynccontextmanager
-async def admin_client(
-    brokers: Sequence[str], security: Security | None, context: Context
-) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Raises SourceError when no broker answers."""
-    arguments = await client_arguments(security, context)
-    admin = AIOKafkaAdminClient(bootstrap_servers=list(brokers), request_timeout_ms=10_000, **arguments)
-    try:
-        await admin.start()
-        yield admin
-    except (KafkaError, OSError) as error:
-        raise not_connected(brokers, security, error) from error
-    finally:
-        await admin.close()
-
-
-async def create_topics(
-    admin: AIOKafkaAdminClient, names: Sequence[str], *, partitions: int = _PARTITIONS, **configuration: str
-) -> None:
-    """Topics that are there already stay as they are. Raises SourceError when the broker refuses one."""
-    replicas = min(_MOST_REPLICAS, len((await admin.describe_cluster())["brokers"]))
-    topics = [NewTopic(name, partitions, replicas, topic_configs=configuration) for name in names]
-    for name, code, *_ in (await admin.create_topics(topics)).topic_errors:
-        error = for_code(code)
-        if error not in (NoError, TopicAlreadyExistsError):
-            raise SourceError(
-                "TopicNotCreated", f"topic {name!r}: {error.__name__}; create it, or grant the right to create it"
-            )
+        topic = self.delivery.dead_letter.name or f"kubeirq.{context.namespace}.{context.name}.dead-letters"
+        return KafkaDeadLetters(topic, self.brokers, self.security, context)
 
 
 def _missing_text(topics: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
 from pydantic import Field, model_validator
 
-from trigger_sources.source import Context, SourceError
+from trigger_sources.context import Context, SourceError
 from trigger_sources.spec import SecretRef, Spec
 
 log = logging.getLogger(__name__)

@@ -4,18 +4,16 @@ import asyncio
 import contextlib
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.nuid import NUID
 
+from trigger_sources.context import Context
 from trigger_sources.delivery import Delivery, Outcome
-from trigger_sources.nats.connection import Connection, connection_to, servers_of
+from trigger_sources.nats.connection import Connection
 from trigger_sources.nats.events import event_from_message, header_pairs
-from trigger_sources.source import Context
-
-if TYPE_CHECKING:
-    from trigger_sources.nats.trigger import NATSTrigger
+from trigger_sources.nats.spec import NATSSpec
 
 _READ_SECONDS = 0.5
 _LEAST_BUFFER = 1_000
@@ -25,7 +23,7 @@ _SAYS = "core subject: at most once; what comes while the fabric is away is lost
 class CoreSubscription:
     """One queue group's messages. There is no way to give back: what does not fit is lost, counted and reported."""
 
-    def __init__(self, trigger: "NATSTrigger", context: Context) -> None:
+    def __init__(self, trigger: NATSSpec, context: Context) -> None:
         self._trigger = trigger
         self._context = context
         self._connection: Connection | None = None
@@ -36,7 +34,7 @@ class CoreSubscription:
 
     async def start(self) -> None:
         trigger, context = self._trigger, self._context
-        connection = await connection_to(servers_of(trigger.servers, context), trigger.security, context)
+        connection = await trigger.connection(context)
         self._connection = connection
         connection.listeners.add(self._connected)
         self._subscription = await connection.client.subscribe(

@@ -4,31 +4,13 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
-from trigger_sources.nats.connection import Connection, JetStreamError, connection_to, servers_of
+from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.streams import check_publishing, ensure_stream
-from trigger_sources.source import Context
-
-if TYPE_CHECKING:
-    from trigger_sources.nats.trigger import NATSTrigger
 
 _LENGTH_BYTES = 4
-
-
-def dead_letters_beside(trigger: "NATSTrigger", context: Context) -> "StreamDeadLetters":
-    """A JetStream trigger's: in a stream of its own on the same servers."""
-    found: Connection | None = None
-
-    async def connection() -> Connection:
-        nonlocal found
-        if found is None:
-            found = await connection_to(servers_of(trigger.servers, context), trigger.security, context)
-        return found
-
-    name = trigger.delivery.dead_letter.name or f"kubeirq-{context.namespace}-{context.name}-dead-letters"
-    return StreamDeadLetters(connection, name, context.uid, context.function)
 
 
 class StreamDeadLetters:

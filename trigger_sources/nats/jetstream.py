@@ -4,16 +4,14 @@ import logging
 import time
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery, Outcome
-from trigger_sources.nats.connection import Connection, JetStreamError, connection_to, servers_of
+from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.events import Delivered, event_from_message, header_pairs
 from trigger_sources.nats.pull import NANOSECONDS, Place, Pull
-from trigger_sources.source import Context, SourceError
-
-if TYPE_CHECKING:
-    from trigger_sources.nats.trigger import NATSTrigger
+from trigger_sources.nats.spec import NATSSpec
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +21,7 @@ _READ_SECONDS = 0.5
 class Consumption:
     """A trigger's consumer: made where it is missing, and made anew where it is deleted."""
 
-    def __init__(self, trigger: "NATSTrigger", context: Context) -> None:
+    def __init__(self, trigger: NATSSpec, context: Context) -> None:
         self._trigger = trigger
         self._context = context
         self._connection: Connection | None = None
@@ -35,7 +33,7 @@ class Consumption:
 
     async def start(self) -> None:
         trigger, context = self._trigger, self._context
-        connection = await connection_to(servers_of(trigger.servers, context), trigger.security, context)
+        connection = await trigger.connection(context)
         self._connection = connection
         self._stream = await trigger.stream_in(context)
         info = await connection.api(f"STREAM.INFO.{self._stream}")

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 from nats.errors import Error as NatsError
 
+from trigger_sources.context import SourceError
 from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.events import Delivered, delivered_from
-from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
 

@@ -1,26 +1,38 @@
 """Replies to a NATS subject: confirmed by the stream that has it, or flushed to the server where none has."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
+from pydantic import Field
 
-from trigger_sources.dispatch.replies import ReplyRefused
+from trigger_sources.context import Context, SourceError
 from trigger_sources.events import Event
 from trigger_sources.nats.connection import Connection, Security, connection_to, servers_of
 from trigger_sources.nats.events import headers_from_event
-from trigger_sources.source import Context
-from trigger_sources.spec import NATSReply
+from trigger_sources.publisher import ReplyRefused, ReplyTarget
+from trigger_sources.spec import Servers
 
 _SECONDS = 5.0
 
 
-async def open_publisher(reply: NATSReply, context: Context, servers: Sequence[str]) -> "NATSPublisher":
-    """`servers` are the trigger's own, for a reply that names none. Raises SourceError, MissingSecret."""
-    security = Security.model_validate(reply.security) if reply.security else None
-    addresses = servers_of(list(reply.servers) or list(servers), context)
-    return NATSPublisher(await connection_to(addresses, security, context), reply.subject)
+class NATSReply(ReplyTarget):
+    """Publishes the function's answer to a NATS subject."""
+
+    subject: str = Field(min_length=1, description="The subject to publish to")
+    servers: Servers = Field(
+        default_factory=list, description="The servers' addresses; unset: the trigger's own, else the fabric's default"
+    )
+    security: Security | None = Field(None, description="The fields of a NATSTrigger's security")
+
+    @property
+    def addresses(self) -> Mapping[str, Sequence[str]]:
+        return {"nats": self.servers}
+
+    async def open(self, context: Context, addresses: Mapping[str, Sequence[str]]) -> "NATSPublisher":
+        servers = servers_of(list(self.servers) or list(addresses.get("nats", ())), context)
+        return NATSPublisher(await connection_to(servers, self.security, context), self.subject)
 
 
 class NATSPublisher:
@@ -54,8 +66,6 @@ class NATSPublisher:
             raise OSError(f"reply to {self._subject!r}: {str(error) or type(error).__name__}") from error
 
     async def _has_streams(self) -> bool:
-        from trigger_sources.source import SourceError
-
         try:
             await self._connection.api("INFO")
         except SourceError as error:

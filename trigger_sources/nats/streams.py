@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trigger_sources.context import SourceError
 from trigger_sources.nats.connection import Connection, JetStreamError
-from trigger_sources.source import SourceError
 
 _NEVER = "18446744073709551615"
 _WRONG_LAST_SEQUENCE = 10071

@@ -15,9 +15,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from trigger_sources.context import SourceError
 from trigger_sources.dead_letters import DeadLetter, metadata_from_letter
 from trigger_sources.dispatch.flows import Flows, RunningTrigger, TriggerResource
-from trigger_sources.source import Lag, SourceError
+from trigger_sources.source import Lag
 
 log = logging.getLogger(__name__)
 

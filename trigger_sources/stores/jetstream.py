@@ -8,9 +8,9 @@ from typing import Any
 
 import nats
 
+from trigger_sources.context import SourceError
 from trigger_sources.nats.connection import Connection, connect
 from trigger_sources.nats.dead_letters import StreamDeadLetters
-from trigger_sources.source import SourceError
 from trigger_sources.stores.jetstream_inbox import JetStreamInbox
 
 log = logging.getLogger(__name__)

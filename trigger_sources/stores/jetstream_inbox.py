@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
+from trigger_sources.context import SourceError
 from trigger_sources.delivery import Outcome
 from trigger_sources.inbox import Kept
 from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.dead_letters import hash_of
 from trigger_sources.nats.pull import NANOSECONDS, Place, Pull
 from trigger_sources.nats.streams import check_publishing, ensure_stream
-from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
 

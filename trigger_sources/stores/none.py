@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+from trigger_sources.context import SourceError
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.inbox import Kept
-from trigger_sources.source import SourceError
 
 _GET_ONE = "name JetStream servers in the chart's value store.nats.servers, or set store.embedded.enabled"
 

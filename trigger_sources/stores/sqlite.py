@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trigger_sources.context import SourceError
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
 from trigger_sources.delivery import Outcome
 from trigger_sources.inbox import Kept
-from trigger_sources.source import SourceError
 
 T = TypeVar("T")
 

@@ -20,13 +20,14 @@ from typing import Any
 
 from aiohttp import web
 
+from trigger_sources.context import MissingSecret, SourceError
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.flow import Flow
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import FabricStore, LocalHost
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.observe.metrics import exposition
-from trigger_sources.source import MissingSecret, SourceError, TriggerSource
+from trigger_sources.source import TriggerSource
 from trigger_sources.spec import SecretRef
 from trigger_sources.stores.sqlite import Store
 from trigger_sources.testing.stand_in import MemoryState, StandInContext

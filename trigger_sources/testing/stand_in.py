@@ -4,16 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from trigger_sources.context import MissingSecret
 from trigger_sources.delivery import Delivery
-from trigger_sources.source import MissingSecret
+from trigger_sources.http_requests import Requests, Route
+from trigger_sources.inbox import Inbox
 from trigger_sources.spec import SecretRef
-
-if TYPE_CHECKING:
-    from trigger_sources.http.gateway import Requests
-    from trigger_sources.http.routes import Route
-    from trigger_sources.inbox import Inbox
 
 T = TypeVar("T")
 
@@ -74,11 +71,11 @@ class StandInContext:
         if self.on_withdraw is not None:
             await self.on_withdraw(lost, grace_seconds)
 
-    def requests(self, route: "Route") -> "AbstractAsyncContextManager[Requests]":
+    def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
         found: AbstractAsyncContextManager[Requests] = self.gateway.requests(self.uid, route)
         return found
 
-    def inbox(self) -> "Inbox":
+    def inbox(self) -> Inbox:
         found: Inbox = self.inbox_
         return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kubeirq.__main__ import commands
-from kubeirq.output.reference import filled, part
+from kubeirq.reference import filled, part
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trigger_sources.http.gateway import Bounds, Gateway, IncomingRequest, Requests
-from trigger_sources.http.routes import Cors, Route, refusal
+from trigger_sources.http.gateway import Bounds, Gateway
+from trigger_sources.http.routes import refusal
+from trigger_sources.http_requests import Cors, IncomingRequest, Requests, Route
 from trigger_sources.source import SourceError
 
 Act = Callable[[IncomingRequest], Awaitable[None] | None]

@@ -19,9 +19,8 @@ from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.events import Event
 from trigger_sources.kafka import KafkaTrigger
 from trigger_sources.kafka.events import event_from_record
-from trigger_sources.kafka.reply import open_publisher
+from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.source import SourceError
-from trigger_sources.spec import KafkaReply
 from trigger_sources.testing import StandInContext
 
 DONE = Outcome("delivered")
@@ -260,7 +259,7 @@ def letter(context: StandInContext, topic: str, offset: int, data: bytes | None)
 
 async def test_a_reply_is_a_cloudevent_in_a_record(address: str, topic: str) -> None:
     context = StandInContext()
-    publisher = await open_publisher(KafkaReply(topic=topic), context, [address])
+    publisher = await KafkaReply(topic=topic).open(context, {"kafka": [address]})
     event = Event("1/f", "/f", "reply", b'{"a":1}', "application/json", extensions={"traceparent": "00-aa-bb-01"})
     await publisher.publish(event, b"k")
     await context.close()

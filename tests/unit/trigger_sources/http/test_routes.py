@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 
 from trigger_sources.http.routes import (
     BadTarget,
-    Cors,
     Found,
     Missing,
-    Route,
     RouteIndex,
     RouteTable,
     Taken,
@@ -25,6 +23,7 @@ from trigger_sources.http.routes import (
     segments_of,
     takes_from,
 )
+from trigger_sources.http_requests import Cors, Route
 
 
 def table_of(*routes: Route) -> RouteTable[str]:

@@ -1,6 +1,6 @@
 """The reference parts of docs/, as Markdown tables made from the models and the commands. Pure but for `main`.
 
-`python -m kubeirq.output.reference docs` writes them between the marks of the pages in that folder.
+`python -m kubeirq.reference docs` writes them between the marks of the pages in that folder.
 """
 
 import re
@@ -77,7 +77,8 @@ def _fields(properties: dict[str, Schema], required: Sequence[str]) -> str:
 def _field_rows(place: str, schema: Schema, is_required: bool) -> Iterator[Sequence[str]]:
     """A row for the field, and one for each field within it."""
     default = "required" if is_required else _code(schema["default"]) if _has_default(schema) else ""
-    yield f"`{place}`", _type(schema), default, _ELSEWHERE.get(place) or schema.get("description", "")
+    meaning = _ELSEWHERE.get(place) or schema.get("description", "").removesuffix(".")
+    yield f"`{place}`", _type(schema), default, meaning
     within = schema.get("items", schema) if schema.get("type") == "array" else schema
     if place in _ELSEWHERE or _is_reference(within):
         return
@@ -225,13 +226,13 @@ def _cell(text: str) -> str:
     return re.sub(r"[|<]", lambda found: f"\\{found[0]}", text)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, commands: click.Group) -> None:
     """Writes the parts of every page in the folder."""
-    from kubeirq.__main__ import commands
-
     for page in sorted(folder.glob("*.md")):
         page.write_text(filled(page.read_text(), commands))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    from kubeirq.__main__ import commands
+
+    main(Path(sys.argv[1]), commands)

@@ -1,0 +1,88 @@
+"""Clients of the Kafka brokers that a spec names, or of the fabric's own."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, TopicAlreadyExistsError, for_code
+
+from trigger_sources.context import Context, SourceError
+from trigger_sources.kafka.security import Security, client_arguments
+
+_PARTITIONS = 4  # of topics that are created here
+_MOST_REPLICAS = 3
+
+
+def brokers_of(brokers: Sequence[str], context: Context) -> list[str]:
+    """Those that the spec names, else the fabric's. Raises SourceError when there are none."""
+    found = list(brokers) or list(context.defaults.get("kafka", ()))
+    if not found:
+        raise SourceError("NoBrokers", "spec.brokers: none is named, and the fabric has no default")
+    return found
+
+
+def not_connected(brokers: Sequence[str], security: Security | None, error: Exception) -> SourceError:
+    """What a person is told who cannot see the client's log."""
+    problem = str(error) or type(error).__name__
+    if isinstance(error, KafkaConnectionError):  # whatever kept it from each of them, which it does not say
+        problem = "none of them could be talked to: is one there, and may it be reached from here?"
+        if security is not None:
+            problem += " Or it refuses what spec.security says"
+    return SourceError("NotConnected", f"{', '.join(brokers)}: {problem}")
+
+
+@contextlib.asynccontextmanager
+async def admin_client(
+    brokers: Sequence[str], security: Security | None, context: Context
+) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Raises SourceError when no broker answers."""
+    arguments = await client_arguments(security, context)
+    admin = AIOKafkaAdminClient(bootstrap_servers=list(brokers), request_timeout_ms=10_000, **arguments)
+    try:
+        await admin.start()
+        yield admin
+    except (KafkaError, OSError) as error:
+        raise not_connected(brokers, security, error) from error
+    finally:
+        await admin.close()
+
+
+async def create_topics(
+    admin: AIOKafkaAdminClient, names: Sequence[str], *, partitions: int = _PARTITIONS, **configuration: str
+) -> None:
+    """Topics that are there already stay as they are. Raises SourceError when the broker refuses one."""
+    replicas = min(_MOST_REPLICAS, len((await admin.describe_cluster())["brokers"]))
+    topics = [NewTopic(name, partitions, replicas, topic_configs=configuration) for name in names]
+    for name, code, *_ in (await admin.create_topics(topics)).topic_errors:
+        error = for_code(code)
+        if error not in (NoError, TopicAlreadyExistsError):
+            raise SourceError(
+                "TopicNotCreated", f"topic {name!r}: {error.__name__}; create it, or grant the right to create it"
+            )
+
+
+async def shared_producer(brokers: Sequence[str], security: Security | None, context: Context) -> AIOKafkaProducer:
+    """One producer for these brokers and this identity in the process."""
+
+    async def open_() -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=list(brokers),
+            acks="all",
+            linger_ms=0,
+            max_request_size=16 * 1024 * 1024,
+            request_timeout_ms=20_000,
+            **await client_arguments(security, context),
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer
+
+    async def close(producer: AIOKafkaProducer) -> None:
+        await producer.stop()
+
+    key = f"kafka-producer/{context.namespace}/{','.join(sorted(brokers))}/{security!r}"
+    return await context.shared(key, open_, close)

@@ -1,0 +1,127 @@
+"""The fields of a NATSTrigger, and the stream and consumer that they name."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from trigger_sources.context import Context, SourceError
+from trigger_sources.nats.connection import Connection, JetStreamError, Security, connection_to, servers_of
+from trigger_sources.source import TriggerSource
+from trigger_sources.spec import Servers, Spec
+
+
+class KeyFrom(Spec):
+    """The place of an event's key: a token of the subject, from 1, or a header."""
+
+    subject_token: int | None = Field(None, ge=1, description="The number of a token of the subject, from 1")
+    header: str | None = Field(None, min_length=1, description="The name of a header")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "KeyFrom":
+        if (self.subject_token is None) == (self.header is None):
+            raise ValueError("exactly one of subjectToken, header is needed")
+        return self
+
+
+class NATSSpec(TriggerSource):
+    """The fields of a NATSTrigger, and the names that follow from them. NATSTrigger adds the reading."""
+
+    servers: Servers = Field(
+        default_factory=list,
+        description="Addresses such as nats://, tls://, ws://, wss://, or host:port; unset: the fabric's own server",
+    )
+    subject: str = Field(min_length=1, description="The subject to listen on; it may have wildcards")
+    mode: Literal["jetstream", "core"] = Field(
+        "jetstream", description="jetstream: a stream, at least once; core: a core subject, at most once"
+    )
+    stream: str | None = Field(None, description="The stream; unset: the one that has the subject")
+    durable: str | None = Field(None, description="The name of the consumer; unset: one made from the trigger's name")
+    queue: str | None = Field(
+        None, description="The queue group of a core subject; unset: one made from the trigger's name"
+    )
+    start: str = Field(
+        "all", description="The place where a new consumer begins: all, new, a sequence, or an RFC 3339 time"
+    )
+    create_stream: bool = Field(
+        False, description="Whether a missing stream is created; on the fabric's own server it always is"
+    )
+    ack_wait_seconds: float = Field(
+        30, ge=1, description="The time after which the server hands out again the messages that a dead fabric held"
+    )
+    key: KeyFrom | None = Field(None, description="The key, for ordering: key; unset: the subject is the key")
+    security: Security | None = Field(None, description="Login and encryption; unset: no login")
+
+    @property
+    def extend_seconds(self) -> float:  # type: ignore[override]
+        """Twice before the server takes what is held for lost."""
+        return self.ack_wait_seconds / 3
+
+    @field_validator("subject")
+    @classmethod
+    def _is_a_subject(cls, value: str) -> str:
+        if any(c.isspace() for c in value) or not all(value.split(".")):
+            raise ValueError(f"{value!r} is no subject: tokens without blanks, joined by dots")
+        if ">" in value[:-1]:
+            raise ValueError(f"{value!r}: > stands at the end only")
+        return value
+
+    @field_validator("stream", "durable", "queue")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[^\s.*>/\\]+", value):
+            raise ValueError(f"{value!r} is no name: no blanks, dots, wildcards or slashes")
+        return value
+
+    @field_validator("start")
+    @classmethod
+    def _known_start(cls, value: str) -> str:
+        if value not in ("all", "new") and not value.isdigit():
+            try:
+                found = datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError(f"{value!r} is neither all, new, a sequence nor an RFC 3339 time") from None
+            if found.tzinfo is None:
+                raise ValueError(f"{value!r} has no time zone; end it with Z or an offset")
+        return value
+
+    @property
+    def addresses(self) -> Mapping[str, Sequence[str]]:
+        return {"nats": self.servers}
+
+    def name_in(self, context: Context) -> str:
+        """Of the consumer or queue group, unless the spec has one."""
+        name = self.durable if self.mode == "jetstream" else self.queue
+        if name is not None:
+            return name
+        return re.sub(r"[^A-Za-z0-9_-]", "-", f"kubeirq-{context.namespace}-{context.name}-{context.function}")
+
+    async def connection(self, context: Context) -> Connection:
+        """The process' connection to the servers. Raises SourceError, MissingSecret."""
+        return await connection_to(servers_of(self.servers, context), self.security, context)
+
+    async def stream_in(self, context: Context) -> str:
+        """The stream's name. Raises SourceError when there is none."""
+        connection = await self.connection(context)
+        if self.stream is None:
+            found = await connection.api("STREAM.NAMES", {"subject": self.subject})
+            if found.get("streams"):
+                return str(found["streams"][0])
+            name = re.sub(r"[^A-Za-z0-9_-]", "-", self.subject.replace(".>", "").replace(">", "all")).upper()
+        else:
+            name = self.stream
+            try:
+                await connection.api(f"STREAM.INFO.{name}")
+            except JetStreamError as error:
+                if not error.not_found:
+                    raise
+            else:
+                return name
+        if not self.create_stream and self.servers:
+            raise SourceError(
+                "StreamMissing", f"spec.subject: no stream has {self.subject!r}; create one, or set createStream"
+            )
+        await connection.api(f"STREAM.CREATE.{name}", {"name": name, "subjects": [self.subject], "storage": "file"})
+        return name
