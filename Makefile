@@ -12,7 +12,7 @@ BASE ?= python:3.13-slim
 SMALL_BASE ?= busybox:1.37
 BUILD_OPTIONS ?=
 
-.PHONY: install run test unit parts faults api cluster check benchmark images clean
+.PHONY: install run test unit parts faults api cluster check docs benchmark images clean
 
 install: $(INSTALLED)
 
@@ -38,6 +38,10 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit
+
+docs: install
+	$(BIN)/kubeirq crds --chart helm/kubeirq
+	$(BIN)/python -m kubeirq.reference docs
 
 benchmark: install
 	$(BIN)/python -m benchmarks

@@ -23,10 +23,12 @@ Headers = Sequence[tuple[str, str]]
 class Cors(Spec):
     """What pages of other origins may do."""
 
-    origins: list[str] = Field(min_length=1, description="https://shop.example each, or * for all")
-    methods: list[str] = Field(default_factory=list, description="Unset: the trigger's own methods")
-    headers: list[str] = Field(default_factory=list, description="Headers that a page may send; * for all")
-    max_age_seconds: int = Field(600, ge=0, le=86_400, description="How long a browser may remember this")
+    origins: list[str] = Field(min_length=1, description="The origins, each as https://shop.example; * for all")
+    methods: list[str] = Field(
+        default_factory=list, description="The methods that a page may use; unset: the trigger's own"
+    )
+    headers: list[str] = Field(default_factory=list, description="The headers that a page may send; * for all")
+    max_age_seconds: int = Field(600, ge=0, le=86_400, description="The time that a browser may remember this")
     credentials: bool = Field(False, description="Whether cookies and credentials may be sent")
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, in words that a person can act on. Pure."""
+"""The problems of a manifest, in words that a person can act on. Pure."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence

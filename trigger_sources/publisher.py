@@ -1,4 +1,4 @@
-"""What a reply target is: part of the plugin API."""
+"""The base of reply targets. Part of the plugin API."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol

@@ -19,7 +19,7 @@ class Reply(Spec):
     """Where what a function returns is published, confirmed before its event is settled: exactly one of these."""
 
     function: str | None = Field(None, min_length=1, description="Another Function of the same namespace")
-    url: str | None = Field(None, pattern=r"^https?://")
+    url: str | None = Field(None, pattern=r"^https?://", description="An HTTP address, which gets a POST")
 
     @property
     def target(self) -> ReplyTarget | None:

@@ -46,22 +46,32 @@ class TriggerSource(Spec):
         Mapping[str, str]
     ] = {}  # of `kubectl get`, beside those of all: title, and the field it shows
 
-    target: Target | None = Field(None, description="What to call; `function: name` is short for target.function")
-    ordering: Ordering | None = Field(
-        None, description="Events of one key, of one partition, or none wait for each other; unset: the kind's default"
+    target: Target | None = Field(
+        None, description="The Function or address to call; `function: NAME` is short for target.function"
     )
-    concurrency: int = Field(16, ge=1, le=10_000, description="Events in flight at once at most")
+    ordering: Ordering | None = Field(
+        None,
+        description="Events of one key, or of one partition, run one at a time and in order; none: in any order;"
+        " unset: the kind's default",
+    )
+    concurrency: int = Field(16, ge=1, le=10_000, description="The most events in flight at once")
     filter: str | None = Field(
         None,
         max_length=16_384,
-        description="A CEL expression over event, data, key and headers; false settles the event uncalled",
+        description="A CEL expression over event, data, key and headers; where it is false, the function is not called",
     )
     filter_error: Literal["deadLetter", "deliver", "drop"] = Field(
-        "deadLetter", description="What to do with an event whose filter cannot be evaluated"
+        "deadLetter", description="The end of an event on which the filter cannot be evaluated"
     )
-    delivery: DeliveryPolicy = Field(default_factory=DeliveryPolicy)
-    reply: SerializeAsAny[Reply] | None = Field(None, description="Where what the function returns is published")
-    suspend: bool = Field(False, description="True drains and stops pulling; false resumes where it was")
+    delivery: DeliveryPolicy = Field(
+        default_factory=DeliveryPolicy, description="Time-outs, retries, and the end of events that cannot be delivered"
+    )
+    reply: SerializeAsAny[Reply] | None = Field(
+        None, description="Publishes the function's answer: exactly one of these"
+    )
+    suspend: bool = Field(
+        False, description="true: the trigger drains and stops pulling; false: it continues where it was"
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -29,13 +29,13 @@ class SecretRef(Spec):
     """One key of a Secret in the trigger's namespace. Resolved at the edge, never logged."""
 
     name: str = Field(min_length=1, description="The Secret's name")
-    key: str = Field(min_length=1, description="The key within it")
+    key: str = Field(min_length=1, description="A key of that Secret")
 
 
 class LabelSelector(Spec):
     """Functions by their labels, as Kubernetes selects."""
 
-    match_labels: dict[str, str] = Field(default_factory=dict, description="Labels that must all be equal")
+    match_labels: dict[str, str] = Field(default_factory=dict, description="A Function must have all of these labels")
 
     @model_validator(mode="after")
     def _not_empty(self) -> "LabelSelector":
@@ -52,9 +52,11 @@ class Target(Spec):
 
     function: str | None = Field(None, min_length=1, description="The name of a Function in the same namespace")
     selector: LabelSelector | None = Field(
-        None, description="Every Function with these labels, each with its own progress"
+        None, description="Every Function with these labels; the trigger keeps its progress for each of them"
     )
-    url: str | None = Field(None, pattern=r"^https?://", description="A plain HTTP address that is no Function")
+    url: str | None = Field(
+        None, pattern=r"^https?://", description="A plain HTTP address, of a service that is not a Function"
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Target":
@@ -122,30 +124,40 @@ def problem_of_url(url: str) -> str | None:
 class DeadLetterPlace(Spec):
     """Where dead letters go. Unset: beside the source, under a name made from the trigger's."""
 
-    name: str | None = Field(None, min_length=1, description="The topic or stream that keeps them")
+    name: str | None = Field(
+        None, min_length=1, description="The topic or stream that keeps them; unset: a name made from the trigger's"
+    )
 
 
 class DeliveryPolicy(Spec):
     """How hard to try, and what to do when it was not enough."""
 
-    timeout_seconds: float = Field(30, gt=0, le=86_400, description="How long one call may take")
+    timeout_seconds: float = Field(30, gt=0, le=86_400, description="The longest time that one call may take")
     attempts: int | None = Field(
-        None, ge=1, le=1_000_000, description="Calls at most; unset: limited by maxAgeSeconds only"
+        None, ge=1, le=1_000_000, description="The most calls for one event; unset: only maxAgeSeconds limits them"
     )
     backoff_seconds: float = Field(
-        0.5, gt=0, le=3_600, description="The first delay's upper bound; it doubles each time, with full jitter"
+        0.5,
+        gt=0,
+        le=3_600,
+        description="The bound of the first delay. A delay is random between 0 and its bound, which doubles each time",
     )
-    backoff_max_seconds: float = Field(60, gt=0, le=86_400, description="No delay's bound grows over this")
-    max_age_seconds: float | None = Field(3_600, gt=0, description="From the first attempt; null: no limit")
+    backoff_max_seconds: float = Field(60, gt=0, le=86_400, description="The largest bound that a delay can have")
+    max_age_seconds: float | None = Field(
+        3_600, gt=0, description="No attempt begins later than this after the first one; null: no limit"
+    )
     on_failure: Literal["deadLetter", "park", "drop"] = Field(
         "deadLetter",
-        description="What to do with an event that could not be delivered; park holds its lane until someone acts",
+        description="The end of an event that cannot be delivered: deadLetter writes a dead letter, park keeps the"
+        " event and holds its key until a person acts, drop forgets it",
     )
-    dead_letter: DeadLetterPlace = Field(default_factory=DeadLetterPlace, description="Where dead letters go")
+    dead_letter: DeadLetterPlace = Field(
+        default_factory=DeadLetterPlace, description="The place of the trigger's dead letters"
+    )
     hold_after: int | None = Field(
         20,
         ge=1,
-        description="Hold the trigger after so many final failures in a row over three lanes or more; null: never",
+        description="The trigger holds after this many final failures in a row over three keys or more; null: never",
     )
 
     @model_validator(mode="after")

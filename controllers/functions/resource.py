@@ -11,15 +11,15 @@ from trigger_sources.spec import Spec
 class KeyRef(Spec):
     """One key of a Secret or ConfigMap in the function's namespace."""
 
-    name: str = Field(min_length=1)
-    key: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="The name of the Secret or ConfigMap")
+    key: str = Field(min_length=1, description="A key of it")
 
 
 class ValueFrom(Spec):
     """Where a variable's value comes from: exactly one of these."""
 
-    secret_key_ref: KeyRef | None = None
-    config_map_key_ref: KeyRef | None = None
+    secret_key_ref: KeyRef | None = Field(None, description="A key of a Secret")
+    config_map_key_ref: KeyRef | None = Field(None, description="A key of a ConfigMap")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "ValueFrom":
@@ -31,29 +31,37 @@ class ValueFrom(Spec):
 class Variable(Spec):
     """An environment variable, as in a container."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    value: str | None = None
-    value_from: ValueFrom | None = None
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="The variable's name")
+    value: str | None = Field(None, description="Its value")
+    value_from: ValueFrom | None = Field(None, description="The place of its value, instead of value")
 
 
 class ConfigMapFile(Spec):
     """The file of a function in a ConfigMap of its namespace."""
 
-    name: str = Field(min_length=1)
-    key: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="The ConfigMap's name")
+    key: str = Field(min_length=1, description="The key that has the file")
 
 
 class Source(Spec):
     """Where the code is: exactly one of path, inline, files, url, configMap, image."""
 
-    path: str | None = Field(None, min_length=1, description="A file or folder, relative to the YAML file")
-    include: list[str] = Field(default_factory=list, description="Further files or folders beside path")
-    inline: str | None = Field(None, description="The module's text")
-    files: dict[str, str] | None = Field(None, description="Several files: the text of each by its path")
-    url: str | None = Field(None, pattern=r"^https://", description="An archive or file; sha256 is needed with it")
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    config_map: ConfigMapFile | None = None
-    image: str | None = Field(None, min_length=1, description="An image that has the code in it")
+    path: str | None = Field(
+        None,
+        min_length=1,
+        description="A file or folder, relative to the YAML file; on a cluster, `kubeirq deploy` sends it",
+    )
+    include: list[str] = Field(default_factory=list, description="Further files or folders that go with path")
+    inline: str | None = Field(None, description="The text of the module")
+    files: dict[str, str] | None = Field(None, description="The texts of several files, by their paths")
+    url: str | None = Field(
+        None, pattern=r"^https://", description="The address of an archive or a file, on a cluster; it goes with sha256"
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="The SHA-256 digest of that archive or file"
+    )
+    config_map: ConfigMapFile | None = Field(None, description="A file in a ConfigMap, on a cluster")
+    image: str | None = Field(None, min_length=1, description="An image that has the code in it, on a cluster")
 
     @field_validator("files")
     @classmethod
@@ -91,9 +99,13 @@ class Source(Spec):
 class Scale(Spec):
     """How many replicas a function has on a cluster. With max over min, as many as the load asks for."""
 
-    min: int = Field(1, ge=1, le=1_000)
-    max: int | None = Field(None, ge=1, le=1_000, description="Unset: min")
-    cpu_percent: int = Field(80, ge=1, le=1_000, description="Of resources.requests.cpu; above it replicas are added")
+    min: int = Field(1, ge=1, le=1_000, description="The least number of replicas")
+    max: int | None = Field(
+        None, ge=1, le=1_000, description="The largest number of replicas; unset: min, without scaling"
+    )
+    cpu_percent: int = Field(
+        80, ge=1, le=1_000, description="The load, in percent of resources.requests.cpu, above which replicas are added"
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> "Scale":
@@ -109,23 +121,45 @@ class Scale(Spec):
 class FunctionSpec(Spec):
     """A function: its code, its runtime, and how it is called."""
 
-    runtime: str = Field(runtimes.DEFAULT, description="The language and version")
-    image: str | None = Field(None, min_length=1, description="A custom image in place of the runtime's own")
-    handler: str = Field("", description="module.function; unset: <name with _ for ->.handler")
-    source: Source
-    dependencies: str | None = Field(None, description="The language's own file of dependencies, as text")
-    dependencies_path: str | None = Field(None, description="That file's path, relative to the YAML file")
-    timeout_seconds: float = Field(30, gt=0, le=86_400, description="How long a call may take")
-    concurrency: int | None = Field(
-        None, ge=1, le=10_000, description="Calls at once in a process; unset: 1, 16 for async"
+    runtime: str = Field(
+        runtimes.DEFAULT,
+        description="The language and its version; one machine runs every Python on the fabric's own interpreter",
     )
-    startup: str | None = Field(None, description="module.function, run once before the first call")
-    shutdown: str | None = Field(None, description="module.function, run once after the last call")
-    env: list[Variable] = Field(default_factory=list)
-    env_from: list[dict[str, Any]] = Field(default_factory=list)
-    resources: dict[str, Any] = Field(default_factory=dict, description="As in a container")
-    scale: Scale = Field(default_factory=Scale, description="How many replicas; on one machine there is one")
-    pod_template: dict[str, Any] = Field(default_factory=dict, description="Merged into the built pod, strategically")
+    image: str | None = Field(
+        None, min_length=1, description="An image of yours in place of the runtime's own, on a cluster"
+    )
+    handler: str = Field(
+        "",
+        description="module.function; unset: the function `handler` in the module of the Function's name, with _ for -",
+    )
+    source: Source = Field(description="The code: exactly one of path, inline, files, url, configMap, image")
+    dependencies: str | None = Field(
+        None, description="The text of the language's own file of dependencies, for Python requirements.txt"
+    )
+    dependencies_path: str | None = Field(
+        None, description="That file's path instead, relative to the YAML file; on a cluster, `kubeirq deploy` sends it"
+    )
+    timeout_seconds: float = Field(
+        30, gt=0, le=86_400, description="The longest time that a call may take; a longer one is answered 408"
+    )
+    concurrency: int | None = Field(
+        None, ge=1, le=10_000, description="Calls at once in a process; unset: 1, for `async def` 16"
+    )
+    startup: str | None = Field(
+        None, description="module.function that runs once in each process, before the first call"
+    )
+    shutdown: str | None = Field(
+        None, description="module.function that runs once in each process, after the last call"
+    )
+    env: list[Variable] = Field(default_factory=list, description="Environment variables, as in a container")
+    env_from: list[dict[str, Any]] = Field(
+        default_factory=list, description="ConfigMaps and Secrets whose keys become variables, as in a container"
+    )
+    resources: dict[str, Any] = Field(default_factory=dict, description="Requests and limits, as in a container")
+    scale: Scale = Field(default_factory=Scale, description="The number of replicas; on one machine there is one")
+    pod_template: dict[str, Any] = Field(
+        default_factory=dict, description="Merged into the pod on a cluster, as `kubectl patch` would merge it"
+    )
 
     @field_validator("runtime")
     @classmethod

@@ -50,19 +50,30 @@ class CronTrigger(TriggerSource):
     default_ordering: ClassVar[Ordering] = "key"
     printer_columns: ClassVar[Mapping[str, str]] = {"Schedule": "schedule"}
 
-    schedule: str | None = Field(None, description="Five fields, six with seconds first, or an alias as @hourly")
-    at: str | None = Field(None, description="One time in RFC 3339, instead of a schedule")
-    time_zone: str = Field("UTC", description="IANA name, as Europe/Berlin")
-    jitter_seconds: float = Field(0, ge=0, le=3_600, description="Each tick comes up to so much later, always the same")
+    schedule: str | None = Field(
+        None, description="A cron expression: five fields, six with seconds first, or an alias such as @hourly"
+    )
+    at: str | None = Field(None, description="One RFC 3339 time, in place of schedule")
+    time_zone: str = Field("UTC", description="The time zone of the schedule, as an IANA name such as Europe/Berlin")
+    jitter_seconds: float = Field(
+        0, ge=0, le=3_600, description="Each tick comes later by up to this; after a restart by the same amount"
+    )
     concurrency_policy: Literal["Allow", "Forbid", "Replace", "Queue"] = Field(
-        "Allow", description="What a tick does while an earlier one is not settled"
+        "Allow",
+        description="While an earlier tick is not settled, a new one runs beside it (Allow), is left out (Forbid),"
+        " takes its place (Replace) or waits for it (Queue)",
     )
     starting_deadline_seconds: float | None = Field(
-        None, gt=0, description="A tick that is later than this is left out"
+        None, gt=0, description="A tick that is later than this is left out and counted; unset: no limit"
     )
-    catch_up: Literal["none", "latest", "all"] = Field("latest", description="Ticks that were missed during downtime")
-    payload: Any = Field(None, description="The event's data, as JSON; absent: none")
-    attributes: dict[str, str] = Field(default_factory=dict, description="Further attributes of the event")
+    catch_up: Literal["none", "latest", "all"] = Field(
+        "latest", description="Which of the ticks that came due during downtime run; of all, the last 1 000 at most"
+    )
+    payload: Any = Field(None, description="The event's data, sent as JSON; unset: none")
+    attributes: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further attributes of the event; their names are lower-case letters and digits",
+    )
 
     @field_validator("attributes")
     @classmethod

@@ -33,27 +33,31 @@ ONE_HOST = "host and expose.httpRoute.hostnames: one of them"
 class IngressTls(Spec):
     """What the Ingress shows to those who come by TLS."""
 
-    secret_name: str = Field(min_length=1, description="A Secret with tls.crt and tls.key in the trigger's namespace")
+    secret_name: str = Field(min_length=1, description="A Secret of the trigger's namespace with tls.crt and tls.key")
 
 
 class IngressExposure(Spec):
     """Through an Ingress, which every method passes."""
 
     class_name: str | None = Field(None, min_length=1, description="The IngressClass; unset: the cluster's default")
-    annotations: dict[str, str] = Field(default_factory=dict, description="For the ingress controller")
-    tls: IngressTls | None = Field(None, description="Unset: without TLS")
+    annotations: dict[str, str] = Field(
+        default_factory=dict, description="The Ingress' annotations, for its controller"
+    )
+    tls: IngressTls | None = Field(None, description="TLS at the Ingress; unset: none")
     path_type: Literal["Exact", "Prefix", "ImplementationSpecific"] | None = Field(
-        None, description="Unset: Prefix for a path with {name...} at its end, Exact for any other"
+        None, description="The path's type; unset: Prefix for a path with {name...} at its end, Exact for any other"
     )
 
 
 class ParentRef(Spec):
     """A Gateway of the Gateway API, or one of its listeners."""
 
-    name: str = Field(min_length=1, max_length=253)
-    namespace: str | None = Field(None, min_length=1, max_length=63, description="Unset: the trigger's own")
+    name: str = Field(min_length=1, max_length=253, description="The Gateway's name")
+    namespace: str | None = Field(
+        None, min_length=1, max_length=63, description="The Gateway's namespace; unset: the trigger's own"
+    )
     section_name: str | None = Field(
-        None, min_length=1, max_length=253, description="The listener; unset: all that fit"
+        None, min_length=1, max_length=253, description="The name of a listener; unset: all that fit"
     )
     port: int | None = Field(None, ge=1, le=65_535, description="Only listeners on this port")
 
@@ -71,17 +75,19 @@ Hostname = Annotated[
 class HTTPRouteExposure(Spec):
     """Through an HTTPRoute of the Gateway API, which has to be installed."""
 
-    parent_refs: list[ParentRef] = Field(min_length=1, max_length=32)
+    parent_refs: list[ParentRef] = Field(min_length=1, max_length=32, description="The Gateways that serve the route")
     hostnames: list[Hostname] = Field(
-        default_factory=list, max_length=16, description="Unset: the trigger's host, or whatever the Gateway serves"
+        default_factory=list,
+        max_length=16,
+        description="The route's hosts; unset: the trigger's host, else every host that the Gateway serves",
     )
 
 
 class Exposure(Spec):
     """The way in, past the fabric's gateway: exactly one of these. On one machine the gateway serves the trigger."""
 
-    ingress: IngressExposure | None = None
-    http_route: HTTPRouteExposure | None = None
+    ingress: IngressExposure | None = Field(None, description="An Ingress")
+    http_route: HTTPRouteExposure | None = Field(None, description="An HTTPRoute of the Gateway API")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Exposure":

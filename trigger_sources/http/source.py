@@ -44,9 +44,9 @@ _COUNT_FULL_SECONDS = 1.0
 class BasicAuth(Spec):
     """Names and passwords: one user, or a Secret with one `name:password` a line."""
 
-    username: str | None = Field(None, min_length=1)
-    password: SecretRef | None = None
-    users: SecretRef | None = Field(None, description="A text with one name:password a line, not hashed")
+    username: str | None = Field(None, min_length=1, description="One user; it goes with password")
+    password: SecretRef | None = Field(None, description="That user's password")
+    users: SecretRef | None = Field(None, description="Several users: a text with one name:password a line, not hashed")
 
     @model_validator(mode="after")
     def _one_way(self) -> "BasicAuth":
@@ -60,14 +60,14 @@ class BasicAuth(Spec):
 class BearerAuth(Spec):
     """Tokens in the Authorization header; several, so that one can be replaced without a gap."""
 
-    tokens: list[SecretRef] = Field(min_length=1)
+    tokens: list[SecretRef] = Field(min_length=1, description="Each of these tokens is accepted")
 
 
 class HTTPAuth(Spec):
     """Who may call: whoever has one of these credentials."""
 
-    basic: BasicAuth | None = None
-    bearer: BearerAuth | None = None
+    basic: BasicAuth | None = Field(None, description="Users with passwords")
+    bearer: BearerAuth | None = Field(None, description="Tokens in the Authorization header")
 
     @model_validator(mode="after")
     def _some(self) -> "HTTPAuth":
@@ -82,29 +82,41 @@ class HTTPTrigger(TriggerSource):
     sharing: ClassVar[Sharing] = "partitioned"  # every replica serves; who balances the requests shares them out
     fan_out: ClassVar[bool] = False  # a caller has one answer
 
-    host: str | None = Field(None, min_length=1, description="Only requests to this host; unset: to every one")
+    host: str | None = Field(
+        None, min_length=1, description="Only requests to this host; unset: requests to every host"
+    )
     path: str | None = Field(
         None,
         max_length=1024,
-        description="/orders/{id}, or /files/{rest...} for all below; unset: / and the trigger's name",
+        description="Literal segments, {name} for one segment, {name...} at the end for all that follow; unset: /"
+        " and the trigger's name",
     )
-    methods: list[Method] = Field(default=["POST"], min_length=1, max_length=len(METHODS))
+    methods: list[Method] = Field(
+        default=["POST"],
+        min_length=1,
+        max_length=len(METHODS),
+        description="The methods that the trigger serves; with GET it serves HEAD, too",
+    )
     answer: Literal["function", "accepted"] = Field(
         "function",
-        description="function: the caller waits for the function's answer; accepted: it is answered 202 once the event"
-        " is durable, which is delivered, retried and dead-lettered like any other",
+        description="function: the caller gets the function's answer; accepted: the caller gets 202 once the event is"
+        " durable, and the event is delivered later",
     )
-    cors: Cors | None = Field(None, description="What pages of other origins may do; unset: nothing")
-    auth: HTTPAuth | None = Field(None, description="Who may call; unset: everyone")
-    body_limit_bytes: int = Field(BODY_LIMIT_BYTES, ge=0, le=256 * 1024 * 1024, description="Larger ones are 413")
+    cors: Cors | None = Field(None, description="The rights of pages from other origins; unset: none")
+    auth: HTTPAuth | None = Field(None, description="The credentials that are accepted; unset: everyone may call")
+    body_limit_bytes: int = Field(
+        BODY_LIMIT_BYTES, ge=0, le=256 * 1024 * 1024, description="Larger bodies are answered 413"
+    )
     key_header: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9-]+$", description="The header whose value is the event's key, for ordering: key"
+        None, pattern=r"^[A-Za-z0-9-]+$", description="The header that has the event's key, for ordering: key"
     )
     max_backlog: int = Field(
-        1_000_000, ge=1, description="answer accepted: with so many undelivered events, further ones are 503"
+        1_000_000, ge=1, description="With answer: accepted, the most undelivered events; further ones are answered 503"
     )
     expose: Exposure | None = Field(
-        None, description="On a cluster, straight to the function by an Ingress or HTTPRoute; unset: by the gateway"
+        None,
+        description="An Ingress or HTTPRoute of a cluster sends requests straight to the function; unset: the gateway"
+        " does",
     )
 
     @model_validator(mode="before")

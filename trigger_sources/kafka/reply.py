@@ -16,13 +16,14 @@ from trigger_sources.spec import Brokers
 
 
 class KafkaReply(ReplyTarget):
-    """Publishes what the function returned as a record."""
+    """Publishes the function's answer as a record of a Kafka topic."""
 
-    topic: str = Field(min_length=1, max_length=249)
+    topic: str = Field(min_length=1, max_length=249, description="The topic to publish to")
     brokers: Brokers = Field(
-        default_factory=list, description="host:port each; absent: the trigger's own, or the fabric's default"
+        default_factory=list,
+        description="The brokers, each as host:port; unset: the trigger's own, else the fabric's default",
     )
-    security: Security | None = None
+    security: Security | None = Field(None, description="The fields of a KafkaTrigger's security")
 
     @property
     def addresses(self) -> Mapping[str, Sequence[str]]:

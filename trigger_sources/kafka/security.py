@@ -15,10 +15,10 @@ from trigger_sources.spec import SecretRef, Spec
 class Tls(Spec):
     """TLS to the brokers. The system's authorities are trusted unless `ca` names others."""
 
-    ca: SecretRef | None = Field(None, description="PEM certificates to trust")
-    certificate: SecretRef | None = Field(None, description="PEM certificate of this client")
-    key: SecretRef | None = Field(None, description="PEM key of that certificate")
-    verify_hostname: bool = Field(True, description="Whether the brokers' certificates must name their hosts")
+    ca: SecretRef | None = Field(None, description="The PEM certificates to trust; unset: the system's")
+    certificate: SecretRef | None = Field(None, description="The client's PEM certificate; it goes with key")
+    key: SecretRef | None = Field(None, description="The PEM key of that certificate")
+    verify_hostname: bool = Field(True, description="Whether a broker's certificate must name its host")
 
     @model_validator(mode="after")
     def _certificate_with_key(self) -> "Tls":
@@ -30,10 +30,12 @@ class Tls(Spec):
 class Sasl(Spec):
     """A name and its proof."""
 
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
-    username: str | None = None
-    password: SecretRef | None = None
-    token: SecretRef | None = Field(None, description="For OAUTHBEARER")
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        description="The SASL mechanism"
+    )
+    username: str | None = Field(None, description="The user; every mechanism but OAUTHBEARER needs it")
+    password: SecretRef | None = Field(None, description="The password; every mechanism but OAUTHBEARER needs it")
+    token: SecretRef | None = Field(None, description="The token; OAUTHBEARER needs it")
 
     @model_validator(mode="after")
     def _has_proof(self) -> "Sasl":
@@ -48,8 +50,8 @@ class Sasl(Spec):
 class Security(Spec):
     """Absent: plaintext, no name."""
 
-    tls: Tls | None = None
-    sasl: Sasl | None = None
+    tls: Tls | None = Field(None, description="TLS to the brokers; {} trusts the system's authorities")
+    sasl: Sasl | None = Field(None, description="The login")
 
 
 async def client_arguments(security: Security | None, context: Context) -> dict[str, Any]:

@@ -53,21 +53,32 @@ class KafkaTrigger(TriggerSource):
     default_ordering: ClassVar[Ordering] = "key"
     printer_columns: ClassVar[Mapping[str, str]] = {"Topics": "topics"}
 
-    brokers: Brokers = Field(default_factory=list, description="host:port each; absent: the fabric's own broker")
-    topics: list[str] = Field(default_factory=list, description="Topics by name")
+    brokers: Brokers = Field(
+        default_factory=list, description="The brokers, each as host:port; unset: the fabric's own"
+    )
+    topics: list[str] = Field(default_factory=list, description="The topics, by name")
     topic_pattern: str | None = Field(
-        None, description="Topics whose whole name matches this regular expression, those to come included"
+        None,
+        description="A regular expression; a topic whose whole name matches it is read, also one that is created later",
     )
-    group: str | None = Field(None, min_length=1, description="Unset: kubeirq.<namespace>.<trigger>.<function>")
+    group: str | None = Field(
+        None, min_length=1, description="The consumer group; unset: kubeirq.<namespace>.<trigger>.<function>"
+    )
     start: str = Field(
-        "earliest", description="Where a group without commits begins: earliest, latest or an RFC 3339 time"
+        "earliest", description="The place where a group without commits begins: earliest, latest or an RFC 3339 time"
     )
-    tombstones: Literal["deliver", "skip"] = Field("deliver", description="Records without a value")
+    tombstones: Literal["deliver", "skip"] = Field(
+        "deliver", description="Whether records without a value call the function"
+    )
     max_distance: int = Field(
-        10_000, ge=1, description="Records of a partition between the lowest unsettled and the newest taken one at most"
+        10_000,
+        ge=1,
+        description="The most records of a partition from the lowest unsettled one to the newest one that was taken",
     )
-    create_topics: bool = Field(False, description="Create topics that are missing; on the fabric's own broker always")
-    security: Security | None = None
+    create_topics: bool = Field(
+        False, description="Whether missing topics are created; on the fabric's own broker they always are"
+    )
+    security: Security | None = Field(None, description="Encryption and login; unset: plain text, no login")
 
     @field_validator("topics")
     @classmethod

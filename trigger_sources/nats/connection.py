@@ -31,9 +31,9 @@ _STALE_SECONDS = 60  # longer than the client takes a connection without answers
 class Tls(Spec):
     """TLS to the servers. The system's authorities are trusted unless `ca` names others."""
 
-    ca: SecretRef | None = None
-    certificate: SecretRef | None = None
-    key: SecretRef | None = None
+    ca: SecretRef | None = Field(None, description="The PEM certificates to trust; unset: the system's")
+    certificate: SecretRef | None = Field(None, description="The client's PEM certificate; it goes with key")
+    key: SecretRef | None = Field(None, description="The PEM key of that certificate")
 
     @model_validator(mode="after")
     def _certificate_with_key(self) -> "Tls":
@@ -45,12 +45,12 @@ class Tls(Spec):
 class Security(Spec):
     """Absent: no name, and TLS where the address says so."""
 
-    token: SecretRef | None = None
-    username: str | None = None
-    password: SecretRef | None = None
+    token: SecretRef | None = Field(None, description="A token")
+    username: str | None = Field(None, description="A user; it goes with password")
+    password: SecretRef | None = Field(None, description="That user's password")
     creds: SecretRef | None = Field(None, description="The text of a .creds file")
-    nkey_seed: SecretRef | None = None
-    tls: Tls | None = None
+    nkey_seed: SecretRef | None = Field(None, description="The seed of an NKey")
+    tls: Tls | None = Field(None, description="TLS to the servers; {} trusts the system's authorities")
 
 
 @dataclass(slots=True)

@@ -18,13 +18,13 @@ _SECONDS = 5.0
 
 
 class NATSReply(ReplyTarget):
-    """Publishes what the function returned to a subject."""
+    """Publishes the function's answer to a NATS subject."""
 
-    subject: str = Field(min_length=1)
+    subject: str = Field(min_length=1, description="The subject to publish to")
     servers: Servers = Field(
-        default_factory=list, description="nats:// addresses; absent: the trigger's own, or the fabric's default"
+        default_factory=list, description="The servers' addresses; unset: the trigger's own, else the fabric's default"
     )
-    security: Security | None = None
+    security: Security | None = Field(None, description="The fields of a NATSTrigger's security")
 
     @property
     def addresses(self) -> Mapping[str, Sequence[str]]:

@@ -14,10 +14,10 @@ from trigger_sources.spec import Servers, Spec
 
 
 class KeyFrom(Spec):
-    """What chooses the lane: a token of the subject, from 1, or a header."""
+    """The place of an event's key: a token of the subject, from 1, or a header."""
 
-    subject_token: int | None = Field(None, ge=1)
-    header: str | None = Field(None, min_length=1)
+    subject_token: int | None = Field(None, ge=1, description="The number of a token of the subject, from 1")
+    header: str | None = Field(None, min_length=1, description="The name of a header")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "KeyFrom":
@@ -27,25 +27,32 @@ class KeyFrom(Spec):
 
 
 class NATSSpec(TriggerSource):
-    """What a NATSTrigger reads, and how its names are made. NATSTrigger adds the reading."""
+    """The fields of a NATSTrigger, and the names that follow from them. NATSTrigger adds the reading."""
 
     servers: Servers = Field(
-        default_factory=list, description="nats://, tls:// or ws:// addresses; absent: the fabric's own"
+        default_factory=list,
+        description="Addresses such as nats://, tls://, ws://, wss://, or host:port; unset: the fabric's own server",
     )
-    subject: str = Field(min_length=1, description="May have wildcards")
-    mode: Literal["jetstream", "core"] = Field("jetstream", description="core is at most once")
-    stream: str | None = Field(None, description="Unset: the stream that has the subject")
-    durable: str | None = Field(None, description="The consumer's name; unset: made from the trigger's")
-    queue: str | None = Field(None, description="The queue group of a core subject; unset: made from the trigger's")
-    start: str = Field("all", description="Where a new consumer begins: all, new, a sequence, or an RFC 3339 time")
+    subject: str = Field(min_length=1, description="The subject to listen on; it may have wildcards")
+    mode: Literal["jetstream", "core"] = Field(
+        "jetstream", description="jetstream: a stream, at least once; core: a core subject, at most once"
+    )
+    stream: str | None = Field(None, description="The stream; unset: the one that has the subject")
+    durable: str | None = Field(None, description="The name of the consumer; unset: one made from the trigger's name")
+    queue: str | None = Field(
+        None, description="The queue group of a core subject; unset: one made from the trigger's name"
+    )
+    start: str = Field(
+        "all", description="The place where a new consumer begins: all, new, a sequence, or an RFC 3339 time"
+    )
     create_stream: bool = Field(
-        False, description="Create the stream if it is missing; on the fabric's own server always"
+        False, description="Whether a missing stream is created; on the fabric's own server it always is"
     )
     ack_wait_seconds: float = Field(
-        30, ge=1, description="After how long the server hands out again what a dead fabric held"
+        30, ge=1, description="The time after which the server hands out again the messages that a dead fabric held"
     )
-    key: KeyFrom | None = Field(None, description="With ordering: key; unset: the subject is the key")
-    security: Security | None = None
+    key: KeyFrom | None = Field(None, description="The key, for ordering: key; unset: the subject is the key")
+    security: Security | None = Field(None, description="Login and encryption; unset: no login")
 
     @property
     def extend_seconds(self) -> float:  # type: ignore[override]

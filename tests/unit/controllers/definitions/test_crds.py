@@ -452,7 +452,7 @@ def test_a_null_that_means_something_is_not_filled_in() -> None:
         "nullable": True,
         "minimum": 0,
         "exclusiveMinimum": True,
-        "description": "From the first attempt; null: no limit",
+        "description": "No attempt begins later than this after the first one; null: no limit",
     }
 
 
