@@ -16,6 +16,7 @@ from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import SETTLED, Answer, Delivery, Outcome
 from trigger_sources.dispatch.dispatcher import Dispatcher
 from trigger_sources.dispatch.gate import Gate
+from trigger_sources.dispatch.handover import drain, withdraw
 from trigger_sources.dispatch.held import Identity
 from trigger_sources.dispatch.life import Resource
 from trigger_sources.events import Event
@@ -232,7 +233,7 @@ class Stage:
         self.dispatcher = Dispatcher(
             trigger, IDENTITY, self.gate, state=self.marks, limit=100, jitter=lambda: 0.5
         )  # fmt: skip
-        self.dispatcher.dead_letters = self.letters  # type: ignore[assignment]
+        self.dispatcher.letters.store = self.letters
         if rules.reply:
             self.dispatcher.publisher = self.publisher
         self.draining: asyncio.Task[None] | None = None
@@ -321,7 +322,7 @@ class Stage:
         assert self.dispatcher.skip(self.delivery(event).key) == 1
 
     async def on_revoke(self, key: int) -> None:
-        await self.dispatcher.withdraw(lambda delivery: delivery.key == str(key).encode(), 0)
+        await withdraw(self.dispatcher, lambda delivery: delivery.key == str(key).encode(), 0)
 
     async def on_cut(self, _: int) -> None:
         self.cut = True
@@ -330,7 +331,7 @@ class Stage:
         self.cut = False
 
     async def on_stop(self, _: int) -> None:
-        self.draining = asyncio.ensure_future(self.dispatcher.drain(0))
+        self.draining = asyncio.ensure_future(drain(self.dispatcher, 0))
 
     async def on_abandon(self, _: int) -> None:
         self.loop.fire(lambda timer: timer.when() == self.loop.time() + 5)

@@ -219,14 +219,18 @@ class Run:
     def free(self, event: int) -> None:
         self.give(event, PLACE)
 
-    def abort(self, event: int) -> None:
-        held = self.events[event]
-        if held.work == "":
-            return  # our own code raised after the work had ended
-        if held.work == "call":
-            self.call_ended(event)
-            self.probe_ended(event)
+    def hang_up(self, event: int) -> None:
+        if self.events[event].work != "call":
+            raise Violation("there is no call to hang up")
+        if not self.events[event].marked:  # else it waits for the mark of an earlier process to be read
             self.say("abort", event)
+        self.call_ended(event)
+        self.probe_ended(event)
+        self.end(event)
+
+    def abort(self, event: int) -> None:
+        if self.events[event].work in ("", "call"):
+            raise Violation("there is no work to abort")
         self.end(event)
 
     def settle(self, event: int) -> None:

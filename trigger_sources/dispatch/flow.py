@@ -15,8 +15,10 @@ from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.counters import Counters, Reading
 from trigger_sources.dispatch.dispatcher import Dispatcher
 from trigger_sources.dispatch.gate import Gate
+from trigger_sources.dispatch.handover import drain, withdraw
 from trigger_sources.dispatch.held import Identity, LaneView, Seen
 from trigger_sources.dispatch.host import Host
+from trigger_sources.dispatch.redrive import redrive
 from trigger_sources.dispatch.replies import open_publisher
 from trigger_sources.http_requests import Requests, Route
 from trigger_sources.inbox import Inbox
@@ -115,7 +117,7 @@ class Flow:
 
     @property
     def dead_letters(self) -> DeadLetters | None:
-        return self.dispatcher.dead_letters
+        return self.dispatcher.letters.store
 
     async def open_dead_letters(self) -> DeadLetters | None:
         """Those of a suspended trigger are opened when someone asks for them. None: it starts, and they are not known.
@@ -219,7 +221,7 @@ class Flow:
     async def _end_pull(self) -> None:
         self._draining = True
         self.dispatcher.room_changed.set()
-        await self.dispatcher.drain(self._grace_seconds)
+        await drain(self.dispatcher, self._grace_seconds)
         self.context.stopping.set()
         assert self._pump is not None
         await asyncio.wait({self._pump}, timeout=2)
@@ -253,14 +255,14 @@ class Flow:
         return False
 
     async def _prepare_dead_letters(self) -> None:
-        dispatcher = self.dispatcher
-        if dispatcher.dead_letters is None:
+        letters = self.dispatcher.letters
+        if letters.store is None:
             beside = self.trigger.dead_letters(self.context)
-            dispatcher.dead_letters = beside or self._host.store.dead_letters(self.identity.uid, self.identity.function)
+            letters.store = beside or self._host.store.dead_letters(self.identity.uid, self.identity.function)
             # What is kept in the fabric's own store need not be had by who never needs it
             self._needs_dead_letters = beside is not None or self.trigger.needs_dead_letters
         if self._needs_dead_letters:
-            await dispatcher.dead_letters.prepare()
+            await letters.store.prepare()
 
     async def _watch(self) -> None:
         """Asks for the lag, and once for how many dead letters there are."""
@@ -269,8 +271,9 @@ class Flow:
             try:
                 async with asyncio.timeout(_LAG_SECONDS * 2):  # not wait_for: it may swallow that we are cancelled
                     self.lag = await self.trigger.lag(self.context)
-                if not counted and self.dispatcher.dead_letters is not None:
-                    self.dispatcher.dead_letter_count = await self.dispatcher.dead_letters.count()
+                letters = self.dispatcher.letters
+                if not counted and letters.store is not None:
+                    letters.count = await letters.store.count()
                     counted = True
             except Exception as error:  # noqa: BLE001  lag is for looking at; the flow goes on without it
                 log.debug("lag not known", extra={**self._where(), "error": repr(error)})
@@ -283,7 +286,7 @@ class Flow:
                 await self.dispatcher.extend()
 
     async def _close_all(self) -> None:
-        for closing in (self.dispatcher.publisher, self.dispatcher.dead_letters):
+        for closing in (self.dispatcher.publisher, self.dispatcher.letters.store):
             if closing is None:
                 continue
             try:
@@ -312,7 +315,7 @@ class Flow:
             held=dispatcher.held,
             in_flight=dispatcher.states().get("running", 0),
             lag=self.lag,
-            dead_letters=dispatcher.dead_letter_count,
+            dead_letters=dispatcher.letters.count,
             last_answer=dispatcher.last_answer,
             last_error=dispatcher.last_error,
         )
@@ -334,7 +337,7 @@ class Flow:
             connected=self.connected[0],
             delivering=self._delivering_condition()[0] == "True",
             oldest_seconds=0.0 if oldest is None else max(0.0, time.time() - oldest),
-            dead_letters=dispatcher.dead_letter_count,
+            dead_letters=dispatcher.letters.count,
             lag_events=self.lag.events if self.lag else None,
             lag_seconds=self.lag.seconds if self.lag else None,
         )
@@ -343,7 +346,7 @@ class Flow:
         self, letters: Sequence[DeadLetter], rate_per_second: float | None
     ) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
         """Dispatches dead letters anew; yields each with its outcome."""
-        return self.dispatcher.redrive(letters, rate_per_second)
+        return redrive(self.dispatcher, letters, rate_per_second)
 
     def lanes_view(self) -> list[LaneView]:
         return self.dispatcher.lanes_view()
@@ -370,11 +373,11 @@ class Flow:
         dispatcher = self.dispatcher
         if self.trigger.suspend:
             return ("False", "Suspended", "spec.suspend is true")
-        if dispatcher.unwritable:
-            return ("False", "DeadLettersUnwritable", dispatcher.unwritable)
+        if dispatcher.letters.unwritable:
+            return ("False", "DeadLettersUnwritable", dispatcher.letters.unwritable)
         if self.gate.is_down:
             return ("False", "FunctionDown", f"{self.identity.function}: {self.gate.down_reason}")
-        if dispatcher.everything_fails_since is not None:
+        if dispatcher.hold.since is not None:
             return ("False", "EverythingFails", f"last: {dispatcher.last_error}; one event is tried every 30 s")
         if parked := dispatcher.states().get("parked", 0):
             return ("False", "Parked", f"{parked} lanes wait for `kubeirq lanes release` or `skip`")
@@ -439,7 +442,7 @@ class FlowContext:
         log.error("events lost by the source", extra={**self._flow._where(), "count": count, "reason": reason})
 
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
-        await self._flow.dispatcher.withdraw(lost, grace_seconds)
+        await withdraw(self._flow.dispatcher, lost, grace_seconds)
 
     def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
         return self._host.gateway.requests(self.uid, route)

@@ -1,16 +1,14 @@
-"""The fabric's record of a delivery that it holds, and how people see it."""
+"""The dispatcher's record of an event that it holds, and how people see it."""
 
 import asyncio
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from trigger_sources.dead_letters import DeadLetter
-from trigger_sources.delivery import Attempt, Delivery
+from trigger_sources.delivery import Attempt, Delivery, Outcome
+from trigger_sources.dispatch.life import Label, State
 from trigger_sources.transport.client import Connection
-
-HeldState = Literal["queued", "running", "retrying", "parked", "settling"]
 
 ANSWER_HEAD_BYTES = 1024
 _ATTEMPTS_KEPT = 50  # of the first ones and as many of the last ones
@@ -18,7 +16,7 @@ _ATTEMPTS_KEPT = 50  # of the first ones and as many of the last ones
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which trigger and function a dispatcher works for."""
+    """The trigger and the function that a dispatcher works for."""
 
     kind: str
     namespace: str
@@ -29,7 +27,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One thing that happened to an event, for who watches. `what` is an outcome's kind, or retry, held, resumed."""
+    """One thing that happened to an event, for an observer. `what` is an outcome's kind, or retry, held, parked."""
 
     at: float  # seconds since the epoch
     kind: str
@@ -50,37 +48,48 @@ class LaneView:
     key: bytes | None
     partition: str | None
     events: int
-    state: HeldState
-    since: float  # seconds since the epoch: the first attempt of its owner, or when it was taken
+    state: Label
+    since: float  # seconds since the epoch: the first attempt of its first event, or when that one was taken
     message: str
 
 
-@dataclass(slots=True, eq=False)
 class Held:
-    """A delivery in the fabric's hands, from taken to settled."""
+    """A delivery in the fabric's hands. Only the table of `life.py` says which state follows which."""
 
-    delivery: Delivery
-    lane: Hashable | None
-    state: HeldState = "queued"
-    tries: int = 0
-    first_at: float = 0.0
-    taken_at: float = 0.0
-    attempts: Sequence[Attempt] = ()
-    history: Sequence[Attempt] = ()  # of earlier rounds, when it was redriven
-    redriven: int = 0
-    checked: bool = False  # the filter let it pass
-    suspect: bool = False
-    timer: asyncio.TimerHandle | None = None
-    admitted: bool = False  # the gate waits to be told how its call went
-    call: Connection | None = None  # a call under way that no task waits for
-    called_at: float = 0.0  # of the monotonic clock
-    task: asyncio.Task[None] | None = None
-    withdrawn: bool = False
+    __slots__ = (
+        "admitted", "attempts", "called_at", "checked", "delay_seconds", "delivery", "first", "first_at", "history",
+        "lane",
+        "latency_seconds", "message", "outcome", "redriven", "size", "state", "suspect", "taken_at", "timer", "tries",
+        "work",
+    )  # fmt: skip
+
+    def __init__(self, delivery: Delivery, lane: Hashable | None, taken_at: float, suspect: bool) -> None:
+        self.delivery = delivery
+        self.lane = lane
+        self.taken_at = taken_at  # seconds since the epoch
+        self.suspect = suspect
+        self.size = len(delivery.event.data or b"")
+        self.state: State = State.NEW
+        self.first = True  # of its lane
+        self.admitted = False  # the gate waits to hear how its call ends
+        self.checked = False  # the filter let it pass
+        self.tries = 0
+        self.first_at = 0.0  # of its first attempt, in seconds since the epoch
+        self.called_at = 0.0  # in seconds of the monotonic clock
+        self.latency_seconds = 0.0  # of the call whose answer is published
+        self.attempts: Sequence[Attempt] = ()
+        self.work: Connection | asyncio.Task[None] | None = None  # the one thing that is done with it just now
+        self.timer: asyncio.TimerHandle | None = None
+        self.delay_seconds = 0.0  # until the next attempt
+        self.outcome: Outcome | None = None  # once it is decided
+        self.message = ""  # of the outcome, for a person
+        self.history: Sequence[Attempt] = ()  # of earlier rounds, when it was redriven
+        self.redriven = 0
 
     @property
     def runs(self) -> bool:
         """Whether something is done with it just now."""
-        return self.call is not None or self.task is not None
+        return self.work is not None
 
     @property
     def last_message(self) -> str:
@@ -96,19 +105,20 @@ class Held:
             self.attempts = (*self.attempts[:_ATTEMPTS_KEPT], *self.attempts[_ATTEMPTS_KEPT + 1 :])
         self.attempts = (*self.attempts, attempt)
 
-    def dead_letter(self, identity: Identity, reason: str, message: str, now: float) -> DeadLetter:
-        """What is kept of it when it is given up: everything."""
-        delivery = self.delivery
+    def dead_letter(self, identity: Identity, now: float) -> DeadLetter:
+        """Everything that is known of it, with its outcome's reason."""
+        delivery, outcome = self.delivery, self.outcome
+        assert outcome is not None
         return DeadLetter(
             trigger_uid=identity.uid,
             namespace=identity.namespace,
             trigger=identity.trigger,
             function=identity.function,
-            # Without a position nothing tells two of them apart but the moment
+            # Without a position only the moment tells two of them apart
             position=delivery.position if delivery.position is not None else f"{delivery.event.id}@{time.time_ns()}",
             event=delivery.event,
-            reason=reason,
-            message=message,
+            reason=outcome.reason,
+            message=self.message,
             failed_at=now,
             key=delivery.key,
             partition=delivery.partition,

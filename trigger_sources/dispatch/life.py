@@ -97,6 +97,7 @@ class Action(Enum):
     REQUEUE_FIRST = "enters the queue in front"
     REQUEUE_LAST = "enters the queue at its end"
     FREE = "gives its place back"
+    HANG_UP = "ends the call under way; that says nothing of the function"
     ABORT = "ends the work under way; its result is not wanted"
     SETTLE = "tells the source the outcome"
     RETURN = "tells the source that the event is given back"
@@ -146,8 +147,8 @@ LIFE: Table = {
         _I.UNREACHABLE: (_S.QUEUED, (_A.FREE, _A.REQUEUE_FIRST)),
         _I.FAULTED: (_S.RETRYING, (_A.FREE, _A.WAIT)),
         _I.HANDED_OUT: (_S.CALLING, (_A.REPLACE,)),
-        _I.WITHDRAWN: (_S.GONE, (_A.ABORT, _A.FREE, _A.COUNT_WITHDRAWN, _A.LEAVE)),
-        _I.STOPPED: (_S.RETURNING, (_A.ABORT, _A.FREE, _A.RETURN)),
+        _I.WITHDRAWN: (_S.GONE, (_A.HANG_UP, _A.FREE, _A.COUNT_WITHDRAWN, _A.LEAVE)),
+        _I.STOPPED: (_S.RETURNING, (_A.HANG_UP, _A.FREE, _A.RETURN)),
     },
     State.REPLYING: {
         _I.DECIDED: (_S.SETTLING, (_A.FREE, _A.SETTLE)),
@@ -187,7 +188,7 @@ LIFE: Table = {
     State.SETTLING: {
         _I.SETTLED: (_S.GONE, (_A.COUNT, _A.LEAVE)),
         # A source that lost its connection hands the position out again, and is told then
-        _I.SETTLE_FAILED: (_S.UNTOLD, (_A.COUNT, _A.REMEMBER, _A.LEAVE)),
+        _I.SETTLE_FAILED: (_S.UNTOLD, (_A.COUNT, _A.LEAVE, _A.REMEMBER)),
         _I.HANDED_OUT: (_S.SETTLING, (_A.ABORT, _A.REPLACE, _A.SETTLE)),
         _I.WITHDRAWN: (_S.GONE, (_A.ABORT, _A.COUNT_WITHDRAWN, _A.LEAVE)),
         _I.STOPPED: (_S.SETTLING, ()),

@@ -1,25 +1,31 @@
-"""What a function returned, published: to a topic, a subject, another function or a URL."""
+"""Publishes the answers of functions: to a topic, a subject, another function or a URL."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from trigger_sources.context import Context
-from trigger_sources.delivery import Answer
+from trigger_sources.delivery import Answer, Delivery
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.retry import verdict_on
-from trigger_sources.events import Event, binary_headers, event_from_http
+from trigger_sources.events import Event, InvalidEvent, binary_headers, event_from_http
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.reply import Reply
 from trigger_sources.transport.client import NoAnswer, Resolve, Unreachable
 
-__all__ = ["Publisher", "ReplyRefused", "open_publisher", "reply_to"]
+__all__ = ["Publisher", "ReplyFailed", "ReplyRefused", "open_publisher", "publish_reply", "reply_to"]
 
 HOPS = "kubeirqhops"  # how many functions' replies led to this event
 MOST_HOPS = 16
+_CALLER_SECONDS = 10.0
+
+
+class ReplyFailed(Exception):
+    """The reply was not published while a caller was waiting for the answer."""
 
 
 def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Event | None:
-    """The event that the function's answer is; None when it returned nothing. Raises InvalidEvent, ReplyRefused.
+    """The event that the function's answer is; None when it returned nothing. Raises ReplyRefused.
 
     An answer that is a CloudEvent is passed on as the event it is. Any other gets the id `<event id>/<function>`,
     the same for every attempt, so that a reply published twice can be told.
@@ -34,7 +40,10 @@ def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Eve
     for name in ("traceparent", "tracestate", "partitionkey"):
         if name in event.extensions:
             inherited[name] = event.extensions[name]
-    found = event_from_http(headers, answer.body)
+    try:
+        found = event_from_http(headers, answer.body)
+    except InvalidEvent as error:
+        raise ReplyRefused(str(error)) from error
     if found is not None:
         return found.with_extensions(**{**inherited, **found.extensions, HOPS: str(hops)})
     return Event(
@@ -46,6 +55,39 @@ def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Eve
         time=event.time,
         extensions=inherited,
     )
+
+
+async def publish_reply(
+    publisher: Publisher,
+    delivery: Delivery,
+    reply: Event,
+    delay_after: Callable[[int], float],
+    failed: Callable[[int, str], None],
+) -> None:
+    """Returns once the reply to a delivery is published, however many tries that takes.
+
+    `delay_after` gives the seconds to wait after so many failures; `failed` hears of each. Raises ReplyRefused when
+    another try cannot succeed, ReplyFailed when a caller has waited for ten seconds.
+    """
+    partition_key = reply.extensions.get("partitionkey")
+    key = delivery.key if partition_key is None else partition_key.encode()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _CALLER_SECONDS if delivery.caller_waits else None
+    failures = 0
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await publisher.publish(reply, key)
+            return
+        except ReplyRefused:
+            raise
+        except Exception as error:
+            failures += 1
+            message = f"reply not published: {error}" if str(error) else "reply not published in time"
+            failed(failures, message)
+            if deadline is not None and loop.time() >= deadline:
+                raise ReplyFailed(message) from error
+            await asyncio.sleep(delay_after(failures))
 
 
 async def open_publisher(

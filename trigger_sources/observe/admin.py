@@ -188,8 +188,7 @@ class FlowAdmin:
         chosen = [found async for found in self._letters(request, asked.get("identities"))]
         for letter, running in chosen:
             assert running.flow.dead_letters is not None
-            await running.flow.dead_letters.remove(letter)
-            running.flow.dispatcher.dead_letter_count = max(0, running.flow.dispatcher.dead_letter_count - 1)
+            await running.flow.dispatcher.letters.remove(letter)
             purged += 1
         log.info("dead letters purged", extra={**self._where(request), "count": purged})
         return json_answer({"purged": purged})

@@ -395,7 +395,7 @@ async def test_dead_letters_that_cannot_be_written_hold_their_lane_only(tmp_path
                     raise OSError("disk full")
                 await whole(letter)
 
-        it.flow.dispatcher.dead_letters = Full()  # type: ignore[assignment]
+        it.flow.dispatcher.letters.store = Full()  # type: ignore[assignment]
         it.broker.publish(b'"bad"', key="k")
         it.broker.publish(b"1", key="k")
         it.broker.publish(b"2", key="other")
@@ -431,7 +431,7 @@ async def test_park_holds_the_lane_until_someone_acts(tmp_path: Path) -> None:
 async def test_a_bad_deploy_does_not_empty_the_source_into_the_dead_letters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trigger_sources.dispatch.dispatcher._EVERYTHING_FAILS_SECONDS", 0.1)
+    monkeypatch.setattr("trigger_sources.dispatch.hold.TRY_AGAIN_SECONDS", 0.1)
     mended = False
 
     async def decide(call: Call) -> Answer:
@@ -440,7 +440,7 @@ async def test_a_bad_deploy_does_not_empty_the_source_into_the_dead_letters(
     async with scripted(decide) as function, bench(function.url, tmp_path, concurrency=4) as it:
         for number in range(300):
             it.broker.publish(key=f"{number}")
-        await it.until(lambda: it.flow.dispatcher.everything_fails_since is not None)
+        await it.until(lambda: it.flow.dispatcher.hold.since is not None)
         calls = len(function.calls)
         await it.until(lambda: len(function.calls) >= calls + 3)  # one is tried now and then
         assert len(await it.letters()) == 19
@@ -591,31 +591,56 @@ async def test_withdrawing_grants_what_runs_its_grace(tmp_path: Path) -> None:
         assert it.broker.final() == {"1": "delivered"}
 
 
-async def test_an_event_that_was_handed_out_too_often_runs_alone_and_then_is_a_crash_loop(tmp_path: Path) -> None:
-    go = asyncio.Event()
+async def test_an_event_that_ended_the_process_while_it_ran_alone_is_a_crash_loop(tmp_path: Path) -> None:
+    """The mark of a process that did not survive the call: it is what a kill -9 leaves."""
+    broker = Broker()
+    broker.handed_out["1"] = 6
+    async with scripted() as function, bench(function.url, tmp_path, broker) as it:
+        await it.flow.context.state.put("crash/1", b"of another process")
+        broker.publish(key="a")
+        broker.publish(key="b")
+        await it.until(it.settled(2))
+        assert broker.final() == {"1": "deadLettered", "2": "delivered"}
+        (letter,) = await it.letters()
+        assert letter.reason == "CrashLoop"
+        assert [call.id for call in function.calls] == ["event-2"]
+
+
+async def test_an_event_that_was_handed_out_often_runs_alone_and_is_no_crash_loop_unless_the_process_ends(
+    tmp_path: Path,
+) -> None:
+    """Failed attempts, a function that is down, and a flow that is stopped or cancelled leave no mark."""
+    mended = False
 
     async def decide(call: Call) -> Answer:
+        await asyncio.sleep(0.001)
         if call.id == "event-1":
             assert function.running == 1, "it runs alone"
-        await go.wait()
-        return 200
+        return 200 if mended else 503
 
     broker = Broker()
+    broker.handed_out["1"] = 5
     async with scripted(decide) as function:
-        async with bench(function.url, tmp_path, broker) as it:
-            broker.handed_out["1"] = 5
+        async with bench(function.url, tmp_path, broker, grace_seconds=0) as it:
             broker.publish(key="a")
             broker.publish(key="b")
-            await it.until(lambda: function.running == 1)
-            it.runner.cancel()  # as a crash would: nothing is settled
+            await it.until(lambda: it.flow.dispatcher.counters.retried >= 2)
+            it.runner.cancel()
             await asyncio.gather(it.runner, return_exceptions=True)
+        for _ in range(3):  # rollouts while the function fails
+            broker.redeliver()
+            async with bench(function.url, tmp_path, broker, grace_seconds=0) as it:
+                await it.until(lambda: it.flow.dispatcher.counters.retried >= 2)
+        await function.stop()
         broker.redeliver()
-        go.set()
+        async with bench(function.url, tmp_path, broker, grace_seconds=0) as it:
+            await it.until(lambda: it.gate.is_down)
+        await function.start()
+        mended = True
+        broker.redeliver()
         async with bench(function.url, tmp_path, broker) as it:
             await it.until(it.settled(2))
-            assert broker.final() == {"1": "deadLettered", "2": "delivered"}
-            (letter,) = await it.letters()
-            assert letter.reason == "CrashLoop"
+            assert broker.final() == {"1": "delivered", "2": "delivered"}
 
 
 async def test_a_source_that_fails_is_started_again_and_its_condition_says_why(tmp_path: Path) -> None:
@@ -702,7 +727,7 @@ async def test_without_a_store_a_trigger_that_parks_or_drops_delivers(tmp_path: 
             await it.until(it.settled(1))
             await it.until(lambda: it.flow.dispatcher.states().get("parked") == 1)
             it.flow.skip(b"a")
-            await it.until(lambda: "store.nats.servers" in it.flow.dispatcher.unwritable)
+            await it.until(lambda: "store.nats.servers" in it.flow.dispatcher.letters.unwritable)
             assert it.broker.final() == {"2": "delivered"}, "what cannot be kept is not acknowledged"
 
 

@@ -161,8 +161,8 @@ async def test_what_was_kept_and_cannot_be_read_is_a_dead_letter_and_the_others_
                 while await inbox.count():
                     await asyncio.sleep(0.01)
             assert [call.body for call in function.calls] == [b'{"n": 1}']
-            assert it.flow.dispatcher.dead_letters is not None
-            letters = [letter async for letter in it.flow.dispatcher.dead_letters.letters()]
+            assert it.flow.dead_letters is not None
+            letters = [letter async for letter in it.flow.dead_letters.letters()]
         assert {letter.event.data for letter in letters} == {
             b"no JSON", b"[1]\nx", b'{"version": 2}\nfrom a later version', b'{"version": 1}\n',
         }  # fmt: skip

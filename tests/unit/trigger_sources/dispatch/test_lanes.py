@@ -27,7 +27,8 @@ class LanesAgainstAModel(RuleBasedStateMachine):
             self.free.append((None, self.number))
         else:
             self.waiting.setdefault(key, deque()).append(self.number)
-        self.lanes.add(key, (key, self.number))
+        first = self.lanes.add(key, (key, self.number))
+        assert first == (key is None or len(self.waiting[key]) == 1)
 
     @precondition(lambda self: self.lanes.ready)
     @rule()
@@ -48,7 +49,8 @@ class LanesAgainstAModel(RuleBasedStateMachine):
             assert self.waiting[key].popleft() == number
             if not self.waiting[key]:
                 del self.waiting[key]
-        self.lanes.finish(key)
+        following = self.lanes.finish(key)
+        assert following == ((key, self.waiting[key][0]) if key in self.waiting else None)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -56,14 +58,21 @@ class LanesAgainstAModel(RuleBasedStateMachine):
         owner = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         self.lanes.ready.append(owner)
 
-    @rule(odd=st.booleans())
-    def some_that_queue_are_forgotten(self, odd: bool) -> None:
-        owners = {queue[0] for queue in self.waiting.values()}
-        forgotten = self.lanes.forget(lambda item: item[1] % 2 == odd)
-        for key, queue in self.waiting.items():
-            expected = [n for n in queue if n % 2 == odd and n not in owners]
-            assert sorted(n for k, n in forgotten if k == key) == expected
-            self.waiting[key] = deque(n for n in queue if n not in expected)
+    @precondition(lambda self: any(len(queue) > 1 for queue in self.waiting.values()))
+    @rule(data=st.data())
+    def one_behind_the_first_is_taken_out(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(key for key, queue in self.waiting.items() if len(queue) > 1)))
+        number = data.draw(st.sampled_from(list(self.waiting[key])[1:]))
+        self.waiting[key].remove(number)
+        self.lanes.take_out(key, (key, number), first=False)
+
+    @precondition(lambda self: self.lanes.ready)
+    @rule(data=st.data())
+    def one_that_is_ready_is_taken_out_and_done_with(self, data: st.DataObject) -> None:
+        key, number = data.draw(st.sampled_from(list(self.lanes.ready)))
+        self.lanes.take_out(key, (key, number), first=True)
+        assert (key, number) not in self.lanes.ready
+        self.running.append((key, number))
 
     @invariant()
     def no_lane_is_stuck(self) -> None:
@@ -71,8 +80,7 @@ class LanesAgainstAModel(RuleBasedStateMachine):
         startable = {number for _, number in self.lanes.ready} | {number for _, number in self.running}
         assert startable == {queue[0] for queue in self.waiting.values()} | {number for _, number in self.free}
         assert len(self.lanes) == len(self.waiting)
-        queued = {number for _, number in self.lanes.waiting()}
-        assert queued == {n for queue in self.waiting.values() for n in list(queue)[1:]}
+        assert all(self.lanes.queued(key) == len(queue) - 1 for key, queue in self.waiting.items())
 
 
 LanesAgainstAModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,51 @@
+"""Writes dead letters, as often as it takes: an event is acknowledged only after its dead letter is durable."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from trigger_sources.dead_letters import DeadLetter, DeadLetters
+
+log = logging.getLogger(__name__)
+
+_FIRST_DELAY_SECONDS = 0.5
+_LONGEST_DELAY_SECONDS = 30.0
+
+
+class LetterWriter:
+    """The dead letters of one trigger and function, as the dispatcher needs them.
+
+    `store` is set before the first event is taken. `count` is the number of dead letters, kept up to date from the
+    number that the store had at the start. `unwritable` says why the store takes none just now; empty when it does.
+    """
+
+    def __init__(self, where: Mapping[str, str]) -> None:
+        self.store: DeadLetters | None = None
+        self.count = 0
+        self.unwritable = ""
+        self._where = where
+
+    async def write(self, letter_of: Callable[[], DeadLetter]) -> None:
+        """Returns once the dead letter is durable. Any failure leads to another try."""
+        failures = 0
+        while True:
+            try:
+                letter = letter_of()
+                assert self.store is not None
+                await self.store.write(letter)
+                break
+            except Exception as error:
+                self.unwritable = f"dead letter not written: {error}"
+                if failures == 0:
+                    log.warning("dead letter not written", extra={**self._where, "error": str(error)}, exc_info=True)
+                await asyncio.sleep(min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2**failures))
+                failures += 1
+        self.unwritable = ""
+        if letter.redriven == 0:  # a redriven event that failed again replaces its own dead letter
+            self.count += 1
+
+    async def remove(self, letter: DeadLetter) -> None:
+        """Removes one. Raises what the store raises."""
+        assert self.store is not None
+        await self.store.remove(letter)
+        self.count = max(0, self.count - 1)

@@ -1,0 +1,47 @@
+"""Dispatches dead letters again, beside the live flow, with the trigger's own delivery settings."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from trigger_sources.dead_letters import DeadLetter
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.dispatch.dispatcher import Dispatcher
+
+_AT_ONCE = 64  # under way at the same time, beside the room of the live flow
+
+
+async def redrive(
+    dispatcher: Dispatcher, letters: Sequence[DeadLetter], rate_per_second: float | None
+) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
+    """Yields each dead letter with its outcome, as it settles. A dead letter is removed once its event is settled.
+
+    An event that fails again replaces its dead letter, with a longer history. One that is held already is not started
+    a second time: its outcome is `returned`.
+    """
+    done: asyncio.Queue[tuple[DeadLetter, Outcome]] = asyncio.Queue()
+    under_way = 0
+    for letter in letters:
+        while under_way >= _AT_ONCE or not done.empty():
+            yield await done.get()
+            under_way -= 1
+        _start(dispatcher, letter, done)
+        under_way += 1
+        if rate_per_second:
+            await asyncio.sleep(1 / rate_per_second)
+    while under_way:
+        yield await done.get()
+        under_way -= 1
+
+
+def _start(dispatcher: Dispatcher, letter: DeadLetter, done: "asyncio.Queue[tuple[DeadLetter, Outcome]]") -> None:
+    async def settle(outcome: Outcome) -> None:
+        if outcome.final and outcome.kind != "deadLettered":
+            await dispatcher.letters.remove(letter)
+        done.put_nowait((letter, outcome))
+
+    delivery = Delivery(
+        letter.event, settle, letter.position, letter.key, letter.partition,
+        headers=letter.headers, request=letter.request,
+    )  # fmt: skip
+    if not dispatcher.take_again(delivery, letter):
+        done.put_nowait((letter, Outcome("returned", "InFlight")))
