@@ -1,6 +1,6 @@
-"""The data plane and its plugin API: sources, lanes, dispatch, dead letters. Nothing here knows Kubernetes.
+"""The data plane and its plugin API: sources, lanes, dispatch, dead letters. It does not depend on Kubernetes.
 
-A new source needs only the names that this module exports.
+A new source or reply target needs only the names that this module exports.
 """
 
 from trigger_sources.context import Context, MissingSecret, SourceError

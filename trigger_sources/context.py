@@ -1,4 +1,4 @@
-"""All that a source may ask of the fabric, and the errors that it raises. Part of the plugin API."""
+"""The services that the fabric offers to a source, and the errors that a source raises. Part of the plugin API."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class SourceError(Exception):
-    """A source cannot go on as it is: the operator's or the broker's fault.
+    """A source cannot continue: its configuration is wrong, or its broker fails.
 
     `reason` is a CamelCase word for a condition.
     """
@@ -25,7 +25,7 @@ class SourceError(Exception):
 
 
 class MissingSecret(SourceError):
-    """A SecretRef names a Secret or a key that is not there. The text names both ways out."""
+    """A SecretRef names a Secret or a key that does not exist. The message names it."""
 
     def __init__(self, message: str) -> None:
         super().__init__("SecretMissing", message)
@@ -42,45 +42,51 @@ class State(Protocol):
 
 
 class Context(Protocol):
-    """All that a source may ask of the fabric. One per trigger and function."""
+    """The fabric's services for one trigger and function."""
 
     namespace: str
-    name: str  # the trigger's
+    name: str  # of the trigger
     uid: str
     function: str  # the function's name, or the URL's host for a plain URL
-    replica: str  # this process, stable while it lives
-    stopping: asyncio.Event  # set when no more is wanted; what a read still brings will be settled `returned`
-    defaults: Mapping[str, Sequence[str]]  # addresses where the spec names none, by kind: "kafka", "nats"
+    replica: str  # the name of this process, stable while it lives
+    stopping: asyncio.Event  # set when the trigger stops; events that a read still brings are settled as `returned`
+    defaults: Mapping[str, Sequence[str]]  # addresses for a spec that names none, by kind: "kafka", "nats"
 
     @property
     def state(self) -> State:
-        """This trigger's own."""
+        """The state of this trigger and function."""
 
     @property
     def limit(self) -> int:
-        """How many deliveries may be held at most: taken and not settled."""
+        """The largest number of deliveries that may be held, that is taken and not settled."""
 
     @property
     def room(self) -> int:
-        """How many deliveries may be yielded now."""
+        """The number of deliveries that the source may yield now."""
 
     async def secret(self, reference: SecretRef) -> str:
         """The secret's text. Raises MissingSecret."""
 
     def report(self, *, connected: bool, reason: str = "", message: str = "") -> None:
-        """Says whether the source is connected, for conditions, metrics and logs. Cheap: only changes are shown."""
+        """Reports whether the source is connected, for conditions, metrics and logs. Cheap: only a change is logged."""
 
     def report_lost(self, count: int, reason: str) -> None:
-        """Says that the source itself lost events (retention took them) before they could be taken. Never silent."""
+        """Reports events that were lost at the source, for example by retention, before they could be taken."""
 
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
-        """Forgets what `lost` names, what runs after the grace only. On return none of it will be settled."""
+        """Forgets the deliveries that `lost` accepts. Calls that are running get the grace to end.
+
+        After the return, none of these deliveries is settled.
+        """
 
     def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
-        """The HTTP requests that match the route, while the context is open. Raises SourceError when it is taken."""
+        """The HTTP requests that match the route, while the context is open.
+
+        Raises SourceError when another trigger has the route.
+        """
 
     def inbox(self) -> Inbox:
         """This trigger's durable queue, for events that are accepted before they are delivered."""
 
     async def shared(self, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:
-        """A connection that the triggers of this process share: opened by the first that asks, closed with the last."""
+        """A connection that the triggers of this process share: the first user opens it, the last one closes it."""

@@ -1,4 +1,4 @@
-"""What could not be delivered, kept whole, in one shape for every source."""
+"""Dead letters: events that could not be delivered, kept complete, in one format for every source."""
 
 import base64
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +13,7 @@ from trigger_sources.events import Event, event_from_attributes
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One event that was given up. Its identity is (trigger uid, function, position)."""
+    """One event that the fabric gave up. Its identity is (trigger uid, function, position)."""
 
     trigger_uid: str
     namespace: str
@@ -37,28 +37,28 @@ class DeadLetter:
 
 
 class DeadLetters(Protocol):
-    """Where a trigger's dead letters live. Every method may raise SourceError or the transport's OSError."""
+    """The place of a trigger's dead letters. Every method may raise SourceError or the transport's OSError."""
 
     async def prepare(self) -> None:
-        """Creates what is needed and tests the rights, so that a lack of them is known before the first failure."""
+        """Creates the storage if needed, and tests the rights to it, before there is a first dead letter."""
 
     async def write(self, letter: DeadLetter) -> None:
-        """Returns once it is durable and confirmed. The same identity again replaces the older one."""
+        """Returns once it is durable and confirmed. It replaces an older letter of the same identity."""
 
     def letters(self) -> AsyncIterator[DeadLetter]:
-        """All of this trigger's, oldest failure first, doubles folded."""
+        """All letters of this trigger, oldest failure first, each identity once."""
 
     async def count(self) -> int:
-        """How many `letters` there are, without their data: there may be very many."""
+        """The number of `letters`, without reading their data: there may be very many."""
 
     async def remove(self, letter: DeadLetter) -> None:
-        """Returns once it is gone. One that is gone already is no error."""
+        """Returns once it is gone. A letter that is gone already is no error."""
 
     async def close(self) -> None: ...
 
 
 def metadata_from_letter(letter: DeadLetter) -> bytes:
-    """Everything but the event's data, as JSON, for stores that keep the original bytes beside it."""
+    """Everything except the event's data, as JSON, for stores that keep the data's original bytes separately."""
     return orjson.dumps(
         {
             "version": 1,
@@ -98,7 +98,7 @@ def metadata_from_letter(letter: DeadLetter) -> bytes:
 
 
 def letter_from_metadata(metadata: bytes, data: bytes | None) -> DeadLetter:
-    """The inverse of `metadata_from_letter`. Raises ValueError for what is no dead letter of a known version."""
+    """The inverse of `metadata_from_letter`. Raises ValueError if it is not a dead letter of a known version."""
     try:
         found: dict[str, Any] = orjson.loads(metadata)
         if found["version"] != 1:

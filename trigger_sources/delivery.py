@@ -12,7 +12,7 @@ OutcomeKind = Literal["delivered", "filtered", "deadLettered", "dropped", "retur
 
 @frozen()
 class Answer:
-    """What a function answered, whole. Header names are lower-case; a name may occur more than once."""
+    """A function's complete answer. Header names are lower-case; a name may occur more than once."""
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
@@ -39,12 +39,12 @@ class Attempt:
 
 @frozen()
 class Outcome:
-    """How a delivery ended. Only `returned` is not final: the source gives the event back at once."""
+    """The end of a delivery. Only `returned` is not final: the source gives the event back at once."""
 
     kind: OutcomeKind
     reason: str = ""
-    answer: Answer | None = None  # the function's last one
-    after_seconds: float = 0  # returned: not to be handed out again sooner
+    answer: Answer | None = None  # the function's last answer
+    after_seconds: float = 0  # for `returned`: the source waits so long before it hands the event out again
 
     @property
     def final(self) -> bool:
@@ -53,9 +53,9 @@ class Outcome:
 
 @frozen()
 class HttpRequest:
-    """How an event that came as an HTTP request is put to the function: as the request that it was.
+    """The HTTP request that an event came as. The function gets the event as this request.
 
-    `target` is the path with its query, as received. `headers` lack hop-by-hop ones, host and content-length.
+    `target` is the path with its query, as received. `headers` are without hop-by-hop headers, host and content-length.
     """
 
     method: str
@@ -66,20 +66,21 @@ class HttpRequest:
 
 @frozen(eq=False)
 class Delivery:
-    """An event in the fabric's hands, with the way to settle it.
+    """An event that a source hands to the fabric, with the function that settles it.
 
-    `settle(outcome)` is awaited exactly once, after the event is settled, and acknowledges it at the source (or
-    gives it back: `returned`). If it raises, the outcome is kept for when the position is handed out again.
-    `settles_at_once`: it has done so when it returns, and returns SETTLED. It is called without a task then.
-    `position` is the place at the source: unique per trigger, never reused. None: nothing can be deduplicated.
-    `key` chooses the lane; None is ordered with nothing.
-    `extend()`, awaited every `extend_seconds` of the source while the event is held, keeps a broker's deadline
-    from passing.
-    `handed_out` is how often the source has handed this position out, this time included, where it knows.
-    `caller_waits`: someone is waiting for the answer, so nothing is held, kept for later or dead-lettered: the outcome
-    of the attempts that the policy allows, or that the function is down, is theirs at once.
-    `unreadable`: why what the source keeps there is no event. Its bytes are the event's data, and it is called for
-    nobody: it is what `onFailure` makes of it, a dead letter where that says `park`.
+    `settle(outcome)` is awaited exactly once, after the event is settled. It acknowledges the event at the source, or
+    gives it back if the outcome is `returned`. If it raises, the fabric keeps the outcome until the source hands the
+    position out again.
+    `settles_at_once`: `settle` is done when it returns, and returns SETTLED. The fabric then starts no task for it.
+    `position` is the event's place at the source: unique per trigger, never reused. None: repeats are not recognized.
+    `key` chooses the lane. An event without a key waits for no other.
+    `extend()` extends the broker's deadline for the event. It is awaited every `extend_seconds` of the source while the
+    event is held.
+    `handed_out` counts how often the source has handed this position out, this time included, as far as it knows.
+    `caller_waits`: a caller waits for the answer. The event is never held, kept for later or dead-lettered: the caller
+    gets the outcome of the attempts that the policy allows, or at once that the function is down.
+    `unreadable` says why the bytes that the source keeps are not an event. The bytes are the event's data, and no
+    function is called: `onFailure` decides about the event, where `park` means a dead letter.
     """
 
     event: Event
@@ -97,7 +98,7 @@ class Delivery:
 
 
 class _Settled:
-    """Awaited, it is over at once."""
+    """An awaitable that completes at once."""
 
     __slots__ = ()
 
@@ -106,4 +107,4 @@ class _Settled:
         yield
 
 
-SETTLED = _Settled()  # what a `settle` returns that leaves nothing to wait for
+SETTLED = _Settled()  # returned by a `settle` that is done when it returns

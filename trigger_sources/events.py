@@ -16,13 +16,13 @@ BATCH = "application/cloudevents-batch+json"
 SPEC_VERSION = "1.0"
 _NO_EXTENSIONS: Mapping[str, str] = {}
 _CORE = frozenset({"id", "source", "type", "specversion", "datacontenttype", "dataschema", "subject", "time"})
-# CloudEvents, HTTP binding 3.1.3.2: printable ASCII but space, double quote and percent stands for itself.
+# CloudEvents, HTTP binding 3.1.3.2: printable ASCII is not encoded, except for space, double quote and percent.
 _SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 _SAFE_BYTES = _SAFE.encode()
 
 
 class InvalidEvent(ValueError):
-    """The producer's fault: what arrived claims to be a CloudEvent and is none. The text says which attribute."""
+    """A producer's fault: the message claims to be a CloudEvent and is not. The error text names the attribute."""
 
 
 @frozen()
@@ -79,15 +79,15 @@ def binary_headers(event: Event) -> bytes:
     if "tracestate" in extensions:
         lines.append(f"tracestate: {extensions['tracestate']}\r\n")
     headers = "".join(lines).encode()
-    # One pass over all values instead of one over each: besides what stands for itself, there may be the blank and the
-    # line break of each line and nothing else. The first of `lines` is four.
+    # One pass over all values is faster than one over each. Without the characters that need no encoding, only the
+    # space and the line break of each header line may be left. The first element of `lines` has four header lines.
     if len(headers.translate(None, _SAFE_BYTES)) == (len(lines) + 3) * len(" \r\n"):
         return headers
     return _escaped_headers(event)
 
 
 def _escaped_headers(event: Event) -> bytes:
-    """The same for an event that has something to escape."""
+    """The same for an event with characters that must be encoded."""
     attributes = event.attributes()
     content_type = attributes.pop("datacontenttype", None)
     lines = [f"ce-{_escaped(name)}: {_escaped(value)}\r\n" for name, value in attributes.items()]
@@ -247,7 +247,7 @@ def _escaped(text: str) -> str:
 
 
 def _header_text(value: str) -> str:
-    """A value that is a header by itself: nothing in it may end the line."""
+    """A value for a header that is not percent-encoded: it keeps only characters that cannot end the line."""
     if value.isascii() and value.isprintable():
         return value
     return "".join(c for c in value if c.isascii() and c.isprintable())

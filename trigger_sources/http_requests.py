@@ -1,4 +1,4 @@
-"""The HTTP requests that a source asks its context for, and the route that they come by. Part of the plugin API."""
+"""The HTTP requests that a source gets from its context, and the route that it serves. Part of the plugin API."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from trigger_sources.delivery import Answer
 from trigger_sources.spec import Spec
 
 ORIGIN = r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s:/?#@*,A-Z\[\]]+)(:\d+)?"
-ORIGIN_TOLD = (
+ORIGIN_RULE = (
     "an origin as a browser writes it is needed, https://shop.example or http://shop.example:8080, or * for all"
 )
 BODY_LIMIT_BYTES = 1024 * 1024
@@ -21,7 +21,7 @@ Headers = Sequence[tuple[str, str]]
 
 
 class Cors(Spec):
-    """What pages of other origins may do."""
+    """The rights of pages of other origins."""
 
     origins: list[str] = Field(min_length=1, description="The origins, each as https://shop.example; * for all")
     methods: list[str] = Field(
@@ -50,17 +50,17 @@ class Cors(Spec):
     def _are_origins(cls, origins: list[str]) -> list[str]:
         for origin in origins:
             if origin != "*" and not re.fullmatch(ORIGIN, origin):
-                raise ValueError(f"{origin!r}: {ORIGIN_TOLD}")
+                raise ValueError(f"{origin!r}: {ORIGIN_RULE}")
         return origins
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """What a trigger serves.
+    """The requests that a trigger serves.
 
-    `path` is made of literal segments, `{name}` for one segment and, at the end, `{name...}` for all that follow.
-    `admit(headers)` is asked before a body is read, with the first value of each lower-case header: None lets the
-    request in, an Answer is the caller's.
+    `path` consists of literal segments, `{name}` for one segment and, at the end, `{name...}` for all that follow.
+    `admit(headers)` runs before the body is read, with the first value of each lower-case header. None admits the
+    request; an Answer is sent to the caller instead.
     """
 
     path: str
@@ -68,12 +68,12 @@ class Route:
     host: str | None = None  # None: every host
     cors: Cors | None = None
     body_limit_bytes: int = BODY_LIMIT_BYTES
-    trigger: str = ""  # whose it is, for messages
+    trigger: str = ""  # the trigger's name, for messages
     admit: Callable[[Mapping[str, str]], Answer | None] | None = None
 
     @property
     def served(self) -> frozenset[str]:
-        """The methods that it serves; who serves GET serves HEAD."""
+        """The methods that it serves; a route that serves GET serves HEAD too."""
         return frozenset(self.methods) | ({"HEAD"} if "GET" in self.methods else frozenset())
 
 
@@ -102,7 +102,7 @@ class IncomingRequest(Protocol):
 
 
 class Requests(Protocol):
-    """The requests of one route that nobody has taken yet."""
+    """The requests of one route that its trigger has not taken yet."""
 
     async def next(self, limit: int, timeout_seconds: float) -> Sequence[IncomingRequest]:
         """The oldest requests, at most `limit`, which the caller must answer. Empty when none came in time."""

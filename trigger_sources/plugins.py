@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 class BrokenPlugin(Exception):
-    """The plugin author's fault: an entry point that cannot be loaded or names the wrong class. Names it."""
+    """A plugin author's fault: an entry point that cannot be loaded, or that is not the class it must be."""
 
 
 def names(group: str) -> frozenset[str]:
@@ -31,5 +31,5 @@ def load(group: str, name: str, base: type[T], noun: str) -> type[T]:
     except Exception as error:
         raise BrokenPlugin(f"{noun} {name!r}: {value} cannot be loaded: {error!r}") from error
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise BrokenPlugin(f"{noun} {name!r}: {value} is no {base.__name__}")
+        raise BrokenPlugin(f"{noun} {name!r}: {value} is not a {base.__name__}")
     return found

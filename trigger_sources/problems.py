@@ -14,7 +14,7 @@ from trigger_sources.reply import Reply, reply_fields, reply_kinds, target_of
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One problem at one place. `field` is empty where the whole file or document is meant."""
+    """One problem at one place. `field` is empty if the problem concerns the whole file or document."""
 
     file: Path
     line: int
@@ -29,7 +29,7 @@ Place = tuple[str | int, ...]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'topics'?` where something known is near, else what is known."""
+    """`; did you mean 'topics'?` if a known name is similar, else the known names."""
     names = sorted(known)
     found = difflib.get_close_matches(name, names, 1, 0.6)
     if found:
@@ -52,7 +52,7 @@ def problem_text(error: ValueError, model: type[BaseModel]) -> str:
 
 
 def dotted(place: Sequence[str | int]) -> str:
-    """A place as people write it: spec.topics[0]."""
+    """A place in the usual notation: spec.topics[0]."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
-    """The names that the model at that place knows, as they are written in YAML."""
+    """The names of the fields at that place, as they are written in YAML."""
     found: type[BaseModel] | None = model
     for part in place:
         if isinstance(part, int) or found is None:

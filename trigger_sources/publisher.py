@@ -9,7 +9,7 @@ from trigger_sources.spec import Spec
 
 
 class ReplyRefused(Exception):
-    """Publishing this reply can never succeed: it is too large, or its receiver said so."""
+    """This reply can never be published: it is too large, or the receiver refuses it for good."""
 
 
 class Publisher(Protocol):

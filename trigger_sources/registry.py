@@ -1,4 +1,4 @@
-"""The kinds of triggers that are installed: built-in and third-party ones alike, by entry point."""
+"""The trigger kinds that are installed. Built-in and third-party kinds register by entry point."""
 
 from functools import cache
 
@@ -12,16 +12,16 @@ GROUP = "kubeirq.trigger_sources"
 
 
 def kinds() -> frozenset[str]:
-    """The names of all trigger kinds. Nothing is loaded: a source brings its broker's client along."""
+    """The names of all trigger kinds. Loads nothing: a source imports its broker's client."""
     return plugins.names(GROUP)
 
 
 def sources() -> dict[str, type[TriggerSource]]:
-    """Every class by its kind, loaded. Raises BrokenPlugin: a plugin that fails is never left out in silence."""
+    """Every class by its kind, loaded. Raises BrokenPlugin: a plugin that fails is never left out silently."""
     return {kind: source_of(kind) for kind in sorted(kinds())}
 
 
 @cache
 def source_of(kind: str) -> type[TriggerSource]:
-    """The class behind a kind. Raises KeyError for an unknown kind, BrokenPlugin for one that cannot be had."""
+    """The class of a kind. Raises KeyError for an unknown kind, BrokenPlugin for a class that cannot be loaded."""
     return plugins.load(GROUP, kind, TriggerSource, "trigger kind")

@@ -16,7 +16,7 @@ GROUP = "kubeirq.publishers"
 
 
 class Reply(Spec):
-    """Where what a function returns is published, confirmed before its event is settled: exactly one of these."""
+    """Publishes a function's return value, confirmed before the event is settled: exactly one of these."""
 
     function: str | None = Field(None, min_length=1, description="Another Function of the same namespace")
     url: str | None = Field(None, pattern=r"^https?://", description="An HTTP address, which gets a POST")
@@ -79,7 +79,7 @@ def reply_fields() -> tuple[str, ...]:
 
 @cache
 def target_of(kind: str) -> type[ReplyTarget]:
-    """The class behind a kind. Raises KeyError for an unknown kind, BrokenPlugin for a class that cannot be loaded."""
+    """The class of a kind. Raises KeyError for an unknown kind, BrokenPlugin for a class that cannot be loaded."""
     if hasattr(Reply, kind) or kind in Reply.model_fields:
         raise BrokenPlugin(f"reply target {kind!r}: the name is taken; register the class under another one")
     return plugins.load(GROUP, kind, ReplyTarget, "reply target")

@@ -19,7 +19,7 @@ __all__ = ["Context", "Lag", "MissingSecret", "Ordering", "Sharing", "SourceErro
 Ordering = Literal["key", "partition", "none"]
 Sharing = Literal["partitioned", "competing", "single"]
 
-# Fields of every trigger. `batch` and `start` are reserved though not every source has them.
+# Fields of every trigger; `batch` is reserved
 COMMON_FIELDS = frozenset(
     {"function", "target", "ordering", "concurrency", "filter", "filter_error", "batch", "delivery", "reply", "suspend"}
 )
@@ -27,11 +27,11 @@ COMMON_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How far behind its source a trigger is. None where the source cannot tell."""
+    """How far a trigger is behind its source. None: the source does not know."""
 
     events: int | None
     seconds: float | None = None  # the age of the oldest event that is not settled
-    of_share: bool = False  # of this replica's share only: those of all replicas add up
+    of_share: bool = False  # of this replica's share only: the lags of all replicas add up
 
 
 class TriggerSource(Spec):
@@ -39,12 +39,12 @@ class TriggerSource(Spec):
 
     api_group: ClassVar[str] = "kubeirq.dev"
     sharing: ClassVar[Sharing] = "single"  # how replicas share: by partition, competing, or only one at a time
-    fan_out: ClassVar[bool] = True  # False: a selector that matches several functions is refused at admission
+    fan_out: ClassVar[bool] = True  # False: admission refuses a selector that matches several functions
     default_ordering: ClassVar[Ordering] = "none"
     extend_seconds: ClassVar[float] = 10
     printer_columns: ClassVar[
         Mapping[str, str]
-    ] = {}  # of `kubectl get`, beside those of all: title, and the field it shows
+    ] = {}  # further columns of `kubectl get`: the title, and the field that it shows
 
     target: Target | None = Field(
         None, description="The Function or address to call; `function: NAME` is short for target.function"
@@ -84,7 +84,7 @@ class TriggerSource(Spec):
     @model_validator(mode="before")
     @classmethod
     def _short_targets(cls, data: Any) -> Any:
-        """`function`, `functionSelector` and `url` beside the kind's own fields are short for `target`."""
+        """`function`, `functionSelector` and `url` among the kind's own fields are short for `target`."""
         if not isinstance(data, dict):
             return data
         shorts = {"function": "function", "functionSelector": "selector", "url": "url"}
@@ -103,7 +103,7 @@ class TriggerSource(Spec):
     @model_validator(mode="after")
     def _has_target(self) -> "TriggerSource":
         if self.target is None:
-            raise ValueError("function: what to call is needed: function, target, functionSelector or url")
+            raise ValueError("function: a target is needed: function, target, functionSelector or url")
         return self
 
     @property
@@ -112,50 +112,54 @@ class TriggerSource(Spec):
 
     @property
     def callers_wait(self) -> bool:
-        """Whether its events have callers that wait for the answer: they are taken even while the function is down."""
+        """Whether callers wait for the answers. The events are then taken even while the function is down."""
         return False
 
     @property
     def needs_dead_letters(self) -> bool:
-        """Whether its events may become dead letters without anyone's doing: there must be a place for them then."""
+        """Whether the fabric may dead-letter events by itself. There must be a place for dead letters then."""
         unreadable = self.filter is not None and self.filter_error == "deadLetter"
         return self.delivery.on_failure == "deadLetter" or unreadable
 
     @property
     def addresses(self) -> Mapping[str, Sequence[str]]:
-        """The brokers or servers that the spec names, by kind ("kafka", "nats"): replies of that kind go there too."""
+        """The brokers or servers that the spec names, by kind ("kafka", "nats"). Replies of that kind use them too."""
         return {}
 
     def claims(self, name: str) -> frozenset[str]:
-        """What only one trigger of the kind can have, in words, as `POST /orders`; `name` is the trigger's.
+        """The claims that only one trigger of the kind can own, in words, as `POST /orders`; `name` is the trigger's.
 
-        Of several triggers that claim the same the oldest has it, in every process alike.
+        If several triggers have the same claim, the oldest trigger owns it, in every process alike.
         """
         return frozenset()
 
     def route(self, name: str) -> Route | None:
-        """What it serves on the gateway; `name` is the trigger's. Unset: nothing.
+        """The route that it serves on the gateway, if any; `name` is the trigger's.
 
-        On a cluster a trigger serves no requests that an older one of another namespace gets: see `takes_from`.
+        On a cluster, a trigger does not get requests that an older trigger of another namespace serves: see
+        `takes_from`.
         """
         return None
 
     def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
         """The one required method, an async generator. Yields lists of at most `context.room` deliveries.
 
-        Each list is taken whole. No read blocks for more than a second, so that `context.stopping` is seen. It keeps no
-        buffer of its own: what it read and did not yield it must give back. `finally` closes connections. Raising is
-        answered by a restart with backoff; returning completes the trigger.
+        The fabric takes each list whole. No read blocks for more than a second, so that the generator sees
+        `context.stopping`. It must give back events that it read and did not yield. `finally` closes connections. If
+        the generator raises, the fabric restarts it with backoff; if it returns, the trigger is complete.
         """
         raise TypeError(f"{type(self).__name__} defines no deliveries(context)")
 
     async def lag(self, context: Context) -> Lag | None:
-        """How far behind the trigger is; asked on a timer, beside the generator. None: the source cannot tell."""
+        """The trigger's lag. Called on a timer while the generator runs. None: the source does not know."""
         return None
 
     async def prepare(self, context: Context) -> None:
-        """Creates what is needed and tests the rights to it, before the first pull. Raises SourceError."""
+        """Creates topics, streams and the like if needed, and tests the rights to them, before the first read.
+
+        Raises SourceError.
+        """
 
     def dead_letters(self, context: Context) -> DeadLetters | None:
-        """Where this trigger's dead letters live; None: the fabric's own store."""
+        """The place of this trigger's dead letters; None: the fabric's own store."""
         return None

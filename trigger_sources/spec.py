@@ -1,4 +1,4 @@
-"""The parts that the resources' models share. Pure."""
+"""Parts of specs that several resources share. Pure."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,12 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic.alias_generators import to_camel
 
 FUNCTION_NAME = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1035: it is the name of a Service, and the host of an address
-FUNCTION_NAME_TOLD = "a Function's name is lower-case letters, digits and -, a letter first, at most 63"
+FUNCTION_NAME_RULE = "a Function's name is lower-case letters, digits and -, a letter first, at most 63"
 HOST = r"(\[[0-9a-fA-F:.]+\]|[^:/@\s\[\]]+)"
 BROKER = rf"{HOST}:\d{{1,5}}"
 SERVER = rf"((nats|tls|ws|wss)://)?{HOST}(:\d{{1,5}})?/?"
-BROKER_TOLD = "host:port each is needed, as kafka:9092"
-SERVER_TOLD = (
+BROKER_RULE = "host:port each is needed, as kafka:9092"
+SERVER_RULE = (
     "host or host:port each is needed, as nats://nats:4222: nats://, tls://, ws:// or wss:// before it, or none"
 )
 
@@ -48,7 +48,7 @@ class LabelSelector(Spec):
 
 
 class Target(Spec):
-    """What a trigger calls: exactly one of these."""
+    """The target of a trigger's calls: exactly one of these."""
 
     function: str | None = Field(None, min_length=1, description="The name of a Function in the same namespace")
     selector: LabelSelector | None = Field(
@@ -81,12 +81,12 @@ class Target(Spec):
 
 
 def problem_of_name(function: str) -> str | None:
-    """Why no Function can have that name; None when one can."""
-    return None if re.fullmatch(FUNCTION_NAME, function) else f"{function!r}: {FUNCTION_NAME_TOLD}"
+    """The reason why a Function cannot have that name; None if it can."""
+    return None if re.fullmatch(FUNCTION_NAME, function) else f"{function!r}: {FUNCTION_NAME_RULE}"
 
 
-def _addresses(form: str, told: str) -> Callable[[list[str]], list[str]]:
-    """Checks a list of them. One with a password in it is not repeated."""
+def _addresses(form: str, rule: str) -> Callable[[list[str]], list[str]]:
+    """A check of a list of addresses. Its error text does not repeat an address that has a password in it."""
 
     def check(addresses: list[str]) -> list[str]:
         for address in addresses:
@@ -96,18 +96,18 @@ def _addresses(form: str, told: str) -> Callable[[list[str]], list[str]]:
                 )
             port = re.search(r":(\d+)/?$", address)
             if not re.fullmatch(form, address) or (port is not None and not 0 < int(port[1]) < 65_536):
-                raise ValueError(f"{address!r}: {told}")
+                raise ValueError(f"{address!r}: {rule}")
         return addresses
 
     return check
 
 
-Brokers = Annotated[list[str], AfterValidator(_addresses(BROKER, BROKER_TOLD))]
-Servers = Annotated[list[str], AfterValidator(_addresses(SERVER, SERVER_TOLD))]
+Brokers = Annotated[list[str], AfterValidator(_addresses(BROKER, BROKER_RULE))]
+Servers = Annotated[list[str], AfterValidator(_addresses(SERVER, SERVER_RULE))]
 
 
 def problem_of_url(url: str) -> str | None:
-    """Why nothing can be called there; None when it can."""
+    """The reason why the address cannot be called; None if it can."""
     if any(character.isspace() or not character.isprintable() for character in url):
         return "an address has no blanks; percent-encode them"
     try:
@@ -115,14 +115,14 @@ def problem_of_url(url: str) -> str | None:
         if not parts.hostname or parts.port == 0:
             return f"{url!r}: it names no host, as http://host:8080/path does"
     except ValueError as error:
-        return f"no address: {error}"
+        return f"not an address: {error}"
     if parts.username is not None or parts.password is not None:
         return "an address with a name or password in it is shown in conditions, metrics and logs; leave them out"
     return None
 
 
 class DeadLetterPlace(Spec):
-    """Where dead letters go. Unset: beside the source, under a name made from the trigger's."""
+    """The place of dead letters. Unset: next to the source, under a name made from the trigger's."""
 
     name: str | None = Field(
         None, min_length=1, description="The topic or stream that keeps them; unset: a name made from the trigger's"
@@ -130,7 +130,7 @@ class DeadLetterPlace(Spec):
 
 
 class DeliveryPolicy(Spec):
-    """How hard to try, and what to do when it was not enough."""
+    """The number and pace of attempts, and the treatment of an event after the last one."""
 
     timeout_seconds: float = Field(30, gt=0, le=86_400, description="The longest time that one call may take")
     attempts: int | None = Field(
@@ -171,7 +171,7 @@ Place = tuple[str | int, ...]
 
 
 def secret_refs(model: BaseModel) -> Iterator[tuple[Place, SecretRef]]:
-    """Every SecretRef in a spec, with its place as it is written in YAML."""
+    """Every SecretRef in a spec, with its place as in YAML."""
     for name, info in type(model).model_fields.items():
         yield from _secret_refs_in(getattr(model, name), (info.alias or name,))
 

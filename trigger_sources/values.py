@@ -11,6 +11,6 @@ T = TypeVar("T")
 def frozen(*, eq: bool = True) -> Callable[[type[T]], type[T]]:
     """A dataclass with slots that type checkers hold frozen.
 
-    Nothing keeps it frozen at run time: that makes a constructor five times as dear, and each event takes four of them.
+    At run time it is not frozen: that would make a constructor five times as slow, and each event needs four of them.
     """
     return dataclass(slots=True, eq=eq, unsafe_hash=eq)

@@ -23,7 +23,7 @@ from controllers.functions.resource import FunctionSpec, Scale, Source, ValueFro
 from trigger_sources.cron.source import CronTrigger
 from trigger_sources.http import expose
 from trigger_sources.http.source import BasicAuth, HTTPAuth, HTTPTrigger
-from trigger_sources.http_requests import ORIGIN, ORIGIN_TOLD, Cors
+from trigger_sources.http_requests import ORIGIN, ORIGIN_RULE, Cors
 from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.kafka.security import Sasl
 from trigger_sources.kafka.security import Tls as KafkaTls
@@ -36,11 +36,11 @@ from trigger_sources.reply import Reply, reply_fields
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import (
     BROKER,
-    BROKER_TOLD,
+    BROKER_RULE,
     FUNCTION_NAME,
-    FUNCTION_NAME_TOLD,
+    FUNCTION_NAME_RULE,
     SERVER,
-    SERVER_TOLD,
+    SERVER_RULE,
     DeliveryPolicy,
     LabelSelector,
     Target,
@@ -125,7 +125,7 @@ def _exposure() -> Schema:
     return _rules(
         *found,
         _any(expose.ONE_FUNCTION, hidden, given("function"), f"({given('target')} && {given('target.function')})"),
-        _any(expose.PATH_TOLD, hidden, no_path, f'self.path.matches(r"{expose.PATH}")'),
+        _any(expose.PATH_RULE, hidden, no_path, f'self.path.matches(r"{expose.PATH}")'),
         _any(expose.NO_METHODS, no_ingress, is_default("methods", methods)),
         _any(
             expose.REST_IS_A_PREFIX,
@@ -170,9 +170,9 @@ _RESOURCES: Schema = {
     "properties": {"requests": _QUANTITIES, "limits": _QUANTITIES},
 }
 _TIME = r"^\d{4}-?\d\d-?\d\d[Tt ].*([Zz]|[+-]\d\d(:?\d\d)?)$"
-_BROKERS = _texts(f"^{BROKER}$", BROKER_TOLD, most=64)
-_SERVERS = _texts(f"^{SERVER}$", SERVER_TOLD, most=64)
-_FUNCTION = _text(f"^{FUNCTION_NAME}$", FUNCTION_NAME_TOLD, longest=63)
+_BROKERS = _texts(f"^{BROKER}$", BROKER_RULE, most=64)
+_SERVERS = _texts(f"^{SERVER}$", SERVER_RULE, most=64)
+_FUNCTION = _text(f"^{FUNCTION_NAME}$", FUNCTION_NAME_RULE, longest=63)
 _MODULE_AND_FUNCTION = _text(r"^([^.\s]+(\.[^.\s]+)+)?$", "module.function is needed")
 _DETAILS: Mapping[type[BaseModel], Schema] = {
     Target: {**_rules(one_of("function", "selector", "url")), **_schemas(function=_FUNCTION)},
@@ -250,7 +250,7 @@ _DETAILS: Mapping[type[BaseModel], Schema] = {
             host=_text(r"^[^/:*@?#,\[\]\s]+$", "a name without scheme, port, path or * is needed, as shop.example"),
         ),
     },
-    Cors: _schemas(origins=_texts(f"^([*]|{ORIGIN})$", ORIGIN_TOLD, most=64)),
+    Cors: _schemas(origins=_texts(f"^([*]|{ORIGIN})$", ORIGIN_RULE, most=64)),
     expose.Exposure: _rules(one_of("ingress", "httpRoute")),
     HTTPAuth: _rules(
         {"rule": f"{given('basic')} || {given('bearer')}", "message": "at least one of basic, bearer is needed"}

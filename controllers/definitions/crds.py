@@ -12,7 +12,7 @@ from controllers.functions.resource import FunctionSpec
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource
-from trigger_sources.spec import FUNCTION_NAME, FUNCTION_NAME_TOLD
+from trigger_sources.spec import FUNCTION_NAME, FUNCTION_NAME_RULE
 
 FUNCTION = "Function"
 _NAME = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -114,7 +114,7 @@ def _name_of(kind: str) -> Schema:
     """Of every resource, since others are named and labelled after it; a Service's must begin with a letter, too."""
     form, told = _NAME, "lower-case letters, digits and -, at most 63, are needed"
     if kind == FUNCTION:
-        form, told = FUNCTION_NAME, FUNCTION_NAME_TOLD
+        form, told = FUNCTION_NAME, FUNCTION_NAME_RULE
     return {"rule": f"self.metadata.name.matches(r'^{form}$')", "message": f"metadata.name: {told}"}
 
 

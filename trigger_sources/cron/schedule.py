@@ -1,13 +1,14 @@
-"""Pure: when a schedule fires next, in any time zone and through its changes of the clock.
+"""Computes the next time of a schedule, in any time zone and across clock changes. Pure.
 
-The rule for daylight saving, which each schedule follows by the form of its hour field:
+The rule for daylight saving depends on the schedule's hour field:
 
 - A fixed hour (`30 2 * * *`): a time that does not exist fires once, at the first instant after the gap; a time that
   happens twice fires once, at the first.
-- An hour with `*` or a step (`*/15 * * * *`): every matching time on the wall that really comes, both times where it
-  comes twice.
+- An hour with `*` or a step (`*/15 * * * *`): it fires at every matching wall-clock time that exists, and twice at a
+  time that happens twice.
 
-The expression is evaluated on times without a zone, and mapped here: the library's own rules differ over versions.
+The library evaluates the expression on times without a zone, and this file maps them: the library's own rules for
+clock changes differ between versions.
 """
 
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ _SECOND = timedelta(seconds=1)
 
 @dataclass(frozen=True)
 class Schedule:
-    """A checked expression: five fields, six with seconds first, or an alias as @hourly."""
+    """A checked expression: five fields, six with seconds first, or an alias such as @hourly."""
 
     expression: str
     zone: tzinfo = UTC
 
     def next_after(self, moment: datetime) -> datetime:
-        """The first time after `moment` (aware), in UTC. Raises ValueError when there is none in fifty years."""
+        """The first time after `moment` (aware), in UTC. Raises ValueError if there is none within fifty years."""
         after = moment.astimezone(UTC)
         return self._next_interval(after) if self._by_interval else self._next_fixed(after)
 
@@ -68,28 +69,28 @@ class Schedule:
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """Raises ValueError for a name that is none."""
+    """The time zone with that name. Raises ValueError for an unknown name."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ValueError(f"{name!r} is no time zone; one as Europe/Berlin is") from None
+        raise ValueError(f"{name!r} is not a time zone; write one as Europe/Berlin") from None
 
 
 def checked(expression: str, zone: str) -> Schedule:
-    """Raises ValueError for an expression or zone that is none, and for one that never fires."""
+    """The schedule. Raises ValueError for an invalid expression or zone, and for an expression that never fires."""
     found = zone_of(zone)
     fields = expression.split()
     if len(fields) not in (5, 6) and not (len(fields) == 1 and expression.startswith("@")):
         raise ValueError(f"{expression!r} has {len(fields)} fields; five, or six with seconds first, are needed")
     if not croniter.is_valid(expression, second_at_beginning=True):
-        raise ValueError(f"{expression!r} is no schedule")
+        raise ValueError(f"{expression!r} is not a valid schedule")
     schedule = Schedule(expression, found)
     schedule.next_after(datetime(2025, 1, 1, tzinfo=UTC))
     return schedule
 
 
 def _instant_of(local: datetime, zone: tzinfo) -> datetime:
-    """In UTC: the first where there are two, the end of the gap where there is none."""
+    """The instant of a local time, in UTC: the first if there are two, the end of the gap if there is none."""
     first = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if first.astimezone(zone).replace(tzinfo=None) == local:
         return first

@@ -1,4 +1,4 @@
-"""The CronTrigger resource: ticks as events, each with an id of its own that no restart changes."""
+"""The CronTrigger resource: ticks as events, each with its own id, which stays the same over restarts."""
 
 import asyncio
 import hashlib
@@ -21,7 +21,7 @@ from trigger_sources.source import Ordering, TriggerSource
 log = logging.getLogger(__name__)
 
 _STATE = "ticks"
-_LONGEST_SLEEP_SECONDS = 0.5  # so that a clock that jumps, and a stop, are seen
+_LONGEST_SLEEP_SECONDS = 0.5  # to notice a stop, and a clock that jumps
 _PAST_DUE_SECONDS = 1.0
 _MOST_CAUGHT_UP = 1_000
 
@@ -35,7 +35,7 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """The machine's."""
+    """The clock of the machine."""
 
     def now(self) -> float:
         return time.time()
@@ -102,7 +102,7 @@ class CronTrigger(TriggerSource):
             try:
                 found = datetime.fromisoformat(self.at)
             except ValueError:
-                raise ValueError(f"at: {self.at!r} is no RFC 3339 time") from None
+                raise ValueError(f"at: {self.at!r} is not an RFC 3339 time") from None
             if found.tzinfo is None:
                 raise ValueError(f"at: {self.at!r} has no time zone; end it with Z or an offset")
             try:
@@ -112,7 +112,7 @@ class CronTrigger(TriggerSource):
         return self
 
     def next_runs(self, count: int, after: datetime) -> list[datetime]:
-        """The next times after that moment, in UTC, fewer where there are fewer."""
+        """The next times after that moment, in UTC: `count` of them, or all if there are fewer."""
         found: list[datetime] = []
         moment: datetime | None = after
         while moment is not None and len(found) < count:
@@ -126,7 +126,7 @@ class CronTrigger(TriggerSource):
             yield deliveries
 
     async def ticks(self, context: Context, clock: Clock) -> AsyncIterator[Sequence[Delivery]]:
-        """`deliveries` by any clock."""
+        """`deliveries` with a given clock."""
         book = await _Book.read(context, clock)
         context.report(connected=True)
         repeated = list(book.open)
@@ -143,11 +143,11 @@ class CronTrigger(TriggerSource):
                     yield [self._delivery(context, book, tick, late) for tick, late in due]
                     continue
             if self.at is not None and not book.open and not book.returned and self._next_of(book) is None:
-                return  # its one time has passed and is settled
+                return  # its only time has passed and is settled
             await clock.sleep(self._wait(context, book, clock))
 
     async def _due(self, context: Context, clock: Clock, book: "_Book") -> list[tuple[datetime, bool]]:
-        """New ticks whose time has come, by the policies; noted as started before they are handed out."""
+        """New ticks that are due, after the policies. They are stored as started before they are handed out."""
         now = clock.now()
         found: list[datetime] = []
         moment, tick = book.considered, self._next_of(book)
@@ -155,7 +155,7 @@ class CronTrigger(TriggerSource):
             found.append(tick)
             moment = tick
             if len(found) > 100_000:
-                break  # a clock that jumped by years: the rest comes with the next turn
+                break  # the clock jumped by years: the rest comes in the next round
             tick = self._next_after(moment)
         if not found:
             return []
@@ -207,7 +207,7 @@ class CronTrigger(TriggerSource):
         return Delivery(event, partial(book.settle, tick), text, key)
 
     def _next_of(self, book: "_Book") -> datetime | None:
-        """The first tick that was not considered: asked for with every turn, and worked out once."""
+        """The first tick that was not considered. It is needed in every round, and computed once."""
         if book.next is None or book.next[0] != book.considered:
             book.next = (book.considered, self._next_after(book.considered))
         return book.next[1]
@@ -236,24 +236,24 @@ class CronTrigger(TriggerSource):
         tick = self._next_of(book)
         if tick is None:
             return _LONGEST_SLEEP_SECONDS
-        # Timers may fire early: what is left then is waited for in a short further turn, never left out
+        # Timers may fire early: a short further round then waits for the rest of the time
         left = self._fires_at(context, tick) - clock.now()
         return min(_LONGEST_SLEEP_SECONDS, max(left, 0.001))
 
 
 class _Book:
-    """What is durable of a trigger's ticks: which were considered, and which of those are started and not settled."""
+    """The durable state of a trigger's ticks: the last one considered, and those that are started and not settled."""
 
     def __init__(self, context: Context, considered: datetime, open_: Sequence[datetime]) -> None:
         self._context = context
         self.considered = considered
         self.open: dict[datetime, None] = dict.fromkeys(open_)
         self.returned: list[datetime] = []
-        self.next: tuple[datetime, datetime | None] | None = None  # after what, and when
+        self.next: tuple[datetime, datetime | None] | None = None  # a tick, and the one that follows it
 
     @classmethod
     async def read(cls, context: Context, clock: Clock) -> "_Book":
-        """A trigger that never ran begins now."""
+        """The stored state; a trigger that never ran begins now."""
         now = datetime.fromtimestamp(clock.now(), UTC)
         text = await context.state.get(_STATE)
         if text is None:

@@ -1,10 +1,10 @@
-"""Pure: what a caller is answered when its event is settled."""
+"""The answer to a caller when its event is settled. Pure."""
 
 from trigger_sources.delivery import Answer, Outcome
 from trigger_sources.http.events import without_hop_by_hop
 from trigger_sources.http.routes import refusal
 
-# By the outcome's reason, for outcomes that bring no answer of the function
+# By the outcome's reason, for outcomes without an answer of the function
 _WITHOUT_ANSWER = {
     "FunctionDown": refusal(503, "the function is down", ("retry-after", "5")),
     "Held": refusal(503, "the function is down", ("retry-after", "5")),
@@ -14,13 +14,13 @@ _WITHOUT_ANSWER = {
     "AttemptsExhausted": refusal(502, "the function gave no answer"),
     "PermanentAnswer": refusal(502, "the function gave no answer"),
     "FilterError": refusal(500, "the trigger's filter cannot be evaluated on this request"),
-    "InvalidEvent": refusal(400, "the request cannot be put to the function"),
+    "InvalidEvent": refusal(400, "the request cannot be sent to the function"),
 }
-_REPLY_FAILED = refusal(502, "the function was called, but what it returned could not be published")
+_REPLY_FAILED = refusal(502, "the function was called, but its return value could not be published")
 
 
 def answer_to(outcome: Outcome) -> Answer:
-    """The caller's answer: the function's own where it gave one, whatever its status."""
+    """The caller's answer: the function's own answer if there is one, with any status."""
     if outcome.reason == "ReplyFailed":
         return _REPLY_FAILED
     if outcome.answer is not None:
@@ -36,6 +36,6 @@ def answer_to(outcome: Outcome) -> Answer:
 
 def _passed_on(answer: Answer) -> Answer:
     if not 200 <= answer.status <= 599:
-        return refusal(502, f"the function answered with status {answer.status}, which is none for a caller")
+        return refusal(502, f"the function answered with status {answer.status}, which no caller can get")
     headers = [header for header in without_hop_by_hop(answer.headers) if header[0] != "content-length"]
     return Answer(answer.status, headers, answer.body)

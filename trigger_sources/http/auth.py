@@ -1,4 +1,4 @@
-"""Pure: whether a request's credentials are among those that a trigger accepts."""
+"""Checks whether a trigger accepts a request's credentials. Pure."""
 
 import base64
 import binascii
@@ -13,13 +13,13 @@ from trigger_sources.http.routes import refusal
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What is accepted, as digests: every comparison takes the same time, whatever is alike."""
+    """The accepted credentials, as digests: a comparison takes the same time whether or not they are similar."""
 
     digests: Sequence[bytes]
     challenges: Sequence[str]  # for WWW-Authenticate
 
     def admit(self, headers: Mapping[str, str]) -> Answer | None:
-        """None when the Authorization header is accepted, else the caller's answer. Never says what was wrong."""
+        """None if the Authorization header is accepted, else the caller's answer. It never tells the reason."""
         given = _digest_of_header(headers.get("authorization", ""))
         accepted = [hmac.compare_digest(given, digest) for digest in self.digests]
         if any(accepted):
@@ -42,7 +42,7 @@ def credentials(users: Sequence[tuple[str, str]], tokens: Sequence[str]) -> Cred
 
 
 def users_of(text: str) -> list[tuple[str, str]]:
-    """The users of a text with one `name:password` a line. Raises ValueError, which repeats nothing of the text."""
+    """The users of a text with one `name:password` a line. Raises ValueError, without any part of the text."""
     users = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -54,7 +54,7 @@ def users_of(text: str) -> list[tuple[str, str]]:
             raise ValueError(f"line {number}: a hashed password cannot be used; keep name:password in the Secret")
         users.append((name, password))
     if not users:
-        raise ValueError("no name:password line is in it")
+        raise ValueError("it has no line name:password")
     return users
 
 

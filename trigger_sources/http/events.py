@@ -1,4 +1,4 @@
-"""Pure: the events of an HTTP request, and the request as it goes on to the function."""
+"""The events of an HTTP request, and the request that is forwarded to the function. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from trigger_sources.events import (
 )
 
 REQUEST_TYPE = "dev.kubeirq.http.request"
-UNREADABLE_TYPE = "dev.kubeirq.http.unreadable"  # of what was kept and is no event
+UNREADABLE_TYPE = "dev.kubeirq.http.unreadable"  # of a kept record that is not an event
 
 _HOP_BY_HOP = frozenset(
     {
@@ -29,16 +29,15 @@ _ONCE = frozenset({"content-type", "traceparent", "authorization"})
 
 
 class UnknownFormat(InvalidEvent):
-    """A CloudEvent in a format that is not known here."""
+    """A CloudEvent in an unknown format."""
 
 
 def events_of(
     headers: Sequence[tuple[str, str]], body: bytes, *, subject: str, source: str, id: str, time: str
 ) -> list[Event]:
-    """The events of a request: CloudEvents in binary, structured or batch mode, or else the request itself as one.
+    """The events of a request: CloudEvents in binary, structured or batch mode, or else one event for the request.
 
-    `source`, `id`, `time` and `subject` are what an event gets that is no CloudEvent.
-    Raises InvalidEvent, UnknownFormat.
+    That event gets `source`, `id`, `time` and `subject`. Raises InvalidEvent, UnknownFormat.
     """
     found: dict[str, str] = {}
     for name, value in headers:
@@ -79,9 +78,9 @@ def forwarded(
     remote: str | None,
     with_authorization: bool,
 ) -> HttpRequest:
-    """The request as it goes on: without what belongs to this hop, with where it came from.
+    """The request to forward: without the headers of this hop, with those that tell where it came from.
 
-    HEAD goes on as GET: only the gateway knows how to leave the body out.
+    HEAD is forwarded as GET: the gateway leaves the body out of the answer.
     """
     kept = without_hop_by_hop(headers, _THIS_HOP if with_authorization else _THIS_HOP | {"authorization"})
     seen = {name for name, _ in kept}
@@ -98,7 +97,7 @@ def forwarded(
 def without_hop_by_hop(
     headers: Sequence[tuple[str, str]], unwanted: frozenset[str] = _HOP_BY_HOP
 ) -> list[tuple[str, str]]:
-    """The headers that are not this connection's own: the known ones, and those that Connection names."""
+    """The headers without those of this connection: the known hop-by-hop headers, and those that Connection names."""
     named = {
         word.strip().lower() for name, value in headers if name == "connection" for word in value.split(",")
     } | unwanted
@@ -106,7 +105,7 @@ def without_hop_by_hop(
 
 
 def record_from(event: Event, request: HttpRequest) -> bytes:
-    """What an inbox keeps of an accepted event: a line of JSON, then the data as it is."""
+    """An inbox's record of an accepted event: a line of JSON, then the data unchanged."""
     head = {
         "version": 1,
         "attributes": event.attributes(),
@@ -120,7 +119,7 @@ def record_from(event: Event, request: HttpRequest) -> bytes:
 
 
 def from_record(record: bytes) -> tuple[Event, HttpRequest]:
-    """The inverse of `record_from`. Raises ValueError for what is none."""
+    """The inverse of `record_from`. Raises ValueError if it is not such a record."""
     line, _, data = record.partition(b"\n")
     try:
         head = orjson.loads(line)
@@ -130,4 +129,4 @@ def from_record(record: bytes) -> tuple[Event, HttpRequest]:
         headers = tuple((name, value) for name, value in head["headers"])
         return event, HttpRequest(head["method"], head["target"], headers, head["pathParameters"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no accepted event: {error!r}") from error
+        raise ValueError(f"not an accepted event: {error!r}") from error

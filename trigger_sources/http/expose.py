@@ -1,6 +1,7 @@
-"""How an HTTP trigger's requests may go straight to its function on a cluster, past the fabric's gateway. Pure.
+"""Ways for an HTTP trigger's requests to reach its function on a cluster without the fabric's gateway. Pure.
 
-What only the gateway can do is then refused: `problems_of` says so of a spec, and a cluster's definitions in its words.
+A spec must not ask for features of the gateway then: `problems_of` finds them, and a cluster's definitions refuse them
+with the same messages.
 """
 
 import re
@@ -12,18 +13,18 @@ from pydantic import Field, model_validator
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import DeliveryPolicy, Spec
 
-# The fields that an Ingress or an HTTPRoute has a place for
+# The fields that an Ingress or an HTTPRoute can express
 FIELDS = frozenset({"target", "host", "path", "methods", "expose"})
-# A caller that waits can repeat its request itself, hence the one attempt
+# A caller that waits can repeat its request itself, hence the single attempt
 DELIVERIES = (DeliveryPolicy(), DeliveryPolicy(attempts=1))
-# Characters that nobody encodes or decodes on the way, whole segments only, perhaps all that follow at the end
+# Characters that no proxy encodes or decodes, and at the end perhaps a parameter for all following segments
 PATH = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*(/|/\{[^/{}]+\.\.\.\})?$"
 REST = "...}"
 
 ONE_FUNCTION = "function: with expose requests go to one function's Service: its name is needed, no selector and no url"
-PATH_TOLD = (
-    "path: an Ingress or HTTPRoute can only be told a path as it is, of characters that need no encoding, or with"
-    " {name...} at its end; change it, or leave out expose"
+PATH_RULE = (
+    "path: an Ingress or HTTPRoute takes only a path of characters that need no encoding, perhaps with {name...} at its"
+    " end; change it, or leave out expose"
 )
 NO_METHODS = "methods: an Ingress lets every method pass; leave out methods, or use expose.httpRoute"
 REST_IS_A_PREFIX = "expose.ingress.pathType: {name...} at the path's end is a Prefix; leave out pathType"
@@ -31,13 +32,13 @@ ONE_HOST = "host and expose.httpRoute.hostnames: one of them"
 
 
 class IngressTls(Spec):
-    """What the Ingress shows to those who come by TLS."""
+    """The certificate that the Ingress shows to TLS clients."""
 
     secret_name: str = Field(min_length=1, description="A Secret of the trigger's namespace with tls.crt and tls.key")
 
 
 class IngressExposure(Spec):
-    """Through an Ingress, which every method passes."""
+    """Through an Ingress, which lets every method pass."""
 
     class_name: str | None = Field(None, min_length=1, description="The IngressClass; unset: the cluster's default")
     annotations: dict[str, str] = Field(
@@ -84,7 +85,7 @@ class HTTPRouteExposure(Spec):
 
 
 class Exposure(Spec):
-    """The way in, past the fabric's gateway: exactly one of these. On one machine the gateway serves the trigger."""
+    """The requests' way without the fabric's gateway: exactly one of these. On one machine the gateway serves them."""
 
     ingress: IngressExposure | None = Field(None, description="An Ingress")
     http_route: HTTPRouteExposure | None = Field(None, description="An HTTPRoute of the Gateway API")
@@ -97,6 +98,7 @@ class Exposure(Spec):
 
 
 def only_gateway(field: str) -> str:
+    """The message for a field that only the gateway implements."""
     return (
         f"{field}: only the fabric's gateway can do this, and with expose requests do not pass it;"
         f" leave out {field} or expose"
@@ -118,7 +120,7 @@ def problems_of(
     if trigger.target is not None and trigger.target.function is None:
         yield ONE_FUNCTION
     if path is not None and not re.search(PATH, path):
-        yield PATH_TOLD
+        yield PATH_RULE
     if expose.ingress is not None:
         if methods != type(trigger).model_fields["methods"].default:
             yield NO_METHODS

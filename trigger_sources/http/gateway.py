@@ -1,4 +1,4 @@
-"""One HTTP server for all HTTP triggers of a process: a trigger is a route in it, and pulls its requests."""
+"""One HTTP server for all HTTP triggers of a process. A trigger has a route in it, and pulls the route's requests."""
 
 import asyncio
 import logging
@@ -39,22 +39,22 @@ _TOO_MANY = (
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much of everything strangers may have. Time in seconds, sizes in bytes."""
+    """Limits for callers. Times in seconds, sizes in bytes."""
 
     connections: int = 2_000
-    head_seconds: float = 75  # until a request's headers are there, from the connection's or the last answer's end
-    body_seconds: float = 30  # until a body is there
-    answer_seconds: float = 30  # until an answer is taken
+    head_seconds: float = 75  # for a request's headers, from the connection's start or the last answer's end
+    body_seconds: float = 30  # for a body
+    answer_seconds: float = 30  # for the caller to read an answer
     line_bytes: int = 8_190  # the request line, each header
     headers: int = 100
     bodies_bytes: int = 256 * 1024 * 1024  # of all requests that are in the process
-    waiting: int = 256  # requests of one route that nobody has taken yet
+    waiting: int = 256  # requests of one route that its trigger has not taken yet
     waiting_seconds: float = 10  # how long each of them waits
-    vacant_seconds: float = 10  # how long a route without its trigger is 503, not 404: a restart is no disappearance
+    vacant_seconds: float = 10  # how long a route without its trigger is answered 503, not 404: it may be restarting
 
 
 class Gateway:
-    """Answers 404 for what no trigger serves, 503 with Retry-After for what its trigger cannot take now.
+    """Answers 404 if no trigger serves a request, 503 with Retry-After if its trigger cannot take it now.
 
     Lives in one event loop.
     """
@@ -72,26 +72,26 @@ class Gateway:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port on which it listens."""
         if self._runner is None:
             raise RuntimeError("the gateway is not started")
         port: int = self._runner.addresses[0][1]
         return port
 
     async def start(self, host: str, port: int) -> None:
-        """Listens; port 0 takes a free one. Raises SourceError when the port cannot be had."""
+        """Listens; port 0 takes a free one. Raises SourceError if the port is not available."""
         bounds = self.bounds
         server = _Server(
             self._answer,
             bounds,
-            handler_cancellation=True,  # a caller that leaves takes its request along
+            handler_cancellation=True,  # the request of a caller that leaves is cancelled
             access_log=None,
-            auto_decompress=False,  # bodies are passed on as they are signed, and a small one cannot become a large one
+            auto_decompress=False,  # keeps bodies as they were signed, and a small one cannot become a large one
             keepalive_timeout=bounds.head_seconds,
             max_line_size=bounds.line_bytes,
             max_field_size=bounds.line_bytes,
             max_headers=bounds.headers,
-            lingering_time=1.0,  # reads on, for the caller to see why its body was refused, and throws it away
+            lingering_time=1.0,  # reads and drops the rest of a refused body, so that the caller sees the answer
             logger=log,
         )
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
@@ -106,7 +106,7 @@ class Gateway:
         self._runner = runner
 
     async def close(self, grace_seconds: float = 10.0) -> None:
-        """Refuses what comes, lets what is under way end within the grace, refuses the rest, and stops listening."""
+        """Refuses new requests, lets running ones end within the grace, refuses the rest, and stops listening."""
         self._closing = True
         self._quiet.clear()
         if self._in_flight:
@@ -127,7 +127,7 @@ class Gateway:
     async def requests(self, uid: str, route: Route) -> AsyncIterator["RouteRequests"]:
         """The requests of that route, for the trigger with that uid, while the context is open.
 
-        Raises SourceError when another trigger serves the same. What was not taken at the end is answered 503.
+        Raises SourceError if another trigger serves the same route. Requests that are left at the end get a 503.
         """
         route = replace(route, trigger=route.trigger or uid)
         requests = RouteRequests(self.bounds)
@@ -164,7 +164,7 @@ class Gateway:
         try:
             answer, found = await self._answered(request)
         except web.RequestPayloadError as error:
-            answer, found = refusal(400, f"the body breaks off or is no valid chunked body: {error}", _CLOSE), None
+            answer, found = refusal(400, f"the body is incomplete or not a valid chunked body: {error}", _CLOSE), None
         except Exception:
             log.exception("request failed")
             answer, found = refusal(500, "internal error", _CLOSE), None
@@ -175,7 +175,7 @@ class Gateway:
         return await self._sent(request, _response(request, answer, found))
 
     async def _sent(self, request: web.BaseRequest, response: web.Response) -> web.Response:
-        """The response, written. Who does not read is not waited for."""
+        """Writes the response. It does not wait for a caller that does not read."""
         if self._closing:
             response.force_close()
         try:
@@ -188,7 +188,7 @@ class Gateway:
         return response
 
     async def _answered(self, request: web.BaseRequest) -> tuple[Answer, Found["RouteRequests"] | None]:
-        """The answer, and whose it is."""
+        """The answer, and the route that it is from."""
         if self._closing:
             return refusal(503, "the gateway is closing", _RETRY_SOON, _CLOSE), None
         try:
@@ -217,7 +217,7 @@ class Gateway:
             return _too_large(route), found
         if expects and request.version >= (1, 1):
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # nothing of the answer is sent yet
+            request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
         body = bytearray()
         try:
             refused = await self._read(request, body, route)
@@ -233,7 +233,7 @@ class Gateway:
     def _options(
         self, host: str, segments: Sequence[str], missing: Missing, headers: Mapping[str, str]
     ) -> tuple[Answer, Found["RouteRequests"] | None]:
-        """OPTIONS that no trigger serves itself: what is allowed, and what a browser may do."""
+        """The answer to OPTIONS that no trigger serves itself: the allowed methods, and a browser's rights."""
         if not missing.allow:
             return refusal(404, "no trigger serves this path"), None
         wanted, origin = headers.get("access-control-request-method"), headers.get("origin")
@@ -244,7 +244,7 @@ class Gateway:
         return Answer(204, (("allow", ", ".join(sorted(missing.allow | {"OPTIONS"}))),)), None
 
     async def _read(self, request: web.BaseRequest, body: bytearray, route: Route) -> Answer | None:
-        """Reads the body, never more than the route's limit and one chunk of it; None once it is there."""
+        """Reads the body, at most the route's limit and one more chunk. None: it is complete, else the refusal."""
         if not request.can_read_body:
             return None
         try:
@@ -257,7 +257,7 @@ class Gateway:
                     if self._bodies_bytes > self.bounds.bodies_bytes:
                         return refusal(503, "too many large requests at once", _RETRY_SOON, _CLOSE)
         except TimeoutError:
-            return refusal(408, f"the body was not there after {self.bounds.body_seconds:g} s", _CLOSE)
+            return refusal(408, f"the body was not complete after {self.bounds.body_seconds:g} s", _CLOSE)
         return None
 
     async def _waited(self, incoming: "GatewayRequest", requests: "RouteRequests") -> Answer:
@@ -274,10 +274,7 @@ class Gateway:
 
 
 class GatewayRequest:
-    """A request as it came, whose caller waits for `answer`.
-
-    Header names are lower-case; `target` is path and query, as sent.
-    """
+    """An `http_requests.IncomingRequest`: a request whose caller waits for `answer`."""
 
     def __init__(
         self,
@@ -303,7 +300,7 @@ class GatewayRequest:
         self._answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def answer(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
-        """Answers the caller. The first answer counts; for a caller that is gone it means nothing."""
+        """Answers the caller. The first answer counts; one for a caller that has left has no effect."""
         if not self._answered.done():
             self._answered.set_result(Answer(status, headers, body))
 
@@ -314,7 +311,7 @@ class GatewayRequest:
 
 
 class RouteRequests:
-    """The requests of one route that nobody has taken yet: at most `bounds.waiting`, each for a bounded time."""
+    """The requests of one route that its trigger has not taken yet, bounded in number and time."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -323,7 +320,7 @@ class RouteRequests:
         self._closed = False
 
     async def next(self, limit: int, timeout_seconds: float) -> list[GatewayRequest]:
-        """The oldest requests, at most `limit`; they are the taker's to answer. Empty when none came in time."""
+        """The oldest requests, at most `limit`, which the caller must answer. Empty when none came in time."""
         if not self._waiting and limit > 0:
             self._arrived.clear()
             try:
@@ -343,7 +340,7 @@ class RouteRequests:
             request.refuse("the trigger is being restarted or was removed")
             return
         if len(self._waiting) >= self._bounds.waiting:
-            request.refuse("too many requests wait already")
+            request.refuse("too many requests are waiting already")
             return
         loop = asyncio.get_running_loop()
         self._waiting[request] = loop.call_later(self._bounds.waiting_seconds, self._give_up, request)
@@ -367,7 +364,7 @@ class RouteRequests:
 
 
 class _Connection(web.RequestHandler):
-    """A connection whose broken requests are answered in our words, and are no matter for the error log."""
+    """A connection that answers broken requests with the gateway's own messages, and does not log them as errors."""
 
     refused = False
 
@@ -375,7 +372,7 @@ class _Connection(web.RequestHandler):
         server = self._manager
         assert isinstance(server, _Server)
         if len(server.connections) >= server.bounds.connections:
-            stream = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+            stream = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
             self.refused = True
             stream.write(_TOO_MANY)
             stream.close()
@@ -396,7 +393,7 @@ class _Connection(web.RequestHandler):
         log.debug("request refused", extra={"status": status, "error": repr(exc)})
         text = (message or "bad request").strip().partition("\n")[0]
         if isinstance(exc, LineTooLong):
-            text = "a line of the request is too long"  # and who knows what is in it
+            text = "a line of the request is too long"  # without the line, which may hold anything
         return _response(request, refusal(status, text, _CLOSE), None)
 
 
@@ -443,7 +440,7 @@ def _target_and_host(raw: str, headers: Headers) -> tuple[str, str]:
     if raw.startswith("/") or not found:
         return raw, host_of(next((value for name, value in headers if name == "host"), ""))
     if scheme.lower() not in ("http", "https"):
-        raise BadTarget("the target is no http address")
+        raise BadTarget("the target is not an http address")
     authority = re.split(r"[/?]", rest, maxsplit=1)[0]
     path = rest[len(authority) :]
     return path if path.startswith("/") else f"/{path}", host_of(authority)

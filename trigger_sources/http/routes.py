@@ -1,4 +1,4 @@
-"""Pure: which trigger a request is for, and what a browser of another origin may do."""
+"""Finds the route of a request, and decides about requests of other origins (CORS). Pure."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class BadTarget(ValueError):
-    """The caller's fault: a request target that means nothing, or not the same to everyone who reads it."""
+    """A caller's fault: a request target without a meaning, or one that servers read differently."""
 
 
 class Taken(ValueError):
-    """Another route serves the same."""
+    """Another route serves the same requests."""
 
     def __init__(self, other: Route, methods: frozenset[str]) -> None:
         super().__init__(f"{', '.join(sorted(methods))} {other.host or ''}{other.path}")
@@ -35,7 +35,7 @@ class Taken(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[T]):
-    """The route of a request, what it was added with, and the values of its parameters."""
+    """The route of a request, the value that was added with the route, and the values of its parameters."""
 
     route: Route
     value: T
@@ -44,23 +44,23 @@ class Found(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """No route serves that method there. `allow`: the methods that some serve; empty when there is no such path."""
+    """No route serves the method. `allow`: the methods that routes with this path serve; empty if there is no route."""
 
     allow: frozenset[str] = frozenset()
 
 
 class RouteTable(Generic[T]):
-    """Routes by host and path. The most specific one that serves the method wins, whatever the order of adding.
+    """Routes by host and path. The most specific one that serves the method wins, in whichever order they are added.
 
-    A named host is more specific than every host. Paths are compared segment by segment from the left: a literal is
-    more specific than a parameter, that more than a `{name...}`.
+    A named host is more specific than all hosts. Paths are compared segment by segment from the left: a literal is more
+    specific than a parameter, and a parameter is more specific than `{name...}`.
     """
 
     def __init__(self) -> None:
         self._roots: dict[str | None, _Node[T]] = {}
 
     def add(self, route: Route, value: T) -> None:
-        """Raises Taken when a route with the same host, the same shape of path and a method of this one is there."""
+        """Raises Taken if there is a route with the same host, the same shape of path and one of its methods."""
         entries = self._entries(route)
         for other, _ in entries:
             if common := other.served & route.served:
@@ -86,12 +86,12 @@ class RouteTable(Generic[T]):
         return Missing(allow)
 
     def _entries(self, route: Route) -> list[tuple[Route, T]]:
-        """The place of the routes with this one's host and shape of path."""
+        """The list of the routes with this one's host and shape of path."""
         return self._roots.setdefault(route.host and host_of(route.host), _Node()).place_of(route)
 
 
 class RouteIndex(Generic[T]):
-    """Routes by path, to find those that may match a request which another matches, too."""
+    """Routes by path. It finds the routes that may match the same request as another route."""
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
@@ -104,7 +104,7 @@ class RouteIndex(Generic[T]):
         entries[:] = [entry for entry in entries if entry[0] is not route]
 
     def overlapping(self, route: Route) -> Iterator[tuple[Route, T]]:
-        """Those that are there, whatever their hosts and methods are; the route itself is among them."""
+        """The routes that overlap by path, with any host and methods; the route itself is among them."""
         for entries in self._root.overlapping(route.path.split("/")[1:], 0):
             yield from entries
 
@@ -117,7 +117,7 @@ class _Node(Generic[T]):
     rest: list[tuple[Route, T]] = field(default_factory=list)
 
     def place_of(self, route: Route) -> list[tuple[Route, T]]:
-        """Where the routes with its shape of path are."""
+        """The list of the routes with this one's shape of path."""
         node = self
         for segment in route.path.split("/")[1:]:
             if not segment.startswith("{"):
@@ -131,7 +131,7 @@ class _Node(Generic[T]):
         return node.here
 
     def overlapping(self, path: Sequence[str], index: int) -> "Iterator[list[tuple[Route, T]]]":
-        """The places of what may match a request that this path of a route matches."""
+        """The lists of the routes that may match a request that this route's path matches."""
         if index == len(path):
             yield self.here
             return
@@ -150,7 +150,7 @@ class _Node(Generic[T]):
     def matching(
         self, segments: Sequence[str], index: int, values: tuple[str, ...]
     ) -> "Iterator[tuple[list[tuple[Route, T]], tuple[str, ...]]]":
-        """The places that match, most specific first, each with the parameters' values."""
+        """The lists of routes that match, most specific first, each with the parameters' values."""
         if index == len(segments):
             yield self.here, values
             return
@@ -164,16 +164,16 @@ class _Node(Generic[T]):
 
 
 def problem_of(path: str) -> str | None:
-    """Why this is no path of a route; None when it is one."""
+    """The reason why this cannot be a route's path; None if it can."""
     if not path.startswith("/"):
         return f"{path!r}: a path begins with /"
     if any(character in "?#%\\" or character.isspace() or not character.isprintable() for character in path):
-        return f"{path!r}: a path has no ?, #, %, backslash or space; write it as it is decoded"
+        return f"{path!r}: a path has no ?, #, %, backslash or space; write it decoded"
     segments = path.split("/")[1:]
     names = []
     for index, segment in enumerate(segments):
         if _has_dots(segment):
-            return f"{path!r}: {segment!r} is never matched: clients resolve it"
+            return f"{path!r}: {segment!r} never matches, because clients resolve it"
         if not ("{" in segment or "}" in segment):
             continue
         name = segment.removeprefix("{").removesuffix("}")
@@ -182,7 +182,7 @@ def problem_of(path: str) -> str | None:
         if segment not in (f"{{{name}}}", f"{{{name}...}}") or not name.isidentifier():
             return f"{path!r}: {segment!r}: a parameter is a whole segment: {{name}}, or {{name...}} at the end"
         if rest and index != len(segments) - 1:
-            return f"{path!r}: {segment!r} takes all that follows: it must be the last segment"
+            return f"{path!r}: {segment!r} takes all following segments: it must be the last one"
         names.append(name)
     if len(set(names)) != len(names):
         return f"{path!r}: a parameter's name occurs twice"
@@ -190,15 +190,15 @@ def problem_of(path: str) -> str | None:
 
 
 def claims_of(route: Route) -> frozenset[str]:
-    """What the route has alone, one for each method: two routes with one in common cannot both be in a table."""
+    """The route's claims, one for each method. Two routes with a common claim cannot be in the same table."""
     shape = re.sub(r"\{[^}.]*\}", "{}", re.sub(r"\{[^}]*\.\.\.\}", "{...}", route.path))
     return frozenset(f"{method} {host_of(route.host) if route.host else ''}{shape}" for method in route.served)
 
 
 def takes_from(route: Route, other: Route) -> bool:
-    """Whether requests that `other` gets while it is alone are `route`'s once that is there, being as specific or more.
+    """Whether `route`, if it is added, gets requests that `other` gets without it, being as specific or more.
 
-    A browser's preflight is among them: the gateway answers it for `other` while nobody serves OPTIONS there.
+    A browser's preflight counts: the gateway answers it for `other` while no route serves OPTIONS there.
     """
     mine, theirs = (None if found.host is None else host_of(found.host) for found in (route, other))
     if None not in (mine, theirs) and mine != theirs:
@@ -213,7 +213,7 @@ def takes_from(route: Route, other: Route) -> bool:
 
 
 def _compared(one: Sequence[str], other: Sequence[str]) -> int | None:
-    """Above 0 where the first of two paths that one request may match is more specific, 0: neither; None: none may."""
+    """Compares two paths: above 0, the first is more specific; 0, neither is; None, no request matches both."""
     found = 0
     for mine, theirs in zip_longest(one, other):
         if mine is None or theirs is None:
@@ -241,8 +241,8 @@ def parameters_of(path: str) -> list[str]:
 def segments_of(path: str) -> list[str]:
     """The decoded segments of a request's raw path. Raises BadTarget.
 
-    It is split before it is decoded, so that %2F stays within its segment. What is read differently by who is asked
-    next is refused: dot segments, also between encoded slashes or backslashes, and a % that encodes nothing.
+    The path is split before it is decoded, so that %2F stays within its segment. Paths that the next server may read
+    differently are refused: dot segments, also between encoded slashes or backslashes, and a % that encodes nothing.
     """
     if not path.startswith("/"):
         raise BadTarget("the path does not begin with /")
@@ -263,7 +263,7 @@ def segments_of(path: str) -> list[str]:
 
 
 def _has_dots(segment: str) -> bool:
-    """Whether it is, or has in it, what some would resolve: `..`, also with parameters as `..;x`."""
+    """Whether the segment is or contains a dot segment that some servers resolve, as `..` or `..;x`."""
     return "." in segment and any(part.partition(";")[0] in (".", "..") for part in _SLASHES.split(segment))
 
 
@@ -271,12 +271,12 @@ def host_of(header: str) -> str:
     """The host of a Host header: without its port, in lower case. Raises BadTarget."""
     found = _HOST.fullmatch(header.strip().lower())
     if found is None:
-        raise BadTarget("the host is none")
+        raise BadTarget("the Host header is not a host")
     return found[1].removesuffix(".")
 
 
 def preflight(route: Route, origin: str, headers: str) -> Answer:
-    """The answer to a browser that asks whether it may; `headers` is what it wants to send."""
+    """The answer to a browser's preflight; `headers` are those that it wants to send."""
     cors = route.cors
     assert cors is not None
     shared = cors_headers(cors, origin)
@@ -294,7 +294,7 @@ def preflight(route: Route, origin: str, headers: str) -> Answer:
 
 
 def cors_headers(cors: Cors, origin: str) -> list[tuple[str, str]]:
-    """The headers that let a page of that origin see an answer, and tell caches that others may not."""
+    """The headers that let a page of that origin see an answer, and that tell caches that others may not."""
     if "*" in cors.origins:
         return [("access-control-allow-origin", "*")]
     if origin not in cors.origins:
@@ -306,6 +306,6 @@ def cors_headers(cors: Cors, origin: str) -> list[tuple[str, str]]:
 
 
 def refusal(status: int, error: str, *headers: tuple[str, str]) -> Answer:
-    """An answer of the gateway's own: a small JSON object that says what is wrong."""
+    """An answer of the gateway itself: a small JSON object with the error."""
     body = orjson.dumps({"status": status, "error": error}) + b"\n"
     return Answer(status, (("content-type", "application/json"), *headers), body)

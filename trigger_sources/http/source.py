@@ -36,8 +36,8 @@ _ACCEPT_SECONDS = 60.0  # it ends by being cancelled
 _NO_ROOM_SECONDS = 0.05
 _ACCEPTED_AT_ONCE = 256
 _LOOK_SECONDS = 0.25
-_LET_GO_SECONDS = 30.0  # what runs may end within this before another replica gets it
-_COUNT_SECONDS = 5.0  # other replicas accept, too
+_HAND_OVER_SECONDS = 30.0  # for running calls to end before another replica gets their events
+_COUNT_SECONDS = 5.0  # other replicas accept too
 _COUNT_FULL_SECONDS = 1.0
 
 
@@ -53,7 +53,7 @@ class BasicAuth(Spec):
         if (self.users is None) == (self.username is None) or (self.username is None) != (self.password is None):
             raise ValueError("either username and password, or users is needed")
         if self.username is not None and ":" in self.username:
-            raise ValueError("username: a name with : in it cannot be sent, for what follows is the password")
+            raise ValueError("username: a name cannot contain :, because the password follows it")
         return self
 
 
@@ -64,7 +64,7 @@ class BearerAuth(Spec):
 
 
 class HTTPAuth(Spec):
-    """Who may call: whoever has one of these credentials."""
+    """The callers that are admitted: those with one of these credentials."""
 
     basic: BasicAuth | None = Field(None, description="Users with passwords")
     bearer: BearerAuth | None = Field(None, description="Tokens in the Authorization header")
@@ -79,7 +79,7 @@ class HTTPAuth(Spec):
 class HTTPTrigger(TriggerSource):
     """Calls a function for each HTTP request that comes to its path on the fabric's gateway."""
 
-    sharing: ClassVar[Sharing] = "partitioned"  # every replica serves; who balances the requests shares them out
+    sharing: ClassVar[Sharing] = "partitioned"  # every replica serves; the load balancer distributes the requests
     fan_out: ClassVar[bool] = False  # a caller has one answer
 
     host: str | None = Field(
@@ -122,7 +122,7 @@ class HTTPTrigger(TriggerSource):
     @model_validator(mode="before")
     @classmethod
     def _one_attempt_while_a_caller_waits(cls, data: Any) -> Any:
-        """A caller that waits can repeat its request itself, so one attempt is made unless more are asked for."""
+        """A caller that waits can repeat its request itself, so there is one attempt unless the spec asks for more."""
         if not isinstance(data, dict) or data.get("answer", "function") != "function":
             return data
         delivery = data.get("delivery", {})
@@ -163,21 +163,21 @@ class HTTPTrigger(TriggerSource):
 
     @property
     def served_methods(self) -> Sequence[str]:
-        """All of them in place of an Ingress, which does not tell them apart."""
+        """All methods if an Ingress exposes the trigger, because an Ingress does not distinguish methods."""
         return METHODS if self.expose is not None and self.expose.ingress is not None else self.methods
 
     @property
     def callers_wait(self) -> bool:
-        """Always: also who is answered 202 must find the route served while the function is down."""
+        """Always true: callers that get a 202 need the route too while the function is down."""
         return True
 
     @property
     def needs_dead_letters(self) -> bool:
-        """Who waits for the answer gets the failure, too."""
+        """A caller that waits gets the failure as its answer, so only accepted events become dead letters."""
         return self.answer == "accepted" and super().needs_dead_letters
 
     async def prepare(self, context: Context) -> None:
-        """What is accepted has a place to be kept."""
+        """Prepares the inbox for accepted events."""
         if self.answer == "accepted":
             await context.inbox().prepare()
 
@@ -228,7 +228,7 @@ class HTTPTrigger(TriggerSource):
             return delivery
 
         def withdraw(delivery: Delivery) -> None:
-            """Its caller left: if it still waits for its turn nobody wants it; if it runs it may end."""
+            """Withdraws the event of a caller that left. A running call may end."""
             task = asyncio.create_task(context.withdraw(lambda held: held is delivery, self.delivery.timeout_seconds))
             withdrawing.add(task)
             task.add_done_callback(withdrawing.discard)
@@ -248,7 +248,7 @@ class HTTPTrigger(TriggerSource):
             await asyncio.gather(*withdrawing, return_exceptions=True)
 
     def _delivery_of(self, request: IncomingRequest, context: Context) -> Delivery | None:
-        """The request as a delivery; None when it was answered here, because it is no event."""
+        """The request as a delivery; None if it is not an event, in which case it is answered here."""
         events = self._events_of(request, context)
         if events is None:
             return None
@@ -267,10 +267,10 @@ class HTTPTrigger(TriggerSource):
     async def _accepted(self, context: Context, requests: Requests) -> AsyncGenerator[list[Delivery], None]:
         inbox = context.inbox()
         backlog = _Backlog(inbox, self.max_backlog)
-        # Accepting goes on while there is no room and nobody asks for more, hence its own task; so does letting go
-        beside = [
+        # Tasks of their own: they also run while there is no room and the generator is not asked for more
+        tasks = [
             asyncio.create_task(self._accept(context, requests, inbox, backlog)),
-            asyncio.create_task(self._let_go(context, inbox)),
+            asyncio.create_task(self._hand_over(context, inbox)),
         ]
         connected = True
         try:
@@ -281,7 +281,7 @@ class HTTPTrigger(TriggerSource):
                 try:
                     kept = await inbox.take(context.room, _READ_SECONDS, in_order=self.lanes != "none")
                 except SourceError as error:
-                    # The route stays: whoever calls is told to come back, and not that there is nothing here
+                    # The route stays: callers get a 503 with Retry-After, not a 404
                     connected = False
                     context.report(connected=False, reason=error.reason, message=str(error))
                     await asyncio.sleep(_READ_SECONDS)
@@ -292,21 +292,21 @@ class HTTPTrigger(TriggerSource):
                 if kept:
                     yield [_delivery_from(record, backlog, context) for record in kept]
         finally:
-            for task in beside:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await inbox.give_back()
 
-    async def _let_go(self, context: Context, inbox: Inbox) -> None:
-        """What another replica is about to take is not called for here, nor settled."""
+    async def _hand_over(self, context: Context, inbox: Inbox) -> None:
+        """Withdraws all events once another replica is about to take over the inbox."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if inbox.must_give_back:
-                await context.withdraw(lambda _: True, min(self.delivery.timeout_seconds, _LET_GO_SECONDS))
+                await context.withdraw(lambda _: True, min(self.delivery.timeout_seconds, _HAND_OVER_SECONDS))
                 await inbox.give_back()
 
     async def _accept(self, context: Context, requests: Requests, inbox: Inbox, backlog: "_Backlog") -> None:
-        """Takes requests as they come, makes their events durable, answers them 202."""
+        """Takes requests as they come, makes their events durable and answers them with 202."""
         while True:
             taken = await requests.next(_ACCEPTED_AT_ONCE, _ACCEPT_SECONDS)
             try:
@@ -317,7 +317,7 @@ class HTTPTrigger(TriggerSource):
                 log.exception("requests not accepted", extra={"trigger": context.name})
             finally:
                 for request in taken:
-                    request.refuse("the event could not be kept")  # means nothing to those that are answered
+                    request.refuse("the event could not be kept")  # no effect on those that are answered
 
     async def _keep(
         self, taken: Sequence[IncomingRequest], context: Context, inbox: Inbox, backlog: "_Backlog"
@@ -332,7 +332,7 @@ class HTTPTrigger(TriggerSource):
             forward = self._forwarded(request)
             found = [record_from(event, forward) for event in events]
             if largest is not None and any(len(record) > largest for record in found):
-                _refuse(request, 413, f"an event with its headers may have {largest} bytes where it is kept")
+                _refuse(request, 413, f"an event with its headers is limited to {largest} bytes by its store")
                 continue
             records += found
             kept.append((request, events))
@@ -350,7 +350,7 @@ class HTTPTrigger(TriggerSource):
     # --- helpers
 
     def _events_of(self, request: IncomingRequest, context: Context) -> list[Event] | None:
-        """The request's events; None when it was answered here, because it claims to be one and is none."""
+        """The request's events; None if it is not a valid CloudEvent, in which case it is answered here."""
         try:
             events = events_of(
                 request.headers,
@@ -379,11 +379,11 @@ class HTTPTrigger(TriggerSource):
             request.headers,
             request.path_parameters,
             remote=request.remote,
-            with_authorization=self.auth is None,  # the fabric's own credentials are no business of the function
+            with_authorization=self.auth is None,  # the function does not get credentials for the fabric
         )
 
     async def _credentials(self, context: Context) -> Credentials | None:
-        """What is accepted, read once: when a Secret changes, the fabric starts the source again."""
+        """The accepted credentials, read once: when a Secret changes, the fabric restarts the source."""
         if self.auth is None:
             return None
         users: list[tuple[str, str]] = []
@@ -401,7 +401,7 @@ class HTTPTrigger(TriggerSource):
 
 @dataclass(slots=True)
 class _Backlog:
-    """About how many accepted events an inbox has, and whether that is too many."""
+    """The approximate number of accepted events in an inbox, and its limit."""
 
     inbox: Inbox
     limit: int
@@ -409,7 +409,7 @@ class _Backlog:
     counted_at: float = float("-inf")
 
     async def is_full(self, now: float) -> bool:
-        """Whether nothing more is accepted. It counts every few seconds; while it is full, every second."""
+        """Whether it accepts no more events. It counts every few seconds; while it is full, every second."""
         if now - self.counted_at >= (_COUNT_FULL_SECONDS if self.count >= self.limit else _COUNT_SECONDS):
             self.counted_at = now
             self.count = await self.inbox.count()
@@ -429,7 +429,9 @@ def _delivery_from(kept: Kept, backlog: _Backlog, context: Context) -> Delivery:
         event = Event(
             f"{context.uid}/{kept.position}", source, UNREADABLE_TYPE, kept.record, "application/octet-stream"
         )
-        delivery = Delivery(event, settle, position=kept.position, unreadable=f"what was kept is no event: {error}")
+        delivery = Delivery(
+            event, settle, position=kept.position, unreadable=f"the kept record is not an event: {error}"
+        )
     return replace(delivery, extend=kept.extend, handed_out=kept.handed_out)
 
 
@@ -449,7 +451,7 @@ def _delivery(
 
 
 async def _text_of(context: Context, reference: SecretRef) -> str:
-    text = (await context.secret(reference)).rstrip("\r\n")  # files and here-documents end in one
+    text = (await context.secret(reference)).rstrip("\r\n")  # files and here-documents end with a line break
     if not text:
         raise SourceError("SecretUnusable", f"secret {reference.name!r}: key {reference.key!r} is empty")
     return text

@@ -15,7 +15,7 @@ _MOST_REPLICAS = 3
 
 
 def brokers_of(brokers: Sequence[str], context: Context) -> list[str]:
-    """Those that the spec names, else the fabric's. Raises SourceError when there are none."""
+    """The brokers that the spec names, else the fabric's own. Raises SourceError if there are none."""
     found = list(brokers) or list(context.defaults.get("kafka", ()))
     if not found:
         raise SourceError("NoBrokers", "spec.brokers: none is named, and the fabric has no default")
@@ -23,12 +23,12 @@ def brokers_of(brokers: Sequence[str], context: Context) -> list[str]:
 
 
 def not_connected(brokers: Sequence[str], security: Security | None, error: Exception) -> SourceError:
-    """What a person is told who cannot see the client's log."""
+    """The error for a person, who does not see the client's log."""
     problem = str(error) or type(error).__name__
-    if isinstance(error, KafkaConnectionError):  # whatever kept it from each of them, which it does not say
-        problem = "none of them could be talked to: is one there, and may it be reached from here?"
+    if isinstance(error, KafkaConnectionError):  # its text does not name the cause
+        problem = "none of these brokers answers: check that one runs, and that it can be reached from here"
         if security is not None:
-            problem += " Or it refuses what spec.security says"
+            problem += "; or the broker refuses spec.security"
     return SourceError("NotConnected", f"{', '.join(brokers)}: {problem}")
 
 
@@ -36,7 +36,7 @@ def not_connected(brokers: Sequence[str], security: Security | None, error: Exce
 async def admin_client(
     brokers: Sequence[str], security: Security | None, context: Context
 ) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Raises SourceError when no broker answers."""
+    """An admin client while the context is open. Raises SourceError if no broker answers."""
     arguments = await client_arguments(security, context)
     admin = AIOKafkaAdminClient(bootstrap_servers=list(brokers), request_timeout_ms=10_000, **arguments)
     try:
@@ -51,7 +51,7 @@ async def admin_client(
 async def create_topics(
     admin: AIOKafkaAdminClient, names: Sequence[str], *, partitions: int = _PARTITIONS, **configuration: str
 ) -> None:
-    """Topics that are there already stay as they are. Raises SourceError when the broker refuses one."""
+    """Creates topics; existing ones stay as they are. Raises SourceError if the broker refuses to create one."""
     replicas = min(_MOST_REPLICAS, len((await admin.describe_cluster())["brokers"]))
     topics = [NewTopic(name, partitions, replicas, topic_configs=configuration) for name in names]
     for name, code, *_ in (await admin.create_topics(topics)).topic_errors:

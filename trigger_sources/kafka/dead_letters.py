@@ -1,4 +1,4 @@
-"""A Kafka trigger's dead letters: a compacted topic on the same brokers, removed by tombstone."""
+"""A Kafka trigger's dead letters: records of a compacted topic on the same brokers, removed by tombstones."""
 
 import contextlib
 import time
@@ -17,7 +17,7 @@ _SILENCE_SECONDS = 30.0
 
 
 class KafkaDeadLetters:
-    """The original bytes are the record's value, all else is JSON in a header. The key is the letter's identity."""
+    """The original bytes are the record's value, the rest is JSON in a header. The key is the letter's identity."""
 
     def __init__(self, topic: str, brokers: Sequence[str], security: Security | None, context: Context) -> None:
         self.topic = topic
@@ -55,9 +55,9 @@ class KafkaDeadLetters:
                 try:
                     letter = letter_from_metadata(metadata, value)
                 except ValueError:
-                    continue  # of someone else, or of a newer version: left where it is
+                    continue  # from another program, or of a newer version: it stays where it is
                 if (letter.trigger_uid, letter.function) == (self._context.uid, self._context.function):
-                    found.pop(key, None)  # the newest failure stands last
+                    found.pop(key, None)  # the newest failure comes last
                     found[key] = letter
         for letter in sorted(found.values(), key=lambda one: one.failed_at):
             yield letter
@@ -76,10 +76,10 @@ class KafkaDeadLetters:
         return len(found)
 
     async def close(self) -> None:
-        """The producer is shared: it is closed with its last owner."""
+        """The producer is shared: it closes with its last user."""
 
     async def _records(self) -> AsyncGenerator[tuple[bytes, bytes | None, bytes | None], None]:
-        """Key, metadata and value of each record from the beginning to what is the end now."""
+        """Key, metadata and value of each record, from the beginning to the present end."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=brokers_of(self._brokers, self._context),
             enable_auto_commit=False,
@@ -103,7 +103,7 @@ class KafkaDeadLetters:
                 if found:
                     silent_since = time.monotonic()
                 elif time.monotonic() - silent_since > _SILENCE_SECONDS:
-                    # The client would ask for ever, and say nothing
+                    # The client itself would try forever, silently
                     raise SourceError("NotConnected", f"topic {self.topic!r}: the broker stopped answering")
                 for records in found.values():
                     for record in records:

@@ -1,4 +1,4 @@
-"""Pure: the event that a Kafka record is."""
+"""Converts Kafka records to events, and events to record headers. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ _LONGEST_SCALAR_BYTES = 64
 
 
 def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
-    """`record` is aiokafka's ConsumerRecord; `id_prefix` is `<cluster>/<topic>/<partition>/`.
+    """The event of a record. `record` is aiokafka's ConsumerRecord; `id_prefix` is `<cluster>/<topic>/<partition>/`.
 
-    A record that is a CloudEvent (binary or structured) is the event that it is. One that claims to be and is none is a
-    plain record, with the reason in the extension `invalidcloudevent`.
+    A record in the form of a CloudEvent (binary or structured) becomes that event. An invalid CloudEvent becomes the
+    event of a plain record, with the reason in the extension `invalidcloudevent`.
     """
     headers: Headers = record.headers
     partition, offset = str(record.partition), str(record.offset)
@@ -64,9 +64,9 @@ def headers_from_event(event: Event) -> list[tuple[str, bytes]]:
     return headers
 
 
-@lru_cache(64)  # where events are many, a millisecond has several
+@lru_cache(64)  # of many events, several have the same millisecond
 def rfc3339(milliseconds: int) -> str | None:
-    """None for a time that no producer can mean: -1 is Kafka's word for none at all."""
+    """The time as text; None if it is out of range, as -1, which is Kafka's value for no time."""
     if not 0 <= milliseconds < _YEAR_10000:
         return None
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
@@ -78,7 +78,7 @@ def _second(seconds: int) -> str:
 
 
 def _looks_like_json(data: bytes) -> bool:
-    """By its first and last byte: no payload is parsed that nothing asks for."""
+    """A guess by the first and the last byte, without the cost of parsing the data."""
     if data[0] in _JSON_STARTS:
         return data[-1] in _JSON_ENDS
     return len(data) <= _LONGEST_SCALAR_BYTES and _JSON_SCALAR.fullmatch(data) is not None
@@ -89,7 +89,7 @@ def _is_structured(content_type: str | None) -> bool:
 
 
 def _own(extensions: dict[str, str]) -> dict[str, str]:
-    """What is Kafka's to say, whatever a producer claims."""
+    """The extensions that Kafka itself sets, whatever the producer's attributes say."""
     return {name: value for name, value in extensions.items() if name.startswith(("kafka", "partitionkey"))}
 
 
@@ -99,14 +99,14 @@ def _cloud_event(record: Any, named: dict[str, bytes], content_type: str | None)
     try:
         attributes = {name[3:]: value.decode() for name, value in named.items() if name.startswith("ce_")}
     except UnicodeDecodeError as error:
-        raise InvalidEvent(f"an attribute is no UTF-8: {error}") from error
+        raise InvalidEvent(f"an attribute is not UTF-8: {error}") from error
     if content_type is not None:
         attributes["datacontenttype"] = content_type
     return event_from_attributes(attributes, record.value)
 
 
 def _add_headers(extensions: dict[str, str], named: dict[str, bytes]) -> None:
-    """Headers as `kafkaheader<name>`, letters and digits only; trace context under its own name."""
+    """Adds headers as `kafkaheader<name>`, with letters and digits only, and trace context under its own name."""
     for name, value in named.items():
         text = value.decode(errors="replace")
         if name in ("traceparent", "tracestate"):

@@ -40,7 +40,7 @@ class KafkaReply(ReplyTarget):
 
 
 class KafkaPublisher:
-    """Publishes to one topic in the CloudEvents Kafka binding's binary mode."""
+    """Publishes to one topic, in the binary mode of the CloudEvents Kafka binding."""
 
     def __init__(self, producer: AIOKafkaProducer, topic: str) -> None:
         self._producer = producer
@@ -53,4 +53,4 @@ class KafkaPublisher:
             raise ReplyRefused(f"reply to topic {self._topic!r}: {error}") from error
 
     async def close(self) -> None:
-        """The producer is shared: it is closed with its last owner."""
+        """The producer is shared: it closes with its last user."""

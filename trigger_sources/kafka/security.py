@@ -1,4 +1,4 @@
-"""How a Kafka client proves who it is, and whom it trusts."""
+"""The identity of a Kafka client, and the authorities that it trusts."""
 
 import ssl
 import tempfile
@@ -28,7 +28,7 @@ class Tls(Spec):
 
 
 class Sasl(Spec):
-    """A name and its proof."""
+    """A user name and its proof."""
 
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         description="The SASL mechanism"
@@ -48,14 +48,14 @@ class Sasl(Spec):
 
 
 class Security(Spec):
-    """Absent: plaintext, no name."""
+    """Absent: plaintext, without authentication."""
 
     tls: Tls | None = Field(None, description="TLS to the brokers; {} trusts the system's authorities")
     sasl: Sasl | None = Field(None, description="The login")
 
 
 async def client_arguments(security: Security | None, context: Context) -> dict[str, Any]:
-    """What aiokafka's clients take. Raises MissingSecret."""
+    """Keyword arguments for aiokafka's clients. Raises MissingSecret."""
     if security is None:
         return {}
     tls, sasl = security.tls, security.sasl
@@ -75,7 +75,7 @@ async def client_arguments(security: Security | None, context: Context) -> dict[
     if sasl is not None:
         found["sasl_mechanism"] = sasl.mechanism
         if sasl.token is not None:
-            await context.secret(sasl.token)  # a missing one is known at once
+            await context.secret(sasl.token)  # so that a missing Secret shows at once
             found["sasl_oauth_token_provider"] = _Token(context, sasl.token)
         if sasl.username is not None and sasl.password is not None:
             found["sasl_plain_username"] = sasl.username
@@ -84,7 +84,7 @@ async def client_arguments(security: Security | None, context: Context) -> dict[
 
 
 class _Token(AbstractTokenProvider):  # type: ignore[misc]
-    """Read anew for each connection: tokens expire, and the secret is renewed meanwhile."""
+    """Reads the Secret for each connection, because tokens expire and the Secret is renewed."""
 
     def __init__(self, context: Context, reference: SecretRef) -> None:
         self._context = context

@@ -1,4 +1,4 @@
-"""The KafkaTrigger resource, and what a consumer makes of it."""
+"""The KafkaTrigger resource and its consumer."""
 
 import asyncio
 import contextlib
@@ -34,8 +34,8 @@ from trigger_sources.spec import Brokers
 
 log = logging.getLogger(__name__)
 
-_COMMIT_SECONDS = 0.02  # what was settled since the last commit is repeated after a crash: keep that short
-_COMMIT_SHARE = 0.1  # of the time at most goes into commits
+_COMMIT_SECONDS = 0.02  # after a crash, events that settled since the last commit are repeated: keep this short
+_COMMIT_SHARE = 0.1  # the largest share of the time that commits take
 _COMMIT_MOST_SECONDS = 1.0
 _CLOSE_COMMIT_SECONDS = 2.0
 _CLOSE_SECONDS = 1.0
@@ -85,7 +85,7 @@ class KafkaTrigger(TriggerSource):
     def _names(cls, value: list[str]) -> list[str]:
         for topic in value:
             if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic):
-                raise ValueError(f"{topic!r} is no topic: letters, digits, ., _ and -, at most 249")
+                raise ValueError(f"{topic!r} is not a topic: letters, digits, ., _ and -, at most 249")
         return value
 
     @field_validator("start")
@@ -106,7 +106,7 @@ class KafkaTrigger(TriggerSource):
                 re.compile(self.topic_pattern)
                 re.compile(_whole_name(self.topic_pattern, None))
             except re.error as error:
-                raise ValueError(f"topicPattern: no regular expression: {error}") from None
+                raise ValueError(f"topicPattern: not a regular expression: {error}") from None
         return self
 
     @property
@@ -129,7 +129,7 @@ class KafkaTrigger(TriggerSource):
         return await consumption.lag() if consumption is not None else None
 
     async def prepare(self, context: Context) -> None:
-        """Topics exist, or are created where that is allowed."""
+        """Checks that the topics exist, or creates them if that is allowed."""
         if not self.topics:
             return
         async with admin_client(brokers_of(self.brokers, context), self.security, context) as admin:
@@ -150,7 +150,7 @@ def _missing_text(topics: Sequence[str]) -> str:
 
 
 def _whole_name(pattern: str, dead_letters: str | None) -> str:
-    """Matches whole names, and never topics of dead letters: what fails again would go round for ever."""
+    """A pattern for whole names, except those of topics with dead letters: an event that fails again would loop."""
     own = rf"(?!{re.escape(dead_letters)}\Z)" if dead_letters else ""
     return rf"{own}(?!kubeirq\..+\.dead-letters\Z)(?:{pattern})\Z"
 
@@ -166,12 +166,12 @@ def _time_of(text: str) -> int:
     return int(found.timestamp() * 1000)
 
 
-# Running consumptions, for `lag`, which is asked beside the generator.
+# Running consumptions, for `lag`, which is called while the generator runs.
 _CONSUMPTIONS: dict[tuple[str, str], "_Consumption"] = {}
 
 
 class _Partition:
-    """One partition in this member's hands. After it is lost, settling does nothing."""
+    """One partition that is assigned to this member."""
 
     __slots__ = (
         "alive",
@@ -198,7 +198,7 @@ class _Partition:
 
     def settle(self, offset: int, outcome: Outcome) -> Awaitable[None]:
         if not self.alive:
-            raise ConnectionError(f"{self.name} is read by someone else, or was given up")
+            raise ConnectionError(f"{self.name} is assigned to another member, or was given up")
         if outcome.final:
             self.mark.settle(offset)
             self.notify.set()
@@ -217,7 +217,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer: AIOKafkaConsumer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._cluster = "kafka"
-        self._failed: Exception | None = None  # in a callback of aiokafka, which hides what those raise
+        self._failed: Exception | None = None  # in a callback of aiokafka, which hides the errors of callbacks
         self._remembered: dict[TopicPartition, Watermark] = {}  # of partitions that were revoked
 
     async def start(self) -> None:
@@ -231,8 +231,8 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
             group_id=group,
             client_id=f"kubeirq-{context.replica}",
             enable_auto_commit=False,
-            auto_offset_reset="none",  # where to begin is decided here, and nothing is skipped in silence
-            isolation_level="read_committed",  # what a producer took back did not happen
+            auto_offset_reset="none",  # this class decides where to begin, and skips nothing silently
+            isolation_level="read_committed",  # no records of aborted transactions
             max_poll_interval_ms=86_400_000,  # a full or held flow is not a dead member
             rebalance_timeout_ms=60_000,
             session_timeout_ms=6_000,
@@ -258,7 +258,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         _CONSUMPTIONS[context.uid, context.function] = self
 
     async def read(self) -> list[Delivery]:
-        """What one fetch brought, at most the room."""
+        """The records of one fetch, at most as many as there is room for."""
         consumer = self._consumer
         assert consumer is not None
         if self._failed is not None:
@@ -271,7 +271,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             found = await consumer.getmany(timeout_ms=int(_READ_SECONDS * 1000), max_records=room)
         except NoOffsetForPartitionError:
-            await asyncio.sleep(_FULL_SECONDS)  # the callback of the assignment is about to say where it begins
+            await asyncio.sleep(_FULL_SECONDS)  # the callback of the assignment is about to set the offset
             return []
         except OffsetOutOfRangeError as error:
             await self._out_of_range(error.args[0])
@@ -286,7 +286,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         for tp, records in found.items():
             partition = self._partitions.get(tp)
             if partition is None:
-                continue  # revoked meanwhile: whoever has it now reads it
+                continue  # revoked meanwhile: the member that has it now reads it
             mark, name = partition.mark, partition.name
             for record in records:
                 offset = record.offset
@@ -310,7 +310,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         return deliveries
 
     async def close(self) -> None:
-        """Commits, and leaves the group."""
+        """Commits and leaves the group."""
         identity = self._context.uid, self._context.function
         if _CONSUMPTIONS.get(identity) is self:
             del _CONSUMPTIONS[identity]
@@ -331,7 +331,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
             await _stop(consumer)
 
     async def lag(self) -> Lag | None:
-        """In seconds: how old the oldest record is that was taken and is not settled."""
+        """The lag; its seconds are the age of the oldest record that is taken and not settled."""
         consumer = self._consumer
         if consumer is None or not self._partitions:
             return None
@@ -357,14 +357,14 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._commit()
         for partition in partitions:
             partition.alive = False
-            # The commit may have failed: a broker that was restarted knows this member no more
+            # The commit may have failed: a restarted broker no longer knows this member
             self._remembered[partition.tp] = partition.mark
             self._partitions.pop(partition.tp, None)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         try:
             await self._take_over(list(assigned))
-        except Exception as error:  # noqa: BLE001  aiokafka would go on without; `read` raises it
+        except Exception as error:  # noqa: BLE001  aiokafka would ignore it; `read` raises it
             self._failed = error
 
     async def _take_over(self, assigned: Sequence[TopicPartition]) -> None:
@@ -372,7 +372,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         assert consumer is not None
         if not assigned:
             return
-        # The consumer's own `committed` hides the metadata; this is what it asks
+        # The consumer's own `committed` hides the metadata; this is the call that it makes
         committed = await consumer._coordinator.fetch_committed_offsets(list(assigned))
         new = []
         for tp in assigned:
@@ -393,7 +393,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         return _Partition(tp, offset, settled, self._cluster, self._settled)
 
     async def _begin(self, partitions: Sequence[TopicPartition]) -> None:
-        """Partitions that the group has never committed begin where `start` says."""
+        """Begins at `start` with partitions that the group has never committed."""
         consumer, start = self._consumer, self._trigger.start
         assert consumer is not None
         if start == "earliest":
@@ -406,10 +406,10 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         for tp, offset in offsets.items():
             self._partitions[tp] = self._partition(tp, offset, set())
             consumer.seek(tp, offset)
-        self._settled.set()  # the first commit holds the place, also where no record comes for long
+        self._settled.set()  # the first commit keeps the place, even if no record comes for a long time
 
     async def _out_of_range(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Retention took what was to be read next: go on at the earliest, and say how much is gone."""
+        """Retention deleted the next records: continues at the earliest one, and reports the number of lost records."""
         consumer = self._consumer
         assert consumer is not None
         beginnings = await consumer.beginning_offsets(list(offsets))
@@ -453,7 +453,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 await consumer.commit(wanted)
             except (CommitFailedError, IllegalStateError) as error:
-                # Of an older generation: whoever has the partition commits
+                # Of an older generation: the member that has the partition now commits
                 log.info("commit out of date", extra={"trigger": self._context.name, "error": repr(error)})
                 return
             except KafkaError as error:
@@ -465,10 +465,10 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
                 if found is not None:
                     found.committed = snapshot
 
-    # --- beside
+    # --- while it runs
 
     def _pause_or_resume(self) -> None:
-        """A partition that is at its bound stops; the others go on."""
+        """Pauses partitions that are at `max_distance`, and resumes the others."""
         consumer, bound = self._consumer, self._trigger.max_distance
         assert consumer is not None
         for tp, partition in self._partitions.items():
@@ -478,7 +478,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
                 partition.paused = full
 
     async def _look_after(self) -> None:
-        """The consumer hides that no broker answers, and that topics are gone: ask now and then."""
+        """Checks regularly: the consumer does not tell that no broker answers, or that topics are gone."""
         while True:
             await asyncio.sleep(_HEALTH_SECONDS)
             try:
@@ -504,7 +504,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         self._pass_gaps()
 
     def _pass_gaps(self) -> None:
-        """Offsets at a partition's end that hold no record (a transaction's markers) are passed."""
+        """Passes offsets at a partition's end that hold no record, such as a transaction's markers."""
         consumer = self._consumer
         assert consumer is not None
         assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
@@ -515,8 +515,8 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """Leaves the group. Where no broker answers, tasks and connections are closed all the same."""
-    # A task of its own: while no broker answers, `stop` ends with the CancelledError of a fetch that it cancelled
+    """Leaves the group, and closes tasks and connections even if no broker answers."""
+    # A separate task: while no broker answers, `stop` ends with the CancelledError of a fetch that it cancelled
     stopping = asyncio.create_task(consumer.stop())
     await asyncio.wait({stopping}, timeout=_CLOSE_SECONDS)
     if stopping.done() and not stopping.cancelled() and stopping.exception() is None:

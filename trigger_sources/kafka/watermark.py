@@ -1,4 +1,4 @@
-"""Pure: how far a partition is settled, when its events settle out of order."""
+"""The watermark of a partition whose events settle out of order. Pure."""
 
 import base64
 import binascii
@@ -10,32 +10,32 @@ _MOST_BYTES = 4096  # the broker's limit for the metadata of a commit
 
 
 class Watermark:
-    """Offsets of one partition, taken in rising order (with gaps), settled in any.
+    """Offsets of one partition, taken in ascending order (with gaps) and settled in any order.
 
-    `committable` is the lowest offset that is not settled: all before it is. Offsets that nobody took (compacted,
-    or a transaction's markers) count as settled.
+    `committable` is the lowest offset that is not settled. Offsets that were never taken, because they are compacted
+    or a transaction's markers, count as settled.
     """
 
     __slots__ = ("_next", "_prune_at", "_settled", "_taken", "committable")
 
     def __init__(self, start: int, settled: Iterable[int] = ()) -> None:
-        """`settled` are offsets from `start` on that were settled before: `knows` them until they are skipped."""
+        """`settled` are offsets from `start` on that settled before; `knows` finds them until they are skipped."""
         self.committable = start
-        self._next = start  # after the newest that was taken or skipped
-        self._taken: dict[int, int] = {}  # when each unsettled one came, in the order of their offsets
-        # Above the lowest unsettled; also those that were not read again as yet, and lower ones until they are pruned
+        self._next = start  # the offset after the newest one that was taken or skipped
+        self._taken: dict[int, int] = {}  # by unsettled offset, in ascending order: the time of the record
+        # Above the lowest unsettled one; also those that were not read again yet, and lower ones until they are pruned
         self._settled = set(settled)
         self._prune_at = _PRUNE_LEAST
 
     def take(self, offset: int, at: int = 0) -> None:
-        """Offsets are taken in rising order. `at` is for `oldest_at`, in any unit."""
+        """Takes an offset; they come in ascending order. `at` is for `oldest_at`, in any unit."""
         if not self._taken:
             self.committable = offset
         self._taken[offset] = at
         self._next = offset + 1
 
     def skip(self, offset: int) -> None:
-        """Seen, and nothing to do for it: it was settled before, or is not delivered by policy."""
+        """Passes an offset that settled before, or that the policy does not deliver."""
         self._next = offset + 1
         if self._taken:
             self._settled.add(offset)
@@ -44,11 +44,11 @@ class Watermark:
             self.committable = self._next
 
     def knows(self, offset: int) -> bool:
-        """Whether the offset, not taken yet, was settled before."""
+        """Whether an offset that is not taken yet settled before."""
         return offset in self._settled
 
     def settle(self, offset: int) -> None:
-        """An offset that is not taken is ignored: it was settled already."""
+        """Settles an offset. One that is not taken is ignored, because it settled already."""
         taken = self._taken
         if offset not in taken:
             return
@@ -62,7 +62,10 @@ class Watermark:
             self._prune_at = max(_PRUNE_LEAST, 2 * len(self._settled))
 
     def reach(self, offset: int) -> bool:
-        """All before `offset` was seen. Whether that moves `committable`: not while anything is unsettled."""
+        """Notes that all offsets before this one were seen. Returns whether that moves `committable`.
+
+        It does not move while an offset is unsettled.
+        """
         if self._taken or offset <= self._next:
             return False
         self.committable = self._next = offset
@@ -75,7 +78,7 @@ class Watermark:
 
     @property
     def distance(self) -> int:
-        """From the lowest unsettled offset to after the newest taken one."""
+        """The distance from the lowest unsettled offset to the one after the newest taken one."""
         return self._next - self.committable
 
     @property
@@ -83,11 +86,11 @@ class Watermark:
         return len(self._taken)
 
     def settled_from(self, offset: int) -> set[int]:
-        """All settled offsets from `offset` on, for when the partition comes back without its commit."""
+        """All settled offsets from `offset` on, in case the partition comes back without its last commit."""
         return {*range(offset, self.committable), *(found for found in self._settled if found >= offset)}
 
     def metadata(self) -> str:
-        """What is settled above `committable`, for the commit's metadata: at most 4096 bytes, the far end left out."""
+        """The settled offsets above `committable`, for the commit's metadata: the lowest that fit in 4096 bytes."""
         return encode(self.committable, (offset for offset in self._settled if offset >= self.committable))
 
 
@@ -105,7 +108,7 @@ def encode(base: int, settled: Iterable[int]) -> str:
 
 
 def decode(base: int, metadata: str) -> set[int]:
-    """The settled offsets; empty for metadata of anyone else, or damaged."""
+    """The settled offsets; empty if the metadata is damaged or from another program."""
     if not metadata.startswith(_VERSION.decode()):
         return set()
     try:

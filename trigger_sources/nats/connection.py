@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 5.0
-_STALE_SECONDS = 60  # longer than the client takes a connection without answers for alive
+_STALE_SECONDS = 60  # longer than the client keeps a connection that does not answer
 
 
 class Tls(Spec):
@@ -43,7 +43,7 @@ class Tls(Spec):
 
 
 class Security(Spec):
-    """Absent: no name, and TLS where the address says so."""
+    """Absent: no authentication, and TLS if the address says so."""
 
     token: SecretRef | None = Field(None, description="A token")
     username: str | None = Field(None, description="A user; it goes with password")
@@ -55,16 +55,16 @@ class Security(Spec):
 
 @dataclass(slots=True)
 class _Publication:
-    """Messages under way to a stream: how many it has not confirmed, and who waits for that."""
+    """Messages on their way to a stream: the number that is not confirmed yet, and the future of the confirmation."""
 
     left: int
     done: asyncio.Future[None]
 
 
 class Connection:
-    """A NATS connection that comes back for ever, and tells who listens when it goes and comes.
+    """A NATS connection that always reconnects, and that notifies listeners when it is lost and when it is back.
 
-    `unreachable` is the reason of the SourceError that says that it is away.
+    `unreachable` is the reason of the SourceError for a lost connection.
     """
 
     def __init__(self, client: Client, place: str, unreachable: str = "NotConnected") -> None:
@@ -72,8 +72,8 @@ class Connection:
         self.place = place
         self.unreachable = unreachable
         self.listeners: set[Callable[[bool], None]] = set()
-        self.generation = 0  # counts reconnects: what was sent before one may be lost
-        self._refusal = ""  # the last thing that the server said this identity may not do
+        self.generation = 0  # counts reconnects: messages that were sent before one may be lost
+        self._refusal = ""  # the server's last permissions violation
         self._replies = f"_INBOX.kubeirq.{secrets.token_hex(8)}"
         self._listens = False
         self._published = 0
@@ -81,11 +81,11 @@ class Connection:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """It is no fault that it was lost before."""
+        """Closes it, without an error if it was lost before."""
         with contextlib.suppress(NatsError, OSError):
             await self.client.close()
         for task in self._under_way:
-            task.cancel()  # nothing is read any more
+            task.cancel()  # the client reads nothing any more
 
     async def _gone(self) -> None:
         for publication in self._publications.values():
@@ -101,7 +101,7 @@ class Connection:
             listener(connected)
 
     async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """JetStream's answer. Raises JetStreamError for an error in it, SourceError when there is none."""
+        """JetStream's answer. Raises JetStreamError if it is an error, SourceError if there is no answer."""
         body = orjson.dumps(request) if request is not None else b""
         subject = f"$JS.API.{subject}"
         task = asyncio.current_task()
@@ -121,18 +121,18 @@ class Connection:
         return answer
 
     async def flush(self, timeout_seconds: float) -> None:
-        """Returns once the server has what was published. Raises TimeoutError, or the client's errors."""
+        """Returns once the server has all published messages. Raises TimeoutError, or the client's errors."""
         await self._undisturbed(self.client.flush(_STALE_SECONDS), timeout_seconds)
 
     async def drain(self, subscription: Any, timeout_seconds: float) -> None:
-        """Ends a subscription once what is on its way has come. Raises TimeoutError, or the client's errors."""
+        """Ends a subscription once the messages on their way are here. Raises TimeoutError, or the client's errors."""
         await self._undisturbed(subscription.drain(), timeout_seconds)
 
     async def _undisturbed(self, work: Coroutine[Any, Any, None], timeout_seconds: float) -> None:
-        """Waits for it so long, and lets it go on after that.
+        """Waits for the work at most so long, and then lets it continue.
 
-        A flush that is cancelled or runs out of time ends the client's reading, for all who share the connection, when
-        its answer comes after all.
+        If a flush is cancelled or times out and its answer comes later, the client stops reading, for all users of the
+        connection.
         """
         task = asyncio.create_task(work)
         self._under_way.add(task)
@@ -172,7 +172,7 @@ class Connection:
         finally:
             del self._publications[reply]
             if not publication.done.cancel() and not publication.done.cancelled():
-                publication.done.exception()  # whoever was cancelled or failed before need not hear of it
+                publication.done.exception()  # retrieved, so that asyncio does not log it
 
     async def _confirmed(self, message: Any) -> None:
         publication = self._publications.get(message.subject)
@@ -188,7 +188,7 @@ class Connection:
                 publication.done.set_result(None)
 
     def _silent(self, subject: str, error: Exception) -> SourceError:
-        """Why no answer came."""
+        """The error for an answer that did not come."""
         if f'"{subject}"'.lower() in self._refusal.lower():
             return SourceError("Unauthorized", f"{self.place}: {self._refusal}")
         return self.away(f"JetStream does not answer: {str(error) or type(error).__name__}")
@@ -203,7 +203,7 @@ def _fail(publication: _Publication, error: Exception) -> None:
 
 
 class JetStreamError(SourceError):
-    """JetStream said no. `code` is its error code."""
+    """JetStream refused a request. `code` is its error code."""
 
     def __init__(self, error: Mapping[str, Any]) -> None:
         super().__init__("JetStreamRefused", str(error.get("description", error)))
@@ -215,7 +215,7 @@ class JetStreamError(SourceError):
 
 
 def servers_of(servers: Sequence[str], context: Context) -> list[str]:
-    """Those that the spec names, else the fabric's. Raises SourceError when there are none."""
+    """The servers that the spec names, else the fabric's own. Raises SourceError if there are none."""
     found = list(servers) or list(context.defaults.get("nats", ()))
     if not found:
         raise SourceError("NoServers", "spec.servers: none is named, and the fabric has no default")
@@ -238,9 +238,9 @@ async def connection_to(servers: Sequence[str], security: Security | None, conte
 async def connect(
     servers: Sequence[str], name: str, *, unreachable: str = "NotConnected", **arguments: Any
 ) -> Connection:
-    """A connection of its own. `arguments` are the client's, for who it is.
+    """A connection that is not shared. `arguments` are the client's, for authentication.
 
-    Raises SourceError when no server takes it within five seconds.
+    Raises SourceError if no server accepts it within five seconds.
     """
     client = Client()
     connection = Connection(client, ", ".join(map(_without_password, servers)), unreachable)
@@ -274,7 +274,8 @@ async def connect(
     except (NatsError, TimeoutError, OSError) as error:
         with contextlib.suppress(Exception):
             await client.close()
-        # A server that refuses a login hangs up at once, and its words may be lost with it: one attempt heard them
+        # A server that refuses a login closes the connection at once, and its message may be lost. The client tries
+        # several times, so one of the attempts has usually got the message.
         reason = refused or last or error
         word = "Unauthorized" if _is_refusal(reason) else unreachable
         raise SourceError(word, f"{connection.place}: {str(reason) or type(reason).__name__}") from error

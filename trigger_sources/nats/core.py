@@ -1,4 +1,4 @@
-"""A core NATS subject: at most once, and it says so. A request is answered by the function."""
+"""A core NATS subject: delivered at most once. The function answers requests."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from trigger_sources.nats.spec import NATSSpec
 
 _READ_SECONDS = 0.5
 _LEAST_BUFFER = 1_000
-_SAYS = "core subject: at most once; what comes while the fabric is away is lost"
+_AT_MOST_ONCE = "core subject: at most once; messages that come while the fabric is away are lost"
 
 
 class CoreSubscription:
-    """One queue group's messages. There is no way to give back: what does not fit is lost, counted and reported."""
+    """One queue group's messages. None can be given back: those that do not fit are lost, counted and reported."""
 
     def __init__(self, trigger: NATSSpec, context: Context) -> None:
         self._trigger = trigger
@@ -44,7 +44,7 @@ class CoreSubscription:
             pending_msgs_limit=-1,
             pending_bytes_limit=-1,
         )
-        context.report(connected=True, reason="AtMostOnce", message=_SAYS)
+        context.report(connected=True, reason="AtMostOnce", message=_AT_MOST_ONCE)
 
     async def read(self) -> list[Delivery]:
         if not self._waiting:
@@ -103,6 +103,6 @@ class CoreSubscription:
 
     def _connected(self, connected: bool) -> None:
         if connected:
-            self._context.report(connected=True, reason="AtMostOnce", message=_SAYS)
+            self._context.report(connected=True, reason="AtMostOnce", message=_AT_MOST_ONCE)
         else:
             self._context.report(connected=False, reason="NotConnected", message="the connection was lost")

@@ -1,4 +1,4 @@
-"""Dead letters in a stream, one subject for each: a JetStream trigger's beside its source, others' in the store."""
+"""Dead letters in a stream, each with a subject of its own. JetStream triggers and the JetStream store use it."""
 
 import base64
 import hashlib
@@ -14,10 +14,10 @@ _LENGTH_BYTES = 4
 
 
 class StreamDeadLetters:
-    """The dead letters of one trigger and function; others' may be in the same stream.
+    """The dead letters of one trigger and function. The stream may have letters of others too.
 
-    A message is the metadata's length, the metadata as JSON, and the original bytes; its subject names it.
-    `connection` may raise SourceError.
+    A message consists of the metadata's length, the metadata as JSON, and the original bytes. Its subject identifies
+    the letter. `connection` may raise SourceError.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class StreamDeadLetters:
             "name": self._stream,
             "subjects": [f"{self._all}.>"],
             "storage": "file",
-            "max_msgs_per_subject": 1,  # the same letter again replaces the older one
+            "max_msgs_per_subject": 1,  # a letter replaces an older one of the same identity
             "description": "Dead letters of kubeirq",
             **self._config,
         }
@@ -54,7 +54,7 @@ class StreamDeadLetters:
             await self.prepare()
         connection = await self._connection()
         body = _body(letter)
-        if len(body) > connection.client.max_payload:  # what the function answered goes first, the event never
+        if len(body) > connection.client.max_payload:  # drop the function's answers, never the event
             body = _body(replace(letter, attempts=tuple(replace(a, answer_head=b"") for a in letter.attempts[-1:])))
         await connection.publish(self._subject(letter), [body])
 
@@ -79,12 +79,12 @@ class StreamDeadLetters:
                     letter_from_metadata(data[_LENGTH_BYTES : _LENGTH_BYTES + length], data[_LENGTH_BYTES + length :])
                 )
             except ValueError:
-                continue  # of someone else, or of a newer version: left where it is
+                continue  # from another program, or of a newer version: it stays where it is
         for letter in sorted(found, key=lambda one: one.failed_at):
             yield letter
 
     async def count(self) -> int:
-        """Asked of a consumer that takes nothing: what it would have to bring."""
+        """The number of messages that a new consumer would get; the consumer takes none."""
         connection = await self._connection()
         config = {"filter_subject": f"{self._mine}.*", "ack_policy": "none", "mem_storage": True}
         try:
@@ -108,14 +108,14 @@ class StreamDeadLetters:
                 raise
 
     async def close(self) -> None:
-        """The connection is its opener's to close."""
+        """The owner of the connection closes it."""
 
     def _subject(self, letter: DeadLetter) -> str:
         return f"{self._mine}.{hash_of(letter.identity)}"
 
 
 def hash_of(text: str) -> str:
-    """What stands for it in a subject or a consumer's name: they allow few characters."""
+    """A short hash of the text, for subjects and consumer names, which allow few characters."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Pure: the event that a NATS message is, and what JetStream says of it in the reply subject."""
+"""Converts NATS messages to events, and reads JetStream's metadata from reply subjects. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _JSON_STARTS = frozenset(b'{["0123456789-tfn')
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What `$JS.ACK.…` says: where the message is in its stream, and how often it was handed out."""
+    """The metadata in a subject `$JS.ACK.…`: the message's place in its stream, and how often it was handed out."""
 
     stream: str
     sequence: int
@@ -20,26 +20,26 @@ class Delivered:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Sequence and time: no other message has both, also of a stream that was deleted and made anew."""
+        """Sequence and time: no other message has the same, not even in a stream that was deleted and created again."""
         return self.sequence, self.timestamp_ns
 
 
 def delivered_from(reply: str) -> Delivered:
-    """Both forms: 9 tokens, and 11 or 12 with domain and account. Raises ValueError for any other subject."""
+    """Reads both forms: 9 tokens, and 11 or 12 with domain and account. Raises ValueError for any other subject."""
     tokens = reply.split(".")
     if len(tokens) == 9:
         stream, handed_out, sequence, timestamp = tokens[2], tokens[4], tokens[5], tokens[7]
     elif len(tokens) >= 11:
         stream, handed_out, sequence, timestamp = tokens[4], tokens[6], tokens[7], tokens[9]
     else:
-        raise ValueError(f"{reply!r} is no acknowledgement subject")
+        raise ValueError(f"{reply!r} is not an acknowledgement subject")
     return Delivered(stream, int(sequence), int(handed_out), int(timestamp))
 
 
 def event_from_message(
     subject: str, data: bytes, headers: Mapping[str, str] | None, identity: str, source: str, time: str | None
 ) -> Event:
-    """A message that is a CloudEvent (binary or structured) is the event that it is; any other gets `identity`."""
+    """The event of a message. A CloudEvent (binary or structured) stays as it is; others get the id `identity`."""
     extensions = {"natssubject": subject}
     content_type = None
     if headers:

@@ -1,4 +1,4 @@
-"""What a JetStream trigger takes: the messages of its consumer as deliveries."""
+"""The deliveries of a JetStream trigger: the messages of its consumer."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ _READ_SECONDS = 0.5
 
 
 class Consumption:
-    """A trigger's consumer: made where it is missing, and made anew where it is deleted."""
+    """A trigger's consumer. It is created if it is missing, and created again if it is deleted."""
 
     def __init__(self, trigger: NATSSpec, context: Context) -> None:
         self._trigger = trigger
@@ -27,7 +27,7 @@ class Consumption:
         self._connection: Connection | None = None
         self._pull: Pull | None = None
         self._stream = ""
-        self._place = ""  # what positions begin with: the stream, and when it was created
+        self._place = ""  # the prefix of positions: the stream and the time of its creation
         self._consumer = trigger.name_in(context)
         self._held: dict[int, None] = {}  # sequences that are handed out and not settled
 
@@ -52,7 +52,7 @@ class Consumption:
         context.report(connected=connection.client.is_connected)
 
     async def read(self) -> list[Delivery]:
-        """What came, at most the room."""
+        """The messages that came, at most as many as there is room for."""
         pull = self._pull
         assert pull is not None
         if pull.problem is not None:
@@ -62,7 +62,7 @@ class Consumption:
         return [self._delivery(message, delivered) for message, delivered in found]
 
     async def close(self) -> None:
-        """What was pulled and not handed out goes back; acknowledgements are flushed."""
+        """Gives back the messages that were pulled and not handed out, and flushes acknowledgements."""
         if self._connection is not None:
             self._connection.listeners.discard(self._connected)
         if self._pull is not None:
@@ -109,7 +109,7 @@ class Consumption:
         self._held.pop(place[0], None)
 
     async def _recover(self, problem: str) -> None:
-        """The consumer is gone: it is made anew after the last acknowledged message."""
+        """Creates a lost consumer again, after the last acknowledged message."""
         assert self._connection is not None
         assert self._pull is not None
         try:
@@ -122,7 +122,7 @@ class Consumption:
         self._context.report(connected=True, reason="ConsumerRecreated", message=f"from sequence {first}: {problem}")
 
     async def _create_consumer(self, first: int | None = None) -> None:
-        """Creates or updates the durable consumer. One that exists keeps the place where it is."""
+        """Creates or updates the durable consumer. An existing one keeps its place."""
         assert self._connection is not None
         trigger = self._trigger
         config: dict[str, Any] = {

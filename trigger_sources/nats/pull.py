@@ -1,4 +1,4 @@
-"""A durable pull consumer. The library's own `fetch` costs ten times what this does: pulls are published by hand."""
+"""A durable pull consumer. It publishes pull requests itself: the library's `fetch` costs ten times as much."""
 
 import asyncio
 import contextlib
@@ -25,17 +25,17 @@ _CONFIRM_SECONDS = 0.05
 _CLOSE_SECONDS = 1.0
 _ACKNOWLEDGED_KEPT = 10_000
 _LOOK_SECONDS = 0.1
-_LONGEST_WAIT_SECONDS = 120.0  # for what another holds: longer than a replica may go on that is none any more
+_LONGEST_WAIT_SECONDS = 120.0  # for another process' messages: longer than a replica may act after it lost its role
 
 Place = tuple[int, int]  # of a message in its stream: sequence, time
 
 
 class Pull:
-    """One consumer's messages, from pulled to acknowledged.
+    """One consumer's messages, from the pull to the acknowledgement.
 
-    An acknowledgement that was lost, with the connection or by a server that was killed, is repeated when its message
-    comes again: it is not handed out twice. `problem`: why the consumer has to be made anew, where it is gone.
-    `in_order`: what another was handed out, or was lost on its way here, comes before anything newer.
+    If an acknowledgement is lost, with the connection or in a killed server, the message comes again: it is then
+    acknowledged again, and not handed out twice. `problem` says why the consumer must be created again, if it is gone.
+    `in_order`: messages that another process got, or that were lost on the way here, come before newer ones.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class Pull:
         self.newest = 0  # the last sequence that came
         self._ack_wait = ack_wait_seconds
         self._in_order = in_order
-        self._older_until: float | None = None  # while older ones are waited for, of the loop's clock
-        self._most_held: int | None = None  # the consumer's own bound, while it is lowered
+        self._older_until: float | None = None  # the deadline for older messages while it waits, by the loop's clock
+        self._most_held: int | None = None  # the consumer's own bound while it is lowered
         self._inbox = f"_INBOX.kubeirq.{secrets.token_hex(8)}"
         self._subscription: Any = None
         self._waiting: OrderedDict[Place, tuple[Any, Delivered]] = OrderedDict()
         self._news = asyncio.Event()
         self._asked: dict[str, int] = {}  # by pull: how many messages it may still bring
         self._pulls = 0
-        self._heard = 0.0  # when anything came last, of the loop's clock
-        self._read: set[Place] = set()  # and not settled
-        self._unconfirmed: dict[Place, str] = {}  # acknowledged, and not known to have reached the server
-        self._acknowledged: OrderedDict[Place, None] = OrderedDict()  # the last ones
+        self._heard = 0.0  # the time of the last message of any kind, by the loop's clock
+        self._read: set[Place] = set()  # read and not settled
+        self._unconfirmed: dict[Place, str] = {}  # acknowledged, but perhaps not at the server yet
+        self._acknowledged: OrderedDict[Place, None] = OrderedDict()  # the last acknowledged ones
         self._confirming: asyncio.Task[None] | None = None
         self._is_open = False
 
@@ -74,7 +74,7 @@ class Pull:
         self._wait_for_older()
 
     async def read(self, room: Callable[[], int], timeout_seconds: float) -> list[tuple[Any, Delivered]]:
-        """What came, at most the room; empty when nothing came in time. Asks for more when there is room for more."""
+        """The messages that came, at most `room()`; empty if none came in time. Pulls more if there is room."""
         if not self._is_open:
             return []
         if self._older_until is not None and not await self._older_are_here(timeout_seconds):
@@ -97,12 +97,12 @@ class Pull:
         return [message for _, message in found]
 
     async def acknowledge(self, place: Place, reply: str) -> None:
-        """Raises ConnectionError when it is closed: the message will come again."""
+        """Acknowledges a message. Raises ConnectionError if it is closed: the message will come again."""
         if not self._is_open:
             raise ConnectionError("the consumer is closed")
         self._read.discard(place)
         if (again := self._waiting.pop(place, None)) is not None:
-            reply = again[0].reply  # it was repeated meanwhile, and is not to be read once more
+            reply = again[0].reply  # the server repeated it meanwhile: it must not be read again
         self._unconfirmed[place] = reply
         self._acknowledged[place] = None
         if len(self._acknowledged) > _ACKNOWLEDGED_KEPT:
@@ -110,7 +110,7 @@ class Pull:
         await self._publish(reply, b"+ACK")
 
     async def give_back(self, place: Place, reply: str, after_seconds: float = 0) -> None:
-        """It is handed out again, not sooner. Raises ConnectionError when this is closed."""
+        """Lets the server hand a message out again, after that time. Raises ConnectionError if it is closed."""
         if not self._is_open:
             raise ConnectionError("the consumer is closed")
         self._read.discard(place)
@@ -118,11 +118,11 @@ class Pull:
         await self._publish(reply, b'-NAK {"delay": %d}' % delay if delay else b"-NAK")
 
     async def extend(self, reply: str) -> None:
-        """The server's time for it begins anew."""
+        """Restarts the server's deadline for a message."""
         await self._publish(reply, b"+WPI")
 
     async def close(self, held: Iterable[str] = ()) -> None:
-        """What was not read goes back, after what `held` says; acknowledgements are flushed."""
+        """Gives back the messages of `held`, then those that were not read, and flushes acknowledgements."""
         client = self.connection.client
         self._is_open = False
         self._news.set()
@@ -132,7 +132,7 @@ class Pull:
             await asyncio.gather(self._confirming, return_exceptions=True)
         with contextlib.suppress(SourceError, NatsError, TimeoutError, OSError):
             if self._subscription is not None and client.is_connected:
-                # Also what is on its way has to go back
+                # Messages that are on their way must go back too
                 await self.connection.drain(self._subscription, _CLOSE_SECONDS)
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._forgotten()
@@ -147,9 +147,9 @@ class Pull:
         self._waiting.clear()
 
     async def _forgotten(self) -> None:
-        """The server drops the pulls that nobody listens to: one of them would take the first message that comes back.
+        """Makes the server drop pulls without a subscriber: such a pull would take the first message that goes back.
 
-        It does when it is asked how the consumer is.
+        The server drops them when it is asked for the consumer's state.
         """
         await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
 
@@ -160,7 +160,7 @@ class Pull:
             self._older_until = asyncio.get_running_loop().time() + _LONGEST_WAIT_SECONDS
 
     async def _older_are_here(self, timeout_seconds: float) -> bool:
-        """Gathers what was handed out and is not here; lets newer messages come once all of it is."""
+        """Collects messages that were handed out and are not here. Returns whether newer ones may follow."""
         assert self._older_until is not None
         until = self._older_until
         deadline = asyncio.get_running_loop().time() + timeout_seconds
@@ -171,10 +171,10 @@ class Pull:
                     await self._news.wait()
                 while missing := await self._missing():
                     if asyncio.get_running_loop().time() > until:
-                        log.warning("no longer waited for messages that another holds", extra=self._names())
+                        log.warning("no longer waiting for messages of another process", extra=self._names())
                         break
                     if self._most_held is None:
-                        # Over this bound the server hands out nothing but what was handed out before
+                        # Beyond this bound, the server hands out only messages that it handed out before
                         self._most_held = await self._bound(1)
                     self._ask(len(self._waiting) + missing)
                     self._news.clear()
@@ -190,7 +190,7 @@ class Pull:
             if isinstance(error, JetStreamError) and error.not_found:
                 self._is_gone(str(error))
             else:
-                await asyncio.sleep(_CONFIRM_SECONDS)  # the servers start
+                await asyncio.sleep(_CONFIRM_SECONDS)  # the servers are starting
             return False
         if self._older_until != until or not self._is_open:
             return False  # the connection was lost meanwhile
@@ -199,7 +199,10 @@ class Pull:
         return True
 
     async def _missing(self) -> int:
-        """How many messages the server has handed out that are not here, or so it seems while it hears of the last."""
+        """The number of messages that the server handed out and that are not here.
+
+        It may be too high until the server has the last acknowledgements.
+        """
         info = await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
         # A server that was killed may have forgotten some of the last ones
         newest: int = info["delivered"]["stream_seq"]
@@ -208,7 +211,7 @@ class Pull:
         return max(0, pending - here)
 
     async def _bound(self, most_held: int) -> int:
-        """How many messages the consumer may hand out that are not settled; what it was before."""
+        """Sets the number of unsettled messages that the consumer may hand out; returns the previous number."""
         config = (await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}"))["config"]
         changed = {"stream_name": self.stream, "config": {**config, "max_ack_pending": most_held}}
         await self.connection.api(f"CONSUMER.CREATE.{self.stream}.{self.consumer}", changed)
@@ -223,7 +226,7 @@ class Pull:
         await self.connection.client.publish(subject, data)
 
     async def _came(self, message: Any) -> None:
-        """Everything that comes to the inbox: messages, heartbeats, and how pulls end."""
+        """Handles everything that comes to the inbox: messages, heartbeats and the ends of pulls."""
         self._heard = asyncio.get_running_loop().time()
         reply = message.reply
         if reply and reply.startswith("$JS.ACK."):
@@ -252,16 +255,16 @@ class Pull:
 
     def _is_gone(self, problem: str) -> None:
         self.problem = problem
-        self._acknowledged.clear()  # who makes it anew may want them all once more
+        self._acknowledged.clear()  # a new consumer may be meant to bring all of them again
 
     # --- pulling
 
     def _ask(self, room: int) -> None:
-        """Asks for as many as there is room for, and nothing beyond."""
+        """Pulls as many messages as there is room for."""
         client = self.connection.client
         now = asyncio.get_running_loop().time()
         if self._asked and now - self._heard > 2.5 * _HEARTBEAT_SECONDS:
-            self._asked.clear()  # two heartbeats were missed: nobody works on these pulls
+            self._asked.clear()  # two heartbeats are missing: no server works on these pulls
             self._heard = now
         asked = sum(self._asked.values())
         want = min(room - len(self._waiting) - asked, _MOST_IN_A_PULL)
@@ -280,7 +283,7 @@ class Pull:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _count_down(self) -> None:
-        """Messages do not say which pull brought them: the oldest one is served first."""
+        """Counts a message for the oldest pull: messages do not name their pull, and the oldest is served first."""
         for name, left in self._asked.items():
             if left > 1:
                 self._asked[name] = left - 1
@@ -297,7 +300,7 @@ class Pull:
             self._news.set()
 
     async def _confirm(self) -> None:
-        """An acknowledgement is remembered until the server has it; what waits to be read is kept from coming again."""
+        """Repeats acknowledgements until the server has them, and extends messages that wait to be read."""
         client = self.connection.client
         generation = self.connection.generation
         clock = asyncio.get_running_loop().time

@@ -1,4 +1,4 @@
-"""Replies to a NATS subject: confirmed by the stream that has it, or flushed to the server where none has."""
+"""Replies to a NATS subject: confirmed by the subject's stream, or flushed to the server if there is no stream."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,7 +36,7 @@ class NATSReply(ReplyTarget):
 
 
 class NATSPublisher:
-    """Publishes to one subject in the CloudEvents NATS binding's binary mode."""
+    """Publishes to one subject, in the binary mode of the CloudEvents NATS binding."""
 
     def __init__(self, connection: Connection, subject: str) -> None:
         self._connection = connection
@@ -44,7 +44,7 @@ class NATSPublisher:
 
     async def publish(self, event: Event, key: bytes | None) -> None:
         client = self._connection.client
-        # Printed once for all attempts: a stream drops what it has already
+        # The same for all attempts: a stream drops a message whose id it has already
         headers = {**headers_from_event(event), "Nats-Msg-Id": event.id}
         streams = (
             await self._connection.api("STREAM.NAMES", {"subject": self._subject}) if await self._has_streams() else {}
@@ -59,7 +59,7 @@ class NATSPublisher:
                 await client.publish(self._subject, event.data or b"", headers=headers)
                 await self._connection.flush(_SECONDS)
         except MaxPayloadError as error:
-            raise ReplyRefused(f"reply to {self._subject!r}: larger than the server takes") from error
+            raise ReplyRefused(f"reply to {self._subject!r}: larger than the server's max_payload") from error
         except NoRespondersError as error:
             raise OSError(f"reply to {self._subject!r}: no stream answers") from error
         except NatsError as error:
@@ -75,4 +75,4 @@ class NATSPublisher:
         return True
 
     async def close(self) -> None:
-        """The connection is shared: it is closed with its last owner."""
+        """The connection is shared: it closes with its last user."""

@@ -56,23 +56,23 @@ class NATSSpec(TriggerSource):
 
     @property
     def extend_seconds(self) -> float:  # type: ignore[override]
-        """Twice before the server takes what is held for lost."""
+        """A held message is extended twice before the server hands it out again."""
         return self.ack_wait_seconds / 3
 
     @field_validator("subject")
     @classmethod
     def _is_a_subject(cls, value: str) -> str:
         if any(c.isspace() for c in value) or not all(value.split(".")):
-            raise ValueError(f"{value!r} is no subject: tokens without blanks, joined by dots")
+            raise ValueError(f"{value!r} is not a subject: tokens without blanks, joined by dots")
         if ">" in value[:-1]:
-            raise ValueError(f"{value!r}: > stands at the end only")
+            raise ValueError(f"{value!r}: > may stand only at the end")
         return value
 
     @field_validator("stream", "durable", "queue")
     @classmethod
     def _is_a_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[^\s.*>/\\]+", value):
-            raise ValueError(f"{value!r} is no name: no blanks, dots, wildcards or slashes")
+            raise ValueError(f"{value!r} is not a name: no blanks, dots, wildcards or slashes")
         return value
 
     @field_validator("start")
@@ -92,7 +92,7 @@ class NATSSpec(TriggerSource):
         return {"nats": self.servers}
 
     def name_in(self, context: Context) -> str:
-        """Of the consumer or queue group, unless the spec has one."""
+        """The name of the consumer or queue group."""
         name = self.durable if self.mode == "jetstream" else self.queue
         if name is not None:
             return name
@@ -103,7 +103,7 @@ class NATSSpec(TriggerSource):
         return await connection_to(servers_of(self.servers, context), self.security, context)
 
     async def stream_in(self, context: Context) -> str:
-        """The stream's name. Raises SourceError when there is none."""
+        """The stream's name. Creates the stream if that is allowed; else raises SourceError if there is none."""
         connection = await self.connection(context)
         if self.stream is None:
             found = await connection.api("STREAM.NAMES", {"subject": self.subject})

@@ -1,4 +1,4 @@
-"""The fabric's own streams: made where they are missing."""
+"""The fabric's own streams, created if they are missing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _WRONG_LAST_SEQUENCE = 10071
 
 
 async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The stream's configuration. One that is there stays as it is, but for the replicas that `config` asks for."""
+    """Creates the stream if needed, and returns its configuration. Of an existing stream, only the replicas change."""
     name, replicas = config["name"], config.get("num_replicas")
     try:
         found: dict[str, Any] = (await connection.api(f"STREAM.INFO.{name}"))["config"]
@@ -25,9 +25,9 @@ async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> di
 
 
 async def check_publishing(connection: Connection, subject: str) -> None:
-    """Whether a stream takes what is published there: tried with a message that it must refuse, so nothing is kept.
+    """Checks that a stream accepts messages on the subject, with a message that it must refuse, so that none is kept.
 
-    Raises SourceError.
+    Raises SourceError if not.
     """
     try:
         await connection.publish(subject, [b""], {"Nats-Expected-Last-Sequence": _NEVER})
@@ -35,4 +35,6 @@ async def check_publishing(connection: Connection, subject: str) -> None:
         if error.code != _WRONG_LAST_SEQUENCE:
             raise
     else:
-        raise SourceError("StoreUnusable", f"{connection.place}: {subject}: the stream takes what it should refuse")
+        raise SourceError(
+            "StoreUnusable", f"{connection.place}: {subject}: the stream accepts a message that it should refuse"
+        )

@@ -33,7 +33,7 @@ class NATSTrigger(NATSSpec):
             await consumption.close()
 
     async def prepare(self, context: Context) -> None:
-        """The stream exists, or is created where that is allowed."""
+        """Checks that the stream exists, or creates it if that is allowed."""
         if self.mode == "jetstream":
             await self.stream_in(context)
 

@@ -1,1 +1,1 @@
-"""What people and scrapers see of the flows: metrics, health, logs, and the admin API."""
+"""The flows' metrics, health, logs and admin API."""

@@ -29,7 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Refused(Exception):
-    """What was asked for cannot be done; the status and the text are the answer."""
+    """A request that cannot be fulfilled; the status and the text are the answer."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -38,7 +38,7 @@ class Refused(Exception):
 
 @asynccontextmanager
 async def served(application: web.Application, socket: Path) -> AsyncIterator[None]:
-    """Serves it while the context is open, to the socket's owner. A socket that is there is a dead process's."""
+    """Serves it while the context is open, to the socket's owner. Replaces the socket of a dead process."""
     _remove(socket)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
     await runner.setup()
@@ -59,17 +59,17 @@ def _remove(socket: Path) -> None:
 
 
 def application_of(*routes: web.RouteDef) -> web.Application:
-    """Whatever a handler refuses, or a source or transport raises, is answered as `{"error": text}`."""
+    """An application that answers refusals of handlers and errors of sources or transports as `{"error": text}`."""
     application = web.Application(client_max_size=_BODY_MAX_BYTES, middlewares=[_errors_as_json])
     application.add_routes(routes)
     return application
 
 
 class FlowAdmin:
-    """How the flows are, and what can be done about their dead letters and lanes.
+    """The state of the flows, and the actions on their dead letters and lanes.
 
-    `triggers` gives all triggers that this process knows, whether or not a flow of theirs runs in it, as they are
-    when something is asked; the keys do not matter. `idle` says of one without a flow why that is: reason, message.
+    `triggers` returns all triggers that this process knows at the time of a request, with or without a flow here; the
+    keys do not matter. `idle` returns the reason and message for a trigger without a flow.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class FlowAdmin:
         self._started_at = time.time()
 
     def application(self) -> web.Application:
-        """For a process that has nothing but flows: `/v1/status`, and the routes."""
+        """An application for a process with only flows: `/v1/status` and the routes."""
         return application_of(web.get("/v1/status", self.status), *self.routes())
 
     def routes(self) -> list[web.RouteDef]:
-        """What can be asked of a trigger, by namespace, kind and name."""
+        """The requests about one trigger, by namespace, kind and name."""
         return [
             web.get(TRIGGER + "/dead-letters", self.dead_letters),
             web.get(TRIGGER + "/dead-letters/show", self.show),
@@ -113,7 +113,7 @@ class FlowAdmin:
         return json_answer({**process, "triggers": self.triggers_status()})
 
     def triggers_status(self) -> list[dict[str, Any]]:
-        """One for each flow, and one for each trigger that has none here."""
+        """The status of each flow, and of each trigger that has no flow here."""
         running = sorted(self._flows.running.items())
         with_flows = {uid for (uid, _), _ in running}
         idle = [trigger for trigger in self._triggers().values() if trigger.uid not in with_flows]
@@ -123,7 +123,7 @@ class FlowAdmin:
         ]
 
     def trigger(self, request: web.Request) -> TriggerResource:
-        """The one that the path names. Raises Refused."""
+        """The trigger that the path names. Raises Refused."""
         namespace, kind, name = (request.match_info[part] for part in ("namespace", "kind", "name"))
         triggers = self._triggers().values()
         for trigger in triggers:
@@ -196,7 +196,7 @@ class FlowAdmin:
     # --- flow
 
     async def resume(self, request: web.Request) -> web.Response:
-        """After everything failed: go on."""
+        """Resumes a trigger that is held because everything failed."""
         trigger = self.trigger(request)
         for running in self._flows.of(trigger.uid):
             running.flow.resume()
@@ -239,13 +239,13 @@ class FlowAdmin:
     async def _letters(
         self, request: web.Request, identities: list[str] | None = None
     ) -> AsyncIterator[tuple[DeadLetter, RunningTrigger]]:
-        """Of all functions of the trigger; None means all of them."""
+        """The dead letters of all functions of the trigger: those with these identities, or all for None."""
         wanted = None if identities is None else set(identities)
         for running in self._running(request):
             dead_letters = await running.flow.open_dead_letters()
             if dead_letters is None:
-                why = running.flow.connected[2] or "it starts"
-                raise Refused(503, f"{running.resource.name}: where its dead letters are is not known yet: {why}")
+                why = running.flow.connected[2] or "it is starting"
+                raise Refused(503, f"{running.resource.name}: the place of its dead letters is not known yet: {why}")
             async for letter in dead_letters.letters():
                 if wanted is None or letter.identity in wanted:
                     yield letter, running
@@ -255,7 +255,7 @@ class FlowAdmin:
 
 
 def process_status() -> dict[str, Any]:
-    """What every process says of itself."""
+    """The status of a process itself."""
     try:
         found = version("kubeirq")
     except PackageNotFoundError:
@@ -274,7 +274,7 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         found = orjson.loads(body or b"{}")
         if isinstance(found, dict):
             return found
-    raise Refused(400, "the body is no JSON object")
+    raise Refused(400, "the body is not a JSON object")
 
 
 def _flow_status(running: RunningTrigger) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from trigger_sources.observe.metrics import exposition
 async def metrics_endpoint(
     host: str, port: int, *, readings: Callable[[], Iterable[Reading]], waiting: Callable[[], Sequence[str]]
 ) -> AsyncIterator[str]:
-    """Serves /metrics, /healthz (the loop turns) and /readyz (nothing is waited for). Yields its address.
+    """Serves /metrics, /healthz (the event loop runs) and /readyz (the process is ready). Yields its address.
 
-    `waiting` says in a line each what keeps the process from being ready.
+    `waiting` returns the reasons why the process is not ready, a line each.
     """
 
     async def metrics(_: web.Request) -> web.Response:

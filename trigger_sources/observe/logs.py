@@ -1,4 +1,4 @@
-"""Log records for machines: one line of JSON each, the constant message with its data."""
+"""Log records for machines: one line of JSON each, with a constant message and its data."""
 
 import logging
 from datetime import UTC, datetime
@@ -26,5 +26,5 @@ class JsonLines(logging.Formatter):
 
 
 def data_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra`."""
+    """The data that was given as `extra`."""
     return {name: value for name, value in vars(record).items() if name not in _OWN}

@@ -53,7 +53,7 @@ def exposition(readings: Iterable[Reading]) -> str:
             if value is not None:
                 lines.append(f"{name}{_labels(r.labels)} {float(value):g}")
     name = "kubeirq_held_events_by_state"
-    lines += _head(name, "gauge", "Events taken and not settled, by what they wait for")
+    lines += _head(name, "gauge", "Events taken and not settled, by their state")
     for r in readings:
         lines += [f"{name}{_labels({**r.labels, 'state': state})} {count}" for state, count in r.states.items()]
     return "\n".join(lines) + "\n"

@@ -1,1 +1,1 @@
-"""Where the fabric keeps the events and states that no broker of a trigger keeps."""
+"""The fabric's own stores, for the events and states that no broker of a trigger keeps."""

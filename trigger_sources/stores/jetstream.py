@@ -22,10 +22,10 @@ _UNAVAILABLE = "StoreUnavailable"
 
 
 class JetStreamStore:
-    """A `host.EventStore`. Connects with its first use, and comes back by itself.
+    """A `host.EventStore`. It connects on its first use, and reconnects by itself.
 
-    While the servers cannot be reached, every method raises SourceError with the reason StoreUnavailable, at once
-    where that is known.
+    While the servers cannot be reached, every method raises SourceError with the reason StoreUnavailable, at once if
+    that is known already.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class JetStreamStore:
     async def open(cls, servers: Sequence[str], **arguments: Any) -> AsyncIterator["JetStreamStore"]:
         """`servers` are nats:// or tls:// addresses.
 
-        `replica` is this process' name, `credentials` the text of a .creds file, `replicas` how many servers keep each
-        stream. This process takes from a trigger's inbox only while `may_take(uid)`.
+        `replica` is the name of this process, `credentials` the text of a .creds file, `replicas` the number of servers
+        that keep each stream. This process takes from a trigger's inbox only while `may_take(uid)` is true.
         """
         store = cls(servers, **arguments)
         try:
@@ -80,18 +80,18 @@ class JetStreamStore:
         return self._inboxes[uid]
 
     async def connection(self) -> Connection:
-        """Raises SourceError while there is none."""
+        """The connection. Raises SourceError while there is none."""
         if self._closed:
             raise SourceError("StoreClosed", "the store is closed")
         found = self._connected
-        if found is None or found.client.is_closed:  # a server that refuses a login closes it for good
+        if found is None or found.client.is_closed:  # closed for good after a server refused the login
             found = self._connected = await self._connect()
         if not found.client.is_connected:
-            raise found.away("the connection was lost; it comes back once the servers answer")
+            raise found.away("the connection was lost; it reconnects once the servers answer")
         return found
 
     async def _connect(self) -> Connection:
-        """One attempt for all who ask meanwhile."""
+        """One attempt for all callers that ask at the same time."""
         if self._connecting is None or self._connecting.done():
             arguments: dict[str, Any] = {}
             if self._credentials:

@@ -1,4 +1,4 @@
-"""An inbox on JetStream: a subject of a work queue, and a durable consumer of its own, which replicas share."""
+"""An inbox on JetStream: a subject of a work queue, with its own durable consumer, which replicas share."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ from trigger_sources.nats.streams import check_publishing, ensure_stream
 
 log = logging.getLogger(__name__)
 
-_UNUSED_SECONDS = 7 * 86_400  # then the server forgets the consumer, not its records: of a trigger that was deleted
+_UNUSED_SECONDS = 7 * 86_400  # the server then forgets the consumer (of a deleted trigger), but not its records
 
 
 class _Hold:
-    """A record that is handed out, and the subject that settles it: another one whenever the server repeats itself."""
+    """A record that is handed out, with the subject that settles it. Each repeat by the server has a new subject."""
 
     __slots__ = ("reply",)
 
@@ -29,7 +29,7 @@ class _Hold:
 
 
 class JetStreamInbox:
-    """An `inbox.Inbox`. This process takes only while `may_take()`. `connection` may raise SourceError."""
+    """An `inbox.Inbox`. This process takes records only while `may_take()`. `connection` may raise SourceError."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class JetStreamInbox:
             "subjects": [f"{self._all}.*"],
             "storage": "file",
             "retention": "workqueue",
-            "discard": "new",  # of a stream with a bound the newest is refused, not the oldest lost
+            "discard": "new",  # a full stream refuses new records, and does not lose old ones
             "num_replicas": self._replicas,
             "description": "Accepted events of kubeirq",
         }
@@ -95,7 +95,7 @@ class JetStreamInbox:
         for message, delivered in found:
             place = delivered.place
             if (hold := self._held.get(place)) is not None:
-                hold.reply = message.reply  # repeated while it is held: settled by the newer name
+                hold.reply = message.reply  # the server repeated it while it is held: the newer subject settles it
                 continue
             hold = self._held[place] = _Hold(message.reply)
             kept.append(
@@ -125,7 +125,7 @@ class JetStreamInbox:
     async def _settle(self, pull: Pull, place: Place, hold: _Hold, outcome: Outcome) -> None:
         if self._held.get(place) is not hold:
             if outcome.final:
-                raise ConnectionError("the record was given back")  # the outcome is kept until it comes again
+                raise ConnectionError("the record was given back")  # the fabric keeps the outcome until it comes again
             return
         del self._held[place]
         if outcome.final:
@@ -145,7 +145,7 @@ class JetStreamInbox:
             await self.give_back()
             pull = None
         if pull is not None and pull.problem is not None:
-            log.warning("consumer looked for again", extra={"consumer": self._consumer, "problem": pull.problem})
+            log.warning("consumer is created again", extra={"consumer": self._consumer, "problem": pull.problem})
             pull.problem = None
             await self.prepare()
         if pull is None:
@@ -178,5 +178,5 @@ class JetStreamInbox:
         await connection.api(path, {"stream_name": self._stream, "config": config})
 
     def _bound(self, connection: Connection) -> None:
-        """A quarter is left for what a dead letter says beside the event."""
+        """Bounds the records' size. A quarter of a message is left for a dead letter's metadata."""
         self.largest_bytes = connection.client.max_payload * 3 // 4

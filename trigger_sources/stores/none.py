@@ -1,4 +1,4 @@
-"""No store: what stands in its place where none was configured, and says so in words."""
+"""The stand-in for a store where none is configured. Its errors say how to configure one."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -20,7 +20,7 @@ class NoStore:
 
 
 class NoDeadLetters:
-    """There are none, and none can be written."""
+    """There are no dead letters, and none can be written."""
 
     async def prepare(self) -> None:
         raise SourceError(
@@ -41,14 +41,14 @@ class NoDeadLetters:
         return 0
 
     async def remove(self, letter: DeadLetter) -> None:
-        """It is gone already."""
+        """Does nothing: there is no letter."""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: nothing is open."""
 
 
 class NoInbox:
-    """It takes nothing."""
+    """An inbox that accepts nothing."""
 
     largest_bytes = None
     must_give_back = False
@@ -70,4 +70,4 @@ class NoInbox:
         return 0
 
     async def give_back(self) -> None:
-        """Nothing was taken."""
+        """Does nothing: nothing was taken."""

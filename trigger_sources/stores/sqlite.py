@@ -38,18 +38,18 @@ CREATE INDEX inbox_by_uid ON inbox (uid, sequence);
 """
 _LETTERS_A_READ = 64
 _MOST_IN_A_TRANSACTION = 1_000
-_TRY_AGAIN_SECONDS = 5.0  # what could not be removed is handed out again then, to be settled once more
+_TRY_AGAIN_SECONDS = 5.0  # a record that could not be removed is handed out again then, to be settled once more
 
 
 class StoreError(SourceError):
-    """The store's file cannot be used. The text names the file and says what to do."""
+    """The store's file cannot be used. The text names the file and the way out."""
 
 
 class Store:
     """One file, one process, one writer. Every method that writes returns once its write is durable.
 
-    Writes that arrive while a transaction is being written go into the next one together: a disk flush each would cost
-    a hundred times the write. Lives in one event loop. Every method may raise StoreError.
+    Writes that arrive during a transaction go into the next one together: a disk flush for each would cost a hundred
+    times the write. Lives in one event loop. Every method may raise StoreError.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
@@ -64,7 +64,7 @@ class Store:
     @classmethod
     @asynccontextmanager
     async def open(cls, path: str | Path) -> AsyncIterator["Store"]:
-        """The store in that file, made if it is not there; its folder too. One process may have it open at a time."""
+        """The store in that file. Creates the file and its folder if needed. One process at a time may open it."""
         path = Path(path)
         loop = asyncio.get_running_loop()
         # SQLite's connection and every use of it stay in this one thread
@@ -84,17 +84,17 @@ class Store:
         return StoreState(self, uid, function)
 
     def dead_letters(self, uid: str, function: str | None = None) -> "StoreDeadLetters":
-        """The dead letters of that trigger: of one function, or None for all of them."""
+        """The dead letters of that trigger: of one function, or of all for None."""
         return StoreDeadLetters(self, uid, function)
 
     def inbox(self, uid: str) -> "StoreInbox":
-        """The durable queue of that trigger: always the same object, which knows what is held."""
+        """The durable queue of that trigger: always the same object, which knows the held records."""
         return self._inboxes.setdefault(uid, StoreInbox(self, uid))
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs `work` in the writer's thread; returns its result once everything it wrote is durable.
+        """Runs `work` in the writer's thread; returns its result once everything that it wrote is durable.
 
-        It must be repeatable: if the transaction that it shares with others fails, it runs again alone.
+        `work` must be repeatable: if the transaction that it shares with others fails, it runs again alone.
         """
         if self._closed:
             raise StoreError("StoreClosed", f"{self.path}: the store is closed")
@@ -114,7 +114,7 @@ class Store:
             results = await loop.run_in_executor(self._thread, _transact, self._connection, works)
             for (_, done), result in zip(batch, results, strict=True):
                 if done.done():
-                    continue  # who asked was cancelled; what it asked for is done nevertheless
+                    continue  # the caller was cancelled; its work is done nevertheless
                 if isinstance(result, sqlite3.Error):
                     done.set_exception(_explained(self.path, result))
                 elif isinstance(result, BaseException):
@@ -186,7 +186,7 @@ class StoreDeadLetters:
         )
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
-        """Reads a page at a time: however many there are, few are in memory."""
+        """Reads a page at a time, so that only few letters are in memory."""
         failed_at, number = float("-inf"), -1
         while True:
             page = await self._store.run(self._page(failed_at, number))
@@ -221,7 +221,7 @@ class StoreDeadLetters:
         )
 
     async def close(self) -> None:
-        """The store is its opener's to close."""
+        """Does nothing: the owner of the store closes it."""
 
     def _page(
         self, failed_at: float, number: int
@@ -235,7 +235,7 @@ class StoreDeadLetters:
 
 
 class StoreInbox:
-    """An `inbox.Inbox` in the store. The file is this process' alone, so what is held is known in memory."""
+    """An `inbox.Inbox` in the store. Only this process uses the file, so held records are known in memory."""
 
     largest_bytes = None
     must_give_back = False
@@ -243,12 +243,12 @@ class StoreInbox:
     def __init__(self, store: Store, uid: str) -> None:
         self._store = store
         self._uid = uid
-        self._newest = 0  # the last sequence that was handed out: no later one ever was
-        self._held: dict[int, object] = {}  # by sequence, which handing out it was
-        self._given_back: dict[int, float] = {}  # by sequence, from when on it may be taken, of the loop's clock
-        self._times: dict[int, int] = {}  # how often it was handed out, of what is held or given back
+        self._newest = 0  # the highest sequence that was handed out
+        self._held: dict[int, object] = {}  # by sequence: a token for this hand-out
+        self._given_back: dict[int, float] = {}  # by sequence: when it may be taken again, by the loop's clock
+        self._times: dict[int, int] = {}  # by sequence, of held and given back records: how often it was handed out
         self._news = asyncio.Event()
-        self._news.set()  # what an earlier life has left
+        self._news.set()  # there may be records of an earlier process
 
     async def prepare(self) -> None:
         """Nothing is missing once the store is open."""
@@ -262,7 +262,7 @@ class StoreInbox:
                 )
             )
         finally:
-            self._news.set()  # also when cancelled: what was asked for may be written nevertheless
+            self._news.set()  # even if it is cancelled: the records may be written nevertheless
 
     async def take(self, limit: int, timeout_seconds: float, *, in_order: bool = False) -> list[Kept]:
         clock = asyncio.get_running_loop().time
@@ -275,7 +275,7 @@ class StoreInbox:
                 try:
                     kept = await self._take(due, limit)
                 except BaseException:
-                    self._news.set()  # it was not looked at
+                    self._news.set()  # the next call must look again
                     raise
                 if len(kept) == limit:
                     self._news.set()  # there may be more
@@ -312,11 +312,11 @@ class StoreInbox:
 
         rows = await self._store.run(read)
         for sequence in set(due).difference(sequence for sequence, _ in rows):
-            self._given_back.pop(sequence, None)  # it was settled after all
+            self._given_back.pop(sequence, None)  # it settled after all
         kept = []
         for sequence, record in rows:
             if self._given_back.pop(sequence, None) is None and sequence <= self._newest:
-                continue  # another take was faster
+                continue  # another call of `take` was faster
             self._newest = max(self._newest, sequence)
             self._times[sequence] = self._times.get(sequence, 0) + 1
             hold = self._held[sequence] = object()
@@ -346,13 +346,13 @@ class StoreInbox:
 
 
 def _transact(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
-    """Each work's result or the exception that it met: all in one transaction, or else each in its own."""
+    """The result or exception of each work: all in one transaction or, if that fails, each in its own."""
     try:
         return _in_one_transaction(connection, works)
-    except Exception as error:  # noqa: BLE001  raised again where it was asked for
+    except Exception as error:  # noqa: BLE001  raised again in the caller of `run`
         if len(works) == 1:
             return [error]
-        # One that cannot be written must not take the others with it
+        # A write that fails must not make the others fail
         return [result for work in works for result in _transact(connection, [work])]
 
 
@@ -379,7 +379,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise _explained(path, error) from error
     try:
-        # The file is this process's alone while it is open: a second fabric on it is refused, not interleaved
+        # Only this process uses the file while it is open: a second fabric gets an error
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -392,7 +392,7 @@ def _connect(path: Path) -> sqlite3.Connection:
                 f"{path}: written by another version of kubeirq (format {version}, known: {_VERSION});"
                 " use that version, or another file",
             )
-        connection.execute("BEGIN IMMEDIATE")  # takes the lock now, not at the first write
+        connection.execute("BEGIN IMMEDIATE")  # takes the lock now, not with the first write
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         connection.close()
@@ -408,9 +408,9 @@ def _explained(path: Path, error: sqlite3.Error) -> StoreError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         reason, advice = "StoreLocked", "another process has it open; stop that one, or use another folder"
     elif code == sqlite3.SQLITE_FULL:
-        reason, advice = "StoreFull", "the disk is full; make room on it"
+        reason, advice = "StoreFull", "the disk is full; free some space"
     elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        reason, advice = "StoreCorrupt", "it is damaged or no store; move it away and restore a copy of it"
+        reason, advice = "StoreCorrupt", "it is damaged or not a store; move it away and restore a copy of it"
     else:
         reason, advice = "StoreUnavailable", "check the disk and the rights to the file"
     problem = StoreError(reason, f"{path}: {error}: {advice}")

@@ -1,4 +1,4 @@
-"""The contract that every source keeps, as tests: subclass `SourceContract` and say where events are made.
+"""The contract of all sources, as tests. Subclass `SourceContract` and define the origin of the events:
 
     class TestFolderTrigger(SourceContract):
         @asynccontextmanager
@@ -6,8 +6,8 @@
             ...
             yield Origin(trigger, produce)
 
-It runs under pytest with pytest-asyncio in auto mode. What an origin has not (connections that could be dropped, a
-deadline) is not asked of it.
+It runs under pytest with pytest-asyncio in auto mode. Tests for features that an origin does not have, such as
+connections to drop or a deadline, pass at once.
 """
 
 import asyncio
@@ -41,23 +41,23 @@ class Origin:
     """The far side of a source under test, and the trigger that reads from it."""
 
     trigger: TriggerSource
-    produce: Callable[[int], Awaitable[None]]  # makes so many events, no two of which need have different data
+    produce: Callable[[int], Awaitable[None]]  # makes so many events, which may all have the same data
     interrupt: Callable[[], Awaitable[None]] | None = None  # drops the source's connections; None: it has none
-    deadline_seconds: float | None = None  # what is neither settled nor extended for so long is handed out again
-    patience_seconds: float = 20  # how long an event may take from the origin to the trigger
+    deadline_seconds: float | None = None  # an event that is not settled or extended for so long is handed out again
+    patience_seconds: float = 20  # the time limit for an event from the origin to the trigger
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)  # text by Secret's name and key
     gateway: Gateway | None = None
-    store: FabricStore | None = None  # of triggers that keep what they accepted
+    store: FabricStore | None = None  # for triggers with an inbox
 
 
 class SourceContract:
-    """Every test opens an origin of its own."""
+    """Every test opens its own origin."""
 
     def origin(self) -> AbstractAsyncContextManager[Origin]:
-        """The one thing to write: an async context manager that yields an Origin with nothing in it yet."""
+        """The one required method: an async context manager that yields an Origin without events."""
         raise NotImplementedError(f"{type(self).__name__} defines no origin()")
 
-    async def test_every_event_says_what_it_is_and_has_a_position_of_its_own(self) -> None:
+    async def test_every_event_has_its_attributes_and_a_position_of_its_own(self) -> None:
         async with self.origin() as origin, reader(origin) as it:
             await origin.produce(2)
             await origin.produce(2)
@@ -70,19 +70,19 @@ class SourceContract:
             positions = [delivery.position for delivery in taken]
             assert len(set(positions)) == len(positions) or set(positions) == {None}, positions
 
-    async def test_no_more_is_taken_than_there_is_room_for(self) -> None:
+    async def test_a_source_yields_no_more_events_than_there_is_room_for(self) -> None:
         async with self.origin() as origin, reader(origin, limit=2) as it:
             await origin.produce(5)
             first = await it.until(2)
             await it.quiet(1.0)
-            assert len(it.held) <= 2, "it took what nobody had room for"
+            assert len(it.held) <= 2, "it yielded more events than there was room for"
             for delivery in first:
                 await it.settle(delivery)
             for delivery in (await it.until(4))[2:]:
                 await it.settle(delivery)
             await it.until(5)
 
-    async def test_what_was_not_settled_comes_again_after_a_crash_and_what_was_settled_does_not(self) -> None:
+    async def test_after_a_crash_unsettled_events_come_again_and_settled_ones_do_not(self) -> None:
         async with self.origin() as origin:
             async with reader(origin) as it:
                 await origin.produce(4)
@@ -99,7 +99,7 @@ class SourceContract:
                 for delivery in taken[2:4]:
                     assert ids[delivery.position] == delivery.event.id, "an event's id changed"
 
-    async def test_it_stops_within_a_second(self) -> None:
+    async def test_a_source_stops_within_a_second(self) -> None:
         async with self.origin() as origin, reader(origin) as it:
             await origin.produce(1)
             await it.until(1)
@@ -109,7 +109,7 @@ class SourceContract:
             await it.crash()
             assert time.monotonic() - started < 3.0, "it did not stop"
 
-    async def test_what_is_given_back_goes_to_another_replica_and_not_by_a_time_out(self) -> None:
+    async def test_returned_events_go_to_another_replica_without_a_time_out(self) -> None:
         async with self.origin() as origin:
             async with reader(origin) as it:
                 await origin.produce(3)
@@ -131,16 +131,16 @@ class SourceContract:
                 late = asyncio.ensure_future(_settled(taken[0]))
                 done, _ = await asyncio.wait({late}, timeout=5)
                 assert done, "a late settle hangs"
-                late.exception()  # it may say that it is too late, in whatever way
+                late.exception()  # it may raise any exception
             async with reader(origin, state=state) as it:
                 await it.until_positions({delivery.position for delivery in taken[1:3]})
 
-    async def test_lag_grows_while_nothing_is_settled(self) -> None:
+    async def test_lag_grows_while_no_event_is_settled(self) -> None:
         async with self.origin() as origin, reader(origin, limit=1) as it:
             await origin.produce(4)
             await it.until(1)
             if await origin.trigger.lag(it.context) is None:
-                return  # it cannot tell, and does not pretend to
+                return  # the source does not know its lag
             async with asyncio.timeout(origin.patience_seconds):
                 while True:
                     lag = await origin.trigger.lag(it.context)
@@ -148,7 +148,7 @@ class SourceContract:
                         break
                     await asyncio.sleep(0.1)
 
-    async def test_what_is_extended_is_not_handed_out_again(self) -> None:
+    async def test_an_extended_event_is_not_handed_out_again(self) -> None:
         async with self.origin() as origin, reader(origin) as it:
             if origin.deadline_seconds is None:
                 return
@@ -161,7 +161,7 @@ class SourceContract:
                 await asyncio.sleep(origin.deadline_seconds / 4)
             assert len(it.taken) == 1, "handed out again while it was held"
 
-    async def test_a_missing_secret_is_said_and_harms_nothing(self) -> None:
+    async def test_a_missing_secret_is_reported(self) -> None:
         async with self.origin() as origin:
             if not origin.secrets:
                 return
@@ -172,13 +172,13 @@ class SourceContract:
                     async for _ in origin.trigger.deliveries(context):
                         pass
             except SourceError as error:
-                assert error.reason, error  # noqa: PT017  its own words are compared nowhere
+                assert error.reason, error  # noqa: PT017  no test compares the text
             else:
                 raise AssertionError("it runs without its secret")
             finally:
                 await context.close()
 
-    async def test_it_goes_on_after_a_dropped_connection(self) -> None:
+    async def test_a_source_continues_after_a_dropped_connection(self) -> None:
         async with self.origin() as origin, reader(origin) as it:
             if origin.interrupt is None:
                 return
@@ -188,7 +188,9 @@ class SourceContract:
             await origin.produce(2)
             await it.until_distinct(4)
 
-    async def test_a_dropped_connection_calls_no_function_twice_for_what_is_held(self, tmp_path: Path) -> None:
+    async def test_after_a_dropped_connection_no_function_is_called_twice_for_a_held_event(
+        self, tmp_path: Path
+    ) -> None:
         async with self.origin() as origin:
             if origin.interrupt is None:
                 return
@@ -208,7 +210,7 @@ class SourceContract:
                 await _until(lambda: found.dispatcher.held == 0, origin.patience_seconds)
                 assert sorted(function.ids) == sorted(set(function.ids)), "called twice"
 
-    async def test_it_has_retries_dead_letters_and_metrics_for_nothing(self, tmp_path: Path) -> None:
+    async def test_a_source_gets_retries_dead_letters_and_metrics_without_code_of_its_own(self, tmp_path: Path) -> None:
         tries: dict[str, int] = {}
         poison: list[str] = []
 
@@ -236,7 +238,7 @@ class SourceContract:
 
 
 class Reader:
-    """What the fabric is to a source: the one task that pulls, with room for so many."""
+    """The fabric's side of a source: the one task that pulls, with a limit of held events."""
 
     def __init__(self, origin: Origin, context: StandInContext, limit: int) -> None:
         self.origin = origin
@@ -265,7 +267,7 @@ class Reader:
                 return
             except (AssertionError, asyncio.CancelledError):
                 raise
-            except Exception as error:  # noqa: BLE001  whatever it raises, the fabric starts it again
+            except Exception as error:  # noqa: BLE001  the fabric restarts it after any exception
                 self.context.report(connected=False, reason="SourceFailed", message=repr(error))
                 await asyncio.sleep(0.1)
             finally:
@@ -290,12 +292,12 @@ class Reader:
         self._changed.set()
 
     async def quiet(self, seconds: float) -> None:
-        """Lets it do what it should not do."""
+        """Waits, so that a faulty source can do something wrong."""
         await asyncio.wait({self._task}, timeout=seconds)
         self._raise_its_own()
 
     async def ended(self, seconds: float) -> None:
-        """Waits for what a read still brings; the fabric gives that back."""
+        """Waits for the end of a running read, whose events the fabric gives back."""
         self._changed.set()
         await asyncio.wait({self._task}, timeout=seconds)
 
@@ -319,14 +321,14 @@ class Reader:
             await _until(is_over, self.origin.patience_seconds)
         except TimeoutError:
             found = [delivery.position for delivery in self.taken]
-            raise AssertionError(f"it did not come; came: {found}; reports: {self.context.reports[-3:]}") from None
+            raise AssertionError(f"events are missing; came: {found}; reports: {self.context.reports[-3:]}") from None
 
 
 @asynccontextmanager
 async def reader(
     origin: Origin, *, limit: int = 64, state: MemoryState | None = None, replica: str = "replica-0"
 ) -> AsyncIterator[Reader]:
-    """A source of the origin under way, closed at the end."""
+    """A reader of the origin, which is closed at the end."""
     context = _context(origin, secrets=origin.secrets, state=state, replica=replica)
     context.limit = context.room = limit
     await origin.trigger.prepare(context)
@@ -341,7 +343,7 @@ async def reader(
 
 @dataclass
 class Called:
-    """A function in the test's hands."""
+    """A function that the test controls."""
 
     url: str
     ids: list[str] = field(default_factory=list)  # of the events that it was called with
@@ -368,7 +370,7 @@ async def called(answer: Callable[[web.BaseRequest], Awaitable[web.Response]]) -
 
 @asynccontextmanager
 async def flow(origin: Origin, url: str, folder: Path) -> AsyncIterator[Flow]:
-    """The origin's trigger, run by the fabric itself."""
+    """The origin's trigger in a flow of the fabric."""
     delivery = origin.trigger.delivery.model_copy(update={"backoff_seconds": 0.01, "backoff_max_seconds": 0.05})
     trigger = origin.trigger.model_copy(update={"delivery": delivery})
     kind = type(trigger).__name__
@@ -422,5 +424,5 @@ async def _settled(delivery: Delivery) -> None:
 
 async def _until(happened: Callable[[], bool], seconds: float) -> None:
     async with asyncio.timeout(seconds):
-        while not happened():  # noqa: ASYNC110  what is waited for is the source's doing: it sets no event of ours
+        while not happened():  # noqa: ASYNC110  the source does not set an event for the test
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A stand-in for the fabric: the context that a test gives to a source."""
+"""A stand-in for the fabric: a context that a test passes to a source."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class MemoryState:
-    """A State that lives as long as the test."""
+    """A State in memory."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
@@ -33,7 +33,7 @@ class MemoryState:
 
 @dataclass
 class StandInContext:
-    """A Context with no fabric behind it: `room` is what the test says, reports and losses are kept to be looked at."""
+    """A Context without a fabric: the test sets `room`, and can look at the reports and losses."""
 
     namespace: str = "default"
     name: str = "trigger"
@@ -86,7 +86,7 @@ class StandInContext:
         return found
 
     async def close(self) -> None:
-        """Closes what was shared."""
+        """Closes the shared connections."""
         while self._shared:
             _, (connection, close) = self._shared.popitem()
             await close(connection)

@@ -1,1 +1,1 @@
-"""The HTTP client of the dispatcher, and the addresses that it may connect to."""
+"""The HTTP client of the dispatcher, and the policy for the addresses that it connects to."""

@@ -1,7 +1,6 @@
-"""The dispatcher's HTTP/1.1 client: a pool of kept connections to one origin, bounded in every direction.
+"""The dispatcher's HTTP/1.1 client: a pool of kept connections to one origin, with bounds for sizes and times.
 
-It exists because it is the hot path: a request costs about a tenth of a general client's. All else that speaks HTTP
-uses a library.
+It is the hot path: a request costs about a tenth of one with a general client. All other code uses a library for HTTP.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from trigger_sources.transport.connection import Answered, Connection, NoAnswer,
 
 __all__ = ["Connection", "Endpoint", "NoAnswer", "Resolve", "Stale", "Unreachable"]
 
-Resolve = Callable[[str], Awaitable[Sequence[str]]]  # a host's addresses. Raises OSError
+Resolve = Callable[[str], Awaitable[Sequence[str]]]  # from a host to its addresses; raises OSError
 
 _METHOD = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
@@ -28,16 +27,16 @@ _BODY_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
 class Unreachable(Exception):
-    """The function is down: no connection could be made, so nothing of the request was processed."""
+    """The function is down: no connection could be made, so the request was not processed at all."""
 
 
 class Endpoint:
-    """Kept connections to one origin; a request at a time on each. Belongs to one event loop.
+    """Kept connections to one origin, each for one request at a time. Belongs to one event loop.
 
-    None begins a request when it is older than `max_age_seconds`, less up to a fifth so that they do not end together:
-    behind the address of a Service replicas come and go, and only new connections find the new ones.
+    A connection that is older than `max_age_seconds` gets no further request, because only new connections reach new
+    replicas behind the address of a Service. The age varies by up to a fifth, so that connections do not end together.
 
-    `resolve` gives the addresses that may be connected to, tried in order; unset: whatever the system says.
+    `resolve` returns the addresses to connect to, tried in order; unset: the system's resolver.
     """
 
     def __init__(
@@ -72,29 +71,29 @@ class Endpoint:
         self._max_body_bytes = max_body_bytes
         self._idle_seconds = idle_seconds
         self._max_age_seconds = max_age_seconds
-        self._idle: list[Connection] = []  # the last one was used last
+        self._idle: list[Connection] = []  # the most recently used one is last
         self._connections: set[Connection] = set()
-        self._open = 0  # connections and connects under way
+        self._open = 0  # connections, and connects in progress
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_seconds = _SWEEP_SECONDS
-        self._checked = (b"", b"")
-        self._request_line = b""  # of what was checked last, and the host
+        self._checked = (b"", b"")  # the last method and target that passed the check
+        self._request_line = b""  # their request line, and the host header
         self._closing = False
-        self._clock = time.monotonic  # the loop's, once there is a connection
+        self._clock = time.monotonic  # the loop's clock once there is a connection
 
     async def send(
         self, method: bytes, target: bytes, headers: bytes, body: bytes, *, timeout_seconds: float, fresh: bool = False
     ) -> Answer:
         """Sends one request and returns its whole answer.
 
-        `headers` are lines that end in CRLF each, without host, content-length and connection. `timeout_seconds` bounds
-        everything after the connection is made, and is kept to an eighth of itself or a quarter of a second. `fresh`:
-        no kept connection is used.
+        `headers` are lines that each end in CRLF, without host, content-length and connection. `timeout_seconds` bounds
+        everything after the connection is made; it is exact to an eighth of itself or a quarter of a second. `fresh`:
+        use a new connection.
 
         Raises Unreachable, NoAnswer, or ValueError for a method or target that would break the request line. A request
-        is sent a second time only when a kept connection turns out to have been closed by the other side without a byte
-        of an answer. It may have been processed all the same: the delivery is at least once, as everywhere.
+        is sent a second time only if the other side has closed a kept connection before the first byte of an answer. It
+        may have been processed nevertheless: delivery is at least once.
         """
         head = self._head(method, target, headers, body)
         connection = (None if fresh else self._kept()) or await self._connection(fresh=fresh)
@@ -125,10 +124,10 @@ class Endpoint:
         *,
         timeout_seconds: float,
     ) -> Connection | None:
-        """The same without a task, on a kept connection; None where there is none: only `send` makes one.
+        """The same without a task, on a kept connection. None: there is no kept one, and only `send` makes one.
 
-        `answered` is called once with what comes of it. Stale: the request is to be sent again, by `send` with `fresh`.
-        `abort` of the connection gives it up until then. Raises ValueError as `send` does.
+        `answered` is called once with the result. If that is Stale, the caller sends the request again, by `send` with
+        `fresh`. Before that, the connection's `abort` gives the request up. Raises ValueError as `send` does.
         """
         head = self._head(method, target, headers, body)
         connection = self._kept()
@@ -163,7 +162,7 @@ class Endpoint:
         connection.start(answered, head, body, method == b"HEAD", deadline)
 
     async def close(self) -> None:
-        """Ends idle connections; busy ones end with their answers; who waits for a connection gets Unreachable."""
+        """Ends idle connections. Busy ones end with their answers; callers that wait for one get Unreachable."""
         self._closing = True
         for connection in self._idle:
             connection.abort()
@@ -174,7 +173,7 @@ class Endpoint:
         if len(self._idle) == len(self._connections) and self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        await asyncio.sleep(0)  # lets the transports report that they are gone
+        await asyncio.sleep(0)  # lets the transports report that they are closed
 
     # --- connections
 
@@ -186,7 +185,7 @@ class Endpoint:
         return None
 
     async def _connection(self, *, fresh: bool = False) -> Connection:
-        """A connection that is this caller's alone. Raises Unreachable."""
+        """A connection for this caller alone. Raises Unreachable."""
         if self._closing:
             raise Unreachable("the client is closed")
         if self._open >= self._max_connections:
@@ -196,13 +195,13 @@ class Endpoint:
                 connection = await waiter
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                    self._pass_on(waiter.result())  # it was this caller's already
+                    self._pass_on(waiter.result())  # this caller had it already
                 raise
             if connection is not None:
                 if connection.is_open and not fresh:
                     return connection
                 connection.abort()
-                self._open += 1  # the slot of the one that just went, or one over the limit for a moment
+                self._open += 1  # the slot of the closed one, or one over the limit for a moment
         else:
             self._open += 1
         try:
@@ -229,9 +228,9 @@ class Endpoint:
         return connection
 
     async def _connected(self) -> Connection:
-        """Raises OSError: that of the last address."""
+        """A connection to the first address that accepts one. Raises the OSError of the last address."""
         hosts = (self._host,) if self._resolve is None else await self._resolve(self._host)
-        problem = OSError("it has no address")
+        problem = OSError("the host has no address")
         for host in hosts:
             try:
                 _, connection = await asyncio.get_running_loop().create_connection(
@@ -247,7 +246,7 @@ class Endpoint:
         raise problem
 
     def _released(self, connection: Connection) -> None:
-        """Its answer is complete: the next request may use it."""
+        """Takes back a connection whose answer is complete, for the next request."""
         if self._closing:
             connection.abort()
             return
@@ -263,7 +262,7 @@ class Endpoint:
         self._idle.append(connection)
 
     def _lost(self, connection: Connection) -> None:
-        """The connection is gone, whoever ended it."""
+        """Forgets a closed connection."""
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
@@ -274,12 +273,12 @@ class Endpoint:
         while self._waiting and self._open < self._max_connections:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                self._open += 1  # the slot is the waiter's: it connects
+                self._open += 1  # the waiter gets the slot, and connects
                 waiter.set_result(None)
                 return
 
     def _pass_on(self, connection: Connection | None) -> None:
-        """A connection, or the right to open one, whose taker was cancelled."""
+        """Passes on a connection, or the slot for one, of a caller that was cancelled."""
         if connection is None:
             self._freed()
         elif connection.is_open:
@@ -307,9 +306,9 @@ class Endpoint:
 
     def _check(self, method: bytes, target: bytes) -> None:
         if not _METHOD.fullmatch(method):
-            raise ValueError(f"{method!r} is no HTTP method")
+            raise ValueError(f"{method!r} is not an HTTP method")
         if not _TARGET.fullmatch(target):
-            raise ValueError(f"{target!r} is no request target: it has a space or a control character")
+            raise ValueError(f"{target!r} is not a request target: it has a space or a control character")
         self._checked = (method, target)
         self._request_line = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, self._authority)
 
@@ -323,5 +322,5 @@ def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not trusted: {error.verify_message}"
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused"  # the loops say it in words of their own
+        return "connection refused"  # the text differs between event loops
     return error.strerror or str(error)

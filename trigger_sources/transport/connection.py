@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection of the dispatcher: a request goes out, one bounded answer comes back, the rest is refused."""
+"""One HTTP/1.1 connection of the dispatcher: it sends a request, takes one bounded answer and refuses the rest."""
 
 import asyncio
 import math
@@ -12,18 +12,18 @@ from trigger_sources.delivery import Answer
 
 
 class NoAnswer(Exception):
-    """The function is failing: the request was sent, and no whole answer came. The text says what happened."""
+    """The function is failing: the request was sent, and no whole answer came. The text says why."""
 
 
 class Stale(Exception):
-    """A kept connection was closed by the other side before a byte of an answer came."""
+    """The other side closed a kept connection before the first byte of an answer."""
 
 
 Answered = Callable[[Answer | NoAnswer | Stale], None]
 
 
 class Connection(asyncio.Protocol):
-    """Idle, or busy with one request. `released` is told when it is idle again, `closed` when it is gone."""
+    """Idle, or busy with one request. It calls `released` when it is idle again, and `closed` when it is closed."""
 
     __slots__ = (
         "_answer_begun", "_answered", "_body", "_body_bytes", "_closed", "_complete", "_garbage", "_head_bytes",
@@ -46,8 +46,8 @@ class Connection(asyncio.Protocol):
         self._answered: Answered | None = None  # while busy
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport | None = None
-        self.used = False  # whether a request was answered on it before
-        self.deadline = math.inf  # of the request under way, of the loop's clock
+        self.used = False  # whether it has answered a request
+        self.deadline = math.inf  # of the running request, by the loop's clock
         self.timeout_seconds = 0.0
         self.idle_since = 0.0
         self.retire_at = 0.0
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._problem = ""
 
     def start(self, answered: Answered, head: bytes, body: bytes, head_only: bool, deadline: float) -> None:
-        """Sends a request. `answered` is called once with what comes of it, unless that is wanted no more."""
+        """Sends a request. `answered` is called once with the result, unless the request is aborted."""
         if self.transport is None:
             answered(NoAnswer("the connection was closed at once"))
             return
@@ -89,16 +89,16 @@ class Connection(asyncio.Protocol):
         return self.transport is not None and not self.transport.is_closing()
 
     def fail(self, problem: str) -> None:
-        """Gives the request up, and the connection with it."""
+        """Ends the request with NoAnswer, and closes the connection."""
         self._end(NoAnswer(problem))
 
     def abort(self) -> None:
-        """The request is wanted no more."""
+        """Drops the request without a result, and closes the connection."""
         self._answered = None
         self._drop()
 
     def abort_for(self, answered: Answered) -> None:
-        """The same for a request that may be done with: another one may have the connection now."""
+        """The same, unless the request is complete and another one uses the connection now."""
         if self._answered is answered:
             self.abort()
 
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answered is None:
-            # Bytes that nobody asked for are never taken for the next request's answer
+            # Unexpected bytes must not become the next request's answer
             self._drop()
             return
         self._answer_begun = True
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
             self._problem = self._problem or "the answer switches protocols"
         except httptools.HttpParserError as error:
             if not self._complete:
-                self._problem = self._problem or f"the answer is no HTTP: {error}"
+                self._problem = self._problem or f"the answer is not HTTP: {error}"
             self._garbage = True
         if self._problem:
             self.fail(self._problem)
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
             self.fail(f"the answer's header is over {self._max_header_bytes} bytes")
 
     def eof_received(self) -> bool:
-        return False  # the transport closes, and connection_lost decides what that means
+        return False  # the transport closes, and connection_lost decides about the request
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._answered is not None:
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
         self.transport = None
         self._closed(self)
 
-    # --- the parser's side; an exception here would hide its reason, so problems are kept
+    # --- the parser's side; the parser would hide the reason of an exception, so problems are stored
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -171,9 +171,9 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > self._max_header_bytes and self._headers_bytes() > self._max_header_bytes:
             self._problem = f"the answer's header is over {self._max_header_bytes} bytes"
             return
-        names = dict(self._headers)  # the last one counts
+        names = dict(self._headers)  # of several, the last one counts
         if self._head_only:
-            self._garbage = True  # the parser waits for a body that does not come
+            self._garbage = True  # the parser waits for a body that will not come
             self._complete = True
         elif "transfer-encoding" not in names:
             length = names.get("content-length")
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         if self._until_close and self._status not in (204, 304):
             return
         self._complete = True
-        self._keep = self._parser.should_keep_alive()  # only now: afterwards the parser is at the next message
+        self._keep = self._parser.should_keep_alive()  # asked now, because the parser goes on to the next message
 
     # --- helpers
 
@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
             or transport is None
             or transport.is_closing()
             or not self._keep
-            or transport.get_write_buffer_size()  # answered before all was sent: the rest would be the next request
+            or transport.get_write_buffer_size()  # the request is not sent completely
         ):
             self._drop()
         else:
@@ -240,5 +240,5 @@ class Connection(asyncio.Protocol):
 
 
 def tls_context() -> ssl.SSLContext:
-    """Verifies certificates and names."""
+    """A TLS context that verifies certificates and names."""
     return ssl.create_default_context()

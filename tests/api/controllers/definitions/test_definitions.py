@@ -49,7 +49,11 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("HTTPTrigger", {"function": "f", "methods": ["get"]}, r"spec.methods\[0\]: Unsupported value"),
     ("HTTPTrigger", {"function": "f", "expose": {}}, "spec.expose: .*exactly one of ingress, httpRoute is needed"),
     ("HTTPTrigger", {"url": "http://x", "expose": INGRESS}, "function: with expose requests go to one function's"),
-    ("HTTPTrigger", {"function": "f", "expose": INGRESS, "path": "/a/{id}"}, "path: an Ingress or HTTPRoute can only"),
+    (
+        "HTTPTrigger",
+        {"function": "f", "expose": INGRESS, "path": "/a/{id}"},
+        "path: an Ingress or HTTPRoute takes only",
+    ),
     ("HTTPTrigger", {"function": "f", "expose": INGRESS, "methods": ["GET"]}, "methods: an Ingress lets every method"),
     (
         "HTTPTrigger",

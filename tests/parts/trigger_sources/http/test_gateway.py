@@ -393,7 +393,7 @@ async def test_while_nobody_takes_requests_a_bounded_number_waits_for_a_bounded_
         found = await asyncio.gather(*(post() for _ in range(5)))
         assert sorted(found) == [
             *[(503, "busy: the request was not taken in time")] * 3,
-            *[(503, "too many requests wait already")] * 2,
+            *[(503, "too many requests are waiting already")] * 2,
         ]
         assert await requests.next(10, 0.01) == []
 

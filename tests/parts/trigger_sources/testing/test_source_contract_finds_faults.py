@@ -87,12 +87,12 @@ class Contract(SourceContract):
 @pytest.mark.parametrize(
     ("kind", "promise"),
     [
-        (AcknowledgesAtOnce, "what_was_not_settled_comes_again_after_a_crash_and_what_was_settled_does_not"),
+        (AcknowledgesAtOnce, "after_a_crash_unsettled_events_come_again_and_settled_ones_do_not"),
         (AcknowledgesAtOnce, "a_late_settle_does_no_harm"),
-        (Overfills, "no_more_is_taken_than_there_is_room_for"),
-        (Repeats, "what_was_not_settled_comes_again_after_a_crash_and_what_was_settled_does_not"),
-        (KeepsWhatIsReturned, "what_is_given_back_goes_to_another_replica_and_not_by_a_time_out"),
-        (SamePosition, "every_event_says_what_it_is_and_has_a_position_of_its_own"),
+        (Overfills, "a_source_yields_no_more_events_than_there_is_room_for"),
+        (Repeats, "after_a_crash_unsettled_events_come_again_and_settled_ones_do_not"),
+        (KeepsWhatIsReturned, "returned_events_go_to_another_replica_without_a_time_out"),
+        (SamePosition, "every_event_has_its_attributes_and_a_position_of_its_own"),
     ],
 )
 async def test_a_source_that_breaks_a_promise_fails_its_test(kind: type[Faulty], promise: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from controllers.definitions.schemas import NotStructural, Schema, structural
 from controllers.functions.resource import FunctionSpec
 from trigger_sources import TriggerSource
 from trigger_sources.registry import kinds, source_of
-from trigger_sources.spec import BROKER_TOLD, FUNCTION_NAME_TOLD, SERVER_TOLD
+from trigger_sources.spec import BROKER_RULE, FUNCTION_NAME_RULE, SERVER_RULE
 
 ROOT = Path(__file__).resolve().parents[4]
 KINDS = ("Function", *sorted(kinds()))
@@ -178,31 +178,31 @@ def test_the_examples_are_valid_on_a_cluster_but_for_their_files() -> None:
             "KafkaTrigger",
             {"function": "f", "topics": ["a"], "brokers": ["a"]},
             "spec.brokers",
-            BROKER_TOLD,
+            BROKER_RULE,
         ),
         (
             "NATSTrigger",
             {"function": "f", "subject": "a", "servers": ["http://x"]},
             "spec.servers",
-            SERVER_TOLD,
+            SERVER_RULE,
         ),
         (
             "NATSTrigger",
             {"function": "1st", "subject": "a"},
             "spec.function",
-            FUNCTION_NAME_TOLD,
+            FUNCTION_NAME_RULE,
         ),
         (
             "NATSTrigger",
             {"function": "f", "subject": "a", "reply": {"function": "a.b"}},
             "spec.reply.function",
-            FUNCTION_NAME_TOLD,
+            FUNCTION_NAME_RULE,
         ),
         (
             "NATSTrigger",
             {"function": "f", "subject": "a", "reply": {"kafka": {"topic": "t", "brokers": ["a"]}}},
             "spec.reply.kafka.brokers",
-            BROKER_TOLD,
+            BROKER_RULE,
         ),
         (
             "KafkaTrigger",

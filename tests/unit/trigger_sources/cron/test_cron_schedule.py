@@ -79,10 +79,10 @@ def test_times_rise_and_no_day_is_left_out(expression: str, zone: str, seconds: 
     ("expression", "zone", "problem"),
     [
         ("0 0 30 2 *", "UTC", "never fires"),
-        ("61 * * * *", "UTC", "is no schedule"),
+        ("61 * * * *", "UTC", "is not a valid schedule"),
         ("* * * *", "UTC", "has 4 fields"),
-        ("@soon", "UTC", "is no schedule"),
-        ("* * * * *", "Europe/Berln", "is no time zone"),
+        ("@soon", "UTC", "is not a valid schedule"),
+        ("* * * * *", "Europe/Berln", "is not a time zone"),
     ],
 )
 def test_what_is_no_schedule_says_why(expression: str, zone: str, problem: str) -> None:

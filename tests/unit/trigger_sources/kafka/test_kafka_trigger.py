@@ -24,8 +24,8 @@ def spec(**fields: Any) -> dict[str, Any]:
     [
         (spec(topics=[]), "topics: at least one topic is needed"),
         (spec(topicPattern="o.*"), "topics and topicPattern: one of them"),
-        (spec(topics=[], topicPattern="o("), "topicPattern: no regular expression: missing ), "),
-        (spec(topics=["o o"]), "'o o' is no topic: letters, digits"),
+        (spec(topics=[], topicPattern="o("), "topicPattern: not a regular expression: missing ), "),
+        (spec(topics=["o o"]), "'o o' is not a topic: letters, digits"),
         (spec(brokers=["kafka"]), "'kafka': host:port each is needed, as kafka:9092"),
         (spec(brokers=["kafka:0"]), "'kafka:0': host:port each is needed"),
         (spec(reply={"kafka": {"topic": "t", "brokers": ["kafka:99999"]}}), "'kafka:99999': host:port each is needed"),

@@ -69,9 +69,9 @@ def test_services_of_the_namespace_and_public_addresses_are_reached(host: str, a
         ("::127.0.0.1", "a loopback address"),
         ("64:ff9b::7f00:1", "a loopback address"),
         ("2002:7f00:1::", "a loopback address"),
-        ("0.0.0.0", "an address of no single host"),
-        ("0", "an address of no single host"),
-        ("::", "an address of no single host"),
+        ("0.0.0.0", "an address that is not a single host's"),
+        ("0", "an address that is not a single host's"),
+        ("::", "an address that is not a single host's"),
         ("169.254.169.254", "a link-local or metadata address"),
         ("::ffff:169.254.169.254", "a link-local or metadata address"),
         ("fe80::1%eth0", "a link-local or metadata address"),
@@ -83,8 +83,8 @@ def test_services_of_the_namespace_and_public_addresses_are_reached(host: str, a
         ("255.255.255.255", "a private address"),
         ("fd00:ec2::254", "a private address"),
         ("fec0::1", "a private address"),
-        ("224.0.0.1", "an address of no single host"),
-        ("ff02::1", "an address of no single host"),
+        ("224.0.0.1", "an address that is not a single host's"),
+        ("ff02::1", "an address that is not a single host's"),
     ],
 )
 def test_what_a_host_is_by_its_text_is_refused_before_anybody_asks_dns(host: str, problem: str) -> None:
@@ -162,7 +162,7 @@ async def test_an_alias_of_one_label_is_no_service_of_the_namespace() -> None:
 @pytest.mark.parametrize("name", ["a..b.", f"{'a' * 64}.example."])
 async def test_a_name_that_dns_cannot_be_asked_for_is_no_crash(name: str) -> None:
     async with asyncio.timeout(5):
-        with pytest.raises(OSError, match="no host name"):
+        with pytest.raises(OSError, match="is not a host name"):
             await looked_up(name)
 
 
