@@ -10,6 +10,8 @@ from pathlib import Path
 
 from runtimes import CATALOGUE  # controllers/functions/runtimes.py, put beside this file
 
+LOCKS = Path(__file__).parent / "locks"  # a copy of locks/
+
 
 def main(servers: Path, target: Path) -> None:
     for runtime in CATALOGUE:
@@ -20,7 +22,8 @@ def main(servers: Path, target: Path) -> None:
         options = ["--no-cache-dir", "--root-user-action=ignore", "--no-compile", "--only-binary=:all:"]
         places = [f"--python-version={version}", f"--target={folder / 'packages'}"]
         pip = [sys.executable, "-m", "pip", "install"]
-        subprocess.run([*pip, *options, *places, *runtime.packages], check=True)
+        locked = ["--require-hashes", f"--requirement={LOCKS / f'runtime-{runtime.name}.txt'}"]
+        subprocess.run([*pip, *options, *places, *locked], check=True)
 
 
 if __name__ == "__main__":
