@@ -13,7 +13,7 @@ BASE ?= python:3.13-slim
 SMALL_BASE ?= busybox:1.37
 BUILD_OPTIONS ?=
 
-.PHONY: install run test unit parts faults api cluster check docs benchmark images lock clean
+.PHONY: install run test unit parts faults api cluster check docs benchmark images lock release-check clean
 
 install: $(INSTALLED)
 
@@ -59,6 +59,9 @@ images:
 # after a change of dependencies; `make lock UPGRADE=--upgrade` takes the newest versions that pyproject.toml allows
 lock:
 	$(BIN)/python locks/make.py $(UPGRADE)
+
+release-check: install
+	$(BIN)/python tests/release_check.py
 
 clean:
 	rm -rf .venv .kubeirq .mypy_cache .ruff_cache .hypothesis
