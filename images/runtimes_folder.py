@@ -10,8 +10,6 @@ from pathlib import Path
 
 from runtimes import CATALOGUE  # controllers/functions/runtimes.py, put beside this file
 
-LOCKS = Path(__file__).parent / "locks"  # a copy of locks/
-
 
 def main(servers: Path, target: Path) -> None:
     for runtime in CATALOGUE:
@@ -22,7 +20,8 @@ def main(servers: Path, target: Path) -> None:
         options = ["--no-cache-dir", "--root-user-action=ignore", "--no-compile", "--only-binary=:all:"]
         places = [f"--python-version={version}", f"--target={folder / 'packages'}"]
         pip = [sys.executable, "-m", "pip", "install"]
-        locked = ["--require-hashes", f"--requirement={LOCKS / f'runtime-{runtime.name}.txt'}"]
+        lock = Path(__file__).parent / "locks" / f"runtime-{runtime.name}.txt"  # a copy of the one in locks/
+        locked = ["--require-hashes", f"--requirement={lock}"]
         subprocess.run([*pip, *options, *places, *locked], check=True)
 
 

@@ -38,7 +38,7 @@ def main(options: list[str]) -> None:
 
 
 def requirements(*extras: str) -> list[str]:
-    """What pyproject.toml asks for, with these extras; without the project itself."""
+    """The requirements in pyproject.toml, with those of these extras; without the project itself."""
     project = PROJECT["project"]
     asked = [*project["dependencies"]]
     for extra in extras:

@@ -100,14 +100,14 @@ def _project_archive(image: str, wheels: Path) -> Path:
 
 
 def _wheels() -> Path:
-    """A folder of all that the images' Containerfiles ask pip for, by the same locks: builds see no network."""
+    """A folder of the packages in the images' locks, since builds see no network."""
     versions = {"build": PYTHON_VERSION, "controllers": PYTHON_VERSION}
     versions |= {f"runtime-{runtime.name}": runtime.name.removeprefix(runtime.language) for runtime in CATALOGUE}
     locks = {ROOT / "locks" / f"{name}.txt": version for name, version in versions.items()}
 
     def download(folder: Path) -> None:
         for lock, version in locks.items():
-            # one of them, nkeys, is published as source only, and built in the image, where its hash is checked, too
+            # nkeys has no wheel: its source is kept, and the image's build checks its hash and builds it
             options = ("--no-deps", "--no-build-isolation", "--require-hashes", f"--python-version={version}")
             _pip("download", *options, f"--dest={folder}", f"--requirement={lock}")
 
