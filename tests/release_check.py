@@ -171,7 +171,7 @@ def delivered(kubeirq: str, folder: Path) -> bool:
 
 
 def run(*command: str, folder: Path | None = None) -> str:
-    """What the command wrote to its standard output. It must succeed."""
+    """Runs the command, which must succeed, and returns its standard output."""
     ran = subprocess.run(command, cwd=folder, env=environment(), check=False, capture_output=True, text=True)
     if ran.returncode != 0:
         raise Failed(f"{' '.join(command)} exited with {ran.returncode}:\n{ran.stdout[-3000:]}{ran.stderr[-3000:]}")
