@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # of `make images`
 BUILDER ?= $(firstword $(foreach program,podman buildah docker,$(shell command -v $(program))))
@@ -12,15 +13,17 @@ BASE ?= python:3.13-slim
 SMALL_BASE ?= busybox:1.37
 BUILD_OPTIONS ?=
 
-.PHONY: install run test unit parts faults api cluster check docs benchmark images clean
+.PHONY: install run test unit parts faults api cluster check docs benchmark images lock release-check clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml locks/build.txt locks/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kubeirq needs Python 3.11 or later; say PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "python3-venv is needed: apt-get install python3-venv"; exit 1; }
 	@echo "installing into .venv (about half a minute)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PIP_INSTALL) --require-hashes --requirement=locks/build.txt
+	@$(PIP_INSTALL) --require-hashes --no-build-isolation --requirement=locks/dev.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 run: install
@@ -52,6 +55,13 @@ images:
 	  --file images/controllers.Containerfile --tag $(IMAGE_PREFIX)/controllers:$(IMAGE_TAG) .
 	$(BUILDER) build $(BUILD_OPTIONS) --build-arg BASE=$(BASE) --build-arg SMALL_BASE=$(SMALL_BASE) \
 	  --file images/runtimes.Containerfile --tag $(IMAGE_PREFIX)/runtimes:$(IMAGE_TAG) .
+
+# after a change of dependencies; `make lock UPGRADE=--upgrade` takes the newest versions that pyproject.toml allows
+lock:
+	$(BIN)/python locks/make.py $(UPGRADE)
+
+release-check: install
+	$(BIN)/python tests/release_check.py
 
 clean:
 	rm -rf .venv .kubeirq .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,9 @@ def main(servers: Path, target: Path) -> None:
         options = ["--no-cache-dir", "--root-user-action=ignore", "--no-compile", "--only-binary=:all:"]
         places = [f"--python-version={version}", f"--target={folder / 'packages'}"]
         pip = [sys.executable, "-m", "pip", "install"]
-        subprocess.run([*pip, *options, *places, *runtime.packages], check=True)
+        lock = Path(__file__).parent / "locks" / f"runtime-{runtime.name}.txt"  # a copy of the one in locks/
+        locked = ["--require-hashes", f"--requirement={lock}"]
+        subprocess.run([*pip, *options, *places, *locked], check=True)
 
 
 if __name__ == "__main__":

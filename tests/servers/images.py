@@ -24,15 +24,15 @@ CONTROLLERS = "localhost/kubeirq/controllers:test"
 RUNTIMES = "localhost/kubeirq/runtimes:test"
 
 ARCHIVE = "image.tar"
-SOURCE_ONLY = ("nkeys",)  # its author publishes no wheel
 UNUSED_SECONDS = 3600.0  # older states of the project: removed when a new one is made
 INGREDIENTS = {  # what the Containerfiles copy
     CONTROLLERS: (
-        "images/controllers.Containerfile", "images/requirements.py", "pyproject.toml", "README.md", "LICENSE",
-        "kubeirq", "controllers", "trigger_sources", "runtimes",
+        "images/controllers.Containerfile", "locks/build.txt", "locks/controllers.txt", "pyproject.toml", "README.md",
+        "LICENSE", "kubeirq", "controllers", "trigger_sources", "runtimes",
     ),
     RUNTIMES: (
         "images/runtimes.Containerfile", "images/runtimes_folder.py", "controllers/functions/runtimes.py", "runtimes",
+        *(f"locks/runtime-{runtime.name}.txt" for runtime in CATALOGUE),
     ),
 }  # fmt: skip
 
@@ -100,20 +100,18 @@ def _project_archive(image: str, wheels: Path) -> Path:
 
 
 def _wheels() -> Path:
-    """A folder of all that the images' Containerfiles ask pip for: builds see no network."""
-    requirements = [sys.executable, str(ROOT / "images" / "requirements.py")]
-    needed = subprocess.run(requirements, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.split("\n")
-    needed = [*filter(None, needed), "hatchling"]
+    """A folder of the packages in the images' locks, since builds see no network."""
+    versions = {"build": PYTHON_VERSION, "controllers": PYTHON_VERSION}
+    versions |= {f"runtime-{runtime.name}": runtime.name.removeprefix(runtime.language) for runtime in CATALOGUE}
+    locks = {ROOT / "locks" / f"{name}.txt": version for name, version in versions.items()}
 
     def download(folder: Path) -> None:
-        _pip("wheel", "--no-deps", f"--wheel-dir={folder}", *SOURCE_ONLY)
-        fetch = ("download", "--only-binary=:all:", f"--dest={folder}", f"--find-links={folder}")
-        _pip(*fetch, f"--python-version={PYTHON_VERSION}", *needed)
-        for runtime in CATALOGUE:
-            version = runtime.name.removeprefix(runtime.language)
-            _pip(*fetch, f"--python-version={version}", *runtime.packages)
+        for lock, version in locks.items():
+            # nkeys has no wheel: its source is kept, and the image's build checks its hash and builds it
+            options = ("--no-deps", "--no-build-isolation", "--require-hashes", f"--python-version={version}")
+            _pip("download", *options, f"--dest={folder}", f"--requirement={lock}")
 
-    digest = _digest(RELEASE, PYTHON_VERSION, repr(CATALOGUE), *needed)
+    digest = _digest(RELEASE, PYTHON_VERSION, *(lock.read_text() for lock in locks))
     return _kept(f"wheels-{digest}", download, "downloading what the project's images are made of, once")
 
 
