@@ -12,10 +12,10 @@ from typing import Any
 
 from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
-from controllers.cluster.differences import applied_fields, has
-from controllers.cluster.events import Events, happened_between
+from controllers.cluster.differences import applied_fields, contains
+from controllers.cluster.events import EventRecorder, event_for_transition
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.owned_objects import Key, NameTaken, Owned, key_of
+from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.workload import FUNCTION_LABEL, Settings, objects_of, status_of
@@ -41,14 +41,14 @@ class FunctionController:
     """
 
     def __init__(self, api: Api, settings: Settings, *, namespace: str | None = None) -> None:
-        self.leads: Callable[[], bool] = lambda: True
+        self.is_leader: Callable[[], bool] = lambda: True
         self._api = api
-        self._events = Events(api, "kubeirq-functions")
+        self._events = EventRecorder(api, "kubeirq-functions")
         self._settings = settings
         self._namespace = namespace
         self._functions: dict[Key, Object] = {}
         self._touched: set[Key] = set()  # what is known of these is newer than the listing under way
-        self._owned = Owned(api, OWNED, label=FUNCTION_LABEL, namespace=namespace)
+        self._owned = OwnedObjects(api, OWNED, label=FUNCTION_LABEL, namespace=namespace)
         self.synced = asyncio.Event()  # every function that was there at the start is known
         self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
 
@@ -87,7 +87,7 @@ class FunctionController:
     async def reconcile(self, key: Key) -> None:
         """Makes what is there what is wanted, for one function. Raises what the API server raises."""
         function = self._functions.get(key)
-        if function is None or "deletionTimestamp" in function["metadata"] or not self.leads():
+        if function is None or "deletionTimestamp" in function["metadata"] or not self.is_leader():
             return  # owner references delete what belonged to it
         try:
             spec = FunctionSpec.model_validate(function["spec"]).named(key[1])
@@ -98,7 +98,7 @@ class FunctionController:
         try:
             if spec.scale.is_automatic:
                 await self._leave_replicas_to_the_autoscaler(key)
-            await self._owned.have(function, wanted)
+            await self._owned.ensure(function, wanted)
         except Refused as refused:
             reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
             await self._say(function, {}, [Condition("Ready", "False", reason, refusal_text(str(refused), spec))])
@@ -150,13 +150,13 @@ class FunctionController:
                 conditions, before.get("conditions", []), generation=metadata["generation"], now=now
             ),
         }
-        if has(before, wanted) and has(wanted, before):
+        if contains(before, wanted) and contains(wanted, before):
             return
         head = {"name": metadata["name"], "namespace": metadata["namespace"]}
         try:
             found = await self._api.apply(
                 {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Function", "metadata": head, "status": wanted},
-                part="status",
+                subresource="status",
             )
         except Refused as refused:
             if refused.status == 404:
@@ -165,7 +165,7 @@ class FunctionController:
         if key_of(function) in self._functions:
             self._functions[key_of(function)] = found
             self._touched.add(key_of(function))
-        if (happened := happened_between(before.get("conditions", []), wanted["conditions"])) is not None:
+        if (happened := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
             await self._events.record(found, happened)
 
     async def _sweeping(self) -> None:
@@ -192,7 +192,7 @@ class FunctionController:
             self.queue.add(key_of(found))
 
     def _deployment_seen(self, event: Event) -> None:
-        self.queue.add(self._owned.seen(event))
+        self.queue.add(self._owned.observe(event))
 
 
 def look_again_after(deployment: Mapping[str, Any], now: datetime) -> float:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.cluster.conditions import Condition, conditions_of
-from controllers.cluster.differences import has
-from controllers.cluster.events import Events, happened_between
+from controllers.cluster.differences import contains
+from controllers.cluster.events import EventRecorder, event_for_transition
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.status import FUNCTION_LABEL
@@ -124,7 +124,7 @@ class TriggerController:
             self.tell, workers=_STATUSES_AT_ONCE, expected=(SourceError, Refused, OSError, TimeoutError)
         )
         self._api = api
-        self._events = Events(api, "kubeirq")
+        self._events = EventRecorder(api, "kubeirq")
         self._turns = asyncio.Semaphore(_STATES_AT_ONCE)
         self._host = host
         self._kinds = tuple(kinds)
@@ -218,7 +218,7 @@ class TriggerController:
             try:
                 await self.sweep()
                 if not self.synced.is_set():
-                    await self.queue.idle()
+                    await self.queue.wait_until_idle()
                     self.synced.set()
             except (Refused, OSError, TimeoutError) as error:
                 log.warning("sweep failed", extra={"problem": str(error) or repr(error)})
@@ -372,7 +372,7 @@ class TriggerController:
         before = trigger.said if trigger.said is not None else trigger.object.get("status", {})
         await trigger.status.change(wanted)
         trigger.said, trigger.said_at = wanted, time.monotonic()
-        if (happened := happened_between(before.get("conditions", []), wanted["conditions"])) is not None:
+        if (happened := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
             await self._events.record(trigger.object, happened)
 
     def readings(self) -> Iterator[Reading]:
@@ -421,13 +421,13 @@ class TriggerController:
         target = trigger.spec.target if trigger.spec is not None else None
         if target is not None and target.selector is not None:
             wanted["functions"] = sorted(running.flow.identity.function for running in self.flows.of(trigger.uid))
-        same = has(before, wanted) or (
+        same = contains(before, wanted) or (
             _same_but_for_words(before, wanted) and now - trigger.said_at < _SAME_WORDS_SECONDS
         )
         next_runs = getattr(trigger.spec, "next_runs", None)
         if next_runs is not None and (not same or now - trigger.said_at > _NEXT_RUNS_SECONDS):
             wanted["nextRuns"] = [_text_of(run) for run in next_runs(_NEXT_RUNS, moment)]
-            same = same and has(before, wanted)
+            same = same and contains(before, wanted)
         return None if same else wanted
 
     def _told(self, trigger: KnownTrigger, now: float) -> tuple[Object, list[Condition] | None]:
@@ -546,7 +546,7 @@ def _same_but_for_words(before: Mapping[str, Any], wanted: Mapping[str, Any]) ->
         ]
         return {**status, "conditions": conditions}
 
-    return has(without_words(before), without_words(wanted))
+    return contains(without_words(before), without_words(wanted))
 
 
 def _key_of(found: Mapping[str, Any]) -> Key:

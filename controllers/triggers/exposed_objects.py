@@ -5,7 +5,7 @@ from collections.abc import Callable
 from controllers.cluster.api import Api, Object, Refused, plural_of
 from controllers.cluster.conditions import Condition
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.owned_objects import Key, Owned, key_of, place_of
+from controllers.cluster.owned_objects import Key, OwnedObjects, key_of, reference_of
 from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of, status_of
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.source import TriggerSource
@@ -28,14 +28,14 @@ class Exposures:
     """What leads requests to the functions of exposed triggers. Lives in one event loop."""
 
     def __init__(self, api: Api, *, namespace: str | None = None) -> None:
-        self._owned = Owned(api, KINDS, label=TRIGGER_LABEL, namespace=namespace)
+        self._owned = OwnedObjects(api, KINDS, label=TRIGGER_LABEL, namespace=namespace)
         self._refused: dict[Key, Refused] = {}
 
     def watches(self, seen: Callable[[Key], None]) -> list[Watch]:
         """Of all of them; `seen` is told whose changed."""
 
         def heard(event: Event) -> None:
-            seen(self._owned.seen(event))
+            seen(self._owned.observe(event))
 
         found = []
         for api_version, kind in KINDS:
@@ -53,7 +53,7 @@ class Exposures:
         wanted = objects_of(trigger["metadata"], spec) if isinstance(spec, HTTPTrigger) else []
         self._refused.pop(key, None)
         try:
-            await self._owned.have(trigger, wanted)
+            await self._owned.ensure(trigger, wanted)
         except Refused as refused:
             self._refused[key] = refused
             raise
@@ -65,7 +65,7 @@ class Exposures:
         assert isinstance(spec, HTTPTrigger)
         key = key_of(trigger)
         (wanted,) = objects_of(trigger["metadata"], spec)
-        live = self._owned.get(key, *place_of(wanted))
+        live = self._owned.get(key, *reference_of(wanted))
         return status_of(trigger["metadata"], spec, live, self._refused.get(key), function_down)
 
     def forget(self, key: Key) -> None:

@@ -1,6 +1,6 @@
 """An HTTP trigger that is exposed: the Ingress or HTTPRoute that it is on a cluster, and how that is. Pure.
 
-wanted = objects_of(trigger["metadata"], spec)       # made by Owned(api, KINDS, label=TRIGGER_LABEL)
+wanted = objects_of(trigger["metadata"], spec)       # made by OwnedObjects(api, KINDS, label=TRIGGER_LABEL)
 status, conditions = status_of(spec, live, refused)  # of what came of it
 """
 

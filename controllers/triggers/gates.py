@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from controllers.cluster.informer_cache import Known
+from controllers.cluster.informer_cache import InformerCache
 from controllers.functions.status import url_of
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.transport.egress_policy import Reach
@@ -21,8 +21,10 @@ class Gates:
     def __init__(self, reach: Reach | None = None) -> None:
         self._reach = reach
         self._gates: dict[Key, Gate] = {}
-        self._functions: Known[Key, Mapping[str, str]] = Known()  # labels
-        self._slices: Known[Key, tuple[Key, int]] = Known()  # the Service, and how many endpoints are ready
+        self._functions: InformerCache[Key, Mapping[str, str]] = InformerCache()  # labels
+        self._slices: InformerCache[Key, tuple[Key, int]] = (
+            InformerCache()
+        )  # the Service, and how many endpoints are ready
         self._serving: dict[Key, set[Key]] = {}  # by Service: the slices that have endpoints which are ready
         self._is_known = False  # before the first listing nothing is taken for absent
 
@@ -40,13 +42,13 @@ class Gates:
 
     def listing(self) -> None:
         """A listing begins: what is seen from now on is newer."""
-        self._functions.listing()
-        self._slices.listing()
+        self._functions.begin_list()
+        self._slices.begin_list()
 
     def listed(self, functions: Iterable[Mapping[str, Any]], slices: Iterable[Mapping[str, Any]]) -> None:
         """All there were when they were asked for."""
-        self._functions.listed({_key_of(found): (_uid_of(found), _labels_of(found)) for found in functions})
-        self._slices.listed(
+        self._functions.replace({_key_of(found): (_uid_of(found), _labels_of(found)) for found in functions})
+        self._slices.replace(
             {
                 _key_of(found): (_uid_of(found), (service, ready_endpoints(found)))
                 for found in slices
@@ -64,7 +66,7 @@ class Gates:
     def function_seen(self, function: Mapping[str, Any], *, gone: bool = False) -> bool:
         """Whether that changes which functions there are, or their labels."""
         key, uid = _key_of(function), _uid_of(function)
-        changed = self._functions.gone(key, uid) if gone else self._functions.seen(key, uid, _labels_of(function))
+        changed = self._functions.delete(key, uid) if gone else self._functions.update(key, uid, _labels_of(function))
         if changed:
             self._judge(key)
         return changed
@@ -76,9 +78,9 @@ class Gates:
             return
         key, uid = _key_of(found), _uid_of(found)
         if gone:
-            self._slices.gone(key, uid)
+            self._slices.delete(key, uid)
         else:
-            self._slices.seen(key, uid, (service, ready_endpoints(found)))
+            self._slices.update(key, uid, (service, ready_endpoints(found)))
         serving = self._serving.setdefault(service, set())
         known = self._slices.get(key)
         if known is not None and known[1]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from controllers.cluster.api import api
-from controllers.cluster.leases import Slots, slot_of
-from controllers.cluster.operator import beside, operate
+from controllers.cluster.leases import SharedLeases, slot_of
+from controllers.cluster.operator import operate, run_concurrently
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.egress_policy import reach_from
 from controllers.triggers.exposed_objects import Exposures
@@ -30,7 +30,7 @@ from trigger_sources.transport.egress_policy import Reach
 
 log = logging.getLogger(__name__)
 
-SLOTS = 6  # Leases that the triggers of a controller are spread over: as many replicas share them at most
+LEASE_COUNT = 6  # Leases that the triggers of a controller are spread over: as many replicas share them at most
 _ROUTES_TRIES = 200  # routes that are not served after these are answered 404 until they are
 _ROUTES_TRY_SECONDS = 0.05
 
@@ -132,16 +132,16 @@ async def run(name: str, settings: TriggerSettings) -> None:
             namespace=settings.watch_namespace,
             grace_seconds=settings.grace_seconds,
         )
-        slots: Slots | None = None
+        slots: SharedLeases | None = None
         if settings.release_namespace is not None:
-            slots = Slots(
+            slots = SharedLeases(
                 await stack.enter_async_context(api()),  # its own connections: a Lease waits behind nothing
                 namespace=settings.release_namespace,
                 name=f"kubeirq-{name}",
                 identity=settings.replica,
-                let_go=lambda slot: controller.let_go(lambda uid: slot_of(uid, SLOTS) == slot),
-                changed=controller.duties_changed,
-                count=SLOTS,
+                drain=lambda slot: controller.let_go(lambda uid: slot_of(uid, LEASE_COUNT) == slot),
+                on_change=controller.duties_changed,
+                count=LEASE_COUNT,
             )
             controller.duties = slots
         starting = _Starting(controller, serves=any("methods" in source_of(kind).model_fields for kind in found))
@@ -157,14 +157,14 @@ async def run(name: str, settings: TriggerSettings) -> None:
         def work() -> Coroutine[Any, Any, None]:
             # what was held is drained before it is let go
             holding = () if slots is None else (slots.run(),)
-            return beside(starting.listen(gateway, settings.gateway_port), controller.run(), *holding)
+            return run_concurrently(starting.listen(gateway, settings.gateway_port), controller.run(), *holding)
 
         await operate(
             controller.watches(),
             work,
             namespace=settings.watch_namespace,
-            narrow=controller.secret_watches(),
-            narrow_namespaces=settings.secret_namespaces,
+            restricted=controller.secret_watches(),
+            restricted_namespaces=settings.secret_namespaces,
         )
         log.info("controller has stopped")
 

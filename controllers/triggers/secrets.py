@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from controllers.cluster.informer_cache import Known
+from controllers.cluster.informer_cache import InformerCache
 from trigger_sources.source import MissingSecret, SourceError
 from trigger_sources.spec import SecretRef
 
@@ -16,24 +16,24 @@ class Secrets:
 
     def __init__(self, namespaces: Sequence[str]) -> None:
         self.namespaces = tuple(namespaces)
-        self._known: Known[Key, Mapping[str, str]] = Known()  # base64 by key
+        self._known: InformerCache[Key, Mapping[str, str]] = InformerCache()  # base64 by key
         self._versions: dict[Key, int] = {}  # how often its content has changed here
 
     def seen(self, secret: Mapping[str, Any], *, gone: bool = False) -> Key | None:
         """The Secret's key if its content is another than before."""
         key, uid = _key_of(secret), secret["metadata"]["uid"]
-        if not (self._known.gone(key, uid) if gone else self._known.seen(key, uid, _data_of(secret))):
+        if not (self._known.delete(key, uid) if gone else self._known.update(key, uid, _data_of(secret))):
             return None
         self._changed(key)
         return key
 
     def listing(self) -> None:
         """A listing begins: what is seen from now on is newer."""
-        self._known.listing()
+        self._known.begin_list()
 
     def listed(self, secrets: Iterable[Mapping[str, Any]]) -> None:
         """All there were when they were asked for."""
-        for key in self._known.listed(
+        for key in self._known.replace(
             {_key_of(found): (found["metadata"]["uid"], _data_of(found)) for found in secrets}
         ):
             self._changed(key)

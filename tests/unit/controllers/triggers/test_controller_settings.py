@@ -11,9 +11,9 @@ IMAGE = {"KUBEIRQ_RUNTIME_IMAGE": "runtimes"}
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("{", "KUBEIRQ_IMAGES: no JSON: "),
-        ("[]", "KUBEIRQ_IMAGES: images by runtime are needed"),
-        ('{"python3.11": 1}', "KUBEIRQ_IMAGES: images by runtime are needed"),
+        ("{", "KUBEIRQ_IMAGES: not valid JSON: "),
+        ("[]", "KUBEIRQ_IMAGES: must map runtimes to images"),
+        ('{"python3.11": 1}', "KUBEIRQ_IMAGES: must map runtimes to images"),
     ],
 )
 def test_images_that_are_none_are_named(value: str, problem: str) -> None:

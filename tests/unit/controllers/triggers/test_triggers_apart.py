@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from controllers.cluster.api import Api
-from controllers.cluster.owned_objects import Owned
+from controllers.cluster.owned_objects import OwnedObjects
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.gates import Gates
 from controllers.triggers.secrets import Secrets
@@ -178,7 +178,7 @@ async def test_what_only_has_the_label_is_nobodys_to_remove() -> None:
     mine = {"name": "old", "namespace": "a", "labels": labels, "ownerReferences": [{"uid": "u"}]}
     theirs = {"name": "public", "namespace": "a", "labels": labels}
     objects = [{"apiVersion": "v1", "kind": "Service", "metadata": found} for found in (mine, theirs)]
-    owned = Owned(cast(Api, Cluster(*objects)), [("v1", "Service")], label="kubeirq.dev/function")
+    owned = OwnedObjects(cast(Api, Cluster(*objects)), [("v1", "Service")], label="kubeirq.dev/function")
     await owned.refresh()
     owner = {"kind": "Function", "metadata": {"name": "f", "namespace": "a", "uid": "u"}}
     assert [found["metadata"]["name"] for found in owned.unwanted(owner, [])] == ["old"]
