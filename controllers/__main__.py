@@ -15,7 +15,7 @@ from controllers.cluster.api import Api, api
 from controllers.cluster.leases import SharedLeases
 from controllers.cluster.operator import operate, run_concurrently
 from controllers.functions.controller import FunctionController
-from controllers.functions.workload import Settings
+from controllers.functions.pod_template import Settings
 from controllers.triggers import process as trigger_process
 from trigger_sources.observe.endpoint import metrics_endpoint
 from trigger_sources.observe.logs import JsonLines

@@ -1,8 +1,8 @@
 """`python -m controllers.ask` sends one request to this pod's admin API, for a user who may `exec` into the pod.
 
 It reads one line of JSON: `{"method", "path", "query": {…}, "contentType", "body": base64}`. It writes one line of
-JSON: `{"status", "headers": {…}}`, or `{"error"}` if the admin API does not respond. Then it writes the response body as
-it arrives, in lines of base64, and at last a line with a dot. The protocol needs lines because an exec session can
+JSON: `{"status", "headers": {…}}`, or `{"error"}` if the admin API does not respond. Then it writes the response body
+as it arrives, in lines of base64, and at last a line with a dot. The protocol needs lines because an exec session can
 neither close its input nor mark the end of its output.
 """
 

@@ -13,7 +13,9 @@ from servers.kubernetes import APIServer, api_server
 from controllers.cluster.api import Api
 from controllers.cluster.events import EventRecorder, NewEvent
 
-FAILED = NewEvent("Warning", "CrashLoopBackOff", "the function ended with 3; its last words: no licence")
+FAILED = NewEvent(
+    "Warning", "CrashLoopBackOff", "the function ended with exit code 3; the last lines of its log: no licence"
+)
 
 
 @asynccontextmanager
@@ -49,7 +51,9 @@ async def test_kubectl_shows_what_happened_and_the_same_again_is_counted(caplog:
         described = await server.kubectl("describe", "configmap", "greet")
         assert "Warning  CrashLoopBackOff" in described
         assert "(x3 over" in described
-        assert "kubeirq-functions  the function ended with 3; its last words: no licence" in described
+        assert (
+            "kubeirq-functions  the function ended with exit code 3; the last lines of its log: no licence" in described
+        )
 
         nowhere = {**about, "metadata": {**about["metadata"], "namespace": "nowhere"}}
         await events.record(nowhere, FAILED)

@@ -12,8 +12,9 @@ from servers.kubernetes import APIServer, api_server
 from controllers.cluster.api import FIELD_MANAGER
 from controllers.cluster.differences import contains, has_stale_fields
 from controllers.cluster.strategic_merge import merged
+from controllers.functions.pod_template import Settings
 from controllers.functions.resource import FunctionSpec
-from controllers.functions.workload import Settings, objects_of
+from controllers.functions.workload import objects_of
 
 NAMESPACE = "shop"
 FUNCTION = {
