@@ -79,7 +79,7 @@ async def _functions(environment: Mapping[str, str]) -> None:
         controller = FunctionController(client, settings, namespace=namespace)
 
         def waiting() -> list[str]:
-            return [] if controller.synced.is_set() else ["the functions are not known yet"]
+            return [] if controller.synced.is_set() else ["the functions are not listed yet"]
 
         lease = _leader_lease(leases, controller, environment)
         port = trigger_process.number(environment, "KUBEIRQ_PORT", 9090)

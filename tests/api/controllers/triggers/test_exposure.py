@@ -18,7 +18,8 @@ from controllers.cluster.conditions import Condition
 from controllers.cluster.differences import contains
 from controllers.cluster.owned_objects import OwnedObjects
 from controllers.definitions.crds import crds, yaml_of
-from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of, status_of
+from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of
+from controllers.triggers.exposure_status import status_of
 from trigger_sources.http.source import HTTPTrigger
 
 BY_INGRESS: list[dict[str, Any]] = [
