@@ -1,4 +1,4 @@
-"""Prints the controllers' requirements for pip: those of pyproject.toml, without the brokers of the one-machine mode."""
+"""Prints the requirements of the controllers for pip: those of pyproject.toml, without the brokers of one machine."""
 
 import tomllib
 
