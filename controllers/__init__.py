@@ -1,1 +1,1 @@
-"""The control plane. Everything that knows Kubernetes' client and kopf lives here, and nothing else does."""
+"""The control plane: the controllers of Functions and triggers on Kubernetes."""

@@ -1,20 +1,21 @@
-"""`python -m controllers functions` or `trigger NAME`: one controller as a process, configured by its environment."""
+"""Runs one controller: `python -m controllers functions`, or `trigger NAME`. Environment variables configure it."""
 
 import argparse
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import uvloop
 from kubernetes.aio.config import ConfigException
 
 from controllers.cluster.api import Api, api
-from controllers.cluster.leases import Slots
-from controllers.cluster.operator import beside, operate
+from controllers.cluster.leases import SharedLeases
+from controllers.cluster.operator import operate, run_concurrently
 from controllers.functions.controller import FunctionController
-from controllers.functions.workload import Settings
+from controllers.functions.pod_template import Settings
 from controllers.triggers import process as trigger_process
 from trigger_sources.observe.endpoint import metrics_endpoint
 from trigger_sources.observe.logs import JsonLines
@@ -23,31 +24,31 @@ from trigger_sources.observe.logs import JsonLines
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m controllers", description=__doc__)
     parser.add_argument("controller", choices=["functions", "trigger"])
-    parser.add_argument("name", nargs="?", help="of a trigger's kind: http, cron, kafka, nats, or a plugin's")
+    parser.add_argument("name", nargs="?", help="the kind of trigger: http, cron, kafka, nats, or the kind of a plugin")
     arguments = parser.parse_args()
     lines = logging.StreamHandler(sys.stdout)
     lines.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines])
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns that signals are not its own
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # no warning that it handles no signals
     try:
         if arguments.controller == "trigger":
             if arguments.name is None:
-                parser.error("trigger: which one? http, cron, kafka, nats, or a plugin's")
+                parser.error("trigger: name the kind: http, cron, kafka, nats, or the kind of a plugin")
             uvloop.run(trigger_process.run(arguments.name, trigger_process.settings_from(os.environ)))
         else:
             uvloop.run(_functions(os.environ))
     except (ValueError, ConfigException) as error:
-        print(f"controllers: {error}", file=sys.stderr)  # noqa: T201  for whoever started it by hand
+        print(f"controllers: {error}", file=sys.stderr)  # noqa: T201  for a person who starts it by hand
         return 1
     return 0
 
 
 def settings_from(environment: Mapping[str, str]) -> Settings:
-    """What the chart says by environment variables. Raises ValueError that names the variable."""
+    """Reads the environment variables that the chart sets. Raises ValueError, which names the variable."""
     image = environment.get("KUBEIRQ_RUNTIME_IMAGE")
     if not image:
-        raise ValueError("KUBEIRQ_RUNTIME_IMAGE: the image with the runtimes is needed; the chart sets it")
+        raise ValueError("KUBEIRQ_RUNTIME_IMAGE is empty; set it to the runtimes image, as the chart does")
     return Settings(
         runtime_image=image,
         images=_images_from(environment.get("KUBEIRQ_IMAGES") or "{}"),
@@ -59,53 +60,56 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
 
 
 def _images_from(text: str) -> dict[str, str]:
-    """Images by runtime."""
+    """Parses the images by runtime."""
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"KUBEIRQ_IMAGES: no JSON: {error}") from None
+        raise ValueError(f"KUBEIRQ_IMAGES: not valid JSON: {error}") from None
     if not isinstance(found, dict) or not all(isinstance(image, str) and image for image in found.values()):
         raise ValueError(
-            'KUBEIRQ_IMAGES: images by runtime are needed, as in {"python3.11": "registry.example/python:3.11"}'
+            'KUBEIRQ_IMAGES: must map runtimes to images, such as {"python3.11": "registry.example/python:3.11"}'
         )
     return found
 
 
 async def _functions(environment: Mapping[str, str]) -> None:
     settings, namespace = settings_from(environment), environment.get("KUBEIRQ_WATCH_NAMESPACE") or None
-    # Leases have connections of their own: a renewal waits behind nothing
+    # Leases have their own connections, so that a renewal never waits for another request
     async with api() as client, api() as leases:
         controller = FunctionController(client, settings, namespace=namespace)
 
         def waiting() -> list[str]:
-            return [] if controller.synced.is_set() else ["the functions are not known yet"]
+            return [] if controller.synced.is_set() else ["the functions are not listed yet"]
 
-        slots = _leader(leases, controller, environment)
+        lease = _leader_lease(leases, controller, environment)
         port = trigger_process.number(environment, "KUBEIRQ_PORT", 9090)
         async with metrics_endpoint("0.0.0.0", port, readings=lambda: (), waiting=waiting):
-            holding = () if slots is None else (slots.run(),)
-            await operate(controller.watches(), lambda: beside(controller.run(), *holding), namespace=namespace)
+
+            def work() -> Coroutine[Any, Any, None]:
+                return run_concurrently(controller.run(), *(() if lease is None else (lease.run(),)))
+
+            await operate(controller.watches(), work, namespace=namespace)
 
 
-def _leader(client: Api, controller: FunctionController, environment: Mapping[str, str]) -> Slots | None:
-    """The Lease of the replica that writes; None: there are no other replicas."""
+def _leader_lease(client: Api, controller: FunctionController, environment: Mapping[str, str]) -> SharedLeases | None:
+    """The Lease of the leader, the replica that writes. None if there are no other replicas."""
     release = environment.get("KUBEIRQ_NAMESPACE")
     if not release:
         return None
 
-    async def let_go(_: int) -> None:
-        await controller.queue.quiet()  # what waits does nothing from now on
+    async def drain(_: int) -> None:
+        await controller.queue.wait_for_running()  # a key that waits does nothing once this replica is not the leader
 
-    slots = Slots(
+    lease = SharedLeases(
         client,
         namespace=release,
         name="kubeirq-functions",
         identity=trigger_process.replica_of(environment),
-        let_go=let_go,
-        changed=controller.leader_changed,
+        drain=drain,
+        on_change=controller.leader_changed,
     )
-    controller.leads = lambda: bool(slots.held)
-    return slots
+    controller.is_leader = lambda: bool(lease.held)
+    return lease
 
 
 if __name__ == "__main__":

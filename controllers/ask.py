@@ -1,8 +1,9 @@
-"""`python -m controllers.ask`: one request to this pod's admin API, for whoever may `exec` into the pod.
+"""`python -m controllers.ask` sends one request to this pod's admin API, for a user who may `exec` into the pod.
 
-Reads one line, JSON: `{"method", "path", "query": {…}, "contentType", "body": base64}`. Writes one line, JSON:
-`{"status", "headers": {…}}`, or `{"error"}` where nothing answers; then the answer's body as it comes, base64 in
-lines; then a line with a dot. Lines, since an exec cannot end what it sends, nor say where what it receives ends.
+It reads one line of JSON: `{"method", "path", "query": {…}, "contentType", "body": base64}`. It writes one line of
+JSON: `{"status", "headers": {…}}`, or `{"error"}` if the admin API does not respond. Then it writes the response body
+as it arrives, in lines of base64, and at last a line with a dot. The protocol needs lines because an exec session can
+neither close its input nor mark the end of its output.
 """
 
 import base64
@@ -29,7 +30,7 @@ def main() -> int:
 
 
 def answer_lines(path: str, requests: IO[str]) -> Iterator[str]:
-    """What is to be written for the request that is read from there."""
+    """Reads a request, sends it, and yields the lines to write."""
     asked = json.loads(requests.readline())
     connection = _UnixConnection(path)
     target = asked["path"]
@@ -40,7 +41,7 @@ def answer_lines(path: str, requests: IO[str]) -> Iterator[str]:
         connection.request(asked["method"], target, base64.b64decode(asked.get("body") or ""), headers)
         answer = connection.getresponse()
     except (OSError, HTTPException) as error:
-        yield json.dumps({"error": f"no admin API answers at {path}: {error}"})
+        yield json.dumps({"error": f"the admin API at {path} does not respond: {error}"})
         yield END
         return
     yield json.dumps({"status": answer.status, "headers": {name.lower(): text for name, text in answer.getheaders()}})
@@ -48,12 +49,12 @@ def answer_lines(path: str, requests: IO[str]) -> Iterator[str]:
         while chunk := answer.read1(_CHUNK_BYTES):
             yield base64.b64encode(chunk).decode()
     except (OSError, HTTPException):
-        return  # the end line is missing: who asked sees that the answer is not whole
+        return  # without the end line the client knows that the response is incomplete
     yield END
 
 
 class _UnixConnection(HTTPConnection):
-    """To a socket of this machine. No time limit: a redrive takes as long as it takes."""
+    """A connection to a Unix socket. It has no time limit, because a redrive may take long."""
 
     def __init__(self, path: str) -> None:
         super().__init__("admin")

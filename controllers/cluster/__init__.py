@@ -1,1 +1,1 @@
-"""The API server as the controllers use it: client, watches, work queue, owned objects, Leases, Events."""
+"""Access to the API server: client, watches, informer cache, work queue, owned objects, Leases, Events."""

@@ -1,4 +1,4 @@
-"""The API server, as the controllers use it: objects are plain dicts, writes are server-side applies of one manager."""
+"""A client of the API server. Objects are plain dicts; writes are server-side applies by one field manager."""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,14 +11,14 @@ from kubernetes.aio.client import ApiClient, ApiException, Configuration
 
 Object = dict[str, Any]
 
-GROUP, VERSION = "kubeirq.dev", "v1"  # of our own kinds
+GROUP, VERSION = "kubeirq.dev", "v1"  # of kubeirq's own kinds
 FIELD_MANAGER = "kubeirq"
-_PAGE = 500
-_IRREGULAR = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
+_PAGE_SIZE = 500
+_IRREGULAR_PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
 
 
 class Refused(Exception):
-    """The API server said no. `status` is HTTP's; the text is the server's own."""
+    """The API server refused a request. `status` is the HTTP status code; the text is the server's message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -27,7 +27,10 @@ class Refused(Exception):
 
 @asynccontextmanager
 async def api() -> AsyncIterator["Api"]:
-    """The cluster that this process runs in, or the kubeconfig's ($KUBECONFIG). Raises ConfigException for neither."""
+    """Connects to the cluster that this process runs in, or else to that of the kubeconfig ($KUBECONFIG).
+
+    Raises ConfigException if there is neither.
+    """
     configuration = Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
@@ -38,7 +41,7 @@ async def api() -> AsyncIterator["Api"]:
 
 
 class Api:
-    """A thin layer over the client: paths from kinds, dicts in and out, errors as Refused."""
+    """A thin layer over the client: makes paths from kinds, takes and returns dicts, and raises Refused."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
@@ -54,9 +57,9 @@ class Api:
     async def list(
         self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
-        """All of them, page by page. A label with an empty value: whoever has it."""
+        """All objects of the kind, page by page. A label with an empty value selects every object with the label."""
         found: list[Object] = []
-        query = [("limit", str(_PAGE))]
+        query = [("limit", str(_PAGE_SIZE))]
         if labels:
             query.append(
                 ("labelSelector", ",".join(f"{key}={value}" if value else key for key, value in labels.items()))
@@ -66,41 +69,41 @@ class Api:
             page = await self.request(
                 "GET", path_of(api_version, kind, namespace), query=[*query, *([("continue", token)] if token else [])]
             )
-            # a list's items leave out what the list says of all of them
+            # the items of a list have neither apiVersion nor kind
             found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
             token = page["metadata"].get("continue", "")
             if not token:
                 return found
 
-    async def apply(self, wanted: Mapping[str, Any], *, part: str = "", manager: str = FIELD_MANAGER) -> Object:
-        """Makes the object, or its subresource `part`, have these fields; others' fields are left alone.
+    async def apply(self, wanted: Mapping[str, Any], *, subresource: str = "", manager: str = FIELD_MANAGER) -> Object:
+        """Applies these fields to the object or its subresource, and takes over conflicting fields.
 
-        A field that `manager` applied earlier and that is not among these goes, unless another has applied it, too.
+        Removes each field that `manager` applied earlier and that `wanted` lacks, unless another manager owns it too.
         """
         metadata = wanted["metadata"]
         path = path_of(wanted["apiVersion"], wanted["kind"], metadata.get("namespace"), metadata["name"])
         return await self.request(
             "PATCH",
-            f"{path}/{part}" if part else path,
+            f"{path}/{subresource}" if subresource else path,
             body=wanted,
             query=[("fieldManager", manager), ("force", "true")],
             content_type="application/apply-patch+yaml",
         )
 
     async def create(self, wanted: Mapping[str, Any]) -> Object:
-        """Raises Refused with 409 where it is there already."""
+        """Raises Refused with status 409 if the object exists."""
         return await self.request(
             "POST", path_of(wanted["apiVersion"], wanted["kind"], wanted["metadata"].get("namespace")), body=wanted
         )
 
     async def replace(self, wanted: Mapping[str, Any]) -> Object:
-        """The whole object. Raises Refused with 409 where its resourceVersion is not the newest any more."""
+        """Replaces the whole object. Raises Refused with status 409 if its resourceVersion is outdated."""
         metadata = wanted["metadata"]
         path = path_of(wanted["apiVersion"], wanted["kind"], metadata.get("namespace"), metadata["name"])
         return await self.request("PUT", path, body=wanted)
 
     async def delete(self, found: Mapping[str, Any]) -> None:
-        """Removes this very object, in the background; that it is gone already is no fault."""
+        """Deletes this object, by uid if it has one, with background propagation. Ignores that it is already gone."""
         metadata = found["metadata"]
         body: Object = {"propagationPolicy": "Background"}
         if "uid" in metadata:
@@ -121,7 +124,7 @@ class Api:
         query: Sequence[tuple[str, str]] = (),
         content_type: str = "application/json",
     ) -> Object:
-        """One exchange of JSON. Raises Refused; OSError and TimeoutError when there is no answer."""
+        """Sends one request and returns the JSON response. Raises Refused, or OSError or TimeoutError without one."""
         request = await self._client.param_serialize(
             method,
             path,
@@ -146,14 +149,14 @@ class Api:
 
 
 def path_of(api_version: str, kind: str, namespace: str | None, name: str | None = None) -> str:
-    """The address of a kind's collection or of one object, below the server's own."""
+    """The URL path of a kind's collection or of one object."""
     root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
     inside = f"/namespaces/{namespace}" if namespace else ""
     return f"{root}{inside}/{plural_of(kind)}" + (f"/{name}" if name else "")
 
 
 def plural_of(kind: str) -> str:
-    return _IRREGULAR.get(kind, f"{kind.lower()}s")
+    return _IRREGULAR_PLURALS.get(kind, f"{kind.lower()}s")
 
 
 def _message(body: str | bytes | None) -> str:

@@ -1,4 +1,4 @@
-"""Conditions of a status, as Kubernetes keeps them. Pure."""
+"""Status conditions in the form that Kubernetes keeps them. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Condition:
-    """`reason` is one CamelCase word for machines, `message` says to a person what is wrong and what to do."""
+    """`reason` is one CamelCase word for programs. `message` tells a person the problem and the way out."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -18,7 +18,7 @@ class Condition:
 def conditions_of(
     wanted: Iterable[Condition], before: Sequence[Mapping[str, Any]], *, generation: int, now: str
 ) -> list[dict[str, Any]]:
-    """The conditions as they go into a status: each with the time of its last change of status. `now` in RFC 3339."""
+    """The conditions for the status, each with the time at which its status last changed. `now` is in RFC 3339."""
     since = {found["type"]: (found.get("status"), found.get("lastTransitionTime")) for found in before}
     conditions = []
     for condition in wanted:

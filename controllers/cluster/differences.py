@@ -1,4 +1,4 @@
-"""What a live object lacks of the wanted one, and has too much: decides whether anything is written at all. Pure."""
+"""Compares a live object with the desired one, to decide whether a write is needed. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any
 from controllers.cluster.quantities import same_quantity
 
 
-def has(live: Any, wanted: Any) -> bool:
-    """Whether everything that is wanted is there. What a server or another owner added is left out of account."""
+def contains(live: Any, wanted: Any) -> bool:
+    """Whether the live object has every desired field. Ignores the fields that the server or another manager added."""
     if isinstance(wanted, Mapping):
         return isinstance(live, Mapping) and all(
-            (name in live and has(live[name], value)) or (name not in live and _is_nothing(value))
+            (name in live and contains(live[name], value)) or (name not in live and _is_empty(value))
             for name, value in wanted.items()
         )
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
@@ -20,19 +20,19 @@ def has(live: Any, wanted: Any) -> bool:
         return False
     if _are_named(wanted):
         named = {item.get("name"): item for item in live if isinstance(item, Mapping)}
-        return all(item["name"] in named and has(named[item["name"]], item) for item in wanted)
-    return len(live) == len(wanted) and all(has(found, item) for found, item in zip(live, wanted, strict=True))
+        return all(item["name"] in named and contains(named[item["name"]], item) for item in wanted)
+    return len(live) == len(wanted) and all(contains(found, item) for found, item in zip(live, wanted, strict=True))
 
 
-def has_left_over(live: Mapping[str, Any], wanted: Mapping[str, Any], manager: str) -> bool:
-    """Whether the live object still has a field that `manager` once applied and wants no more: an apply removes it."""
-    return _is_left_over(applied_fields(live, manager, wanted["apiVersion"]), wanted)
+def has_stale_fields(live: Mapping[str, Any], wanted: Mapping[str, Any], manager: str) -> bool:
+    """Whether the live object has a field that `manager` applied earlier and no longer wants. An apply removes it."""
+    return _is_stale(applied_fields(live, manager, wanted["apiVersion"]), wanted)
 
 
 def applied_fields(live: Mapping[str, Any], manager: str, api_version: str) -> Mapping[str, Any]:
-    """What `manager` applied, as a tree in Kubernetes' own spelling of fields (FieldsV1); empty where that is not told.
+    """The fields that `manager` applied, as a FieldsV1 tree. Empty if the object has no such entry in managedFields.
 
-    `api_version`: of the spelling, since one object may be written in several.
+    `api_version` is the version of the fields: one object can be applied in several versions.
     """
     for entry in live["metadata"].get("managedFields", []):
         written_by = (entry.get("manager"), entry.get("operation"), entry.get("apiVersion"))
@@ -42,17 +42,17 @@ def applied_fields(live: Mapping[str, Any], manager: str, api_version: str) -> M
     return {}
 
 
-def _is_left_over(fields: Mapping[str, Any], wanted: Any) -> bool:
+def _is_stale(fields: Mapping[str, Any], wanted: Any) -> bool:
     for path, inner in fields.items():
         kind, _, name = path.partition(":")
         match kind:
             case "f":
-                if not isinstance(wanted, Mapping) or name not in wanted or _is_left_over(inner, wanted[name]):
+                if not isinstance(wanted, Mapping) or name not in wanted or _is_stale(inner, wanted[name]):
                     return True
-            case "k":  # the item of a list with these keys, some of which a server fills in
+            case "k":  # the list item with these keys; the server may have filled in some of them
                 keys = json.loads(name)
                 items = [item for item in wanted or () if all(item.get(key, keys[key]) == keys[key] for key in keys)]
-                if all(_is_left_over(inner, item) for item in items):
+                if all(_is_stale(inner, item) for item in items):
                     return True
             case "v":
                 if json.loads(name) not in (wanted or ()):
@@ -61,11 +61,11 @@ def _is_left_over(fields: Mapping[str, Any], wanted: Any) -> bool:
 
 
 def _are_named(items: Sequence[Any]) -> bool:
-    """Whether a name tells each from the others: two mounts of one volume have one name."""
+    """Whether each item has a unique name. Two mounts of one volume, for example, have the same name."""
     names = [item["name"] for item in items if isinstance(item, Mapping) and "name" in item]
     return bool(items) and len(names) == len(items) == len(set(names))
 
 
-def _is_nothing(value: Any) -> bool:
-    """What a server leaves out when it is asked for it."""
+def _is_empty(value: Any) -> bool:
+    """Whether the server leaves the field out of its answer."""
     return value is None or value == {} or value == []

@@ -1,4 +1,4 @@
-"""Kubernetes Events: what `kubectl describe` shows of an object's past."""
+"""Kubernetes Events, which `kubectl describe` lists below an object."""
 
 import hashlib
 import logging
@@ -11,42 +11,42 @@ from controllers.cluster.api import Api, Object, Refused, path_of
 
 log = logging.getLogger(__name__)
 
-_MOST_CHARACTERS = 1024  # the API server's limit of a message
-_PASSING = frozenset({"Starting", "RollingOut", "Suspended"})  # nobody has to do anything about these
+_MAX_MESSAGE_CHARACTERS = 1024  # the API server's limit
+_NORMAL_REASONS = frozenset({"Starting", "RollingOut", "Suspended"})  # these need no action
 
 
 @dataclass(frozen=True)
-class Happened:
-    """Something worth an Event."""
+class NewEvent:
+    """The content of an Event to record."""
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
 
 
-def happened_between(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Happened | None:
-    """What a change of conditions tells: that the object became ready, or is not for another reason than before."""
-    was, now = _ready(before), _ready(after)
+def event_for_transition(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> NewEvent | None:
+    """The Event for a transition of the condition Ready: it became True, or has another reason for not being True."""
+    was, now = _ready_condition(before), _ready_condition(after)
     if now is None or (was is not None and (was["status"], was["reason"]) == (now["status"], now["reason"])):
         return None
     if now["status"] == "True":
-        return Happened("Normal", "Ready", "it is ready") if was is not None else None
-    kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in _PASSING else "Warning"
-    return Happened(kind, now["reason"], now.get("message") or now["reason"])
+        return NewEvent("Normal", "Ready", "it is ready") if was is not None else None
+    kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in _NORMAL_REASONS else "Warning"
+    return NewEvent(kind, now["reason"], now.get("message") or now["reason"])
 
 
-class Events:
-    """Writes them. That one cannot be written stops nothing: what it says is in the status, too."""
+class EventRecorder:
+    """Records Events. A failure to record is only logged, because the status has the same information."""
 
     def __init__(self, api: Api, reporter: str) -> None:
         self._api = api
         self._reporter = reporter
 
-    async def record(self, about: Object, happened: Happened) -> None:
-        """The same one again is counted, not written twice: its name is made of what it says."""
+    async def record(self, about: Object, new: NewEvent) -> None:
+        """Creates the Event, or increments the count of an equal one: the name contains a digest of the content."""
         metadata = about["metadata"]
-        message = happened.message[:_MOST_CHARACTERS]
-        digest = hashlib.sha256(f"{metadata['uid']}/{happened.reason}/{message}".encode()).hexdigest()[:16]
+        message = new.message[:_MAX_MESSAGE_CHARACTERS]
+        digest = hashlib.sha256(f"{metadata['uid']}/{new.reason}/{message}".encode()).hexdigest()[:16]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         event: Object = {
             "apiVersion": "v1",
@@ -60,8 +60,8 @@ class Events:
                 "uid": metadata["uid"],
                 "resourceVersion": metadata["resourceVersion"],
             },
-            "type": happened.type,
-            "reason": happened.reason,
+            "type": new.type,
+            "reason": new.reason,
             "message": message,
             "source": {"component": self._reporter},
             "reportingComponent": self._reporter,
@@ -75,11 +75,11 @@ class Events:
             except Refused as refused:
                 if refused.status != 409:
                     raise
-                await self._count(event, now)
+                await self._increment_count(event, now)
         except (Refused, OSError, TimeoutError) as error:
             log.warning("event not recorded", extra={"about": metadata["name"], "problem": str(error) or repr(error)})
 
-    async def _count(self, event: Object, now: str) -> None:
+    async def _increment_count(self, event: Object, now: str) -> None:
         metadata = event["metadata"]
         path = path_of("v1", "Event", metadata["namespace"], metadata["name"])
         found = await self._api.request("GET", path)
@@ -87,5 +87,5 @@ class Events:
         await self._api.request("PATCH", path, body=change, content_type="application/merge-patch+json")
 
 
-def _ready(conditions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def _ready_condition(conditions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return next((found for found in conditions if found["type"] == "Ready"), None)

@@ -1,12 +1,15 @@
-"""Which slots one of several replicas has, and what it writes next about them. Pure: time and chance are arguments.
+"""Decides which Leases one of several replicas holds, and its next writes to them. Pure: time and chance are arguments.
 
-Times are seconds of this replica's own clock. Clocks of replicas may differ in what they show, not in how fast they go.
+A slot is one of the Leases, known by its number. The share of a replica is the slots that it should hold: all of them,
+divided by the number of live replicas. Times are seconds of this replica's own clock. The clocks of two replicas may
+show different times, but run at the same speed.
 
-- A slot is ours from the sending of a write that succeeded until two thirds of the Lease's duration later. Others take
-  it when they have seen it unchanged for the whole duration, by their clock: the third between is the margin.
-- Every write replaces the version that was last seen; of two, the API server takes one.
-- A replica that has two slots fewer than another asks for one by an annotation on its Lease. The holder lets go of it
-  where that brings the shares nearer, and forgets it otherwise, with a renewal.
+- A replica holds a slot from the moment at which it sends a successful write until two thirds of the Lease's duration
+  later. Another replica acquires the slot once it has observed the Lease unchanged for the whole duration by its own
+  clock. The remaining third is the safety margin.
+- Every write replaces the version that the replica observed last. Of two concurrent writes, the API server takes one.
+- A replica that has at least two slots fewer than another requests one, by an annotation on the Lease. The holder
+  releases the slot if that evens out the shares. Otherwise it removes the annotation when it renews the Lease.
 """
 
 import random
@@ -18,44 +21,44 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Lease:
-    """A slot's Lease. `version` is the API server's; empty: there is none. `renewed` tells one renewal from another."""
+    """The Lease of a slot. `version` is its resource version, empty if the Lease does not exist."""
 
     holder: str = ""
     acquired: str = ""
-    renewed: str = ""
+    renewed: str = ""  # different for each renewal
     transitions: int = 0
     duration_seconds: float = 0
     wanted_by: str = ""
     version: str = ""
 
     @property
-    def sign_of_life(self) -> tuple[str, str, int]:
-        """What only its holder changes."""
+    def heartbeat(self) -> tuple[str, str, int]:
+        """The fields that only the holder changes."""
         return self.holder, self.renewed, self.transitions
 
 
 @dataclass(frozen=True)
-class Write:
-    """A Lease as it is to be; its version is the one that it replaces, empty where it is to be made."""
+class LeaseWrite:
+    """A Lease to write. Its version is the one that it replaces, empty if the write creates the Lease."""
 
     slot: int
-    purpose: Literal["claim", "renew", "release", "ask"]
+    purpose: Literal["acquire", "renew", "release", "request"]
     lease: Lease
 
 
 @dataclass(frozen=True)
-class _Ours:
+class _Holding:
     term: int
     sent_at: float
     until: float
 
 
-class Shares:
-    """One replica's part of `count` slots. `identity` is its own: no two that run have the same.
+class LeaseAssignment:
+    """The slots of one replica, out of `count`. `identity` is unique among the replicas that run.
 
-    Once round: `renewals` are written while what is there is looked for; after `looked`, what `plan` says is written;
-    `wrote` for each write that succeeded. In between, what is in `leaving` is brought to an end by whoever works on it,
-    who then says `ended`.
+    In each round, write the `renewals` while you read the Leases. Then call `observe`, and write the result of `plan`.
+    Call `written` after each successful write. Meanwhile, end the work of each slot in `draining`, and then call
+    `drained`.
     """
 
     def __init__(self, identity: str, count: int, duration_seconds: float, renew_seconds: float) -> None:
@@ -64,211 +67,221 @@ class Shares:
         self._duration = duration_seconds
         self._deadline = duration_seconds * 2 / 3
         self._renew = renew_seconds
-        self._patience = duration_seconds / 15
-        self._seen: dict[int, Lease] = {}
-        self._since: dict[int, float] = {}  # when we first saw this sign of life
-        self._wrote: dict[int, float] = {}  # when we heard that a write of ours was taken
-        self._ours: dict[int, _Ours] = {}
-        self._giving: set[int] = set()  # to be released: another wants it, or we stop
+        self._wait_unit = duration_seconds / 15
+        self._observed: dict[int, Lease] = {}
+        self._unchanged_since: dict[int, float] = {}  # when this replica first observed the present heartbeat
+        self._written_at: dict[int, float] = {}  # when the response to the last successful write arrived
+        self._holdings: dict[int, _Holding] = {}
+        self._releasing: set[int] = set()  # another replica requested these, or this one stops
         self.is_stopping = False
-        self.leaving: set[int] = set()  # ours no longer, or not for long: what goes on there has to end
+        self.draining: set[int] = set()  # lost, or about to be released: the work of these slots has to end
 
     def held(self, now: float) -> frozenset[int]:
-        """What is safely ours and is to stay so."""
-        return frozenset(slot for slot in self._ours if self.holds(slot, now))
+        """The slots that this replica safely holds and is not draining."""
+        return frozenset(slot for slot in self._holdings if self.holds(slot, now))
 
     def holds(self, slot: int, now: float) -> bool:
-        return slot not in self.leaving and self.term(slot, now) is not None
+        return slot not in self.draining and self.term(slot, now) is not None
 
     def term(self, slot: int, now: float) -> int | None:
-        """The number of our holding, higher than all before; None: it is not safely ours. Also while we let go."""
-        ours = self._ours.get(slot)
-        return ours.term if ours is not None and now < ours.until else None
+        """The number of this holding, higher than that of every earlier one. None if the slot is not safely held.
 
-    def ends(self, now: float) -> float | None:
-        """When the first of what is ours ends unless it is renewed."""
-        return min((ours.until for ours in self._ours.values() if ours.until > now), default=None)
+        A slot that drains before its release still has its term.
+        """
+        holding = self._holdings.get(slot)
+        return holding.term if holding is not None and now < holding.until else None
+
+    def next_expiry(self, now: float) -> float | None:
+        """The time at which the first holding ends unless it is renewed."""
+        return min((holding.until for holding in self._holdings.values() if holding.until > now), default=None)
 
     @property
-    def is_over(self) -> bool:
-        """Told to stop, and done."""
-        return self.is_stopping and not self.leaving and not any(map(self._names_us, range(self._count)))
+    def is_stopped(self) -> bool:
+        """Whether this replica has released everything after `stop`."""
+        return self.is_stopping and not self.draining and not any(map(self._is_holder_of, range(self._count)))
 
     def stop(self) -> None:
-        """Everything is let go and released; nothing is taken any more."""
+        """Drains and releases every slot. From now on the replica acquires none."""
         self.is_stopping = True
-        for slot in self._ours:
-            self._leave(slot, give=True)
+        for slot in self._holdings:
+            self._drain(slot, release=True)
 
-    def ended(self, slot: int) -> None:
-        """Nothing goes on in that slot any more."""
-        self.leaving.discard(slot)
-        if slot in self._giving:
-            self._ours.pop(slot, None)  # from the release on, another may have it before we hear so
+    def drained(self, slot: int) -> None:
+        """The work of the slot has ended."""
+        self.draining.discard(slot)
+        if slot in self._releasing:
+            self._holdings.pop(slot, None)  # another replica may acquire it before the response to the release arrives
 
-    def looked(self, leases: Mapping[int, Lease], asked_at: float, now: float) -> None:
-        """What the API server has, where something is there. `now`: when its answer had come."""
+    def observe(self, leases: Mapping[int, Lease], asked_at: float, now: float) -> None:
+        """Takes the Leases that exist. `asked_at` and `now` are the times of the request and of its response."""
         for slot in range(self._count):
-            if self._wrote.get(slot, asked_at - 1) >= asked_at:
-                continue  # we know better
+            if self._written_at.get(slot, asked_at - 1) >= asked_at:
+                continue  # the replica's own write is newer
             lease = leases.get(slot, Lease())
-            before = self._seen.get(slot)
-            if before is None or before.sign_of_life != lease.sign_of_life:
-                # one that vanished had a holder that may not know; one that never was there has none
-                self._since[slot] = now if before is not None or lease.version else now - self._duration
-            self._seen[slot] = lease
-            ours = self._ours.get(slot)
-            if ours is not None and (lease.holder, lease.transitions) != (self._identity, ours.term):
+            before = self._observed.get(slot)
+            if before is None or before.heartbeat != lease.heartbeat:
+                # the holder of a deleted Lease may not know of the deletion; a Lease that never existed has no holder
+                self._unchanged_since[slot] = now if before is not None or lease.version else now - self._duration
+            self._observed[slot] = lease
+            holding = self._holdings.get(slot)
+            if holding is not None and (lease.holder, lease.transitions) != (self._identity, holding.term):
                 self._lose(slot)
-            if not self._names_us(slot):
-                self._giving.discard(slot)
+            if not self._is_holder_of(slot):
+                self._releasing.discard(slot)
 
-    def lapsed(self, now: float) -> None:
-        """What could not be renewed in time is no longer ours."""
-        for slot, ours in list(self._ours.items()):
-            if now >= ours.until:
+    def expire(self, now: float) -> None:
+        """Gives up each slot that was not renewed in time."""
+        for slot, holding in list(self._holdings.items()):
+            if now >= holding.until:
                 self._lose(slot)
 
-    def renewals(self, now: float, stamp: str) -> list[Write]:
-        """What to write for keeping what is ours. `stamp`: the time."""
-        self.lapsed(now)
+    def renewals(self, now: float, stamp: str) -> list[LeaseWrite]:
+        """The writes that keep the slots. `stamp` is the time to write."""
+        self.expire(now)
         writes = []
-        for slot, ours in self._ours.items():
-            lease = self._seen[slot]
-            wanted_by = lease.wanted_by if slot in self._giving else ""
-            if now >= ours.sent_at + self._renew or lease.wanted_by != wanted_by:
-                writes.append(Write(slot, "renew", replace(lease, renewed=stamp, wanted_by=wanted_by)))
+        for slot, holding in self._holdings.items():
+            lease = self._observed[slot]
+            wanted_by = lease.wanted_by if slot in self._releasing else ""
+            if now >= holding.sent_at + self._renew or lease.wanted_by != wanted_by:
+                writes.append(LeaseWrite(slot, "renew", replace(lease, renewed=stamp, wanted_by=wanted_by)))
         return writes
 
-    def plan(self, now: float, stamp: str, first_term: int, chance: random.Random) -> list[Write]:
-        """What to write once we have looked. `first_term`: of a Lease that is made, before any."""
-        self.lapsed(now)
+    def plan(self, now: float, stamp: str, first_term: int, chance: random.Random) -> list[LeaseWrite]:
+        """The writes to send after `observe`. `first_term` is the term of a Lease that this replica creates."""
+        self.expire(now)
         if not self.is_stopping:
-            self._grant(now)
+            self._grant_requests(now)
         writes = self.renewals(now, stamp)
         mine = Lease(self._identity, stamp, stamp, duration_seconds=self._duration)
-        for slot, lease in self._seen.items():
-            if slot in self._ours:
+        for slot, lease in self._observed.items():
+            if slot in self._holdings:
                 continue
-            if self._names_us(slot) and slot not in self.leaving and (slot in self._giving or self.is_stopping):
-                writes.append(Write(slot, "release", replace(lease, holder="", renewed=stamp)))
+            is_ended = slot not in self.draining and (slot in self._releasing or self.is_stopping)
+            if self._is_holder_of(slot) and is_ended:
+                writes.append(LeaseWrite(slot, "release", replace(lease, holder="", renewed=stamp)))
         if self.is_stopping:
             return writes
-        claims = self._claims(now, chance)
-        for slot in claims:
-            lease = self._seen[slot]
+        acquired = self._slots_to_acquire(now, chance)
+        for slot in acquired:
+            lease = self._observed[slot]
             term = lease.transitions + 1 if lease.version else first_term
-            writes.append(Write(slot, "claim", replace(mine, transitions=term, version=lease.version)))
-        if not claims:
-            asks = self._asks(now, chance)
-            writes += [Write(slot, "ask", replace(self._seen[slot], wanted_by=self._identity)) for slot in asks]
+            writes.append(LeaseWrite(slot, "acquire", replace(mine, transitions=term, version=lease.version)))
+        if not acquired:
+            for slot in self._slots_to_request(now, chance):
+                request = replace(self._observed[slot], wanted_by=self._identity)
+                writes.append(LeaseWrite(slot, "request", request))
         return writes
 
-    def wrote(self, write: Write, sent_at: float, now: float, version: str) -> None:
-        """The API server took it, as this version."""
+    def written(self, write: LeaseWrite, sent_at: float, now: float, version: str) -> None:
+        """The API server took the write, as this version."""
         slot, lease = write.slot, replace(write.lease, version=version)
-        if self._seen[slot].sign_of_life != lease.sign_of_life:
-            self._since[slot] = now
-        self._seen[slot] = lease
-        self._wrote[slot] = now
-        ours = _Ours(lease.transitions, sent_at, sent_at + self._deadline)
+        if self._observed[slot].heartbeat != lease.heartbeat:
+            self._unchanged_since[slot] = now
+        self._observed[slot] = lease
+        self._written_at[slot] = now
+        holding = _Holding(lease.transitions, sent_at, sent_at + self._deadline)
         match write.purpose:
-            case "claim" if not self.is_stopping:
-                self._ours[slot] = ours
-            case "renew" if slot in self._ours:  # unless it came too late
-                self._ours[slot] = ours
+            case "acquire" if not self.is_stopping:
+                self._holdings[slot] = holding
+            case "renew" if slot in self._holdings:  # unless the renewal came too late
+                self._holdings[slot] = holding
             case "release":
-                self._giving.discard(slot)
+                self._releasing.discard(slot)
 
-    def _names_us(self, slot: int) -> bool:
-        return slot in self._seen and self._seen[slot].holder == self._identity
+    def _is_holder_of(self, slot: int) -> bool:
+        return slot in self._observed and self._observed[slot].holder == self._identity
 
-    def _leave(self, slot: int, *, give: bool) -> None:
-        self.leaving.add(slot)
-        if give:
-            self._giving.add(slot)
+    def _drain(self, slot: int, *, release: bool) -> None:
+        self.draining.add(slot)
+        if release:
+            self._releasing.add(slot)
 
     def _lose(self, slot: int) -> None:
-        del self._ours[slot]
-        self._leave(slot, give=False)
+        del self._holdings[slot]
+        self._drain(slot, release=False)
 
     def _free_for(self, slot: int, now: float) -> float | None:
-        """Since how long nobody has it; None: someone has, or may have."""
-        lease = self._seen[slot]
-        unchanged = now - self._since[slot]
-        if slot in self._ours or slot in self.leaving or slot in self._giving:
+        """For how many seconds the slot has been free. None if a replica holds it, or may hold it."""
+        lease = self._observed[slot]
+        unchanged = now - self._unchanged_since[slot]
+        if slot in self._holdings or slot in self.draining or slot in self._releasing:
             return None
         if lease.holder == self._identity:
-            return unchanged  # of an earlier life of ours, or of a write whose answer did not come
+            return unchanged  # from before a restart of this replica, or from a write without a response
         if lease.version and not lease.holder:
-            patience = 0 if lease.wanted_by in ("", self._identity) else 3 * self._patience
+            wait = 0 if lease.wanted_by in ("", self._identity) else 3 * self._wait_unit
         else:
-            patience = lease.duration_seconds or self._duration
-        return unchanged - patience if unchanged >= patience else None
+            wait = lease.duration_seconds or self._duration
+        return unchanged - wait if unchanged >= wait else None
 
-    def _claims(self, now: float, chance: random.Random) -> list[int]:
-        """Ours by name, given to us, and of the others our share; beyond that we wait the longer the more we have."""
-        free = {slot: since for slot in self._seen if (since := self._free_for(slot, now)) is not None}
-        claims = [slot for slot in free if self._identity in (self._seen[slot].holder, self._seen[slot].wanted_by)]
-        others = [slot for slot in free if slot not in claims]
+    def _slots_to_acquire(self, now: float, chance: random.Random) -> list[int]:
+        """The free slots that name this replica as holder or requester, and others up to its share.
+
+        Beyond its share, the replica lets a slot stay free for longer the more slots it has.
+        """
+        free = {slot: since for slot in self._observed if (since := self._free_for(slot, now)) is not None}
+        slots = [
+            slot for slot in free if self._identity in (self._observed[slot].holder, self._observed[slot].wanted_by)
+        ]
+        others = [slot for slot in free if slot not in slots]
         chance.shuffle(others)
-        share = self._count // len(self._counts(now))
-        have = len(self._ours.keys() - self.leaving) + len(claims)
+        share = self._count // len(self._slot_counts(now))
+        have = len(self._holdings.keys() - self.draining) + len(slots)
         for slot in others:
             excess = have + 1 - share
-            if free[slot] >= excess * self._patience:
-                claims.append(slot)
+            if free[slot] >= excess * self._wait_unit:
+                slots.append(slot)
                 have += 1
                 if have == 1:
-                    break  # who starts at the same time is seen by its first one
-        return claims
+                    break  # so that a replica that starts at the same time observes this one before it takes a share
+        return slots
 
-    def _counts(self, now: float) -> Counter[str]:
-        """How many slots each has who is alive, once everything that is asked for is given."""
+    def _slot_counts(self, now: float) -> Counter[str]:
+        """The number of slots of each live replica, as if every request were granted."""
         counts = Counter({self._identity: 0})
-        for slot, lease in self._seen.items():
+        for slot, lease in self._observed.items():
             if lease.holder and self._free_for(slot, now) is None:
-                is_kept = slot in self._ours and slot not in self._giving
+                is_kept = slot in self._holdings and slot not in self._releasing
                 counts[lease.holder if is_kept else lease.wanted_by or lease.holder] += 1
-                counts[lease.holder] += 0  # who gives everything is there still
+                counts[lease.holder] += 0  # a replica that gives away all its slots is still live
         return counts
 
-    def _asks(self, now: float, chance: random.Random) -> list[int]:
-        """The slots of others that we ask for, while something is free none: until nobody has two more than we."""
-        if any(self._free_for(slot, now) is not None for slot in self._seen):
+    def _slots_to_request(self, now: float, chance: random.Random) -> list[int]:
+        """The slots to request, until no other replica has two more than this one. Empty while a slot is free."""
+        if any(self._free_for(slot, now) is not None for slot in self._observed):
             return []
-        counts = self._counts(now)
-        open_to = [
+        counts = self._slot_counts(now)
+        candidates = [
             slot
-            for slot, lease in self._seen.items()
+            for slot, lease in self._observed.items()
             if lease.holder not in ("", self._identity) and not lease.wanted_by
         ]
-        chance.shuffle(open_to)
-        asks = []
-        while open_to:
-            slot = max(open_to, key=lambda slot: counts[self._seen[slot].holder])
-            holder = self._seen[slot].holder
+        chance.shuffle(candidates)
+        requested = []
+        while candidates:
+            slot = max(candidates, key=lambda slot: counts[self._observed[slot].holder])
+            holder = self._observed[slot].holder
             if counts[holder] - counts[self._identity] < 2:
                 break
-            open_to.remove(slot)
-            asks.append(slot)
+            candidates.remove(slot)
+            requested.append(slot)
             counts[holder] -= 1
             counts[self._identity] += 1
-        return asks
+        return requested
 
-    def _grant(self, now: float) -> None:
-        """Lets go of what others ask for, where they have two less; a renewal forgets the other wishes."""
-        asked = {
-            slot: self._seen[slot].wanted_by
-            for slot in self._ours.keys() - self._giving
-            if self._seen[slot].wanted_by not in ("", self._identity)
+    def _grant_requests(self, now: float) -> None:
+        """Drains requested slots for replicas that have at least two fewer. `renewals` removes the other requests."""
+        requests = {
+            slot: self._observed[slot].wanted_by
+            for slot in self._holdings.keys() - self._releasing
+            if self._observed[slot].wanted_by not in ("", self._identity)
         }
-        counts = self._counts(now)
-        while asked:
-            slot = min(asked, key=lambda slot: counts[asked[slot]])  # who has least comes first
-            asker = asked.pop(slot)
-            if counts[self._identity] - counts[asker] < 2:
+        counts = self._slot_counts(now)
+        while requests:
+            slot = min(requests, key=lambda slot: counts[requests[slot]])  # the replica with the fewest comes first
+            requester = requests.pop(slot)
+            if counts[self._identity] - counts[requester] < 2:
                 return
             counts[self._identity] -= 1
-            counts[asker] += 1
-            self._leave(slot, give=True)
+            counts[requester] += 1
+            self._drain(slot, release=True)

@@ -1,4 +1,4 @@
-"""Leases of the API server, shared out over the replicas of one controller: what each does, the others leave alone."""
+"""Leases that the replicas of one controller share: the work of each Lease runs in one replica."""
 
 import asyncio
 import logging
@@ -11,15 +11,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from controllers.cluster.api import Api, Object, Refused
-from controllers.cluster.lease_assignment import Lease, Shares, Write
+from controllers.cluster.lease_assignment import Lease, LeaseAssignment, LeaseWrite
 
 log = logging.getLogger(__name__)
 
 API_VERSION, KIND = "coordination.k8s.io/v1", "Lease"
-LABEL = "kubeirq.dev/slots"  # on every Lease: the name that they share
-WANTED_BY = "kubeirq.dev/wanted-by"  # an annotation: the replica that asks the holder for it
+LABEL = "kubeirq.dev/slots"  # on every Lease: the name that the Leases share
+WANTED_BY = "kubeirq.dev/wanted-by"  # an annotation: the replica that requests the Lease from its holder
 
-_FAREWELL_SECONDS = 3.0  # after the last slot was let go, as long as this for telling the others
+_RELEASE_SECONDS = 3.0  # the time limit for the releases after the last slot has drained
 
 Clock = Callable[[], float]
 
@@ -29,15 +29,16 @@ def clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-class Slots:
-    """`count` Leases of the namespace, `<name>-<number>` (for one: `<name>`), of which this replica has its share.
+class SharedLeases:
+    """This replica's share of `count` Leases: `<name>-0`, `<name>-1` and so on, or just `<name>` if `count` is 1.
 
-    `identity`: of this replica; no two that run at the same time have the same. `count` is part of what all replicas
-    agree about: another count is for when none of the old ones runs.
+    A slot is one of these Leases, known by its number. `identity` is unique among the replicas that run. All replicas
+    must agree on `count`: change it only while none of them runs.
 
-    `let_go(slot)` is awaited when a slot is to be given up or was lost: it returns once nothing goes on there any more.
-    While it runs the slot is not in `held`. It has a `term` still if it is given up, and none if it was lost: then a
-    third of `duration_seconds` is left before another may begin. `changed` is called after every change of `held`.
+    `drain(slot)` is called before this replica releases a slot, and after it has lost one. It returns once the slot's
+    work has ended. Meanwhile the slot is not in `held`. Before a release the slot still has a `term`. After a loss it
+    has none, and a third of `duration_seconds` is left until another replica may begin. `on_change` is called after
+    every change of `held`.
     """
 
     def __init__(
@@ -47,8 +48,8 @@ class Slots:
         namespace: str,
         name: str,
         identity: str,
-        let_go: Callable[[int], Awaitable[None]],
-        changed: Callable[[], None],
+        drain: Callable[[int], Awaitable[None]],
+        on_change: Callable[[], None],
         count: int = 1,
         duration_seconds: float = 15.0,
         renew_seconds: float | None = None,  # a third of the duration
@@ -58,52 +59,52 @@ class Slots:
         self._api = api
         self._namespace = namespace
         self._name = name
-        self._let_go = let_go
-        self._changed = changed
+        self._drain = drain
+        self._on_change = on_change
         self._duration = duration_seconds
         self._clock = clock
         renew_seconds = duration_seconds / 3 if renew_seconds is None else renew_seconds
-        self._shares = Shares(identity, count, duration_seconds, renew_seconds)
-        self._letting_go: dict[int, asyncio.Task[None]] = {}
-        self._told: frozenset[int] = frozenset()
-        self._news = asyncio.Event()  # something is to be written
-        self._timer: asyncio.TimerHandle | None = None  # for the end of what is ours
+        self._assignment = LeaseAssignment(identity, count, duration_seconds, renew_seconds)
+        self._drains: dict[int, asyncio.Task[None]] = {}
+        self._reported: frozenset[int] = frozenset()  # as `on_change` last found it
+        self._wake = asyncio.Event()  # the next round is due
+        self._timer: asyncio.TimerHandle | None = None  # for the next expiry
         self._is_failing = False
 
     @property
     def held(self) -> frozenset[int]:
-        """The slots that are safely ours at this moment, and are to stay so."""
-        return self._shares.held(self._clock())
+        """The slots that this replica safely holds at this moment and is not draining."""
+        return self._assignment.held(self._clock())
 
     def holds(self, uid: str) -> bool:
-        """Whether what has this uid is ours to do, at this moment."""
-        return self._shares.holds(slot_of(uid, self.count), self._clock())
+        """Whether this replica holds the slot of the object with this uid at this moment."""
+        return self._assignment.holds(slot_of(uid, self.count), self._clock())
 
     def term(self, slot: int) -> int | None:
-        """The number of this holding of a slot, higher than any before: a fence for what is written by its holder.
+        """The number of this holding, higher than that of every earlier one: a fencing token for the holder's writes.
 
-        None: the slot is not safely ours. While it is let go on request, it is.
+        None if the slot is not safely held. A slot that drains before its release is still held safely.
         """
-        return self._shares.term(slot, self._clock())
+        return self._assignment.term(slot, self._clock())
 
     def term_of(self, uid: str) -> int | None:
-        """`term` of the slot of what has this uid."""
+        """The `term` of the slot of the object with this uid."""
         return self.term(slot_of(uid, self.count))
 
     async def run(self) -> None:
-        """Until cancelled: then everything is let go and released first. A second cancellation leaves at once."""
+        """Runs until it is cancelled, then drains and releases every slot. A second cancellation ends it at once."""
         working = asyncio.ensure_future(self._work())
         try:
             try:
                 await asyncio.shield(working)
             except asyncio.CancelledError:
-                self._shares.stop()
-                self._mind()
-                self._news.set()
+                self._assignment.stop()
+                self._check_held()
+                self._wake.set()
                 await asyncio.shield(working)
                 raise
         finally:
-            tasks = [working, *self._letting_go.values()]
+            tasks = [working, *self._drains.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -111,57 +112,59 @@ class Slots:
                 self._timer.cancel()
 
     async def _work(self) -> None:
-        """Round after round, until told to stop and done."""
+        """Runs one round after the other until everything is released after a stop."""
         chance = random.Random()
-        farewell: float | None = None
-        while not self._shares.is_over:
-            self._news.clear()
-            # a slow answer to the one holds up no other
-            renewals = self._shares.renewals(self._clock(), _stamp())
-            await asyncio.gather(self._look(), *map(self._write, renewals))
-            writes = self._shares.plan(self._clock(), _stamp(), _first_term(), chance)
-            self._mind()
+        release_deadline: float | None = None
+        while not self._assignment.is_stopped:
+            self._wake.clear()
+            # concurrently, so that a slow response delays no other request
+            renewals = self._assignment.renewals(self._clock(), _stamp())
+            await asyncio.gather(self._read(), *map(self._write, renewals))
+            writes = self._assignment.plan(self._clock(), _stamp(), _first_term(), chance)
+            self._check_held()
             written = await asyncio.gather(*map(self._write, writes))
-            self._mind()
-            if self._shares.is_stopping and not self._letting_go:
-                farewell = farewell or self._clock() + _FAREWELL_SECONDS
-                if self._clock() > farewell:
+            self._check_held()
+            if self._assignment.is_stopping and not self._drains:
+                release_deadline = release_deadline or self._clock() + _RELEASE_SECONDS
+                if self._clock() > release_deadline:
                     log.warning("leases not released", extra={"leases": self._name})
                     return
-            has_claimed = any(done and write.purpose == "claim" for write, done in zip(writes, written, strict=True))
-            # who claims goes on soon, and sees first who else does
-            pace = 0.25 if has_claimed else chance.uniform(0.8, 1.2)
+            has_acquired = any(done and write.purpose == "acquire" for write, done in zip(writes, written, strict=True))
+            # after an acquisition the next round comes soon, and first shows which other replicas acquire
+            pace = 0.25 if has_acquired else chance.uniform(0.8, 1.2)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pace * self._duration / 15):
-                    await self._news.wait()
+                    await self._wake.wait()
 
-    def _mind(self) -> None:
-        """Notices what is ours no longer or anew: tells of it, and begins to let go."""
+    def _check_held(self) -> None:
+        """Reports a change of the held slots, and starts to drain those that this replica loses or releases."""
         now = self._clock()
-        self._shares.lapsed(now)
-        if (held := self._shares.held(now)) != self._told:
-            log.info("slots", extra={"leases": self._name, "held": sorted(held), "before": sorted(self._told)})
-            self._told = held
-            self._changed()
-        for slot in self._shares.leaving - self._letting_go.keys():
-            self._letting_go[slot] = asyncio.ensure_future(self._end(slot))
+        self._assignment.expire(now)
+        if (held := self._assignment.held(now)) != self._reported:
+            log.info(
+                "leases held", extra={"leases": self._name, "held": sorted(held), "before": sorted(self._reported)}
+            )
+            self._reported = held
+            self._on_change()
+        for slot in self._assignment.draining - self._drains.keys():
+            self._drains[slot] = asyncio.ensure_future(self._drain_slot(slot))
         if self._timer is not None:
             self._timer.cancel()
-        if (end := self._shares.ends(now)) is not None:
-            self._timer = asyncio.get_running_loop().call_later(end - now, self._mind)
+        if (expiry := self._assignment.next_expiry(now)) is not None:
+            self._timer = asyncio.get_running_loop().call_later(expiry - now, self._check_held)
 
-    async def _end(self, slot: int) -> None:
+    async def _drain_slot(self, slot: int) -> None:
         try:
-            await self._let_go(slot)
+            await self._drain(slot)
         except Exception:
-            log.exception("letting go failed", extra={"leases": self._name, "slot": slot})
+            log.exception("drain failed", extra={"leases": self._name, "slot": slot})
         finally:
-            del self._letting_go[slot]
-            self._shares.ended(slot)
-            self._mind()
-            self._news.set()
+            del self._drains[slot]
+            self._assignment.drained(slot)
+            self._check_held()
+            self._wake.set()
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         leases: dict[int, Lease] = {}
         asked_at = self._clock()
         try:
@@ -174,14 +177,14 @@ class Slots:
                     if found is not None:
                         leases[slot] = lease_of(found)
         except (Refused, OSError, TimeoutError) as error:
-            self._failed("leases not read", error)
+            self._log_failure("leases not read", error)
             return
         if self._is_failing:
             self._is_failing = False
             log.info("leases read again", extra={"leases": self._name})
-        self._shares.looked(leases, asked_at, self._clock())
+        self._assignment.observe(leases, asked_at, self._clock())
 
-    async def _write(self, write: Write) -> bool:
+    async def _write(self, write: LeaseWrite) -> bool:
         sent_at = self._clock()
         wanted = self._object_of(write.slot, write.lease)
         try:
@@ -191,14 +194,14 @@ class Slots:
                 else:
                     made = await self._api.create(wanted)
         except (Refused, OSError, TimeoutError) as error:
-            if not (isinstance(error, Refused) and error.status == 409):  # another was faster: the next look tells who
-                self._failed("lease not written", error)
+            if not (isinstance(error, Refused) and error.status == 409):  # another replica wrote first
+                self._log_failure("lease not written", error)
             return False
-        self._shares.wrote(write, sent_at, self._clock(), made["metadata"]["resourceVersion"])
+        self._assignment.written(write, sent_at, self._clock(), made["metadata"]["resourceVersion"])
         return True
 
-    def _failed(self, text: str, error: Exception) -> None:
-        """A warning for the first of several in a row."""
+    def _log_failure(self, text: str, error: Exception) -> None:
+        """Logs a warning for the first of several failures in a row."""
         level = logging.DEBUG if self._is_failing else logging.WARNING
         self._is_failing = True
         log.log(level, text, extra={"leases": self._name, "problem": str(error) or type(error).__name__})
@@ -223,12 +226,12 @@ class Slots:
 
 
 def slot_of(uid: str, count: int) -> int:
-    """The slot of what has this uid: the same in every process."""
+    """The slot of the object with this uid, the same in every process."""
     return zlib.crc32(uid.encode()) % count
 
 
 def lease_of(found: Object) -> Lease:
-    """What of a Lease object decides."""
+    """The Lease object's fields that the assignment needs."""
     metadata, spec = found["metadata"], found.get("spec", {})
     return Lease(
         holder=spec.get("holderIdentity") or "",
@@ -246,5 +249,5 @@ def _stamp() -> str:
 
 
 def _first_term() -> int:
-    """Minutes since 1970: a Lease that is made anew goes on above the terms of one that was removed."""
+    """Minutes since 1970, so that the terms of a recreated Lease are higher than those of the deleted one."""
     return int(time.time() // 60)

@@ -1,7 +1,7 @@
-"""A controller as a process: kopf watches, the controller's own tasks work, a signal stops both in order.
+"""Runs a controller process: kopf watches, the controller's tasks reconcile, and a signal stops them in order.
 
-kopf ends by cancelling every task of its event loop, so it has a thread and a loop of its own: what it hears is handed
-over, and what drains is not cut off.
+When kopf stops, it cancels every task of its event loop. Therefore it has its own thread and event loop, and hands each
+watch event over to the controller's loop. So the controller can drain its work after kopf has stopped.
 """
 
 import asyncio
@@ -16,22 +16,21 @@ import kopf
 
 log = logging.getLogger(__name__)
 
-_AGAIN_SECONDS = 5.0  # after kopf gave up
+_RESTART_SECONDS = 5.0  # from the end of a kopf operator to its next start
 _JOIN_SECONDS = 15.0
 
-Event = Mapping[
-    str, Any
-]  # `type`: None for what was there, ADDED, MODIFIED, DELETED; `object`: as the API server has it
+# A watch event. `type` is ADDED, MODIFIED, DELETED, or None for an object of the initial list.
+Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Objects of a kind, those with this label where one is named. `heard` is called for each event, in order."""
+    """A watch of one kind, of all its objects or of those with a label. `handler` gets each event, in order."""
 
     group: str
     version: str
     plural: str
-    heard: Callable[[Event], None]
+    handler: Callable[[Event], None]
     label: str | None = None
 
 
@@ -41,41 +40,41 @@ async def operate(
     *,
     namespace: str | None = None,
     stop: asyncio.Event | None = None,
-    narrow: Sequence[Watch] = (),
-    narrow_namespaces: Sequence[str] = (),
+    restricted: Sequence[Watch] = (),
+    restricted_namespaces: Sequence[str] = (),
 ) -> None:
-    """Runs until `stop` is set or a signal comes; `work` is cancelled then, and has the time that it takes. A fault in
-    it is raised.
+    """Runs `work` until `stop` is set or a signal arrives. Then cancels `work` and waits for its end. Raises its error.
 
-    `namespace`: None for all. `narrow` is watched in `narrow_namespaces` only: there are no rights to it elsewhere.
+    `namespace` is the one that is watched, or None for all. The `restricted` watches cover `restricted_namespaces`
+    only, because the controller has no RBAC permission for them elsewhere.
     """
     loop = asyncio.get_running_loop()
     stop = stop or asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    threads = [_Watching(loop, watches, [] if namespace is None else [namespace])]
-    if narrow and narrow_namespaces:
-        threads.append(_Watching(loop, narrow, narrow_namespaces))
+    threads = [_WatchThread(loop, watches, [] if namespace is None else [namespace])]
+    if restricted and restricted_namespaces:
+        threads.append(_WatchThread(loop, restricted, restricted_namespaces))
     for thread in threads:
         thread.start()
     working = asyncio.ensure_future(work())
-    told = asyncio.ensure_future(stop.wait())
+    stopped = asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (working, told):
+        for task in (working, stopped):
             task.cancel()
-        results = await asyncio.gather(working, told, return_exceptions=True)
+        results = await asyncio.gather(working, stopped, return_exceptions=True)
         for thread in threads:
-            await asyncio.to_thread(thread.end)
+            await asyncio.to_thread(thread.stop)
     for result in results:
         if isinstance(result, Exception):
             raise result
 
 
-async def beside(*parts: Coroutine[Any, Any, None]) -> None:
-    """Runs all of them until cancelled; then each is ended before the next is told to. A fault of one ends them all,
-    and is raised.
+async def run_concurrently(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs all parts until it is cancelled or one fails. Then cancels them in this order, and waits for the end of each
+    before it cancels the next. Raises the error of a part.
     """
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
@@ -89,56 +88,58 @@ async def beside(*parts: Coroutine[Any, Any, None]) -> None:
             raise problem
 
 
-class _Watching(threading.Thread):
-    """One operator of kopf's; without namespaces, of all of them. It is started again when it gives up."""
+class _WatchThread(threading.Thread):
+    """Runs one kopf operator, for these namespaces or for all if there are none. Restarts it when it fails."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, watches: Sequence[Watch], namespaces: Sequence[str]) -> None:
         super().__init__(name="watching", daemon=True)
-        self._listener = loop
+        self._controller_loop = loop
         self._watches = watches
         self._namespaces = namespaces
-        self._told = threading.Event()
+        self._stopping = threading.Event()
 
-    def end(self) -> None:
-        self._told.set()
+    def stop(self) -> None:
+        self._stopping.set()
         self.join(_JOIN_SECONDS)
 
     def run(self) -> None:
-        while not self._told.is_set():
+        while not self._stopping.is_set():
             try:
                 asyncio.run(self._watch())
-            except Exception as error:  # noqa: BLE001  whatever it gives up for, the work goes on
-                log.warning("watching failed", extra={"problem": str(error) or repr(error)})
-            self._told.wait(_AGAIN_SECONDS)
+            except Exception as error:  # noqa: BLE001  any failure of kopf leads to a restart
+                log.warning("watch failed", extra={"problem": str(error) or repr(error)})
+            self._stopping.wait(_RESTART_SECONDS)
 
     async def _watch(self) -> None:
         registry = kopf.OperatorRegistry()
         settings = kopf.OperatorSettings()
-        settings.scanning.disabled = bool(self._namespaces)  # definitions and namespaces are nobody's to list then
-        settings.posting.enabled = False  # events are posted by the controllers, where they mean something
+        settings.scanning.disabled = bool(self._namespaces)  # it may then list neither CRDs nor namespaces
+        settings.posting.enabled = False  # the controllers record their own Events
         kopf.on.login(registry=registry)(_login)
         for watch in self._watches:
             labels = None if watch.label is None else {watch.label: kopf.PRESENT}
-            seen = kopf.on.event(watch.group, watch.version, watch.plural, labels=labels, registry=registry)
-            seen(self._handed_to(watch.heard))
+            register = kopf.on.event(watch.group, watch.version, watch.plural, labels=labels, registry=registry)
+            register(self._forward_to(watch.handler))
         await kopf.operator(
             registry=registry,
             settings=settings,
-            standalone=True,  # who writes is decided by a Lease, not by kopf's peering
-            identity=cast(Any, "kubeirq"),  # or it asks for the user's name, and a pod's user may have none
+            standalone=True,  # Leases replace kopf's peering
+            identity=cast(Any, "kubeirq"),  # otherwise kopf needs the user's name, and a pod's user may have none
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
-            stop_flag=self._told,
+            stop_flag=self._stopping,
         )
 
-    def _handed_to(self, heard: Callable[[Event], None]) -> Callable[..., Any]:
-        async def hand_over(event: Event, **_: Any) -> None:
-            if not self._told.is_set():
-                self._listener.call_soon_threadsafe(heard, {"type": event["type"], "object": dict(event["object"])})
+    def _forward_to(self, handler: Callable[[Event], None]) -> Callable[..., Any]:
+        async def forward(event: Event, **_: Any) -> None:
+            if not self._stopping.is_set():
+                self._controller_loop.call_soon_threadsafe(
+                    handler, {"type": event["type"], "object": dict(event["object"])}
+                )
 
-        return hand_over
+        return forward
 
 
 def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
-    """The pod's service account, or the kubeconfig."""
+    """Logs in with the pod's service account, or else with the kubeconfig."""
     return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)

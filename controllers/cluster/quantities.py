@@ -1,4 +1,4 @@
-"""Kubernetes' quantities: 100m, 1.5, 128Mi. Pure."""
+"""Kubernetes quantities, such as 100m, 1.5 and 128Mi. Pure."""
 
 import re
 from decimal import Decimal
@@ -16,12 +16,12 @@ def amount_of(quantity: str | int | float) -> Decimal:
     """The number that a quantity stands for. Raises ValueError."""
     found = _QUANTITY.fullmatch(str(quantity))
     if found is None or found[2] not in _UNITS:
-        raise ValueError(f"{quantity!r} is no quantity; as 100m, 0.5 or 128Mi")
+        raise ValueError(f"{quantity!r} is not a quantity; write it like 100m, 0.5 or 128Mi")
     return Decimal(found[1]) * _UNITS[found[2]]
 
 
 def same_quantity(one: Any, other: Any) -> bool:
-    """Whether these are two spellings of one amount: 0.5 and 500m."""
+    """Whether both stand for the same amount, as 0.5 and 500m do."""
     if not all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in (one, other)):
         return False
     try:

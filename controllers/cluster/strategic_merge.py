@@ -1,9 +1,9 @@
-"""`podTemplate` laid over the pod that is built, by Kubernetes' rules of a strategic merge patch. Pure."""
+"""Applies `podTemplate` to the generated pod template, by the rules of a strategic merge patch. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Lists whose items have an identity, and the field that is it; every other list is replaced as a whole
+# The merge key of each list whose items are merged; a patch replaces every other list as a whole
 MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -23,15 +23,15 @@ _DIRECTIVE = "$patch"
 
 
 class BadPatch(ValueError):
-    """The patch cannot be laid over anything: place, problem, way out."""
+    """The patch is not valid. The text has place, problem and way out."""
 
 
 def merged(base: Mapping[str, Any], patch: Mapping[str, Any], place: str = "spec.podTemplate") -> dict[str, Any]:
-    """`base` with `patch` laid over it; neither is changed. Raises BadPatch, which names `place`.
+    """Returns `base` with `patch` applied, and changes neither. Raises BadPatch, whose text begins with `place`.
 
-    Objects are merged field by field, null removes a field; lists with a merge key item by item, others are replaced.
-    `$patch: delete` removes an item or an object, `$patch: replace` puts what stands beside it in the place of what
-    was; `{$patch: replace}` as an item replaces the whole list.
+    Objects merge field by field, and null removes a field. Lists with a merge key merge item by item; the patch
+    replaces other lists. `$patch: delete` removes an item or an object. `$patch: replace` replaces an item or an object
+    with the other fields of the patch. The item `{$patch: replace}` replaces the whole list.
     """
     directive = _directive_of(patch, place)
     if directive == "delete":
@@ -42,7 +42,7 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any], place: str = "spec
             continue
         inside = f"{place}.{name}"
         if name.startswith("$"):
-            raise BadPatch(f"{inside}: not understood; the directive here is {_DIRECTIVE}: merge, replace or delete")
+            raise BadPatch(f"{inside}: unknown directive; use {_DIRECTIVE} with merge, replace or delete")
         before = result.get(name)
         if value is None:
             result.pop(name, None)
@@ -59,19 +59,19 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any], place: str = "spec
 
 
 def _merged_list(base: Sequence[Any], patch: Sequence[Any], key: str, place: str) -> list[Any]:
-    """Items that are there keep their place, new ones follow."""
+    """Existing items keep their position, new ones follow."""
     items: dict[Any, Any] = {item.get(key): item for item in base}
     for index, item in enumerate(patch):
         inside = f"{place}[{index}]"
         if not isinstance(item, Mapping):
-            raise BadPatch(f"{inside}: an object is needed")
+            raise BadPatch(f"{inside}: must be an object")
         directive = _directive_of(item, inside)
         if directive == "replace" and set(item) == {_DIRECTIVE}:
             items = {}
             continue
         identity = item.get(key)
         if not isinstance(identity, str | int):
-            raise BadPatch(f"{inside}: {key} is needed: it says which item is meant")
+            raise BadPatch(f"{inside}: {key} is missing; it identifies the item")
         if directive == "delete":
             items.pop(identity, None)
         else:
@@ -82,5 +82,5 @@ def _merged_list(base: Sequence[Any], patch: Sequence[Any], key: str, place: str
 def _directive_of(patch: Mapping[str, Any], place: str) -> str:
     directive = patch.get(_DIRECTIVE, "merge")
     if directive not in ("merge", "replace", "delete"):
-        raise BadPatch(f"{place}.{_DIRECTIVE}: {directive!r} is none of merge, replace, delete")
+        raise BadPatch(f"{place}.{_DIRECTIVE}: {directive!r} is not a directive; use merge, replace or delete")
     return str(directive)

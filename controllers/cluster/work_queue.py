@@ -1,4 +1,4 @@
-"""Keys that wait to be reconciled: each once, never two at a time for one key, later again when it failed."""
+"""A work queue of keys to reconcile: each key waits once, runs once at a time, and is retried with backoff."""
 
 import asyncio
 import logging
@@ -10,73 +10,73 @@ log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 
 _FIRST_DELAY_SECONDS = 0.2
-_MOST_DELAY_SECONDS = 60.0
+_MAX_DELAY_SECONDS = 60.0
 
 
 class WorkQueue(Generic[K]):
-    """`add` says that something about the key may have changed; `reconcile` finds out what."""
+    """Call `add` when something about a key may have changed. The queue then calls `reconcile` with the key."""
 
     def __init__(
         self,
         reconcile: Callable[[K], Awaitable[None]],
         *,
         workers: int = 4,
-        expected: tuple[type[Exception], ...] = (),  # what a server may say any day: told without a traceback
+        expected: tuple[type[Exception], ...] = (),  # errors of servers, which are logged without a traceback
     ) -> None:
         self._reconcile = reconcile
         self._workers = workers
         self._expected = expected
-        self._waiting: dict[K, None] = {}  # in the order of their coming
+        self._waiting: dict[K, None] = {}  # first in, first out
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
-        self._later: dict[K, asyncio.TimerHandle] = {}
-        self._news = asyncio.Event()
+        self._delayed: dict[K, asyncio.TimerHandle] = {}
+        self._wake = asyncio.Event()
         self._done = asyncio.Event()
 
     def add(self, key: K) -> None:
-        if (timer := self._later.pop(key, None)) is not None:
+        if (timer := self._delayed.pop(key, None)) is not None:
             timer.cancel()
         self._waiting.setdefault(key)
-        self._news.set()
+        self._wake.set()
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Unless it comes sooner."""
-        if key not in self._waiting and key not in self._later:
-            self._later[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
+        """Adds the key after a delay. Does nothing if the key waits or has a delay."""
+        if key not in self._waiting and key not in self._delayed:
+            self._delayed[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
 
     @property
     def is_idle(self) -> bool:
-        """Nothing waits, nothing runs."""
-        return not self._waiting and not self._running and not self._later
+        """Whether no key waits, runs or has a delay."""
+        return not self._waiting and not self._running and not self._delayed
 
-    async def idle(self) -> None:
-        """Returns once nothing waits and nothing runs; what failed may come again later."""
+    async def wait_until_idle(self) -> None:
+        """Returns once no key waits or runs. A failed key may still have a delay."""
         while self._waiting or self._running:
             self._done.clear()
             await self._done.wait()
 
-    async def quiet(self) -> None:
-        """Returns once nothing runs at all, whatever waits."""
+    async def wait_for_running(self) -> None:
+        """Returns once no key runs. Keys may still wait."""
         while self._running:
             self._done.clear()
             await self._done.wait()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until it is cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._workers):
                     group.create_task(self._work())
         finally:
-            for timer in self._later.values():
+            for timer in self._delayed.values():
                 timer.cancel()
 
     async def _work(self) -> None:
         while True:
             key = next((found for found in self._waiting if found not in self._running), None)
             if key is None:
-                self._news.clear()
-                await self._news.wait()
+                self._wake.clear()
+                await self._wake.wait()
                 continue
             del self._waiting[key]
             self._running.add(key)
@@ -84,10 +84,10 @@ class WorkQueue(Generic[K]):
                 await self._reconcile(key)
             except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
-                delay = min(_MOST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** (failures - 1))
+                delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** (failures - 1))
                 log.warning(
                     "reconcile failed",
-                    extra={"key": str(key), "again_in_seconds": delay, "problem": str(error)},
+                    extra={"key": str(key), "retry_in_seconds": delay, "problem": str(error)},
                     exc_info=not isinstance(error, self._expected),
                 )
                 self.add_after(key, delay)
@@ -95,5 +95,5 @@ class WorkQueue(Generic[K]):
                 self._failures.pop(key, None)
             finally:
                 self._running.discard(key)
-                self._news.set()  # what came for this key meanwhile may be taken now
+                self._wake.set()  # the key may have been added again while it ran
                 self._done.set()

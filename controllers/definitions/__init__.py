@@ -1,1 +1,1 @@
-"""The CustomResourceDefinitions: schemas generated from the models, and admission rules."""
+"""The CustomResourceDefinitions, generated from the models, with admission rules."""

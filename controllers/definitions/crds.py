@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions of Function and of every trigger kind that is installed. Pure."""
+"""Generates the CustomResourceDefinitions of Function and of every installed kind of trigger. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,17 +26,17 @@ _SHORT_NAMES = {
 
 
 def crds() -> list[Schema]:
-    """All of them, Function first. Raises BrokenPlugin, NotStructural."""
+    """All CustomResourceDefinitions, Function first. Raises BrokenPlugin, NotStructural."""
     return [crd_of(kind) for kind in (FUNCTION, *sorted(kinds()))]
 
 
 def crd_of(kind: str) -> Schema:
-    """The definition of a kind that is installed. Raises KeyError, BrokenPlugin, NotStructural."""
+    """The CustomResourceDefinition of an installed kind. Raises KeyError, BrokenPlugin, NotStructural."""
     return definition_of(kind, _model_of(kind))
 
 
 def definition_of(kind: str, model: type[FunctionSpec] | type[TriggerSource]) -> Schema:
-    """The definition of a kind whose spec is `model`. Raises NotStructural, which names the kind and the field."""
+    """The CustomResourceDefinition of a kind with this model. Raises NotStructural, which names kind and field."""
     group = model.api_group if issubclass(model, TriggerSource) else GROUP
     plural = f"{kind.lower()}s"
     try:
@@ -56,7 +56,7 @@ def definition_of(kind: str, model: type[FunctionSpec] | type[TriggerSource]) ->
             "spec": spec,
             "status": _status_of(kind),
         },
-        "x-kubernetes-validations": [_name_of(kind)],
+        "x-kubernetes-validations": [_name_rule_of(kind)],
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -81,8 +81,10 @@ def definition_of(kind: str, model: type[FunctionSpec] | type[TriggerSource]) ->
 
 
 def chart_files() -> dict[str, str]:
-    """The chart's templates of the built-in kinds, by file name. Helm never upgrades its folder `crds`, so these are
-    templates; it keeps them when the release goes, since with a definition all its resources go.
+    """The chart's templates of the built-in kinds, by file name.
+
+    They are templates because Helm never upgrades its `crds` folder. Helm keeps them when you uninstall the release,
+    because the deletion of a CustomResourceDefinition deletes all its resources.
     """
     found = {}
     for kind in (FUNCTION, *sorted(kinds())):
@@ -104,18 +106,21 @@ def _model_of(kind: str) -> type[FunctionSpec] | type[TriggerSource]:
 
 
 class _Plain(yaml.SafeDumper):
-    """Without anchors: each part is written where it stands."""
+    """A YAML dumper that writes repeated parts in full, without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def _name_of(kind: str) -> Schema:
-    """Of every resource, since others are named and labelled after it; a Service's must begin with a letter, too."""
-    form, told = _NAME, "lower-case letters, digits and -, at most 63, are needed"
+def _name_rule_of(kind: str) -> Schema:
+    """The rule for metadata.name: other objects use it as their name and as a label.
+
+    A Function's name is also that of its Service, which must begin with a letter.
+    """
+    pattern, message = _NAME, "use lower-case letters, digits and -, at most 63 characters"
     if kind == FUNCTION:
-        form, told = FUNCTION_NAME, FUNCTION_NAME_RULE
-    return {"rule": f"self.metadata.name.matches(r'^{form}$')", "message": f"metadata.name: {told}"}
+        pattern, message = FUNCTION_NAME, FUNCTION_NAME_RULE
+    return {"rule": f"self.metadata.name.matches(r'^{pattern}$')", "message": f"metadata.name: {message}"}
 
 
 def _status_of(kind: str) -> Schema:
@@ -126,8 +131,8 @@ def _status_of(kind: str) -> Schema:
         "properties": {
             "type": text,
             "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-            "reason": {**text, "description": "One word for machines"},
-            "message": {**text, "description": "What is wrong, and what to do"},
+            "reason": {**text, "description": "One word for programs"},
+            "message": {**text, "description": "The problem and the way out"},
             "lastTransitionTime": {"type": "string", "format": "date-time"},
             "observedGeneration": {"type": "integer", "format": "int64"},
         },
@@ -143,21 +148,21 @@ def _status_of(kind: str) -> Schema:
     }
     own: Schema = (
         {
-            "url": {**text, "description": "Where the function is called"},
+            "url": {**text, "description": "The URL of the function inside the cluster"},
             "replicas": count,
             "readyReplicas": count,
             "selector": {**text, "description": "The labels of its pods"},
-            "revision": {**text, "description": "Which code runs"},
+            "revision": {**text, "description": "The version of the code"},
         }
         if kind == FUNCTION
         else {
             "functions": {"type": "array", "items": text, "description": "The functions that the selector found"},
             "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
-            "state": {"type": "object", "additionalProperties": text, "description": "Cursors of the source"},
-            "address": {**text, "description": "Where an HTTPTrigger is called"},
+            "state": {"type": "object", "additionalProperties": text, "description": "Durable state of the source"},
+            "address": {**text, "description": "The URL of an HTTPTrigger"},
             "served": {
                 "type": "object",
-                "description": "What it has alone, and since when: who has it for longer keeps it",
+                "description": "The claims, such as a route, that the trigger owns, and since when",
                 "properties": {"claims": text, "since": {"type": "string", "format": "date-time"}},
             },
         }
@@ -188,7 +193,7 @@ def _columns_of(model: type[FunctionSpec] | type[TriggerSource]) -> Iterator[Sch
         yield {"name": "Replicas", "type": "integer", "jsonPath": ".status.readyReplicas"}
     else:
         names = ",".join(f"'{name}'" for name in (*shorts_of(model), "target"))
-        yield {"name": "Target", "type": "string", "jsonPath": f".spec[{names}]"}  # the one that is there
+        yield {"name": "Target", "type": "string", "jsonPath": f".spec[{names}]"}  # the one that is set
         for title, field in model.printer_columns.items():
             yield {"name": title, "type": "string", "jsonPath": f".spec.{field}"}
         yield {"name": "Suspended", "type": "boolean", "jsonPath": ".spec.suspend", "priority": 1}

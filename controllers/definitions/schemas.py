@@ -1,11 +1,9 @@
-"""Structural schemas from pydantic models, as a CustomResourceDefinition takes them. Pure.
+"""Converts pydantic models into the structural schemas of CustomResourceDefinitions. Pure.
 
-A structural schema is a tree of typed nodes: no references, no unions. What JSON schema has no word for, that exactly
-one of some fields is given for example, is a rule in CEL.
+A structural schema is a tree of typed nodes without references and unions.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,16 +20,18 @@ _KEPT = frozenset(
         *("x-kubernetes-preserve-unknown-fields", "multipleOf"),
     }
 )
-_DROPPED = frozenset({"title", "examples", "deprecated", "$defs"})  # what an API server has no use for
+_DROPPED = frozenset({"title", "examples", "deprecated", "$defs"})  # the API server does not use these
 
 
 class NotStructural(Exception):
-    """The model's author's fault: a type that no structural schema can say. Names the field."""
+    """The model has a type that a structural schema cannot express. The text names the field."""
 
 
 def structural(model: type[BaseModel], details: Callable[[type[BaseModel]], Mapping[str, Any]]) -> Schema:
-    """The model's schema. `details` says what a class adds to its own: rules, and `properties`, which replace those of
-    the model when they have a type, and complete them otherwise. Raises NotStructural.
+    """The schema of a model. Raises NotStructural.
+
+    `details` returns additions for a class: rules and `properties`. Such a property replaces the model's property if it
+    has a type, and extends it otherwise.
     """
 
     class Generator(GenerateJsonSchema):
@@ -49,61 +49,23 @@ def structural(model: type[BaseModel], details: Callable[[type[BaseModel]], Mapp
         def default_schema(self, schema: Any) -> Schema:
             found = super().default_schema(schema)
             if found.get("default") in (None, "", [], {}):
-                found.pop("default", None)  # to be absent is the same, and leaves the object as it was written
+                found.pop("default", None)  # an unset field means the same, and keeps the object as its author wrote it
             return found
 
     written = model.model_json_schema(by_alias=True, schema_generator=Generator)
     return _node(written, written.get("$defs", {}), "spec", ())
 
 
-def one_of(*names: str, absent: str = "") -> Schema:
-    """The rule that exactly one of these fields is given. A null counts as absent."""
-    return {"rule": f"{_count(names)} == 1", "message": f"exactly one of {', '.join(names)} is needed{absent}"}
-
-
-def at_most_one_of(*names: str) -> Schema:
-    return {"rule": f"{_count(names)} <= 1", "message": f"{', '.join(names)}: one of them"}
-
-
-def together(*names: str) -> Schema:
-    """The rule that all or none of these fields are given."""
-    return {"rule": f"{_count(names)} in [0, {len(names)}]", "message": f"{' and '.join(names)} go together"}
-
-
-def given(name: str) -> str:
-    """In CEL: whether the field is there and no null."""
-    return f"(has(self.{name}) && dyn(self.{name}) != null)"
-
-
-def is_default(name: str, default: Any) -> str:
-    """In CEL: whether the field is absent, or what it would be if it were."""
-    if default is None:
-        return f"!{given(name)}"
-    if isinstance(default, BaseModel):
-        parts = [
-            is_default(f"{name}.{field.alias or part}", getattr(default, part))
-            for part, field in type(default).model_fields.items()
-        ]
-        return f"(!{given(name)} || ({' && '.join(parts)}))"
-    return f"(!has(self.{name}) || dyn(self.{name}) == {json.dumps(default)})"  # dyn: 30 is the same as 30.0
-
-
-def _count(names: Sequence[str]) -> str:
-    return " + ".join(
-        f"({given(name)} ? 1 : 0)" for name in names
-    )  # far cheaper than a list's filter: rules have a budget
-
-
 def _node(written: Mapping[str, Any], definitions: Mapping[str, Any], place: str, above: tuple[str, ...]) -> Schema:
     if "$ref" in written:
         name = str(written["$ref"]).removeprefix("#/$defs/")
         if name in above:
-            raise NotStructural(f"{place}: {name} contains itself; a resource cannot be nested without end")
-        beside = {key: value for key, value in written.items() if key != "$ref"}
-        return _node({**definitions[name], **beside}, definitions, place, (*above, name))
+            raise NotStructural(f"{place}: {name} contains itself; a structural schema cannot be recursive")
+        siblings = {key: value for key, value in written.items() if key != "$ref"}
+        return _node({**definitions[name], **siblings}, definitions, place, (*above, name))
     if "allOf" in written and len(written["allOf"]) == 1:
-        beside = {key: value for key, value in written.items() if key != "allOf"}
-        return _node({**written["allOf"][0], **beside}, definitions, place, above)
+        siblings = {key: value for key, value in written.items() if key != "allOf"}
+        return _node({**written["allOf"][0], **siblings}, definitions, place, above)
     found: Schema = {}
     for key, value in written.items():
         if key in _KEPT:
@@ -126,10 +88,10 @@ def _node(written: Mapping[str, Any], definitions: Mapping[str, Any], place: str
             if isinstance(value, Mapping):
                 found["additionalProperties"] = _node(value, definitions, f"{place}.*", above)
             elif value:
-                found |= FREE  # false is what an API server does anyway: it prunes, or refuses, what is not known
+                found |= FREE  # false is the default: the API server prunes or refuses unknown fields
         elif key not in _DROPPED:
             raise NotStructural(
-                f"{place}: {key}: a cluster's schema cannot say it; write a union as optional fields of one object, "
-                "and check in the model that exactly one is given"
+                f"{place}: {key}: a structural schema cannot express it; replace a union with optional fields of one "
+                "object, and check in the model that exactly one is set"
             )
     return found if "type" in found else {**found, **FREE}

@@ -1,1 +1,1 @@
-"""The Function controller: from a Function to the objects that run it, and its status."""
+"""The Function controller: creates the objects that run a Function, and writes its status."""

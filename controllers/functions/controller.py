@@ -1,7 +1,7 @@
-"""The Function controller: makes of every Function what runs it, keeps it so, and says how it is.
+"""The Function controller: reconciles the objects that run each Function, and writes the Function's status.
 
-Level-triggered: what it sees only says which function to look at again. It writes where something is lacking, and
-nowhere else.
+It is level-triggered: a watch event only puts the Function's key into the work queue. It writes only to objects that
+differ from their desired state.
 """
 
 import asyncio
@@ -12,20 +12,22 @@ from typing import Any
 
 from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
-from controllers.cluster.differences import applied_fields, has
-from controllers.cluster.events import Events, happened_between
+from controllers.cluster.differences import applied_fields, contains
+from controllers.cluster.events import EventRecorder, event_for_transition
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.owned_objects import Key, NameTaken, Owned, key_of
+from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.work_queue import WorkQueue
+from controllers.functions.pod_template import Settings
 from controllers.functions.resource import FunctionSpec
-from controllers.functions.workload import FUNCTION_LABEL, Settings, objects_of, status_of
+from controllers.functions.status import FUNCTION_LABEL, status_of
+from controllers.functions.workload import objects_of
 from trigger_sources.problems import problem_text
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 300.0  # a missed deletion, a Service changed by hand: found within this
-LOOK_AGAIN_SECONDS = (2.0, 60.0)  # at pods, whose troubles do not show in a Deployment; less and less often
-OWNED = (
+RESYNC_SECONDS = 300.0  # finds missed deletions and manual changes of unwatched objects
+REQUEUE_SECONDS = (2.0, 60.0)  # minimum and maximum, for the pods of a Deployment that is not rolled out
+OWNED_KINDS = (
     ("v1", "ConfigMap"),
     ("v1", "Service"),
     ("apps/v1", "Deployment"),
@@ -35,47 +37,47 @@ OWNED = (
 
 
 class FunctionController:
-    """Made and run in one event loop. What it knows of the cluster comes from watches and from the sweep.
+    """Lives in one event loop. Its caches are filled by watches and by the periodic resync.
 
-    `leads` says whether this replica writes; the others know as much, and do nothing.
+    Only the leader writes. The other replicas fill their caches and wait.
     """
 
     def __init__(self, api: Api, settings: Settings, *, namespace: str | None = None) -> None:
-        self.leads: Callable[[], bool] = lambda: True
+        self.is_leader: Callable[[], bool] = lambda: True
         self._api = api
-        self._events = Events(api, "kubeirq-functions")
+        self._events = EventRecorder(api, "kubeirq-functions")
         self._settings = settings
         self._namespace = namespace
         self._functions: dict[Key, Object] = {}
-        self._touched: set[Key] = set()  # what is known of these is newer than the listing under way
-        self._owned = Owned(api, OWNED, label=FUNCTION_LABEL, namespace=namespace)
-        self.synced = asyncio.Event()  # every function that was there at the start is known
+        self._changed_since_list: set[Key] = set()  # the cache entries that are newer than the list under way
+        self._owned = OwnedObjects(api, OWNED_KINDS, label=FUNCTION_LABEL, namespace=namespace)
+        self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
 
     def watches(self) -> list[Watch]:
-        """Functions, and the Deployments that they own."""
+        """The watches of Functions and of the Deployments that they own."""
         return [
-            Watch(GROUP, VERSION, "functions", self._function_seen),
-            Watch("apps", "v1", "deployments", self._deployment_seen, FUNCTION_LABEL),
+            Watch(GROUP, VERSION, "functions", self._on_function),
+            Watch("apps", "v1", "deployments", self._on_deployment, FUNCTION_LABEL),
         ]
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run())
-            group.create_task(self._sweeping())
+            group.create_task(self._resync_periodically())
 
     def leader_changed(self) -> None:
-        """Whoever leads from now on looks at every function."""
+        """Enqueues every Function, for a new leader to reconcile."""
         for key in self._functions:
             self.queue.add(key)
 
-    async def sweep(self) -> None:
-        """Lists everything, and looks at every function again."""
-        self._touched.clear()
+    async def resync(self) -> None:
+        """Lists everything, and enqueues every Function."""
+        self._changed_since_list.clear()
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace)
         listed = {key_of(found): found for found in functions}
-        for key in self._touched:
+        for key in self._changed_since_list:
             listed.pop(key, None)
             if key in self._functions:
                 listed[key] = self._functions[key]
@@ -85,38 +87,42 @@ class FunctionController:
             self.queue.add(key)
 
     async def reconcile(self, key: Key) -> None:
-        """Makes what is there what is wanted, for one function. Raises what the API server raises."""
+        """Brings one Function's objects to their desired state. Raises the API server's errors."""
         function = self._functions.get(key)
-        if function is None or "deletionTimestamp" in function["metadata"] or not self.leads():
-            return  # owner references delete what belonged to it
+        if function is None or "deletionTimestamp" in function["metadata"] or not self.is_leader():
+            return  # the garbage collector deletes the objects of a deleted Function
         try:
             spec = FunctionSpec.model_validate(function["spec"]).named(key[1])
             wanted = objects_of(function["metadata"], spec, self._settings)
         except ValueError as error:
-            await self._say(function, {}, [Condition("Ready", "False", "Invalid", problem_text(error, FunctionSpec))])
+            await self._write_status(
+                function, {}, [Condition("Ready", "False", "Invalid", problem_text(error, FunctionSpec))]
+            )
             return
         try:
             if spec.scale.is_automatic:
-                await self._leave_replicas_to_the_autoscaler(key)
-            await self._owned.have(function, wanted)
+                await self._hand_replicas_to_autoscaler(key)
+            await self._owned.ensure(function, wanted)
         except Refused as refused:
             reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
-            await self._say(function, {}, [Condition("Ready", "False", reason, refusal_text(str(refused), spec))])
+            await self._write_status(
+                function, {}, [Condition("Ready", "False", reason, refusal_text(str(refused), spec))]
+            )
             raise
-        await self._discard(function, wanted)
+        await self._remove_unwanted(function, wanted)
         deployment = self._owned.get(key, "Deployment", key[1]) or {}
-        settled = _is_settled(deployment)
-        # asked for, not watched: a watch would bring every pod of the cluster
-        pods = [] if settled else await self._api.list("v1", "Pod", key[0], {FUNCTION_LABEL: key[1]})
-        source = None if settled or spec.source.config_map is None else spec.source.config_map.name
+        rolled_out = _is_rolled_out(deployment)
+        # a list, not a watch, because a watch would cache every function's pods
+        pods = [] if rolled_out else await self._api.list("v1", "Pod", key[0], {FUNCTION_LABEL: key[1]})
+        source = None if rolled_out or spec.source.config_map is None else spec.source.config_map.name
         config_map = None if source is None else await self._api.get("v1", "ConfigMap", key[0], source)
         status, conditions = status_of(spec, deployment, pods, datetime.now(UTC), config_map)
-        await self._say(function, status, conditions)
-        if not settled:
-            self.queue.add_after(key, look_again_after(deployment, datetime.now(UTC)))
+        await self._write_status(function, status, conditions)
+        if not rolled_out:
+            self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
 
-    async def _leave_replicas_to_the_autoscaler(self, key: Key) -> None:
-        """How many there are stays as it is: a number that nobody wants any more would become 1."""
+    async def _hand_replicas_to_autoscaler(self, key: Key) -> None:
+        """Applies the replicas as another field manager. With no owner, the next apply would reset the field to 1."""
         live = self._owned.get(key, "Deployment", key[1])
         if live is None or "f:replicas" not in applied_fields(live, FIELD_MANAGER, "apps/v1").get("f:spec", {}):
             return
@@ -127,8 +133,8 @@ class FunctionController:
             manager=f"{FIELD_MANAGER}-scale",
         )
 
-    async def _discard(self, function: Object, wanted: list[Object]) -> None:
-        """Removes what is no longer wanted; the code of a revision that can be rolled back to is kept."""
+    async def _remove_unwanted(self, function: Object, wanted: list[Object]) -> None:
+        """Removes the Function's other objects, except the code of the revisions that a rollback may need."""
         key = key_of(function)
         unwanted = self._owned.unwanted(function, wanted)
         if not unwanted:
@@ -139,8 +145,8 @@ class FunctionController:
             if found["kind"] != "ConfigMap" or found["metadata"]["name"] not in used:
                 await self._owned.remove(key, found)
 
-    async def _say(self, function: Object, status: Mapping[str, Any], conditions: list[Condition]) -> None:
-        """Writes the status where it differs."""
+    async def _write_status(self, function: Object, status: Mapping[str, Any], conditions: list[Condition]) -> None:
+        """Writes the status subresource if it differs."""
         metadata, before = function["metadata"], function.get("status", {})
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         wanted = {
@@ -150,13 +156,13 @@ class FunctionController:
                 conditions, before.get("conditions", []), generation=metadata["generation"], now=now
             ),
         }
-        if has(before, wanted) and has(wanted, before):
+        if contains(before, wanted) and contains(wanted, before):
             return
         head = {"name": metadata["name"], "namespace": metadata["namespace"]}
         try:
             found = await self._api.apply(
                 {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Function", "metadata": head, "status": wanted},
-                part="status",
+                subresource="status",
             )
         except Refused as refused:
             if refused.status == 404:
@@ -164,24 +170,24 @@ class FunctionController:
             raise
         if key_of(function) in self._functions:
             self._functions[key_of(function)] = found
-            self._touched.add(key_of(function))
-        if (happened := happened_between(before.get("conditions", []), wanted["conditions"])) is not None:
-            await self._events.record(found, happened)
+            self._changed_since_list.add(key_of(function))
+        if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
+            await self._events.record(found, event)
 
-    async def _sweeping(self) -> None:
+    async def _resync_periodically(self) -> None:
         while True:
             try:
-                await self.sweep()
+                await self.resync()
                 self.synced.set()
             except (Refused, OSError, TimeoutError):
-                log.warning("sweep failed", exc_info=True)
+                log.warning("resync failed", exc_info=True)
                 await asyncio.sleep(5)
             else:
-                await asyncio.sleep(SWEEP_SECONDS)
+                await asyncio.sleep(RESYNC_SECONDS)
 
-    def _function_seen(self, event: Event) -> None:
+    def _on_function(self, event: Event) -> None:
         found = dict(event["object"])
-        self._touched.add(key_of(found))
+        self._changed_since_list.add(key_of(found))
         if event["type"] == "DELETED":
             self._functions.pop(key_of(found), None)
             self._owned.forget(key_of(found))
@@ -191,20 +197,20 @@ class FunctionController:
         if before is None or before["metadata"].get("generation") != found["metadata"].get("generation"):
             self.queue.add(key_of(found))
 
-    def _deployment_seen(self, event: Event) -> None:
-        self.queue.add(self._owned.seen(event))
+    def _on_deployment(self, event: Event) -> None:
+        self.queue.add(self._owned.observe(event))
 
 
-def look_again_after(deployment: Mapping[str, Any], now: datetime) -> float:
-    """Seconds until pods may have more to say: the longer their Deployment has said nothing new, the longer."""
+def requeue_after(deployment: Mapping[str, Any], now: datetime) -> float:
+    """Seconds until the next look at the pods. The longer the Deployment has not changed, the longer it is."""
     conditions = deployment.get("status", {}).get("conditions", [])
-    news = [datetime.fromisoformat(found["lastUpdateTime"]) for found in conditions if "lastUpdateTime" in found]
-    least, most = LOOK_AGAIN_SECONDS
-    return min(most, max(least, (now - max(news, default=now)).total_seconds() / 2))
+    updates = [datetime.fromisoformat(found["lastUpdateTime"]) for found in conditions if "lastUpdateTime" in found]
+    minimum, maximum = REQUEUE_SECONDS
+    return min(maximum, max(minimum, (now - max(updates, default=now)).total_seconds() / 2))
 
 
 def refusal_text(text: str, spec: FunctionSpec) -> str:
-    """What the API server says of the Deployment, with the Function's fields in place of those made of them."""
+    """The API server's message about the Deployment, with the Function's field names in place of the Deployment's."""
     text = text.replace("spec.template.spec.containers[0].resources", "spec.resources")
     return text.replace("spec.template.", "spec.podTemplate.") if spec.pod_template else text
 
@@ -219,8 +225,8 @@ def config_maps_of(workload: Mapping[str, Any]) -> Iterator[str]:
                 yield source["configMap"]["name"]
 
 
-def _is_settled(deployment: Mapping[str, Any]) -> bool:
-    """Whether all replicas are of the newest revision and ready: then no pod has anything to tell."""
+def _is_rolled_out(deployment: Mapping[str, Any]) -> bool:
+    """Whether all replicas are ready and have the newest revision, so that the pods have no problem to show."""
     status, spec = deployment.get("status", {}), deployment.get("spec", {})
     return bool(
         status.get("observedGeneration") == deployment.get("metadata", {}).get("generation")

@@ -1,6 +1,6 @@
-"""What keeps a function's pod from being ready, in words: place, problem, way out. Pure.
+"""Explains why a function's pod is not ready: place, problem, way out. Pure.
 
-What is told stays the same while the trouble does, however often a kubelet tries again: a status is written once.
+The text of a problem stays the same while the kubelet retries, so that the status is written once.
 """
 
 import re
@@ -12,21 +12,21 @@ from typing import Any
 from controllers.cluster.conditions import Condition
 from controllers.functions.resource import FunctionSpec, Variable
 
-_PULLING = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
-_NOT_MADE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-_PATIENCE = timedelta(seconds=30)  # what usually takes a moment is told when it takes longer
+_PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_PATIENCE = timedelta(seconds=30)  # the usual time of a start; only a longer one is a problem
 _LAST_LINES = 5
-_MOST_CHARACTERS = 600
-_NOT_STARTED = 3  # what the runtime ends with when the function's code or its startup hook failed
-_KILLED = 137
+_MAX_CHARACTERS = 600
+_NOT_STARTED = 3  # the runtime's exit code after a failure of the function's module or startup hook
+_KILLED = 137  # the exit code after SIGKILL
 
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": (ErrImagePull: )?')
 _NOT_FOUND = re.compile(r'(?i)\b(secret|configmap) "([^"]+)" not found')
 _NO_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) [^/\s]+/(\S+)")
-_NO_WORDS = "Error on reading termination message from logs"  # the kubelet's own, when a log is not there yet
-_NO_INDEX = ("NewConnectionError", "ConnectTimeoutError", "SSLError", "name resolution")
-_SAID_BY_OTHERS = ("Traceback (most recent call last)", "runtime: the function does not start")
-_FIELDS = {  # the runtime's contract, and the fields of a Function that it comes from
+_NO_MESSAGE = "Error on reading termination message from logs"  # the kubelet's, if the log does not exist yet
+_UNREACHABLE = ("NewConnectionError", "ConnectTimeoutError", "SSLError", "name resolution")
+_SKIPPED_LINES = ("Traceback (most recent call last)", "runtime: the function does not start")
+_FIELDS = {  # the variables of the runtime contract, and the Function's fields behind them
     "FUNC_HANDLER": "spec.handler",
     "MOD_NAME": "spec.handler",
     "FUNC_STARTUP": "spec.startup",
@@ -37,13 +37,13 @@ _FIELDS = {  # the runtime's contract, and the fields of a Function that it come
 
 @dataclass(frozen=True)
 class Problem:
-    """A word, and for a person what happened and what to do."""
+    """The reason and the message of the condition."""
 
     reason: str
     message: str
 
-    def condition(self, *, other_serves: bool) -> Condition:
-        if not other_serves:
+    def condition(self, *, old_serves: bool) -> Condition:
+        if not old_serves:
             return Condition("Ready", "False", self.reason, self.message)
         message = f"the old version still serves; the new one does not start: {self.reason}: {self.message}"
         return Condition("Ready", "False", "RolloutStuck", message)
@@ -52,30 +52,30 @@ class Problem:
 def problem_of(
     spec: FunctionSpec, pod: Mapping[str, Any], config_map: Mapping[str, Any] | None, now: datetime
 ) -> Problem | None:
-    """None: nothing is wrong that can be told as yet. `config_map`: that of spec.source.configMap, if it is there."""
+    """The problem of a pod, None if it shows none yet. `config_map` is that of spec.source.configMap, if it exists."""
     scheduled = condition_of(pod, "PodScheduled")
     if scheduled.get("reason") == "Unschedulable":
         return _unschedulable(scheduled.get("message", ""))
     if condition_of(pod, "PodReadyToStartContainers").get("status") == "False" and not _has_started(pod):
-        return _source_problem(spec, pod, config_map) or _not_prepared(pod, now)
+        return _source_problem(spec, pod, config_map) or _volume_problem(pod, now)
     for container in _containers_of(pod):
         waiting = container.get("state", {}).get("waiting", {})
         reason, said = waiting.get("reason", ""), waiting.get("message") or ""
-        if reason in _PULLING:
+        if reason in _PULL_REASONS:
             return Problem(
                 "ImagePullBackOff",
                 f"the image {container.get('image', '')} cannot be pulled: {_tail(_BACK_OFF.sub('', said))}; "
-                "check its name, and podTemplate.spec.imagePullSecrets",
+                "check its name and spec.podTemplate.spec.imagePullSecrets",
             )
-        if reason in _NOT_MADE:
-            return Problem(reason, _not_made(spec, pod, container["name"], said))
-        if (ended := _ended(container)) is not None:
-            return _failure_of(spec, pod, container["name"], ended)
+        if reason in _CREATE_REASONS:
+            return Problem(reason, _create_problem(spec, pod, container["name"], said))
+        if (terminated := _terminated(container)) is not None:
+            return _failure_of(spec, pod, container["name"], terminated)
     return None
 
 
 def slow_start_of(pod: Mapping[str, Any], now: datetime) -> str:
-    """What to tell of a function that runs and does not answer: not of a fault as yet. Empty for others."""
+    """A message for a function that runs but has not answered for a while, which may be normal. Otherwise empty."""
     for container in pod.get("status", {}).get("containerStatuses", []):
         running = container.get("state", {}).get("running")
         if container["name"] != "function" or running is None or container.get("started"):
@@ -83,31 +83,31 @@ def slow_start_of(pod: Mapping[str, Any], now: datetime) -> str:
         since = running.get("startedAt", "")
         if since and now - datetime.fromisoformat(since) > _PATIENCE:
             return (
-                f"it runs since {since} and has not answered /healthz yet: its module is being imported, or its "
-                f"startup hook runs; `kubectl logs {_target(pod)}` shows its words"
+                f"it has run since {since} and has not answered /healthz yet: it is importing its module or running "
+                f"its startup hook; `kubectl logs {_target(pod)}` shows its output"
             )
     return ""
 
 
 def refusal_of(message: str) -> str:
-    """What a Deployment says of pods that it may not make."""
+    """A message for a Deployment that may not create pods."""
     place = "spec.podTemplate.spec.serviceAccountName: " if "serviceaccount" in message else ""
-    return f"{place}no pod can be made: {message}"
+    return f"{place}no pod can be created: {message}"
 
 
 def condition_of(found: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """That condition of a pod or Deployment, or an empty one."""
+    """The condition of this type of a pod or Deployment, or an empty one."""
     conditions = found.get("status", {}).get("conditions", [])
     return next((condition for condition in conditions if condition["type"] == kind), {})
 
 
 def _unschedulable(message: str) -> Problem:
-    reasons, _, _ = message.partition(". ")  # what follows is about preemption
+    reasons, _, _ = message.partition(". ")  # the rest is about preemption
     if "Insufficient" in reasons:
-        way_out = "spec.resources.requests asks for more than is free: lower it, or add nodes"
+        way_out = "lower spec.resources.requests, or add nodes"
     else:
-        way_out = "see nodeSelector, affinity and tolerations in spec.podTemplate, and the taints of the nodes"
-    return Problem("Unschedulable", f"no node takes the pod: {reasons}; {way_out}")
+        way_out = "check nodeSelector, affinity and tolerations in spec.podTemplate, and the taints of the nodes"
+    return Problem("Unschedulable", f"no node can run the pod: {reasons}; {way_out}")
 
 
 def _source_problem(spec: FunctionSpec, pod: Mapping[str, Any], found: Mapping[str, Any] | None) -> Problem | None:
@@ -115,40 +115,41 @@ def _source_problem(spec: FunctionSpec, pod: Mapping[str, Any], found: Mapping[s
     if source is None:
         return None
     if found is None:
-        text = f"spec.source.configMap: no ConfigMap {source.name!r} in namespace {_namespace(pod)!r}; create it"
-        return Problem("SourceMissing", f"{text}: the pod starts by itself then")
+        text = f"spec.source.configMap: there is no ConfigMap {source.name!r} in namespace {_namespace(pod)!r}"
+        return Problem("SourceMissing", f"{text}; create it, and the pod starts")
     keys = sorted({*(found.get("data") or {}), *(found.get("binaryData") or {})})
     if source.key not in keys:
-        text = f"spec.source.configMap.key: ConfigMap {source.name!r} has no {source.key!r}"
-        return Problem("SourceMissing", f"{text}; it has: {', '.join(keys[:20]) or 'nothing'}")
+        text = f"spec.source.configMap.key: ConfigMap {source.name!r} has no key {source.key!r}"
+        return Problem("SourceMissing", f"{text}; its keys: {', '.join(keys[:20]) or 'none'}")
     return None
 
 
-def _not_prepared(pod: Mapping[str, Any], now: datetime) -> Problem | None:
+def _volume_problem(pod: Mapping[str, Any], now: datetime) -> Problem | None:
     since = condition_of(pod, "PodReadyToStartContainers").get("lastTransitionTime", "")
     if not since or now - datetime.fromisoformat(since) <= _PATIENCE:
         return None
     return Problem(
         "NotPrepared",
-        f"the pod waits for its volumes or its network since {since}; does every Secret, ConfigMap and claim exist "
-        f"that spec.podTemplate names? `kubectl describe pod {_target(pod)}` says what is missing",
+        f"the pod has waited for its volumes or its network since {since}; check that each Secret, ConfigMap and "
+        f"PersistentVolumeClaim in spec.podTemplate exists; `kubectl describe pod {_target(pod)}` shows more",
     )
 
 
-def _not_made(spec: FunctionSpec, pod: Mapping[str, Any], container: str, said: str) -> str:
+def _create_problem(spec: FunctionSpec, pod: Mapping[str, Any], container: str, said: str) -> str:
     if (missing := _NOT_FOUND.search(said)) is not None:
         kind = {"secret": "Secret", "configmap": "ConfigMap"}[missing[1].lower()]
         place = _place_of(spec, kind, missing[2])
-        way_out = f"create it in namespace {_namespace(pod)!r}: the pod starts by itself then"
+        way_out = f"create it in namespace {_namespace(pod)!r}, and the pod starts"
         return f"{place}: there is no {kind} {missing[2]!r}; {way_out}"
     if (missing := _NO_KEY.search(said)) is not None:
         key, kind, name = missing.groups()
-        return f"{_place_of(spec, kind, name, key)}: {kind} {name!r} has no key {key!r}; add it, or name another"
+        return (
+            f"{_place_of(spec, kind, name, key)}: {kind} {name!r} has no key {key!r}; add the key, or name another one"
+        )
     text = f"container {container}: {_tail(said)}"
     if "non-root" in said or "runAsNonRoot" in said:
-        return (
-            f"spec.podTemplate: {text}; functions do not run as root: leave runAsUser out, or say runAsNonRoot: false"
-        )
+        way_out = "functions do not run as root: remove runAsUser, or set runAsNonRoot: false"
+        return f"spec.podTemplate: {text}; {way_out}"
     return text
 
 
@@ -172,59 +173,61 @@ def _ref_of(variable: Variable, kind: str) -> Any:
     return variable.value_from.secret_key_ref if kind == "Secret" else variable.value_from.config_map_key_ref
 
 
-def _failure_of(spec: FunctionSpec, pod: Mapping[str, Any], container: str, ended: Mapping[str, Any]) -> Problem:
-    code, message = ended.get("exitCode"), ended.get("message") or ""
-    if message.startswith(_NO_WORDS):
+def _failure_of(spec: FunctionSpec, pod: Mapping[str, Any], container: str, terminated: Mapping[str, Any]) -> Problem:
+    code, message = terminated.get("exitCode"), terminated.get("message") or ""
+    if message.startswith(_NO_MESSAGE):
         message = ""
-    more = f"`kubectl logs {_target(pod)} -c {container} --previous` may say more"
-    if ended.get("reason") == "OOMKilled":
+    more = f"`kubectl logs {_target(pod)} -c {container} --previous` may show more"
+    if terminated.get("reason") == "OOMKilled":
         limit = (spec.resources.get("limits") or {}).get("memory", "none")
-        text = f"container {container} used more memory than it may; resources.limits.memory: {limit}: raise it"
+        text = f"container {container} ran out of memory; raise spec.resources.limits.memory, which is {limit}"
         return Problem("OutOfMemory", text)
     said = _tail(message)
     match container:
         case "dependencies":
             return Problem(
-                "DependenciesFailed", f"spec.dependencies: {_pip_said(message) or f'exit code {code}; {more}'}"
+                "DependenciesFailed", f"spec.dependencies: {_pip_problem(message) or f'exit code {code}; {more}'}"
             )
         case "fetch":
-            return Problem("FetchFailed", said or f"spec.source.url: not fetched: exit code {code}; {more}")
+            return Problem("FetchFailed", said or f"spec.source.url: the download ended with exit code {code}; {more}")
         case "function":
-            words = f"its last words: {_in_fields(said)}" if said else more
+            detail = f"the last lines of its log: {_with_field_names(said)}" if said else more
             if code == _NOT_STARTED and said:
-                return Problem("CrashLoopBackOff", f"the function does not start; {words}")
-            how = "was killed, as it is when it does not answer /healthz" if code == _KILLED else f"ended with {code}"
-            return Problem("CrashLoopBackOff", f"the function {how}; {words}")
+                return Problem("CrashLoopBackOff", f"the function does not start; {detail}")
+            killed = "was killed, as happens when it does not answer /healthz"
+            end = killed if code == _KILLED else f"ended with exit code {code}"
+            return Problem("CrashLoopBackOff", f"the function {end}; {detail}")
         case _:
-            return Problem("CrashLoopBackOff", f"container {container} ended with {code}: {said or more}")
+            return Problem("CrashLoopBackOff", f"container {container} ended with exit code {code}: {said or more}")
 
 
-def _pip_said(message: str) -> str:
-    """What pip found wrong: its errors where it named any, and whether it could ask anyone at all."""
+def _pip_problem(message: str) -> str:
+    """The errors that pip reported, or else the last lines of its output. Empty if there is no output."""
     errors = [line.strip() for line in message.splitlines() if line.strip().startswith("ERROR:")]
     said = _tail("\n".join(errors) or message)
-    if said and any(sign in message for sign in _NO_INDEX):
-        return f"the package index was not reached; see functions.packageIndex in the chart's values: {said}"
+    if said and any(sign in message for sign in _UNREACHABLE):
+        return f"the package index cannot be reached; check functions.packageIndex in the chart's values: {said}"
     return f"not installed: {said}" if said else ""
 
 
-def _in_fields(said: str) -> str:
+def _with_field_names(said: str) -> str:
+    """The text with the Function's fields in place of the runtime's variables."""
     for variable, field in _FIELDS.items():
         said = said.replace(f"{variable}:", f"{field}:")
     return said
 
 
-def _ended(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """How it failed, now or the last time; None if it did not."""
+def _terminated(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The present or last terminated state of a container that failed, None if it did not fail."""
     for state in (container.get("state", {}), container.get("lastState", {})):
         if "terminated" in state:
-            ended: Mapping[str, Any] = state["terminated"]
-            return ended if ended.get("exitCode") != 0 else None
+            terminated: Mapping[str, Any] = state["terminated"]
+            return terminated if terminated.get("exitCode") != 0 else None
     return None
 
 
 def _has_started(pod: Mapping[str, Any]) -> bool:
-    """Whether any container ever did: a pod's sandbox may go before the pod does."""
+    """Whether any container has started. The pod's sandbox may be gone before the pod itself."""
     return any({"running", "terminated"} & set(container.get("state", {})) for container in _containers_of(pod))
 
 
@@ -243,9 +246,9 @@ def _target(pod: Mapping[str, Any]) -> str:
 
 
 def _tail(text: str) -> str:
-    """The last lines that say something, in one."""
+    """The last meaningful lines, joined into one."""
     lines = [
         line.strip() for line in text.splitlines()
-        if line.strip(" \t^~") and not line.startswith(_SAID_BY_OTHERS)  # arrows point at nothing in one line
+        if line.strip(" \t^~") and not line.startswith(_SKIPPED_LINES)  # skips the markers below source lines, too
     ]  # fmt: skip
-    return " | ".join(lines[-_LAST_LINES:])[-_MOST_CHARACTERS:]
+    return " | ".join(lines[-_LAST_LINES:])[-_MAX_CHARACTERS:]

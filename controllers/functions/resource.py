@@ -1,4 +1,4 @@
-"""The Function resource: the user's handler and how it is run. Pure."""
+"""The spec of a Function: its code, its runtime and its scale. Pure."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class KeyRef(Spec):
 
 
 class ValueFrom(Spec):
-    """Where a variable's value comes from: exactly one of these."""
+    """The source of a variable's value: exactly one of these."""
 
     secret_key_ref: KeyRef | None = Field(None, description="A key of a Secret")
     config_map_key_ref: KeyRef | None = Field(None, description="A key of a ConfigMap")
@@ -37,14 +37,14 @@ class Variable(Spec):
 
 
 class ConfigMapFile(Spec):
-    """The file of a function in a ConfigMap of its namespace."""
+    """A file of code in a ConfigMap of the function's namespace."""
 
     name: str = Field(min_length=1, description="The ConfigMap's name")
     key: str = Field(min_length=1, description="The key that has the file")
 
 
 class Source(Spec):
-    """Where the code is: exactly one of path, inline, files, url, configMap, image."""
+    """The location of the code: exactly one of path, inline, files, url, configMap, image."""
 
     path: str | None = Field(
         None,
@@ -73,9 +73,9 @@ class Source(Spec):
         for path in files:
             parts = path.split("/")
             if any(part in ("", ".") or part.startswith("..") for part in parts):
-                raise ValueError(f"{path!r} is no path of a file within a folder, as shop/prices.py is one")
+                raise ValueError(f"{path!r} is not a relative path inside the folder, such as shop/prices.py")
             if folder := next((f for n in range(1, len(parts)) if (f := "/".join(parts[:n])) in files), None):
-                raise ValueError(f"{folder!r} is a file, and the folder of {path!r}")
+                raise ValueError(f"{folder!r} is a file and cannot also be the folder of {path!r}")
         return files
 
     @model_validator(mode="after")
@@ -97,7 +97,7 @@ class Source(Spec):
 
 
 class Scale(Spec):
-    """How many replicas a function has on a cluster. With max over min, as many as the load asks for."""
+    """The number of replicas of a function on a cluster. If max is greater than min, the load decides."""
 
     min: int = Field(1, ge=1, le=1_000, description="The least number of replicas")
     max: int | None = Field(
@@ -119,7 +119,7 @@ class Scale(Spec):
 
 
 class FunctionSpec(Spec):
-    """A function: its code, its runtime, and how it is called."""
+    """A function: its code, its runtime and its limits."""
 
     runtime: str = Field(
         runtimes.DEFAULT,
@@ -163,33 +163,33 @@ class FunctionSpec(Spec):
 
     @field_validator("runtime")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _known_runtime(cls, value: str) -> str:
         if value not in runtimes.NAMES:
-            raise ValueError(f"no runtime {value!r}; known: {', '.join(runtimes.NAMES)}")
+            raise ValueError(f"unknown runtime {value!r}; available: {', '.join(runtimes.NAMES)}")
         return value
 
     @field_validator("handler", "startup", "shutdown")
     @classmethod
     def _module_and_function(cls, value: str | None) -> str | None:
         if value and not all(part.isidentifier() for part in value.split(".")):
-            raise ValueError(f"{value!r} is no module.function")
+            raise ValueError(f"{value!r} is not of the form module.function")
         if value and "." not in value:
-            raise ValueError(f"{value!r} names no module; module.function is needed")
+            raise ValueError(f"{value!r} has no module; write module.function")
         return value
 
     @model_validator(mode="after")
-    def _one_list_of_dependencies(self) -> "FunctionSpec":
+    def _one_source_of_dependencies(self) -> "FunctionSpec":
         if self.dependencies is not None and self.dependencies_path is not None:
-            raise ValueError("dependencies and dependenciesPath: one of them")
+            raise ValueError("set only one of dependencies, dependenciesPath")
         return self
 
     @model_validator(mode="after")
-    def _load_can_be_told(self) -> "FunctionSpec":
+    def _cpu_request_for_autoscaling(self) -> "FunctionSpec":
         cpu = any("cpu" in (self.resources.get(part) or {}) for part in ("requests", "limits"))
         if self.scale.is_automatic and not cpu:
-            raise ValueError("scale.max: resources.requests.cpu is needed with it: the load is a share of that")
+            raise ValueError("scale.max: set resources.requests.cpu too; the load is measured as a percentage of it")
         return self
 
     def named(self, name: str) -> "FunctionSpec":
-        """With the handler that a function of this name has unless it says otherwise."""
+        """The spec with its handler. The default handler depends on the function's name."""
         return self if self.handler else self.model_copy(update={"handler": f"{name.replace('-', '_')}.handler"})

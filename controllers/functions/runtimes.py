@@ -1,7 +1,7 @@
-"""The catalogue of runtimes, as data: a version more is a line more.
+"""The catalogue of runtimes. To support another version, add a line.
 
-The runtime image has a folder `/runtime/<name>` for each: `server.py`, and in `packages` what it imports. It is copied
-into a function's pod, so that any image of the language and version serves.
+The runtimes image has a folder `/runtime/<name>` for each, with `server.py` and its imports in `packages`. A function's
+pod copies that folder, so that it can use any image with the language and version.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Runtime:
-    """One language and version. The newest of each language stands first."""
+    """One language and version. The catalogue lists the newest version of each language first."""
 
     name: str
     language: str
@@ -17,7 +17,7 @@ class Runtime:
     interpreter: str = "python3"
     code_suffix: str = ".py"
     dependencies_file: str = "requirements.txt"
-    packages: tuple[str, ...] = ("httptools", "uvloop")  # what its server imports
+    packages: tuple[str, ...] = ("httptools", "uvloop")  # the imports of server.py
 
 
 CATALOGUE = (

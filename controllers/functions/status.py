@@ -1,4 +1,4 @@
-"""How a Function is, told from its Deployment and its pods. Pure."""
+"""Computes the status of a Function from its Deployment and its pods. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ _HASH_LABEL = "pod-template-hash"
 
 
 def url_of(namespace: str, name: str) -> str:
-    """Where the function is called inside its cluster."""
+    """The URL of the function inside its cluster."""
     return f"http://{name}.{namespace}.svc:{PORT}"
 
 
@@ -26,10 +26,11 @@ def status_of(
     now: datetime,
     config_map: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[Condition]]:
-    """The status' fields, and the conditions Accepted, Available (something serves) and Ready (all of it, and new).
+    """The status fields, and the conditions Accepted, Available and Ready.
 
-    `deployment` is the live one, `pods` are all of the function's, `config_map` is that of spec.source.configMap;
-    neither is needed while every replica is well.
+    Available means that at least one replica serves, Ready that the newest version runs completely. `deployment` is the
+    live object, `pods` are all pods of the function, `config_map` is the one of spec.source.configMap. `pods` and
+    `config_map` are not needed while every replica is ready.
     """
     counts = deployment.get("status", {})
     metadata = deployment.get("metadata", {})
@@ -40,7 +41,7 @@ def status_of(
         status["selector"] = f"{FUNCTION_LABEL}={metadata['name']}"
     ready = _ready(spec, deployment, pods, now, config_map)
     if available:
-        # no count: it would be written with every replica that comes and goes
+        # without the number of replicas, which would cause a write whenever a replica starts or ends
         serving = Condition("Available", "True", "Serving")
     else:
         serving = Condition("Available", "False", "NothingServes", ready.message)
@@ -56,29 +57,29 @@ def _ready(
 ) -> Condition:
     counts, metadata = deployment.get("status", {}), deployment.get("metadata", {})
     if not metadata or counts.get("observedGeneration", 0) < metadata.get("generation", 0):
-        return Condition("Ready", "False", "Starting", "the Deployment was written and not looked at yet")
+        return Condition("Ready", "False", "Starting", "Kubernetes has not observed the new Deployment yet")
     wanted = deployment.get("spec", {}).get("replicas", spec.scale.min)
     replicas, updated, ready = (counts.get(f"{kind}eplicas", 0) for kind in ("r", "updatedR", "readyR"))
-    if updated == replicas and ready >= min(wanted, spec.scale.min):  # those an autoscaler adds may take their time
+    if updated == replicas and ready >= min(wanted, spec.scale.min):  # replicas that an autoscaler adds may still start
         return Condition("Ready", "True", "Ready")
     pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     newest_first = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
     for pod in newest_first:
         if not _is_ready(pod) and (problem := problem_of(spec, pod, config_map, now)) is not None:
-            of_other_version = any(_is_ready(other) and _version_of(other) != _version_of(pod) for other in pods)
-            return problem.condition(other_serves=of_other_version)
+            old_serves = any(_is_ready(other) and _version_of(other) != _version_of(pod) for other in pods)
+            return problem.condition(old_serves=old_serves)
     if (refused := condition_of(deployment, "ReplicaFailure")).get("status") == "True":
         return Problem("PodsRefused", refusal_of(refused.get("message", ""))).condition(
-            other_serves=ready > 0 and updated < wanted
+            old_serves=ready > 0 and updated < wanted
         )
     slow = next(filter(None, (slow_start_of(pod, now) for pod in newest_first)), "")
     if condition_of(deployment, "Progressing").get("reason") == "ProgressDeadlineExceeded":
-        way_out = f"`kubectl describe pod -n {metadata['namespace']} -l {FUNCTION_LABEL}={metadata['name']}` says more"
-        message = f"{slow or 'it answers no /healthz'}; {way_out}"
-        return Problem("NotReady", message).condition(other_serves=ready > 0 and updated < replicas)
+        command = f"kubectl describe pod -n {metadata['namespace']} -l {FUNCTION_LABEL}={metadata['name']}"
+        message = f"{slow or 'it does not answer /healthz'}; `{command}` shows more"
+        return Problem("NotReady", message).condition(old_serves=ready > 0 and updated < replicas)
     if updated < wanted or updated < replicas:
-        return Condition("Ready", "False", "RollingOut", slow or "the new version starts")
-    return Condition("Ready", "False", "Starting", slow or "replicas start")
+        return Condition("Ready", "False", "RollingOut", slow or "the new version is starting")
+    return Condition("Ready", "False", "Starting", slow or "replicas are starting")
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:

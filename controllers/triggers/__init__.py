@@ -1,1 +1,1 @@
-"""The trigger controllers: from a trigger to its flows, and its status."""
+"""The trigger controllers: run the flows of each trigger, and write its status."""

@@ -1,37 +1,38 @@
-"""How a trigger is, told from its flows. Pure."""
+"""Computes the conditions of a trigger from its flows. Pure."""
 
 from collections.abc import Mapping
 
 from controllers.cluster.conditions import Condition
 from trigger_sources.dispatch.flow import FlowStatus
 
-_FLOWS = ("Connected", "Delivering")
-_ORDER = {"False": 0, "Unknown": 1, "True": 2}  # the worst first
+_FLOW_CONDITIONS = ("Connected", "Delivering")
+_SEVERITY = {"False": 0, "Unknown": 1, "True": 2}  # the worst status first
 
 
 def conditions_of_trigger(flows: Mapping[str, FlowStatus]) -> list[Condition]:
-    """Accepted, Connected, Delivering and Ready of a trigger whose spec is right. `flows`: by function.
+    """Accepted, Connected, Delivering and Ready of a trigger with a valid spec. `flows` has each flow by its function.
 
-    Of several flows the worst one speaks. What changes with every event is left out: nothing is written at rest, and
-    little under load.
+    Of several flows, the worst one decides. The conditions contain nothing that changes with every event, so that an
+    idle trigger causes no writes, and a busy one few.
     """
     found = [Condition("Accepted", "True", "Accepted")]
     if not flows:
         missing = Condition("Ready", "False", "NoFunction", "its selector matches no Function; label one, or change it")
         return [*found, missing]
-    parts = [_worst(name, flows) for name in _FLOWS]
-    problem = min((part for part in parts if part.status != "True"), key=lambda part: _ORDER[part.status], default=None)
+    parts = [_worst(name, flows) for name in _FLOW_CONDITIONS]
+    problems = (part for part in parts if part.status != "True")
+    problem = min(problems, key=lambda part: _SEVERITY[part.status], default=None)
     ready = Condition("Ready", "True", "Ready") if problem is None else _as_ready(problem)
     return [*found, *parts, ready]
 
 
 def rejected(reason: str, message: str) -> list[Condition]:
-    """Of a trigger that cannot run as it is written."""
+    """The conditions of a trigger that cannot run with its present spec."""
     return [Condition("Accepted", "False", reason, message), Condition("Ready", "False", reason, message)]
 
 
 def is_starting(flows: Mapping[str, FlowStatus]) -> bool:
-    """Whether a flow has not said yet how it is, and nothing else is known to be wrong."""
+    """Whether a flow has not connected yet, without a problem so far."""
     return any(
         condition.type == "Connected" and condition.reason == "Starting" and condition.status == "False"
         for flow in flows.values()
@@ -46,9 +47,9 @@ def _worst(name: str, flows: Mapping[str, FlowStatus]) -> Condition:
         for condition in flow.conditions
         if condition.type == name
     }
-    function, worst = min(found.items(), key=lambda item: (_ORDER[item[1].status], item[0]))
+    function, worst = min(found.items(), key=lambda item: (_SEVERITY[item[1].status], item[0]))
     if worst.status == "True" and name == "Delivering":
-        return Condition(name, "True", "Flowing")  # or idle, or retrying: that is for metrics and `kubeirq describe`
+        return Condition(name, "True", "Flowing")  # metrics and `kubeirq describe` show whether it is idle or retries
     names_function = len(flows) > 1 and worst.status != "True" and not worst.message.startswith(f"{function}: ")
     message = f"{function}: {worst.message}" if names_function else worst.message
     return Condition(name, worst.status, worst.reason, message)

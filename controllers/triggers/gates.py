@@ -1,10 +1,10 @@
-"""The ways to the functions of a cluster: one gate for each, closed while nothing serves it."""
+"""The gates of a cluster's functions. A gate is open while the function's Service has a ready endpoint."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from controllers.cluster.informer_cache import Known
+from controllers.cluster.informer_cache import InformerCache
 from controllers.functions.status import url_of
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.transport.egress_policy import Reach
@@ -16,37 +16,37 @@ _SERVICE_LABEL = "kubernetes.io/service-name"
 
 
 class Gates:
-    """What is known of Functions and of the endpoints of their Services. Lives in one event loop."""
+    """The gates, and caches of the Functions and EndpointSlices that decide about them. Lives in one event loop."""
 
-    def __init__(self, reach: Reach | None = None) -> None:
-        self._reach = reach
+    def __init__(self, egress_policy: Reach | None = None) -> None:
+        self._egress_policy = egress_policy
         self._gates: dict[Key, Gate] = {}
-        self._functions: Known[Key, Mapping[str, str]] = Known()  # labels
-        self._slices: Known[Key, tuple[Key, int]] = Known()  # the Service, and how many endpoints are ready
-        self._serving: dict[Key, set[Key]] = {}  # by Service: the slices that have endpoints which are ready
-        self._is_known = False  # before the first listing nothing is taken for absent
+        self._functions: InformerCache[Key, Mapping[str, str]] = InformerCache()  # labels
+        self._slices: InformerCache[Key, tuple[Key, int]] = InformerCache()  # Service, number of ready endpoints
+        self._serving: dict[Key, set[Key]] = {}  # by Service: the slices with a ready endpoint
+        self._has_listed = False  # before the first list, a missing object may exist
 
     def of(self, namespace: str, name: str) -> Gate:
-        """The way to that function, also while there is none: its events wait."""
+        """The gate of a function. A Function that does not exist has a closed gate: its events wait."""
         key = (namespace, name)
         if key not in self._gates:
-            self._gates[key] = Gate(name, f"{url_of(*key)}/", resolve=resolver(self._reach, namespace))
-            self._judge(key)
+            self._gates[key] = Gate(name, f"{url_of(*key)}/", resolve=resolver(self._egress_policy, namespace))
+            self._update(key)
         return self._gates[key]
 
     def functions(self, namespace: str) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """Name and labels of each Function of the namespace: only a selector looks at them."""
+        """Name and labels of each Function of the namespace, for selectors."""
         return ((name, labels) for (found, name), labels in self._functions.items() if found == namespace)
 
-    def listing(self) -> None:
-        """A listing begins: what is seen from now on is newer."""
-        self._functions.listing()
-        self._slices.listing()
+    def begin_list(self) -> None:
+        """Call this before you list: events from now on are newer than the list."""
+        self._functions.begin_list()
+        self._slices.begin_list()
 
-    def listed(self, functions: Iterable[Mapping[str, Any]], slices: Iterable[Mapping[str, Any]]) -> None:
-        """All there were when they were asked for."""
-        self._functions.listed({_key_of(found): (_uid_of(found), _labels_of(found)) for found in functions})
-        self._slices.listed(
+    def replace(self, functions: Iterable[Mapping[str, Any]], slices: Iterable[Mapping[str, Any]]) -> None:
+        """Takes the results of the lists."""
+        self._functions.replace({_key_of(found): (_uid_of(found), _labels_of(found)) for found in functions})
+        self._slices.replace(
             {
                 _key_of(found): (_uid_of(found), (service, ready_endpoints(found)))
                 for found in slices
@@ -57,60 +57,61 @@ class Gates:
         for key, (service, ready) in self._slices.items():
             if ready:
                 self._serving.setdefault(service, set()).add(key)
-        self._is_known = True
+        self._has_listed = True
         for key in self._gates:
-            self._judge(key)
+            self._update(key)
 
-    def function_seen(self, function: Mapping[str, Any], *, gone: bool = False) -> bool:
-        """Whether that changes which functions there are, or their labels."""
+    def observe_function(self, function: Mapping[str, Any], *, deleted: bool = False) -> bool:
+        """Takes a Function of a watch event. Returns whether its existence or its labels changed."""
         key, uid = _key_of(function), _uid_of(function)
-        changed = self._functions.gone(key, uid) if gone else self._functions.seen(key, uid, _labels_of(function))
+        labels = _labels_of(function)
+        changed = self._functions.delete(key, uid) if deleted else self._functions.update(key, uid, labels)
         if changed:
-            self._judge(key)
+            self._update(key)
         return changed
 
-    def slice_seen(self, found: Mapping[str, Any], *, gone: bool = False) -> None:
-        """An EndpointSlice is there, or has gone."""
+    def observe_slice(self, found: Mapping[str, Any], *, deleted: bool = False) -> None:
+        """Takes an EndpointSlice of a watch event."""
         service = _service_of(found)
         if service is None:
             return
         key, uid = _key_of(found), _uid_of(found)
-        if gone:
-            self._slices.gone(key, uid)
+        if deleted:
+            self._slices.delete(key, uid)
         else:
-            self._slices.seen(key, uid, (service, ready_endpoints(found)))
+            self._slices.update(key, uid, (service, ready_endpoints(found)))
         serving = self._serving.setdefault(service, set())
-        known = self._slices.get(key)
-        if known is not None and known[1]:
+        cached = self._slices.get(key)
+        if cached is not None and cached[1]:
             serving.add(key)
         else:
             serving.discard(key)
         if not serving:
             del self._serving[service]
-        self._judge(service)
+        self._update(service)
 
-    async def keep(self, used: Collection[Key]) -> None:
-        """Ends the ways that nobody uses any more."""
+    async def retain(self, used: Collection[Key]) -> None:
+        """Removes all gates but these."""
         unused = [self._gates.pop(key) for key in self._gates.keys() - set(used)]
         await asyncio.gather(*(gate.aclose() for gate in unused))
 
     async def aclose(self) -> None:
-        await self.keep(())
+        await self.retain(())
 
-    def _judge(self, key: Key) -> None:
+    def _update(self, key: Key) -> None:
         gate = self._gates.get(key)
-        if gate is None or not self._is_known:
+        if gate is None or not self._has_listed:
             return
         if key not in self._functions:
             gate.close(f"there is no Function {key[1]!r} in namespace {key[0]!r}")
         elif key not in self._serving:
-            gate.close("no replica is ready", probe=True)  # a watch may be behind, or forbidden
+            gate.close("no replica is ready", probe=True)  # the watch may lag behind, or be forbidden
         else:
             gate.open()
 
 
 def ready_endpoints(found: Mapping[str, Any]) -> int:
-    """How many endpoints of a slice take requests: a condition that is not told counts as true, as Kubernetes says."""
+    """The number of endpoints that take requests. A missing condition counts as ready, as Kubernetes defines it."""
     conditions = (endpoint.get("conditions", {}) for endpoint in found.get("endpoints") or ())
     return sum(1 for condition in conditions if condition.get("ready") is not False)
 

@@ -1,21 +1,21 @@
-"""A trigger controller as a process: its environment, and what it runs on."""
+"""Runs a trigger controller process: reads its environment, and connects its parts."""
 
 import asyncio
 import logging
 import os
-import secrets as dice
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from controllers.cluster.api import api
-from controllers.cluster.leases import Slots, slot_of
-from controllers.cluster.operator import beside, operate
+from controllers.cluster.leases import SharedLeases, slot_of
+from controllers.cluster.operator import operate, run_concurrently
 from controllers.triggers.controller import TriggerController
-from controllers.triggers.egress_policy import reach_from
-from controllers.triggers.exposed_objects import Exposures
+from controllers.triggers.egress_policy import egress_policy_from
+from controllers.triggers.exposed_objects import ExposedObjects
 from controllers.triggers.gates import Gates
 from controllers.triggers.secrets import Secrets
 from controllers.triggers.store import ClusterStore
@@ -30,41 +30,41 @@ from trigger_sources.transport.egress_policy import Reach
 
 log = logging.getLogger(__name__)
 
-SLOTS = 6  # Leases that the triggers of a controller are spread over: as many replicas share them at most
-_ROUTES_TRIES = 200  # routes that are not served after these are answered 404 until they are
+LEASE_COUNT = 6  # the Leases of a controller, for its triggers; at most this many replicas share the work
+_ROUTES_TRIES = 200  # afterwards the gateway listens; a route that is still missing gets a 404
 _ROUTES_TRY_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class TriggerSettings:
-    """What the chart says of a trigger controller."""
+    """The settings of a trigger controller, from the chart."""
 
     replica: str
-    release_namespace: str | None  # where its Leases are; None: there are no other replicas
-    watch_namespace: str | None  # None: all
+    release_namespace: str | None  # has the Leases; None if there are no other replicas
+    watch_namespace: str | None  # None for all
     secret_namespaces: Sequence[str]
-    reach: Reach  # what triggers may call over HTTP
+    egress_policy: Reach  # for calls over HTTP
     kafka_brokers: Sequence[str]
     nats_servers: Sequence[str]
-    store_servers: Sequence[str]  # JetStream of the fabric's own store; none: there is no store
-    store_credentials: str  # the text of a .creds file, or nothing
-    store_replicas: int  # of the store's streams
-    port: int  # of metrics and health
+    store_servers: Sequence[str]  # the JetStream servers of the fabric's store; empty without a store
+    store_credentials: str  # the text of a .creds file, or empty
+    store_replicas: int  # of each stream
+    port: int  # for metrics and health
     gateway_port: int
-    gateway_url: str | None  # of its Service, for people
+    gateway_url: str | None  # for addresses in the status
     admin_socket: Path | None
     grace_seconds: float
 
 
 def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
-    """Raises ValueError that names the variable."""
+    """Reads the environment variables. Raises ValueError, which names the variable."""
     socket = environment.get("KUBEIRQ_ADMIN_SOCKET")
     return TriggerSettings(
         replica=replica_of(environment),
         release_namespace=environment.get("KUBEIRQ_NAMESPACE") or None,
         watch_namespace=environment.get("KUBEIRQ_WATCH_NAMESPACE") or None,
         secret_namespaces=environment.get("KUBEIRQ_SECRET_NAMESPACES", "").split(),
-        reach=_reach(environment),
+        egress_policy=_egress_policy(environment),
         kafka_brokers=environment.get("KUBEIRQ_KAFKA_BROKERS", "").split(),
         nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
         store_servers=environment.get("KUBEIRQ_STORE_NATS_SERVERS", "").split(),
@@ -79,31 +79,31 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
 
 
 def replica_of(environment: Mapping[str, str]) -> str:
-    """The name of this process, unlike that of every other."""
-    return environment.get("KUBEIRQ_REPLICA") or f"{os.uname().nodename}-{os.getpid()}-{dice.token_hex(3)}"
+    """A name for this process that is unique among all replicas."""
+    return environment.get("KUBEIRQ_REPLICA") or f"{os.uname().nodename}-{os.getpid()}-{token_hex(3)}"
 
 
 def kinds_of(name: str) -> list[str]:
-    """The kinds of the controller with this name: `kafka` is KafkaTrigger's. Raises ValueError."""
+    """The kinds of the controller with this name: KafkaTrigger for `kafka`. Raises ValueError."""
     names = {kind.lower().removesuffix("trigger"): kind for kind in kinds()}
     wanted = name.lower().removesuffix("trigger")
     if wanted not in names:
-        raise ValueError(f"no trigger {name!r}; installed: {', '.join(sorted(names))}")
+        raise ValueError(f"unknown trigger {name!r}; installed: {', '.join(sorted(names))}")
     return [names[wanted]]
 
 
 async def run(name: str, settings: TriggerSettings) -> None:
-    """Until a signal comes; what runs is drained then."""
+    """Runs until a signal arrives, then drains the flows."""
     found = kinds_of(name)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(api())
-        gates = Gates(settings.reach)
+        gates = Gates(settings.egress_policy)
         stack.push_async_callback(gates.aclose)
         secrets = Secrets(settings.secret_namespaces)
-        controller: TriggerController  # what follows asks it, and it is made of that
-        kept: EventStore = NoStore()
+        controller: TriggerController  # its parts call it, and are created before it
+        events: EventStore = NoStore()
         if settings.store_servers:
-            kept = await stack.enter_async_context(
+            events = await stack.enter_async_context(
                 JetStreamStore.open(
                     settings.store_servers,
                     replica=settings.replica,
@@ -115,76 +115,79 @@ async def run(name: str, settings: TriggerSettings) -> None:
         gateway = Gateway()
         host = LocalHost(
             replica=settings.replica,
-            store=ClusterStore(lambda uid: controller.status_of(uid), kept),
+            store=ClusterStore(lambda uid: controller.status_of(uid), events),
             gateway=gateway,
             secrets=secrets.text,
             defaults={"kafka": settings.kafka_brokers, "nats": settings.nats_servers},
-            reach=settings.reach,
+            reach=settings.egress_policy,
         )
+        has_exposed = "HTTPTrigger" in found
+        exposed_objects = ExposedObjects(client, namespace=settings.watch_namespace) if has_exposed else None
         controller = TriggerController(
             client,
             found,
             host,
             gates,
             secrets,
-            exposures=Exposures(client, namespace=settings.watch_namespace) if "HTTPTrigger" in found else None,
+            exposed_objects=exposed_objects,
             gateway_url=settings.gateway_url,
             namespace=settings.watch_namespace,
             grace_seconds=settings.grace_seconds,
         )
-        slots: Slots | None = None
+        leases: SharedLeases | None = None
         if settings.release_namespace is not None:
-            slots = Slots(
-                await stack.enter_async_context(api()),  # its own connections: a Lease waits behind nothing
+            leases = SharedLeases(
+                await stack.enter_async_context(api()),  # its own connections, so that a renewal never waits
                 namespace=settings.release_namespace,
                 name=f"kubeirq-{name}",
                 identity=settings.replica,
-                let_go=lambda slot: controller.let_go(lambda uid: slot_of(uid, SLOTS) == slot),
-                changed=controller.duties_changed,
-                count=SLOTS,
+                drain=lambda slot: controller.drain(lambda uid: slot_of(uid, LEASE_COUNT) == slot),
+                on_change=controller.leases_changed,
+                count=LEASE_COUNT,
             )
-            controller.duties = slots
-        starting = _Starting(controller, serves=any("methods" in source_of(kind).model_fields for kind in found))
-        metrics = metrics_endpoint("0.0.0.0", settings.port, readings=controller.readings, waiting=starting.waiting)
+            controller.leases = leases
+        has_gateway = any("methods" in source_of(kind).model_fields for kind in found)
+        readiness = _Readiness(controller, has_gateway=has_gateway)
+        metrics = metrics_endpoint("0.0.0.0", settings.port, readings=controller.readings, waiting=readiness.missing)
         await stack.enter_async_context(metrics)
         if settings.admin_socket is not None:
             admin = FlowAdmin(
-                controller.flows, controller.triggers, replica=settings.replica, idle=controller.idle_because
+                controller.flows, controller.triggers, replica=settings.replica, idle=controller.idle_reason
             )
             await stack.enter_async_context(served(admin.application(), settings.admin_socket))
         log.info("controller runs", extra={"kinds": found, "replica": settings.replica})
 
         def work() -> Coroutine[Any, Any, None]:
-            # what was held is drained before it is let go
-            holding = () if slots is None else (slots.run(),)
-            return beside(starting.listen(gateway, settings.gateway_port), controller.run(), *holding)
+            # in the order of the stop: the flows drain before the Leases are released
+            holding = () if leases is None else (leases.run(),)
+            return run_concurrently(readiness.listen(gateway, settings.gateway_port), controller.run(), *holding)
 
         await operate(
             controller.watches(),
             work,
             namespace=settings.watch_namespace,
-            narrow=controller.secret_watches(),
-            narrow_namespaces=settings.secret_namespaces,
+            restricted=controller.secret_watches(),
+            restricted_namespaces=settings.secret_namespaces,
         )
         log.info("controller has stopped")
 
 
-class _Starting:
-    """How far the process has come. The gateway listens once the routes are there: nobody sees a 404 in between."""
+class _Readiness:
+    """The readiness of the process. The gateway listens once it has its routes, so that no caller gets a 404 before."""
 
-    def __init__(self, controller: TriggerController, *, serves: bool) -> None:
+    def __init__(self, controller: TriggerController, *, has_gateway: bool) -> None:
         self._controller = controller
-        self._serves = serves
+        self._has_gateway = has_gateway
         self._listens = False
 
-    def waiting(self) -> list[str]:
-        """What keeps the process from being ready. A trigger that is not is no reason: the others are served."""
+    def missing(self) -> list[str]:
+        """The reasons why the process is not ready. A trigger that is not ready does not count."""
         if not self._controller.synced.is_set():
-            return ["the triggers are not known yet"]
-        return [] if self._listens or not self._serves else ["the gateway does not listen yet"]
+            return ["the triggers are not listed yet"]
+        return [] if self._listens or not self._has_gateway else ["the gateway does not listen yet"]
 
     async def listen(self, gateway: Gateway, port: int) -> None:
-        if not self._serves:
+        if not self._has_gateway:
             return
         await self._controller.synced.wait()
         flows = self._controller.flows.running
@@ -197,18 +200,18 @@ class _Starting:
 
 
 def number(environment: Mapping[str, str], name: str, default: int, least: int = 1, most: int = 65_535) -> int:
-    """What a variable says. Raises ValueError that names it."""
+    """The number in an environment variable. Raises ValueError, which names the variable."""
     text = environment.get(name) or str(default)
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-        raise ValueError(f"{name}: {text!r} is no whole number from {least} to {most}")
+        raise ValueError(f"{name}: {text!r} is not a whole number from {least} to {most}")
     return int(text)
 
 
-def _reach(environment: Mapping[str, str]) -> Reach:
-    """Raises ValueError that names the variable."""
+def _egress_policy(environment: Mapping[str, str]) -> Reach:
+    """Raises ValueError, which names the variable."""
     resolv_conf = Path("/etc/resolv.conf")
     try:
-        return reach_from(
+        return egress_policy_from(
             environment.get("KUBEIRQ_REACH_ALLOW", "").split(),
             resolv_conf.read_text() if resolv_conf.exists() else "",
         )
@@ -217,7 +220,7 @@ def _reach(environment: Mapping[str, str]) -> Reach:
 
 
 def _text_of(environment: Mapping[str, str], name: str) -> str:
-    """Of the file that the variable names; nothing where it names none."""
+    """The text of the file whose path is in the variable, empty without a path."""
     path = environment.get(name)
     try:
         return Path(path).read_text() if path else ""

@@ -1,10 +1,10 @@
-"""The Secrets of the namespaces that may be read, as they are now."""
+"""A cache of the Secrets in the namespaces that the controller may read."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from controllers.cluster.informer_cache import Known
+from controllers.cluster.informer_cache import InformerCache
 from trigger_sources.source import MissingSecret, SourceError
 from trigger_sources.spec import SecretRef
 
@@ -12,56 +12,56 @@ Key = tuple[str, str]  # namespace, name
 
 
 class Secrets:
-    """Filled by a watch and by listings. Nothing of it is ever logged or shown."""
+    """Filled by a watch and by periodic lists. It never logs or shows a value."""
 
     def __init__(self, namespaces: Sequence[str]) -> None:
         self.namespaces = tuple(namespaces)
-        self._known: Known[Key, Mapping[str, str]] = Known()  # base64 by key
-        self._versions: dict[Key, int] = {}  # how often its content has changed here
+        self._cache: InformerCache[Key, Mapping[str, str]] = InformerCache()  # base64 by key
+        self._versions: dict[Key, int] = {}  # counts the changes of the content
 
-    def seen(self, secret: Mapping[str, Any], *, gone: bool = False) -> Key | None:
-        """The Secret's key if its content is another than before."""
+    def observe(self, secret: Mapping[str, Any], *, deleted: bool = False) -> Key | None:
+        """Takes an object of a watch event. Returns the Secret's key if its content changed."""
         key, uid = _key_of(secret), secret["metadata"]["uid"]
-        if not (self._known.gone(key, uid) if gone else self._known.seen(key, uid, _data_of(secret))):
+        if not (self._cache.delete(key, uid) if deleted else self._cache.update(key, uid, _data_of(secret))):
             return None
-        self._changed(key)
+        self._increment_version(key)
         return key
 
-    def listing(self) -> None:
-        """A listing begins: what is seen from now on is newer."""
-        self._known.listing()
+    def begin_list(self) -> None:
+        """Call this before you list: events from now on are newer than the list."""
+        self._cache.begin_list()
 
-    def listed(self, secrets: Iterable[Mapping[str, Any]]) -> None:
-        """All there were when they were asked for."""
-        for key in self._known.listed(
+    def replace(self, secrets: Iterable[Mapping[str, Any]]) -> None:
+        """Takes the result of the list."""
+        for key in self._cache.replace(
             {_key_of(found): (found["metadata"]["uid"], _data_of(found)) for found in secrets}
         ):
-            self._changed(key)
+            self._increment_version(key)
 
     def text(self, namespace: str, reference: SecretRef) -> str:
-        """Raises MissingSecret, or SourceError where this namespace's Secrets may not be read."""
+        """The value. Raises MissingSecret, or SourceError if kubeirq may not read Secrets of the namespace."""
         if namespace not in self.namespaces:
             raise SourceError(
                 "SecretForbidden",
-                f"Secret {reference.name!r}: the Secrets of namespace {namespace!r} may not be read; "
+                f"Secret {reference.name!r}: kubeirq may not read Secrets of namespace {namespace!r}; "
                 "add it to secretNamespaces in the chart's values",
             )
-        data = self._known.get((namespace, reference.name))
+        data = self._cache.get((namespace, reference.name))
         if data is None:
-            raise MissingSecret(f"no Secret {reference.name!r} in namespace {namespace!r}; create it there")
+            raise MissingSecret(f"there is no Secret {reference.name!r} in namespace {namespace!r}; create it there")
         if reference.key not in data:
-            known = ", ".join(sorted(data)) or "none"
-            raise MissingSecret(f"Secret {reference.name!r} has no key {reference.key!r}; it has: {known}")
+            keys = ", ".join(sorted(data)) or "none"
+            raise MissingSecret(f"Secret {reference.name!r} has no key {reference.key!r}; its keys: {keys}")
         try:
             return base64.b64decode(data[reference.key]).decode()
         except ValueError:
-            raise MissingSecret(f"Secret {reference.name!r}: key {reference.key!r} is no text in UTF-8") from None
+            raise MissingSecret(f"Secret {reference.name!r}: key {reference.key!r} is not UTF-8 text") from None
 
     def versions(self, namespace: str, names: Sequence[str]) -> str:
-        """A text that is another one when the content of one of these Secrets is."""
+        """A text that changes when the content of one of these Secrets changes."""
         return " ".join(f"{name}:{self._versions.get((namespace, name), 0)}" for name in names)
 
-    def _changed(self, key: Key) -> None:
+    def _increment_version(self, key: Key) -> None:
         self._versions[key] = self._versions.get(key, 0) + 1
 
 

@@ -1,4 +1,4 @@
-"""One trigger's status: its conditions for people, and the durable state of its source, written by one replica."""
+"""Writes one trigger's status subresource: its conditions, and the durable state of its source."""
 
 import asyncio
 import logging
@@ -10,17 +10,17 @@ from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
 
-_BETWEEN_WRITES_SECONDS = 1.0
-_AGAIN_SECONDS = 1.0
-_TERM = "term"  # in the state: the term of the Lease under which it was written
+_WRITE_INTERVAL_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
+_TERM = "term"  # a key of the state: the Lease's term under which a replica wrote it
 
 
 class TriggerStatus:
-    """Changes come together into one write a second, and wait out an API server that is away.
+    """Combines changes into one write per second, and retries while the API server is down.
 
-    `term` is the Lease's while this replica holds the trigger, None when it does not: what an earlier holder still
-    writes is refused, since a later one has left its term. Without `fenced` every replica may write. `turns` is shared
-    by the triggers of a process: a thousand that start together ask the API server one after the other.
+    `term` returns the Lease's term while this replica holds the trigger, otherwise None. The term is a fencing token:
+    an earlier holder cannot write after a later one, because the status has the later term. Without `fenced`, every
+    replica may write. The triggers of a process share `request_limit`, which bounds their concurrent requests.
     """
 
     def __init__(
@@ -30,45 +30,45 @@ class TriggerStatus:
         *,
         term: Callable[[], int | None],
         fenced: bool,
-        turns: asyncio.Semaphore | None = None,
+        request_limit: asyncio.Semaphore | None = None,
     ) -> None:
         metadata = trigger["metadata"]
         self.uid: str = metadata["uid"]
         self._api = api
         self._path = path_of(trigger["apiVersion"], trigger["kind"], metadata["namespace"], metadata["name"])
         self._term = term
-        self._turns = turns or asyncio.Semaphore(1)
+        self._request_limit = request_limit or asyncio.Semaphore(1)
         self.fenced = fenced
-        self._live: Object | None = None  # as it was read or written last
-        self._waiting: Object = {}  # what the next write changes
-        self._next: asyncio.Task[None] | None = None
+        self._live: Object | None = None  # as last read or written
+        self._pending: Object = {}  # the changes for the next write
+        self._next_write: asyncio.Task[None] | None = None
         self._written_at = float("-inf")
         self._writing = asyncio.Lock()
 
     async def read(self) -> Object:
-        """The status as it is now, this replica's from here on. Raises SourceError when it is not this one's."""
+        """Reads the status, and locks out earlier holders. Raises SourceError if another replica holds the trigger."""
         async with self._writing:
             found = await self._read()
             if self.fenced and _term_of(found) != self._held_term():
-                await self._write({})  # leaves the term: from now on an earlier holder cannot write
+                await self._write({})  # writes the term, so that an earlier holder cannot write any more
             assert self._live is not None
             status: Object = self._live.get("status", {})
             return status
 
     async def change(self, changes: Mapping[str, Any]) -> None:
-        """Merges these fields of the status, None removes one; returns once they are durable. Raises SourceError."""
-        _merge(self._waiting, changes)
-        if self._next is None:
-            self._next = asyncio.create_task(self._write_soon())
-            # Whoever waited may have been cancelled: then its failure is nobody's concern
-            self._next.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(self._next)
+        """Merges these fields into the status; None removes a field. Returns after the write. Raises SourceError."""
+        _merge(self._pending, changes)
+        if self._next_write is None:
+            self._next_write = asyncio.create_task(self._write_soon())
+            # if every caller is cancelled, nobody else retrieves the task's exception
+            self._next_write.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._next_write)
 
     async def _write_soon(self) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._written_at + _BETWEEN_WRITES_SECONDS - loop.time()))
+        await asyncio.sleep(max(0.0, self._written_at + _WRITE_INTERVAL_SECONDS - loop.time()))
         async with self._writing:
-            changes, self._waiting, self._next = self._waiting, {}, None
+            changes, self._pending, self._next_write = self._pending, {}, None
             self._written_at = loop.time()
             await self._write(changes)
 
@@ -79,61 +79,61 @@ class TriggerStatus:
                 _merge(changes, {"state": {_TERM: str(self._held_term())}})
             patch = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"]}, "status": changes}
             try:
-                async with self._turns:
+                async with self._request_limit:
                     self._live = await self._api.request(
                         "PATCH", f"{self._path}/status", body=patch, content_type="application/merge-patch+json"
                     )
             except Refused as refused:
-                self._live = None  # somebody wrote meanwhile: looked at anew
+                self._live = None  # read it again, since another writer may have been first
                 if refused.status == 404:
-                    raise _gone() from None
+                    raise _trigger_gone() from None
                 if refused.status == 409:
                     continue
                 if 400 <= refused.status < 500 and refused.status != 429:
                     raise SourceError("StatusRefused", f"the status cannot be written: {refused}") from None
-                await self._wait(refused)
+                await self._wait_to_retry(refused)
             except (OSError, TimeoutError) as error:
                 self._live = None
-                await self._wait(error)
+                await self._wait_to_retry(error)
             else:
                 return
 
     async def _read(self) -> Object:
         while True:
             try:
-                async with self._turns:
+                async with self._request_limit:
                     found = await self._api.request("GET", self._path)
             except Refused as refused:
                 if refused.status == 404:
-                    raise _gone() from None
-                await self._wait(refused)
+                    raise _trigger_gone() from None
+                await self._wait_to_retry(refused)
                 continue
             except (OSError, TimeoutError) as error:
-                await self._wait(error)
+                await self._wait_to_retry(error)
                 continue
             if found["metadata"]["uid"] != self.uid:
-                raise _gone()
+                raise _trigger_gone()
             if self.fenced and _term_of(found) > self._held_term():
-                raise _lost()
+                raise _lease_lost()
             self._live = found
             return found
 
-    async def _wait(self, problem: Exception) -> None:
-        """Before it is tried again."""
+    async def _wait_to_retry(self, problem: Exception) -> None:
+        """Waits before a retry."""
         if self.fenced:
             self._held_term()
-        log.warning("status not written", extra={"path": self._path, "problem": str(problem) or repr(problem)})
-        await asyncio.sleep(_AGAIN_SECONDS)
+        log.warning("status request failed", extra={"path": self._path, "problem": str(problem) or repr(problem)})
+        await asyncio.sleep(_RETRY_SECONDS)
 
     def _held_term(self) -> int:
         term = self._term()
         if term is None:
-            raise _lost()
+            raise _lease_lost()
         return term
 
 
 class StatusState:
-    """A `source.State` in a trigger's status: that of one function."""
+    """A `source.State` that is kept in a trigger's status, for one function."""
 
     def __init__(self, status: TriggerStatus, function: str) -> None:
         self._status = status
@@ -144,7 +144,7 @@ class StatusState:
         return None if text is None else text.encode()
 
     async def put(self, key: str, value: bytes) -> None:
-        """`value` is text in UTF-8: a status is JSON."""
+        """`value` must be UTF-8 text, because the status is JSON."""
         await self._status.change({"state": {self._name(key): value.decode()}})
 
     async def delete(self, key: str) -> None:
@@ -166,9 +166,9 @@ def _merge(into: Object, changes: Mapping[str, Any]) -> None:
             into[name] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _lost() -> SourceError:
+def _lease_lost() -> SourceError:
     return SourceError("LeaseLost", "another replica holds this trigger now")
 
 
-def _gone() -> SourceError:
+def _trigger_gone() -> SourceError:
     return SourceError("TriggerGone", "the trigger was deleted")

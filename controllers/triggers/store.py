@@ -1,4 +1,4 @@
-"""What the fabric itself keeps on a cluster: the state of sources in the triggers' status, all else in JetStream."""
+"""The fabric's store on a cluster: the state of sources is in the triggers' status, everything else in JetStream."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class ClusterStore:
-    """A `host.FabricStore`. `status_of` gives where a trigger's state is; it raises SourceError where it is gone."""
+    """A `host.FabricStore`. `status_of` returns the status of a trigger, and raises SourceError if it is deleted."""
 
-    def __init__(self, status_of: Callable[[str], TriggerStatus], kept: EventStore) -> None:
+    def __init__(self, status_of: Callable[[str], TriggerStatus], events: EventStore) -> None:
         self._status_of = status_of
-        self._kept = kept
+        self._events = events
 
     def state(self, uid: str, function: str) -> StatusState:
         return StatusState(self._status_of(uid), function)
 
     def dead_letters(self, uid: str, function: str) -> "DeadLetters":
-        return self._kept.dead_letters(uid, function)
+        return self._events.dead_letters(uid, function)
 
     def inbox(self, uid: str) -> "Inbox":
-        return self._kept.inbox(uid)
+        return self._events.inbox(uid)

@@ -28,7 +28,7 @@ from servers.package_index import package_index
 
 from controllers.cluster.api import Api, Object
 from controllers.functions import runtimes
-from controllers.functions.workload import PORT
+from controllers.functions.status import PORT
 
 API_VERSIONS = {
     "Deployment": "apps/v1",

@@ -16,7 +16,7 @@ from servers.ports import free_port
 
 from controllers.cluster.leases import slot_of
 from controllers.definitions.crds import crds
-from controllers.triggers.process import SLOTS
+from controllers.triggers.process import LEASE_COUNT
 
 SYSTEM = "kubeirq-system"  # where the release would be
 
@@ -142,7 +142,7 @@ async def holder_of(it: Cluster, kind: str, name: str) -> str:
     """The replica that runs the trigger; between one and the next there is none, and that is waited for."""
     uid = (await it.get(kind, name))["metadata"]["uid"]
     controller = kind.lower().removesuffix("trigger")
-    slot = f"kubeirq-{controller}-{slot_of(uid, SLOTS)}"
+    slot = f"kubeirq-{controller}-{slot_of(uid, LEASE_COUNT)}"
     async with asyncio.timeout(20):
         while not (holder := (await it.get("lease", slot, SYSTEM))["spec"].get("holderIdentity")):
             await asyncio.sleep(0.05)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from controllers.cluster.api import api
-from controllers.cluster.leases import Slots
+from controllers.cluster.leases import SharedLeases
 
 NAMESPACE, NAME = "default", "work"
 _MOMENT_SECONDS = 0.02
@@ -25,15 +25,15 @@ async def main(identity: str, count: str, duration: str, drain: str, file: str) 
             written.write(json.dumps({"at": time.monotonic(), "let_go": slot}) + "\n")
 
         async with api() as client:
-            slots = Slots(
-                client, namespace=NAMESPACE, name=NAME, identity=identity, let_go=let_go, changed=lambda: None,
+            leases = SharedLeases(
+                client, namespace=NAMESPACE, name=NAME, identity=identity, drain=let_go, on_change=lambda: None,
                 count=int(count), duration_seconds=float(duration),
             )  # fmt: skip
-            running = asyncio.create_task(slots.run())
+            running = asyncio.create_task(leases.run())
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
             while not running.done():
                 at = time.monotonic()
-                terms = {slot: slots.term(slot) for slot in slots.held}
+                terms = {slot: leases.term(slot) for slot in leases.held}
                 written.write(json.dumps({"at": at, "terms": {k: v for k, v in terms.items() if v is not None}}) + "\n")
                 await asyncio.sleep(_MOMENT_SECONDS)
 

@@ -1,7 +1,7 @@
 {{- /*
-The enabled controllers, the built-in ones and the plugins', as a list in JSON. Of each: name (also its component),
-arguments of `python -m controllers`, image, and settings, as `controllerDefaults` has them. Of triggers': group, kind
-and resource, the plural.
+The enabled controllers, those of plugins too, as a JSON list. Each has its name (which is also its component), the
+arguments of `python -m controllers`, the image, and its settings with the fields of `controllerDefaults`. A trigger
+controller also has group, kind and resource (the plural).
 */ -}}
 {{- define "kubeirq.controllers" -}}
 {{- $found := list -}}
@@ -32,7 +32,7 @@ and resource, the plural.
 {{- toJson $found -}}
 {{- end -}}
 
-{{- /* The environment of every controller, then that of its kind. Takes: top, controller. */ -}}
+{{- /* The environment variables of a controller: the common ones, then those of its kind. Parameters: top, controller. */ -}}
 {{- define "kubeirq.environment" -}}
 {{- $values := .top.Values -}}
 - name: KUBEIRQ_NAMESPACE
@@ -79,7 +79,7 @@ and resource, the plural.
 {{- end }}
 {{- end -}}
 
-{{- /* Where the triggers that the gateway serves are: at the Ingress' first host, else at the Service. */ -}}
+{{- /* The URL of the gateway: the first host of the Ingress, or else the Service. */ -}}
 {{- define "kubeirq.gatewayUrl" -}}
 {{- $ingress := .Values.gateway.ingress -}}
 {{- $port := int .Values.gateway.service.port -}}

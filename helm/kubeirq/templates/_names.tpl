@@ -1,4 +1,4 @@
-{{- /* What all objects of a release are called. `helm install kubeirq` gives kubeirq, others <release>-kubeirq. */ -}}
+{{- /* The name prefix of all objects: the release name if it contains kubeirq, otherwise <release>-kubeirq. */ -}}
 {{- define "kubeirq.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -23,8 +23,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- /*
-The metadata of one object. Takes: top, name (without: the release's own), component (without: of none), namespace
-(without: the release's; "": of no namespace).
+The metadata of one object. Parameters: top, name (a suffix; optional), component (optional), namespace (default: the
+release namespace; "" for an object without a namespace).
 */ -}}
 {{- define "kubeirq.metadata" -}}
 name: {{ include "kubeirq.fullname" .top }}{{ with .name }}-{{ . }}{{ end }}
@@ -40,14 +40,14 @@ labels:
   {{- end }}
 {{- end -}}
 
-{{- /* Takes: top, component, labels (further ones). What selectors go by cannot be overwritten. */ -}}
+{{- /* The labels of pods. Parameters: top, component, labels (they cannot replace the selector's labels). */ -}}
 {{- define "kubeirq.podLabels" -}}
 {{- $fixed := include "kubeirq.selector" .top | fromYaml -}}
 {{- $_ := set $fixed "app.kubernetes.io/component" .component -}}
 {{- toYaml (mergeOverwrite (dict) (default (dict) .labels) $fixed) -}}
 {{- end -}}
 
-{{- /* Where pods may run, and what their images are pulled with: lines, or nothing. Takes: top, settings. */ -}}
+{{- /* The pod fields for scheduling and image pulls, possibly none. Parameters: top, settings. */ -}}
 {{- define "kubeirq.placement" -}}
 {{- with .top.Values.imagePullSecrets }}
 imagePullSecrets:
@@ -68,7 +68,7 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{- /* Takes: top, image (of the values). */ -}}
+{{- /* A reference to an image. Parameters: top, image (from the values). */ -}}
 {{- define "kubeirq.image" -}}
 {{- if .image.digest -}}
 {{ .image.repository }}@{{ .image.digest }}
@@ -98,7 +98,7 @@ capabilities:
 {{- default (list .Release.Namespace) .Values.secretNamespaces | uniq | join " " -}}
 {{- end -}}
 
-{{- /* "true" where the chart's own NATS server keeps what the fabric keeps. */ -}}
+{{- /* "true" if the embedded NATS server is the fabric's store. */ -}}
 {{- define "kubeirq.embedsStore" -}}
 {{- if and .Values.store.embedded.enabled (not .Values.store.nats.servers) -}}true{{- end -}}
 {{- end -}}

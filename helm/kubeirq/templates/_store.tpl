@@ -1,4 +1,7 @@
-{{- /* Of the embedded NATS server. Two accounts, so that whoever publishes events cannot see what the fabric keeps. */ -}}
+{{- /*
+The configuration of the embedded NATS server. It has two accounts, so that publishers of events cannot read the
+fabric's data.
+*/ -}}
 {{- define "kubeirq.storeConfiguration" -}}
 {{- $store := .Values.store.embedded -}}
 server_name: {{ include "kubeirq.fullname" . }}-store

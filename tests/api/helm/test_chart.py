@@ -150,7 +150,7 @@ async def test_names_are_the_releases() -> None:
 
 async def test_what_the_controllers_read_is_what_the_chart_sets() -> None:
     read = set()
-    for file in (ROOT / "controllers").glob("*.py"):
+    for file in (ROOT / "controllers").rglob("*.py"):
         read |= set(re.findall(r"environment(?:\.get\(|\[|, )\s*\"(KUBEIRQ_[A-Z_]+)\"", file.read_text()))
     found = set()
     for values in CASES.values():

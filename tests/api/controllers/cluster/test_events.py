@@ -11,9 +11,11 @@ from kubernetes.aio.client import ApiClient, Configuration
 from servers.kubernetes import APIServer, api_server
 
 from controllers.cluster.api import Api
-from controllers.cluster.events import Events, Happened
+from controllers.cluster.events import EventRecorder, NewEvent
 
-FAILED = Happened("Warning", "CrashLoopBackOff", "the function ended with 3; its last words: no licence")
+FAILED = NewEvent(
+    "Warning", "CrashLoopBackOff", "the function ended with exit code 3; the last lines of its log: no licence"
+)
 
 
 @asynccontextmanager
@@ -36,11 +38,11 @@ async def test_kubectl_shows_what_happened_and_the_same_again_is_counted(caplog:
         about = await api.create(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "greet", "namespace": "default"}}
         )
-        events = Events(api, "kubeirq-functions")
+        events = EventRecorder(api, "kubeirq-functions")
         for _ in range(3):
             await events.record(about, FAILED)
-        await events.record(about, Happened("Normal", "Ready", "it is ready"))
-        await events.record(about, Happened("Warning", "Refused", "x" * 5_000))
+        await events.record(about, NewEvent("Normal", "Ready", "it is ready"))
+        await events.record(about, NewEvent("Warning", "Refused", "x" * 5_000))
         found = {event["reason"]: event for event in await events_of(server)}
         assert {reason: event["count"] for reason, event in found.items()} == {
             "CrashLoopBackOff": 3, "Ready": 1, "Refused": 1,
@@ -49,7 +51,9 @@ async def test_kubectl_shows_what_happened_and_the_same_again_is_counted(caplog:
         described = await server.kubectl("describe", "configmap", "greet")
         assert "Warning  CrashLoopBackOff" in described
         assert "(x3 over" in described
-        assert "kubeirq-functions  the function ended with 3; its last words: no licence" in described
+        assert (
+            "kubeirq-functions  the function ended with exit code 3; the last lines of its log: no licence" in described
+        )
 
         nowhere = {**about, "metadata": {**about["metadata"], "namespace": "nowhere"}}
         await events.record(nowhere, FAILED)

@@ -1,4 +1,4 @@
-"""Slots on a real API server, held by processes that are killed, stopped and cut off."""
+"""SharedLeases on a real API server, held by processes that are killed, stopped and cut off."""
 
 import asyncio
 import json

@@ -13,7 +13,7 @@ from controllers.definitions.crds import crds, yaml_of
 ORDERS = Path(__file__).resolve().parents[4] / "examples" / "orders"
 INGRESS: dict[str, Any] = {"ingress": {}}
 REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
-    ("Function", {"source": {"path": "a.py"}}, "spec.source: .*`kubeirq deploy` sends them"),
+    ("Function", {"source": {"path": "a.py"}}, "spec.source: .*`kubeirq deploy` uploads them"),
     ("Function", {"source": {"inline": "", "image": "x"}}, "spec.source: .*exactly one of path, inline, files, url"),
     (
         "Function",
@@ -45,7 +45,7 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
         "spec.function: .*a Function's name is lower-case letters",
     ),
     ("HTTPTrigger", {"function": "f", "path": "/x{id}"}, "spec.path: .*parameters only as whole segments"),
-    ("Function", {"source": {"inline": ""}, "handler": "create"}, "spec.handler: .*module.function is needed"),
+    ("Function", {"source": {"inline": ""}, "handler": "create"}, "spec.handler: .*write module.function"),
     ("HTTPTrigger", {"function": "f", "methods": ["get"]}, r"spec.methods\[0\]: Unsupported value"),
     ("HTTPTrigger", {"function": "f", "expose": {}}, "spec.expose: .*exactly one of ingress, httpRoute is needed"),
     ("HTTPTrigger", {"url": "http://x", "expose": INGRESS}, "function: with expose requests go to one function's"),

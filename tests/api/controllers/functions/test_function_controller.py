@@ -120,7 +120,7 @@ async def test_what_is_wrong_is_a_condition_with_field_problem_and_way_out(tmp_p
         more_than_most = {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}
         await it.apply(function("greedy", resources=more_than_most))
         found = await it.until("function", "taken", lambda f: ready(f) and ready(f)["reason"] == "NameTaken")
-        assert "Service 'taken' is there and belongs to someone else" in ready(found)["message"]
+        assert "Service 'taken' exists already and is not this function's" in ready(found)["message"]
         found = await it.until("function", "patched", lambda f: ready(f) and ready(f)["reason"] == "Refused")
         assert ".spec.podTemplate.spec.containers: expected list" in ready(found)["message"]
         found = await it.until("function", "greedy", lambda f: ready(f) and ready(f)["reason"] == "Refused")

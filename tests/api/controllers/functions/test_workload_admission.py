@@ -10,10 +10,11 @@ import pytest_asyncio
 from servers.kubernetes import APIServer, api_server
 
 from controllers.cluster.api import FIELD_MANAGER
-from controllers.cluster.differences import has, has_left_over
+from controllers.cluster.differences import contains, has_stale_fields
 from controllers.cluster.strategic_merge import merged
+from controllers.functions.pod_template import Settings
 from controllers.functions.resource import FunctionSpec
-from controllers.functions.workload import Settings, objects_of
+from controllers.functions.workload import objects_of
 
 NAMESPACE = "shop"
 FUNCTION = {
@@ -63,7 +64,7 @@ async def applied(server: APIServer, wanted: dict[str, Any]) -> dict[str, Any]:
 async def test_all_of_it_is_taken_once_and_has_no_drift_afterwards(server: APIServer) -> None:
     for wanted in (*built("invoice", FUNCTION), *built("fetched", BY_URL)):
         live = await applied(server, wanted)
-        is_as_wanted = has(live, wanted) and not has_left_over(live, wanted, FIELD_MANAGER)
+        is_as_wanted = contains(live, wanted) and not has_stale_fields(live, wanted, FIELD_MANAGER)
         assert is_as_wanted, f"{wanted['kind']} would be written again and again: {live}"
 
 
@@ -87,10 +88,10 @@ async def test_what_is_taken_out_of_a_function_goes_from_its_deployment(server: 
         next(found for found in built(f"less-{field.lower()}", spec) if found["kind"] == "Deployment")
         for spec in (full, less)
     )
-    assert has_left_over(await applied(server, before), after, FIELD_MANAGER)
+    assert has_stale_fields(await applied(server, before), after, FIELD_MANAGER)
     live = await applied(server, after)
-    assert has(live, after)
-    assert not has_left_over(live, after, FIELD_MANAGER)
+    assert contains(live, after)
+    assert not has_stale_fields(live, after, FIELD_MANAGER)
 
 
 PATCHES: list[dict[str, Any]] = [
@@ -120,7 +121,7 @@ async def test_a_pod_template_is_merged_as_the_api_server_merges_it(server: APIS
             )
         )["spec"]["template"]["spec"]  # fmt: skip
         ours = merged(live["spec"]["template"]["spec"], patch)
-        assert has(theirs, ours), patch
+        assert contains(theirs, ours), patch
         for kind in ("containers", "initContainers", "volumes"):
             assert {item["name"] for item in theirs.get(kind, [])} == {item["name"] for item in ours.get(kind, [])}, (
                 patch

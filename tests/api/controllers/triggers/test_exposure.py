@@ -15,10 +15,11 @@ from servers.kubernetes_build.build import gateway_api
 
 from controllers.cluster.api import Api, Refused
 from controllers.cluster.conditions import Condition
-from controllers.cluster.differences import has
-from controllers.cluster.owned_objects import Owned
+from controllers.cluster.differences import contains
+from controllers.cluster.owned_objects import OwnedObjects
 from controllers.definitions.crds import crds, yaml_of
-from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of, status_of
+from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of
+from controllers.triggers.exposure_status import status_of
 from trigger_sources.http.source import HTTPTrigger
 
 BY_INGRESS: list[dict[str, Any]] = [
@@ -45,7 +46,7 @@ class Cluster:
 
     def __init__(self, server: APIServer, api: Api) -> None:
         self.server = server
-        self.owned = Owned(api, KINDS, label=TRIGGER_LABEL)
+        self.owned = OwnedObjects(api, KINDS, label=TRIGGER_LABEL)
 
     async def trigger(self, name: str, spec: dict[str, Any]) -> tuple[dict[str, Any], HTTPTrigger]:
         """As it is after admission, with what the server filled in."""
@@ -56,9 +57,9 @@ class Cluster:
     async def made(self, trigger: dict[str, Any], spec: HTTPTrigger) -> dict[str, Any]:
         """Its object, that needs nothing more."""
         (wanted,) = objects_of(trigger["metadata"], spec)
-        await self.owned.have(trigger, [wanted])
+        await self.owned.ensure(trigger, [wanted])
         live = await self.live(wanted)
-        assert has(live, wanted), f"it would be written again and again: {live}"
+        assert contains(live, wanted), f"it would be written again and again: {live}"
         return live
 
     async def live(self, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +112,7 @@ async def test_an_ingress_is_taken_once_and_is_ready_with_its_address(server: AP
             trigger, spec = await it.trigger(f"ingress-{number}", written)
             live = await it.made(trigger, spec)
             before = it.writes()
-            await it.owned.have(trigger, objects_of(trigger["metadata"], spec))
+            await it.owned.ensure(trigger, objects_of(trigger["metadata"], spec))
             assert it.writes() == before, "at rest nothing is written"
             address, condition = exposed(trigger, spec, live)
             assert (address, condition.reason) == (None, "WaitingForIngress")
@@ -129,7 +130,7 @@ async def test_a_route_waits_for_the_gateway_api_and_then_says_what_its_gateways
         trigger, spec = await it.trigger("early", BY_ROUTE[0])
         await it.owned.refresh()
         with pytest.raises(Refused) as refused:
-            await it.owned.have(trigger, objects_of(trigger["metadata"], spec))
+            await it.owned.ensure(trigger, objects_of(trigger["metadata"], spec))
         assert exposed(trigger, spec, None, refused.value)[1].reason == "GatewayAPIMissing"
 
         await server.kubectl("apply", "--server-side", "-f", str(gateway_api()))
@@ -138,7 +139,7 @@ async def test_a_route_waits_for_the_gateway_api_and_then_says_what_its_gateways
             trigger, spec = await it.trigger(f"route-{number}", written)
             live = await it.made(trigger, spec)
             before = it.writes()
-            await it.owned.have(trigger, objects_of(trigger["metadata"], spec))
+            await it.owned.ensure(trigger, objects_of(trigger["metadata"], spec))
             assert it.writes() == before, "at rest nothing is written"
             assert exposed(trigger, spec, live)[1].reason == "WaitingForGateway"
             live = await it.judge(live, {"parents": answers_of(live)})

@@ -76,7 +76,7 @@ async def test_ask_speaks_to_the_socket_line_by_line(tmp_path: Path) -> None:
         head, *chunks, end = await ask(it.socket, {"method": "GET", "path": "/nowhere"})
         assert (json.loads(head)["status"], end) == (404, ".")
     head, end = await ask(it.socket, {"method": "GET", "path": "/v1/status"})
-    assert "no admin API answers at" in json.loads(head)["error"]
+    assert "the admin API at" in json.loads(head)["error"]
 
 
 async def ask(socket: Path, request: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from controllers.cluster.lease_assignment import Lease, Shares, Write
+from controllers.cluster.lease_assignment import Lease, LeaseAssignment, LeaseWrite
 from controllers.cluster.leases import slot_of
 
 DURATION, RENEW = 15.0, 5.0
@@ -25,7 +25,7 @@ class Server:
         self.version = 0
         self.writes: Counter[str] = Counter()
 
-    def take(self, write: Write) -> str | None:
+    def take(self, write: LeaseWrite) -> str | None:
         """The new version, or None for a conflict."""
         present = self.leases.get(write.slot)
         if write.lease.version != (present.version if present else ""):
@@ -41,10 +41,10 @@ class Replica:
 
     def __init__(self, identity: str, count: int, offset: float, seed: int) -> None:
         self.identity, self.offset = identity, offset
-        self.shares = Shares(identity, count, DURATION, RENEW)
+        self.assignment = LeaseAssignment(identity, count, DURATION, RENEW)
         self.chance = random.Random(seed)
-        self.sent: list[tuple[Write, float]] = []
-        self.taken: list[tuple[Write, float, str]] = []  # by the server, as we do not know yet
+        self.sent: list[tuple[LeaseWrite, float]] = []
+        self.taken: list[tuple[LeaseWrite, float, str]] = []  # by the server, as we do not know yet
         self.asked_at: float | None = None  # while a look is under way
         self.seen: dict[int, Lease] | None = None  # what the server answered to it
         self.is_planned = True  # the round is over
@@ -53,7 +53,7 @@ class Replica:
     def begin(self, time: float) -> None:
         """Asks what is there, and renews meanwhile."""
         self.asked_at, self.seen = time + self.offset, None
-        self._send(time, self.shares.renewals(time + self.offset, self._stamp(time)))
+        self._send(time, self.assignment.renewals(time + self.offset, self._stamp(time)))
 
     def look(self, server: Server) -> None:
         """The server says what it has; the answer is under way."""
@@ -62,13 +62,13 @@ class Replica:
     def see(self, time: float) -> None:
         """The answer is there, or is given up."""
         if self.seen is not None and self.asked_at is not None:
-            self.shares.looked(self.seen, self.asked_at, time + self.offset)
+            self.assignment.observe(self.seen, self.asked_at, time + self.offset)
         self.asked_at = None
 
     def plan(self, time: float, first_term: int = 0) -> None:
-        self._send(time, self.shares.plan(time + self.offset, self._stamp(time), first_term, self.chance))
+        self._send(time, self.assignment.plan(time + self.offset, self._stamp(time), first_term, self.chance))
 
-    def _send(self, time: float, writes: list[Write]) -> None:
+    def _send(self, time: float, writes: list[LeaseWrite]) -> None:
         self.sent = [(write, time + self.offset) for write in writes]
 
     def _stamp(self, time: float) -> str:
@@ -88,7 +88,7 @@ class Replica:
 
     def hear(self, time: float, index: int) -> None:
         write, sent_at, version = self.taken.pop(index)
-        self.shares.wrote(write, sent_at, time + self.offset, version)
+        self.assignment.written(write, sent_at, time + self.offset, version)
 
     def write(self, server: Server, time: float) -> None:
         """All that was planned, as it goes when nothing fails."""
@@ -105,8 +105,8 @@ class Replica:
         self.write(server, time)
         self.plan(time)
         self.write(server, time)
-        for slot in list(self.shares.leaving):
-            self.shares.ended(slot)
+        for slot in list(self.assignment.draining):
+            self.assignment.drained(slot)
 
 
 def settle(server: Server, replicas: list[Replica], time: float, seconds: float = 120) -> float:
@@ -128,7 +128,7 @@ class World:
         self.time = 1_000.0
         self.server = Server()
         self.replicas: dict[int, Replica] = {}
-        self.late: list[Write] = []
+        self.late: list[LeaseWrite] = []
         self.terms: Counter[int] = Counter()
         self.holder_of_term: dict[tuple[int, int], Replica] = {}
 
@@ -183,12 +183,12 @@ class World:
 
     def end(self, number: int, slot: int) -> None:
         replica = self.replicas.get(number)
-        if replica is not None and slot in replica.shares.leaving:
-            replica.shares.ended(slot)
+        if replica is not None and slot in replica.assignment.draining:
+            replica.assignment.drained(slot)
 
     def stop(self, number: int) -> None:
         if (replica := self.replicas.get(number)) is not None:
-            replica.shares.stop()
+            replica.assignment.stop()
 
     def check(self) -> None:
         """No two have a slot at the same moment, and every holding has a term of its own, higher than those before."""
@@ -196,7 +196,7 @@ class World:
             terms = {
                 replica: term
                 for replica in self.replicas.values()
-                if (term := replica.shares.term(slot, self.time + replica.offset)) is not None
+                if (term := replica.assignment.term(slot, self.time + replica.offset)) is not None
             }
             assert len(terms) <= 1, (slot, terms)
             for replica, term in terms.items():
@@ -204,8 +204,8 @@ class World:
                 self.terms[slot] = term
                 assert self.holder_of_term.setdefault((slot, term), replica) is replica, "one holder a term"
             for replica in self.replicas.values():
-                is_held = slot in replica.shares.held(self.time + replica.offset)
-                assert not is_held or (replica in terms and slot not in replica.shares.leaving)
+                is_held = slot in replica.assignment.held(self.time + replica.offset)
+                assert not is_held or (replica in terms and slot not in replica.assignment.draining)
 
     def calm(self) -> None:
         """When failures stop, every slot is held by someone live, shares differ by at most one, and all is at rest."""
@@ -213,10 +213,10 @@ class World:
             replica.sent.clear()
             replica.taken.clear()
             replica.asked_at = None
-        live = [replica for replica in self.replicas.values() if not replica.shares.is_stopping]
-        leaving = [replica for replica in self.replicas.values() if replica.shares.is_stopping]
+        live = [replica for replica in self.replicas.values() if not replica.assignment.is_stopping]
+        leaving = [replica for replica in self.replicas.values() if replica.assignment.is_stopping]
         self.time = settle(self.server, live + leaving, self.time)
-        assert all(replica.shares.is_over for replica in leaving)
+        assert all(replica.assignment.is_stopped for replica in leaving)
         if live:
             assert_shared(live, self.time, self.count)
             before = self.server.writes.copy()
@@ -319,7 +319,7 @@ def test_a_long_life_in_trouble_shares_no_slot_and_ends_at_rest(seed: int) -> No
 
 
 def assert_shared(live: list[Replica], time: float, count: int) -> None:
-    held = [replica.shares.held(time + replica.offset) for replica in live]
+    held = [replica.assignment.held(time + replica.offset) for replica in live]
     assert sorted(slot for slots in held for slot in slots) == list(range(count)), held
     sizes = [len(slots) for slots in held]
     assert max(sizes) - min(sizes) <= 1, sizes
@@ -344,7 +344,7 @@ def test_a_newcomer_gets_its_share_and_nothing_more_is_moved() -> None:
         time = settle(server, [*old, new := Replica("new", 8, 7.0, seed)], time, 10)
         assert_shared([*old, new], time, 8)
         moved = server.writes - before
-        assert moved["release"] == moved["ask"] == moved["claim"] == 2
+        assert moved["release"] == moved["request"] == moved["acquire"] == 2
 
 
 def test_newcomers_who_ask_the_same_ones_at_the_same_time_get_no_more_than_their_share() -> None:
@@ -354,7 +354,7 @@ def test_newcomers_who_ask_the_same_ones_at_the_same_time_get_no_more_than_their
         time = settle(server, [old], 0, 30)
         new = [Replica(f"new-{number}", 8, 0.0, seed * 10 + number) for number in range(2)]
         for replica in new:
-            replica.shares.looked(server.leases, time, time)
+            replica.assignment.observe(server.leases, time, time)
             replica.plan(time)
         for replica in new:
             replica.write(server, time)
@@ -366,13 +366,13 @@ def test_newcomers_who_ask_the_same_ones_at_the_same_time_get_no_more_than_their
 def test_what_is_answered_after_the_stop_is_given_back() -> None:
     server = Server()
     one = Replica("one", 1, 0.0, 1)
-    one.shares.looked({}, 0, 0)
-    one.plan(0)  # claims
-    one.shares.stop()
+    one.assignment.observe({}, 0, 0)
+    one.plan(0)  # acquires
+    one.assignment.stop()
     one.write(server, 0)
-    assert not one.shares.held(0)
+    assert not one.assignment.held(0)
     one.round(server, 0)
-    assert one.shares.is_over
+    assert one.assignment.is_stopped
     assert server.leases[0].holder == ""
 
 
@@ -380,27 +380,27 @@ def test_a_renewal_that_is_answered_after_the_end_of_the_work_does_not_bring_it_
     server = Server()
     one = Replica("one", 1, 0.0, 1)
     time = settle(server, [one], 0, 10)
-    one.shares.looked(server.leases, time, time)
+    one.assignment.observe(server.leases, time, time)
     one.plan(time := time + RENEW)
     assert [write.purpose for write, _ in one.sent] == ["renew"]
-    one.shares.stop()
-    one.shares.ended(0)
+    one.assignment.stop()
+    one.assignment.drained(0)
     one.write(server, time)
-    assert one.shares.term(0, time) is None
+    assert one.assignment.term(0, time) is None
     one.round(server, time)
-    assert one.shares.is_over
+    assert one.assignment.is_stopped
 
 
 def test_what_a_stopped_replica_had_is_taken_at_the_next_look() -> None:
     server = Server()
     one, other = (Replica(name, 8, 0.0, 1) for name in ("one", "other"))
     time = settle(server, [one, other], 0, 30)
-    one.shares.stop()
+    one.assignment.stop()
     one.round(server, time)
     one.round(server, time)
-    assert one.shares.is_over
+    assert one.assignment.is_stopped
     other.round(server, time)
-    assert other.shares.held(time) == frozenset(range(8))
+    assert other.assignment.held(time) == frozenset(range(8))
 
 
 def test_a_slot_is_kept_and_is_not_held_while_it_is_let_go_for_another() -> None:
@@ -408,32 +408,33 @@ def test_a_slot_is_kept_and_is_not_held_while_it_is_let_go_for_another() -> None
     one = Replica("one", 2, 0.0, 1)
     time = settle(server, [one], 0, 10)
     other = Replica("other", 2, 0.0, 1)
-    other.round(server, time)  # asks
+    other.round(server, time)  # requests
     for _ in range(30):
         time += 1
-        one.shares.looked(server.leases, time, time)
+        one.assignment.observe(server.leases, time, time)
         one.plan(time)
         one.write(server, time)
         other.round(server, time)
-        (slot,) = one.shares.leaving
-        assert one.shares.term(slot, time) is not None, "it is renewed as long as something goes on there"
-        assert one.shares.held(time) == {0, 1} - {slot}
-        assert not other.shares.held(time)
-    one.shares.ended(slot)
-    assert one.shares.term(slot, time) is None
+        (slot,) = one.assignment.draining
+        assert one.assignment.term(slot, time) is not None, "it is renewed as long as something goes on there"
+        assert one.assignment.held(time) == {0, 1} - {slot}
+        assert not other.assignment.held(time)
+    one.assignment.drained(slot)
+    assert one.assignment.term(slot, time) is None
     one.round(server, time)
     other.round(server, time)
-    assert other.shares.held(time) == {slot}
+    assert other.assignment.held(time) == {slot}
 
 
 def test_who_starts_again_with_its_name_has_what_it_had_at_once_under_another_term() -> None:
     server = Server()
     time = settle(server, [one := Replica("one", 4, 0.0, 1)], 0, 10)
-    terms = [one.shares.term(slot, time) for slot in range(4)]
+    terms = [one.assignment.term(slot, time) for slot in range(4)]
     again = Replica("one", 4, 50.0, 2)
     again.round(server, time)
-    assert again.shares.held(time + 50) == frozenset(range(4))
-    assert [again.shares.term(slot, time + 50) for slot in range(4)] == [term + 1 for term in terms if term is not None]
+    assert again.assignment.held(time + 50) == frozenset(range(4))
+    next_terms = [term + 1 for term in terms if term is not None]
+    assert [again.assignment.term(slot, time + 50) for slot in range(4)] == next_terms
 
 
 def test_a_wish_of_someone_who_died_costs_one_move_at_most() -> None:
@@ -443,7 +444,7 @@ def test_a_wish_of_someone_who_died_costs_one_move_at_most() -> None:
     dead = Replica("dead", 4, 0.0, 1)
     dead.round(server, time)
     time = settle(server, [one], time, 60)
-    assert one.shares.held(time) == frozenset(range(4))
+    assert one.assignment.held(time) == frozenset(range(4))
     assert server.writes["release"] <= 2
 
 
@@ -453,10 +454,10 @@ def test_a_lease_that_was_removed_by_hand_is_not_taken_while_its_holder_may_not_
     time = settle(server, [one, other], 0, 10)
     del server.leases[0]
     other.round(server, time)
-    assert one.shares.held(time)
-    assert not other.shares.held(time)
+    assert one.assignment.held(time)
+    assert not other.assignment.held(time)
     time = settle(server, [other], time, 30)
-    assert other.shares.held(time)
+    assert other.assignment.held(time)
 
 
 def test_the_slot_of_a_uid_is_the_same_in_every_process() -> None:

@@ -90,10 +90,13 @@ def test_an_object_is_deleted_or_replaced() -> None:
 @pytest.mark.parametrize(
     ("patch", "text"),
     [
-        ({"spec": {"containers": [{"image": "x"}]}}, "spec.podTemplate.spec.containers[0]: name is needed"),
-        ({"spec": {"containers": ["x"]}}, "spec.podTemplate.spec.containers[0]: an object is needed"),
-        ({"spec": {"$patch": "remove"}}, "spec.podTemplate.spec.$patch: 'remove' is none of merge, replace, delete"),
-        ({"spec": {"$retainKeys": ["a"]}}, "spec.podTemplate.spec.$retainKeys: not understood"),
+        ({"spec": {"containers": [{"image": "x"}]}}, "spec.podTemplate.spec.containers[0]: name is missing"),
+        ({"spec": {"containers": ["x"]}}, "spec.podTemplate.spec.containers[0]: must be an object"),
+        (
+            {"spec": {"$patch": "remove"}},
+            "spec.podTemplate.spec.$patch: 'remove' is not a directive",
+        ),
+        ({"spec": {"$retainKeys": ["a"]}}, "spec.podTemplate.spec.$retainKeys: unknown directive"),
     ],
 )
 def test_a_bad_patch_names_its_place(patch: Any, text: str) -> None:

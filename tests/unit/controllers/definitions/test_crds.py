@@ -96,7 +96,7 @@ def test_the_examples_are_valid_on_a_cluster_but_for_their_files() -> None:
     for document in documents:
         problems = [problem for _, problem in problems_of(spec_of(document["kind"]), document["spec"])]
         if document["kind"] == "Function":
-            assert problems == ["path: a cluster cannot see your files; `kubeirq deploy` sends them"]
+            assert problems == ["path: a cluster cannot read your files; `kubeirq deploy` uploads them"]
             code = {"source": {"inline": "..."}}
             assert list(problems_of(spec_of("Function"), {**document["spec"], **code})) == []
         else:
@@ -222,7 +222,7 @@ def test_the_examples_are_valid_on_a_cluster_but_for_their_files() -> None:
             "spec.host",
             "a name without scheme, port, path or * is needed, as shop.example",
         ),
-        ("Function", {"source": {"inline": ""}, "handler": "create"}, "spec.handler", "module.function is needed"),
+        ("Function", {"source": {"inline": ""}, "handler": "create"}, "spec.handler", "write module.function"),
         (
             "HTTPTrigger",
             {"function": "f", "expose": {}},

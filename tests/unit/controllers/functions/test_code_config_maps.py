@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controllers.functions.config_map import MOST_BYTES, TooLarge, config_map_of, digest_of, key_of
+from controllers.functions.config_map import MAX_BYTES, TooLarge, config_map_of, digest_of, key_of
 
 METADATA = {"name": "invoice", "namespace": "shop"}
 FILES = st.dictionaries(st.text("ab/.é_- ", min_size=1, max_size=8), st.text(max_size=20), max_size=4)
@@ -43,7 +43,7 @@ def test_every_path_has_a_legal_key_of_its_own(files: dict[str, str]) -> None:
 
 
 def test_what_fits_is_taken_and_a_byte_more_is_refused_with_ways_out() -> None:
-    fits = "é" * ((MOST_BYTES - len("f.py")) // 2)
+    fits = "é" * ((MAX_BYTES - len("f.py")) // 2)
     config_map_of(METADATA, {"f.py": fits})
 
     with pytest.raises(TooLarge, match=r"spec\.source: 900 KiB .*\burl\b.*\bimage\b"):

@@ -54,27 +54,27 @@ def told(found: dict[str, Any], config_map: Any = None, **fields: Any) -> tuple[
     [
         (
             'secret "login" not found',
-            "spec.env[1].valueFrom.secretKeyRef: there is no Secret 'login'; create it in namespace 'shop': the pod "
-            "starts by itself then",
+            "spec.env[1].valueFrom.secretKeyRef: there is no Secret 'login'; create it in namespace 'shop', and the "
+            "pod starts",
         ),
         (
             'configmap "common" not found',
-            "spec.envFrom[1].configMapRef: there is no ConfigMap 'common'; create it in namespace 'shop': the pod "
-            "starts by itself then",
+            "spec.envFrom[1].configMapRef: there is no ConfigMap 'common'; create it in namespace 'shop', and the "
+            "pod starts",
         ),
         (
             "couldn't find key nokey in ConfigMap default/have",
-            "spec.env[3].valueFrom.configMapKeyRef: ConfigMap 'have' has no key 'nokey'; add it, or name another",
+            "spec.env[3].valueFrom.configMapKeyRef: ConfigMap 'have' has no key 'nokey'; add the key, or name "
+            "another one",
         ),
         (
             'configmap "patched" not found',
-            "spec.podTemplate: there is no ConfigMap 'patched'; create it in namespace 'shop': the pod starts by "
-            "itself then",
+            "spec.podTemplate: there is no ConfigMap 'patched'; create it in namespace 'shop', and the pod starts",
         ),
         (
             'container\'s runAsUser breaks non-root policy (pod: "invoice-1", container: function)',
             'spec.podTemplate: container function: container\'s runAsUser breaks non-root policy (pod: "invoice-1", '
-            "container: function); functions do not run as root: leave runAsUser out, or say runAsNonRoot: false",
+            "container: function); functions do not run as root: remove runAsUser, or set runAsNonRoot: false",
         ),
     ],
 )
@@ -89,11 +89,11 @@ def test_a_container_that_cannot_be_made_names_the_field_and_what_to_create(said
     [
         (
             None,
-            "spec.source.configMap: no ConfigMap 'code' in namespace 'shop'; create it: the pod starts by itself then",
+            "spec.source.configMap: there is no ConfigMap 'code' in namespace 'shop'; create it, and the pod starts",
         ),
         ({"data": {"a": ""}, "binaryData": {"b": ""}},
-         "spec.source.configMap.key: ConfigMap 'code' has no 'main'; it has: a, b"),
-        ({}, "spec.source.configMap.key: ConfigMap 'code' has no 'main'; it has: nothing"),
+         "spec.source.configMap.key: ConfigMap 'code' has no key 'main'; its keys: a, b"),
+        ({}, "spec.source.configMap.key: ConfigMap 'code' has no key 'main'; its keys: none"),
     ],
 )  # fmt: skip
 def test_code_that_is_not_there_is_told_at_once(config_map: Any, expected: str) -> None:
@@ -108,7 +108,7 @@ def test_other_volumes_that_do_not_come_are_told_when_they_take_longer_than_usua
     assert told(pod(PodReadyToStartContainers=("False", SOON))) == ("", "")
     reason, message = told(pod(PodReadyToStartContainers=("False", LONG_AGO)))
     assert reason == "NotPrepared"
-    assert "every Secret, ConfigMap and claim exist that spec.podTemplate names?" in message
+    assert "check that each Secret, ConfigMap and PersistentVolumeClaim in spec.podTemplate exists" in message
     assert "`kubectl describe pod invoice-1 -n shop`" in message
 
 
@@ -128,29 +128,31 @@ def test_an_image_is_told_in_the_same_words_whether_it_is_pulled_or_waited_for()
                      "ModuleNotFoundError: No module named 'nowhere'\n"
                      "runtime: the function does not start (exit code 3)\n"),
             "CrashLoopBackOff",
-            "the function does not start; its last words: File x | ModuleNotFoundError: No module named 'nowhere'",
+            "the function does not start; the last lines of its log: "
+            "File x | ModuleNotFoundError: No module named 'nowhere'",
         ),
         (
             ended(3, "ValueError: FUNC_HANDLER: module 'greet' has no function 'nothing'"),
             "CrashLoopBackOff",
-            "the function does not start; its last words: ValueError: spec.handler: module 'greet' has no function "
-            "'nothing'",
+            "the function does not start; the last lines of its log: "
+            "ValueError: spec.handler: module 'greet' has no function 'nothing'",
         ),
         (
             ended(137, "busy"),
             "CrashLoopBackOff",
-            "the function was killed, as it is when it does not answer /healthz; its last words: busy",
+            "the function was killed, as happens when it does not answer /healthz; the last lines of its log: busy",
         ),
         (
             ended(1, 'Error on reading termination message from logs: failed to try resolving symlinks in path "/var"'),
             "CrashLoopBackOff",
-            "the function ended with 1; `kubectl logs invoice-1 -n shop -c function --previous` may say more",
+            "the function ended with exit code 1; `kubectl logs invoice-1 -n shop -c function "
+            "--previous` may show more",
         ),
         (
             ended(1, "Error on reading termination message from logs: x", name="fetch"),
             "FetchFailed",
-            "spec.source.url: not fetched: exit code 1; `kubectl logs invoice-1 -n shop -c fetch --previous` may say "
-            "more",
+            "spec.source.url: the download ended with exit code 1; `kubectl logs invoice-1 -n shop -c fetch "
+            "--previous` may show more",
         ),
         (
             ended(1, "Looking\nERROR: No matching distribution found for nope==1\nnotice: a new pip", "dependencies"),
@@ -161,8 +163,8 @@ def test_an_image_is_told_in_the_same_words_whether_it_is_pulled_or_waited_for()
             ended(1, "WARNING: Retrying after NewConnectionError('x: Temporary failure in name resolution')\n"
                      "ERROR: No matching distribution found for nope==1", "dependencies"),
             "DependenciesFailed",
-            "spec.dependencies: the package index was not reached; see functions.packageIndex in the chart's values: "
-            "ERROR: No matching distribution found for nope==1",
+            "spec.dependencies: the package index cannot be reached; check functions.packageIndex in the chart's "
+            "values: ERROR: No matching distribution found for nope==1",
         ),
     ],
 )  # fmt: skip
@@ -175,13 +177,12 @@ def test_what_ended_is_told_in_the_words_of_the_resource(container: dict[str, An
     [
         (
             "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are ...",
-            "0/1 nodes are available: 1 Insufficient cpu; spec.resources.requests asks for more than is free: lower "
-            "it, or add nodes",
+            "0/1 nodes are available: 1 Insufficient cpu; lower spec.resources.requests, or add nodes",
         ),
         (
             "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: none",
-            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector; see nodeSelector, affinity "
-            "and tolerations in spec.podTemplate, and the taints of the nodes",
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector; check nodeSelector, "
+            "affinity and tolerations in spec.podTemplate, and the taints of the nodes",
         ),
     ],
 )
@@ -189,7 +190,7 @@ def test_a_pod_that_no_node_takes_names_what_to_change(said: str, way_out: str) 
     found = pod()
     found["status"]["conditions"] = [{"type": "PodScheduled", "reason": "Unschedulable", "message": said}]
 
-    assert told(found) == ("Unschedulable", f"no node takes the pod: {way_out}")
+    assert told(found) == ("Unschedulable", f"no node can run the pod: {way_out}")
 
 
 def test_a_slow_start_is_told_after_a_while_and_is_no_fault() -> None:
@@ -198,5 +199,7 @@ def test_a_slow_start_is_told_after_a_while_and_is_no_fault() -> None:
 
     assert slow_start_of(running(SOON), NOW) == ""
     assert slow_start_of(running(LONG_AGO, started=True), NOW) == ""
-    assert slow_start_of(running(LONG_AGO), NOW).startswith(f"it runs since {LONG_AGO} and has not answered /healthz")
+    assert slow_start_of(running(LONG_AGO), NOW).startswith(
+        f"it has run since {LONG_AGO} and has not answered /healthz"
+    )
     assert told(running(LONG_AGO)) == ("", "")

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from controllers.functions.pod_template import CODE_ANNOTATION, Settings
 from controllers.functions.resource import FunctionSpec
-from controllers.functions.workload import CODE_ANNOTATION, FUNCTION_LABEL, NotOnCluster, Settings, objects_of
+from controllers.functions.status import FUNCTION_LABEL
+from controllers.functions.workload import NotOnCluster, objects_of
 from runtimes.python import server
 
 SETTINGS = Settings(runtime_image="runtime:1")
@@ -113,7 +115,7 @@ def test_replicas_are_the_autoscalers_where_there_is_one() -> None:
     ("fields", "text"),
     [
         ({"scale": {"min": 3, "max": 2}}, "max: 2 is less than min, 3"),
-        ({"scale": {"max": 2}}, "scale.max: resources.requests.cpu is needed"),
+        ({"scale": {"max": 2}}, "scale.max: set resources.requests.cpu too"),
         ({"scale": {"maximum": 2}}, "Extra inputs"),
     ],
 )
@@ -125,7 +127,7 @@ def test_a_scale_that_cannot_be_is_refused(fields: dict[str, Any], text: str) ->
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"source": {"path": "invoice.py"}}, "spec.source.path: .* url, configMap, image"),
+        ({"source": {"path": "invoice.py"}}, "spec.source.path: .* url, configMap or image"),
         ({"dependenciesPath": "requirements.txt"}, "spec.dependenciesPath: .* dependencies"),
     ],
 )
@@ -225,11 +227,11 @@ def test_several_files_are_mounted_at_their_paths_whatever_their_keys() -> None:
     ("files", "text"),
     [
         ({}, "at least one file"),
-        ({"/a.py": ""}, "'/a.py' is no path of a file within a folder"),
-        ({"a/../b.py": ""}, "is no path"),
-        ({"a//b.py": ""}, "is no path"),
-        ({"..a.py": ""}, "is no path"),
-        ({"a": "", "a/b/c.py": ""}, "'a' is a file, and the folder of 'a/b/c.py'"),
+        ({"/a.py": ""}, "'/a.py' is not a relative path inside the folder"),
+        ({"a/../b.py": ""}, "is not a relative path"),
+        ({"a//b.py": ""}, "is not a relative path"),
+        ({"..a.py": ""}, "is not a relative path"),
+        ({"a": "", "a/b/c.py": ""}, "'a' is a file and cannot also be the folder of 'a/b/c.py'"),
     ],
 )
 def test_files_that_no_folder_can_hold_are_refused(files: dict[str, str], text: str) -> None:

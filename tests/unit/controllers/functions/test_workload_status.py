@@ -7,7 +7,7 @@ import pytest
 
 from controllers.cluster.conditions import Condition
 from controllers.functions.resource import FunctionSpec
-from controllers.functions.workload import status_of
+from controllers.functions.status import status_of
 
 SPEC = FunctionSpec.model_validate({"source": {"inline": ""}, "resources": {"limits": {"memory": "64Mi"}}})
 OLD, NEW = "old", "new"
@@ -94,7 +94,11 @@ def test_replicas_that_an_autoscaler_adds_do_not_make_it_unready() -> None:
             ("mine:1", "not found", "imagePullSecrets"),
         ),
         (pod(init=(waiting("runtime", "ErrImagePull", "denied"),)), "ImagePullBackOff", ("denied",)),
-        (pod(CRASHED), "CrashLoopBackOff", ("does not start; its last words: Traceback | KeyError: 'HOST'",)),
+        (
+            pod(CRASHED),
+            "CrashLoopBackOff",
+            ("does not start; the last lines of its log: Traceback | KeyError: 'HOST'",),
+        ),
         (
             pod({"name": "function", "state": {"running": {}}, "lastState": ended(3, "boom")}),
             "CrashLoopBackOff",
@@ -103,7 +107,7 @@ def test_replicas_that_an_autoscaler_adds_do_not_make_it_unready() -> None:
         (
             pod({"name": "function", "state": ended(137, reason="OOMKilled")}),
             "OutOfMemory",
-            ("resources.limits.memory: 64Mi: raise it",),
+            ("raise spec.resources.limits.memory, which is 64Mi",),
         ),
         (
             pod(init=({"name": "runtime", "state": ended(0)}, {"name": "dependencies", "state": ended(1, "No match")})),

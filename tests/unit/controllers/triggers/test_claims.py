@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from controllers.triggers.ownership import Claims, Key, served_since
+from controllers.triggers.ownership import Key, Ownership, ownership_fields
 from trigger_sources.http.source import HTTPTrigger
 
 Trigger = tuple[Key, dict[str, Any], HTTPTrigger]
@@ -22,10 +22,10 @@ def losers(*triggers: Trigger) -> dict[str, str]:
     """Who lost to whom, by name: the same in every order, and told of everybody whom it concerns."""
     outcomes = []
     for order in permutations(triggers):
-        claims, told = Claims(), dict[Key, tuple[str, Key] | None]()
+        ownership, told = Ownership(), dict[Key, tuple[str, Key] | None]()
         for key, found, spec in order:
-            for concerned in claims.note(key, found, spec) | {key}:
-                told[concerned] = claims.lost_to(concerned)
+            for concerned in ownership.update(key, found, spec) | {key}:
+                told[concerned] = ownership.conflict_of(concerned)
         outcomes.append({key[2]: lost[1][2] for key, lost in told.items() if lost is not None})
     assert all(outcome == outcomes[0] for outcome in outcomes)
     return outcomes[0]
@@ -78,7 +78,7 @@ def test_of_one_second_the_namespace_and_name_decide() -> None:
 def serving(found: Trigger, since: str) -> Trigger:
     """As its status says once it was served."""
     key, document, spec = found
-    return key, {**document, "status": dict(served_since({}, ", ".join(sorted(spec.claims(key[2]))), since))}, spec
+    return key, {**document, "status": dict(ownership_fields({}, ", ".join(sorted(spec.claims(key[2]))), since))}, spec
 
 
 def test_who_serves_keeps_what_an_older_trigger_is_changed_to_claim() -> None:
@@ -98,11 +98,11 @@ def test_of_two_that_serve_the_one_that_did_so_first_goes_on() -> None:
 
 
 def test_a_status_says_since_when_the_same_is_served() -> None:
-    first = served_since({}, "POST /a", "1")
+    first = ownership_fields({}, "POST /a", "1")
     assert first == {"served": {"claims": "POST /a", "since": "1"}}
-    assert served_since(first["served"], "POST /a", "2") == first
-    assert served_since(first["served"], "PUT /a", "2") == {"served": {"claims": "PUT /a", "since": "2"}}
-    assert served_since(first["served"], "", "3") == {}
+    assert ownership_fields(first["served"], "POST /a", "2") == first
+    assert ownership_fields(first["served"], "PUT /a", "2") == {"served": {"claims": "PUT /a", "since": "2"}}
+    assert ownership_fields(first["served"], "", "3") == {}
 
 
 def test_an_exposed_trigger_serves_nothing_on_the_gateway() -> None:
@@ -111,15 +111,15 @@ def test_an_exposed_trigger_serves_nothing_on_the_gateway() -> None:
 
 
 def test_who_was_refused_is_looked_at_again_when_the_older_goes_or_changes() -> None:
-    claims = Claims()
+    ownership = Ownership()
     older, younger = trigger(1, "a/all", "/pay/{rest...}"), trigger(2, "b/card", "/pay/card")
     for found in (older, younger):
-        claims.note(*found)
-    assert claims.lost_to(younger[0]) == ("some of /pay/{rest...}", older[0])
+        ownership.update(*found)
+    assert ownership.conflict_of(younger[0]) == ("some of /pay/{rest...}", older[0])
     moved = trigger(1, "a/all", "/elsewhere")
-    assert younger[0] in claims.note(*moved)
-    assert claims.lost_to(younger[0]) is None
-    assert younger[0] in claims.note(*older)
-    assert younger[0] in claims.forget(older[0])
-    assert claims.lost_to(younger[0]) is None
-    assert claims.note(*younger[:2], None) == {younger[0]}
+    assert younger[0] in ownership.update(*moved)
+    assert ownership.conflict_of(younger[0]) is None
+    assert younger[0] in ownership.update(*older)
+    assert younger[0] in ownership.remove(older[0])
+    assert ownership.conflict_of(younger[0]) is None
+    assert ownership.update(*younger[:2], None) == {younger[0]}

@@ -11,9 +11,9 @@ IMAGE = {"KUBEIRQ_RUNTIME_IMAGE": "runtimes"}
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("{", "KUBEIRQ_IMAGES: no JSON: "),
-        ("[]", "KUBEIRQ_IMAGES: images by runtime are needed"),
-        ('{"python3.11": 1}', "KUBEIRQ_IMAGES: images by runtime are needed"),
+        ("{", "KUBEIRQ_IMAGES: not valid JSON: "),
+        ("[]", "KUBEIRQ_IMAGES: must map runtimes to images"),
+        ('{"python3.11": 1}', "KUBEIRQ_IMAGES: must map runtimes to images"),
     ],
 )
 def test_images_that_are_none_are_named(value: str, problem: str) -> None:
@@ -28,7 +28,7 @@ def test_images_are_by_runtime_and_may_be_left_out() -> None:
 
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "70000", "٣"])
 def test_a_number_that_is_none_is_named(value: str) -> None:
-    with pytest.raises(ValueError, match=f"KUBEIRQ_PORT: {value!r} is no whole number from 1 to 65535"):
+    with pytest.raises(ValueError, match=f"KUBEIRQ_PORT: {value!r} is not a whole number from 1 to 65535"):
         trigger_settings_from({"KUBEIRQ_PORT": value})
 
 

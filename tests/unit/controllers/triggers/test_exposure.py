@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from controllers.cluster.api import Refused, plural_of
 from controllers.cluster.conditions import Condition
 from controllers.cluster.owned_objects import NameTaken
-from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of, status_of
+from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of
+from controllers.triggers.exposure_status import status_of
 from trigger_sources.http.routes import METHODS
 from trigger_sources.http.source import HTTPTrigger
 
@@ -228,10 +229,10 @@ def test_an_ingress_with_an_address_is_ready_there(spec: HTTPTrigger, live: dict
 @pytest.mark.parametrize(
     ("spec", "live", "said"),
     [
-        (by_ingress({"className": "nginx"}), entered(ingressClassName="nginx"), "for the class 'nginx'?"),
-        (by_ingress({"annotations": {"kubernetes.io/ingress.class": "old"}}), entered(), "for the class 'old'?"),
-        (by_ingress(), entered(), "say spec.expose.ingress.className"),
-        (by_ingress(), None, "say spec.expose.ingress.className"),
+        (by_ingress({"className": "nginx"}), entered(ingressClassName="nginx"), "for the class 'nginx';"),
+        (by_ingress({"annotations": {"kubernetes.io/ingress.class": "old"}}), entered(), "for the class 'old';"),
+        (by_ingress(), entered(), "set spec.expose.ingress.className"),
+        (by_ingress(), None, "set spec.expose.ingress.className"),
     ],
 )
 def test_an_ingress_that_nobody_took_says_what_to_look_at(
@@ -276,8 +277,8 @@ WAITS = "WaitingForGateway"
         ([parent(("Accepted", "Unknown", "Pending", ""))], "Pending", "Gateway 'public': Pending"),
         ([parent(ACCEPTED, RESOLVED), parent(ACCEPTED, MISSING)], "BackendNotFound", "no Service invoice"),
         ([], WAITS, "`kubectl get gateway public -n infra`"),
-        ([parent()], WAITS, "no controller has looked at the route yet"),
-        ([parent(ACCEPTED, MISSING, observed=2)], WAITS, "no controller has looked at the route yet"),
+        ([parent()], WAITS, "no controller has observed the route yet"),
+        ([parent(ACCEPTED, MISSING, observed=2)], WAITS, "no controller has observed the route yet"),
         ([parent(ACCEPTED, reference={**GATEWAY, "sectionName": "http"})], WAITS, "Gateway 'public'"),
         ([parent(ACCEPTED, reference={**GATEWAY, "namespace": "shop"})], WAITS, "Gateway 'public'"),
     ],
@@ -297,7 +298,7 @@ def test_each_gateway_must_have_taken_it() -> None:
     spec = by_route({"parentRefs": [GATEWAY, here]})
     one = parent(ACCEPTED)
     _, exposed, _ = state(spec, routed(one))
-    assert exposed.message.startswith("Gateway 'local': no controller has looked at the route yet")
+    assert exposed.message.startswith("Gateway 'local': no controller has observed the route yet")
     address, exposed, _ = state(spec, routed(one, parent(ACCEPTED, reference={**here, "namespace": "shop"})))
     assert (exposed.status, address) == ("True", None), "without a host only the Gateway knows where it is"
 

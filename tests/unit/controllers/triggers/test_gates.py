@@ -42,77 +42,77 @@ async def test_before_anything_is_known_nothing_is_taken_for_down(gates: Gates) 
 
 async def test_a_gate_opens_with_the_first_ready_endpoint_and_closes_with_the_last(gates: Gates) -> None:
     gate = gates.of("default", "greet")
-    gates.listed([], [])
+    gates.replace([], [])
     assert gate.down_reason == "there is no Function 'greet' in namespace 'default'"
-    gates.function_seen(GREET)
+    gates.observe_function(GREET)
     assert gate.down_reason == "no replica is ready"
-    gates.slice_seen(slice_of(False))
+    gates.observe_slice(slice_of(False))
     assert gate.is_down
-    gates.slice_seen(slice_of(False, True))
+    gates.observe_slice(slice_of(False, True))
     assert not gate.is_down
-    gates.slice_seen(slice_of(True, name="greet-2"))
-    gates.slice_seen(slice_of(False), gone=True)
+    gates.observe_slice(slice_of(True, name="greet-2"))
+    gates.observe_slice(slice_of(False), deleted=True)
     assert not gate.is_down, "the other slice has one"
-    gates.slice_seen(slice_of(False, name="greet-2"))
+    gates.observe_slice(slice_of(False, name="greet-2"))
     assert gate.down_reason == "no replica is ready"
 
 
 async def test_another_service_opens_nothing(gates: Gates) -> None:
-    gates.listed([GREET], [slice_of(True, service="other")])
+    gates.replace([GREET], [slice_of(True, service="other")])
     assert gates.of("default", "greet").is_down
 
 
 async def test_a_function_that_went_holds_its_events_until_it_is_back(gates: Gates) -> None:
-    gates.listed([GREET], [slice_of(True)])
+    gates.replace([GREET], [slice_of(True)])
     gate = gates.of("default", "greet")
     assert not gate.is_down
-    assert gates.function_seen(GREET, gone=True)
+    assert gates.observe_function(GREET, deleted=True)
     assert gate.is_down
-    assert gates.function_seen(GREET)
+    assert gates.observe_function(GREET)
     assert not gate.is_down
 
 
 async def test_only_names_and_labels_make_a_function_another(gates: Gates) -> None:
-    gates.listed([GREET], [])
-    assert not gates.function_seen({**GREET, "status": {"replicas": 1}})
+    gates.replace([GREET], [])
+    assert not gates.observe_function({**GREET, "status": {"replicas": 1}})
     assert list(gates.functions("default")) == [("greet", {"app": "shop"})]
     assert list(gates.functions("other")) == []
-    assert gates.function_seen({"metadata": {**GREET["metadata"], "labels": {}}})
+    assert gates.observe_function({"metadata": {**GREET["metadata"], "labels": {}}})
 
 
 async def test_what_a_watch_says_while_a_listing_is_under_way_is_newer(gates: Gates) -> None:
-    gates.listed([GREET], [slice_of(False)])
+    gates.replace([GREET], [slice_of(False)])
     gate = gates.of("default", "greet")
-    gates.listing()
-    gates.slice_seen(slice_of(True))
-    gates.listed([GREET], [slice_of(False)])
+    gates.begin_list()
+    gates.observe_slice(slice_of(True))
+    gates.replace([GREET], [slice_of(False)])
     assert not gate.is_down, "the listing was asked for before the endpoint became ready"
-    gates.listing()
-    gates.slice_seen(slice_of(True), gone=True)
-    gates.function_seen({"metadata": {**GREET["metadata"], "labels": {"app": "other"}}})
-    gates.listed([GREET], [slice_of(True)])
+    gates.begin_list()
+    gates.observe_slice(slice_of(True), deleted=True)
+    gates.observe_function({"metadata": {**GREET["metadata"], "labels": {"app": "other"}}})
+    gates.replace([GREET], [slice_of(True)])
     assert gate.is_down
     assert list(gates.functions("default")) == [("greet", {"app": "other"})]
-    gates.listing()
-    gates.function_seen(GREET, gone=True)
-    gates.listed([GREET], [])
+    gates.begin_list()
+    gates.observe_function(GREET, deleted=True)
+    gates.replace([GREET], [])
     assert list(gates.functions("default")) == []
 
 
 async def test_the_late_end_of_an_older_function_is_not_that_of_its_successor(gates: Gates) -> None:
-    gates.listed([GREET], [slice_of(True)])
+    gates.replace([GREET], [slice_of(True)])
     gate = gates.of("default", "greet")
-    gates.function_seen(GREET_AGAIN)
-    assert not gates.function_seen(GREET, gone=True)
+    gates.observe_function(GREET_AGAIN)
+    assert not gates.observe_function(GREET, deleted=True)
     assert not gate.is_down
-    assert gates.function_seen(GREET_AGAIN, gone=True)
+    assert gates.observe_function(GREET_AGAIN, deleted=True)
     assert gate.is_down
 
 
 async def test_a_gate_that_nobody_uses_goes_and_comes_back_as_it_would_be(gates: Gates) -> None:
-    gates.listed([GREET], [slice_of(True)])
+    gates.replace([GREET], [slice_of(True)])
     gate, other = gates.of("default", "greet"), gates.of("default", "other")
-    await gates.keep([("default", "greet"), ("default", "never made")])
+    await gates.retain([("default", "greet"), ("default", "never made")])
     assert gates.of("default", "greet") is gate
     assert gates.of("default", "other") is not other
     assert gates.of("default", "other").down_reason == "there is no Function 'other' in namespace 'default'"

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from controllers.functions.controller import look_again_after
+from controllers.functions.controller import requeue_after
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -15,8 +15,8 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 )
 def test_the_longer_a_deployment_has_said_nothing_new_the_later(changed: list[str], seconds: float) -> None:
     conditions = [{"type": "Progressing", "lastUpdateTime": f"2026-01-01T{time}Z"} for time in changed]
-    assert look_again_after({"status": {"conditions": conditions}}, NOW) == seconds
+    assert requeue_after({"status": {"conditions": conditions}}, NOW) == seconds
 
 
 def test_a_deployment_that_was_just_made_is_looked_at_soon() -> None:
-    assert look_again_after({}, NOW) == 2
+    assert requeue_after({}, NOW) == 2

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from controllers.cluster.api import Api
-from controllers.cluster.owned_objects import Owned
+from controllers.cluster.owned_objects import OwnedObjects
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.gates import Gates
 from controllers.triggers.secrets import Secrets
@@ -57,7 +57,7 @@ class Cluster:
         return wanted
 
 
-class Duty:
+class OneLease:
     has = True
 
     def holds(self, uid: str) -> bool:
@@ -68,13 +68,13 @@ class Duty:
 
 
 @asynccontextmanager
-async def running(*objects: Object, duty: Duty | None = None) -> AsyncIterator[tuple[TriggerController, Any]]:
+async def running(*objects: Object, lease: OneLease | None = None) -> AsyncIterator[tuple[TriggerController, Any]]:
     store = ClusterStore(lambda uid: controller.status_of(uid), NoStore())
     secrets = Secrets(["a"])
     host = LocalHost(replica="one", store=store, gateway=Gateway(), secrets=secrets.text, defaults={})
     cluster = cast(Api, Cluster(*objects))
     kind = objects[0]["kind"]
-    controller = TriggerController(cluster, [kind], host, Gates(), secrets, duties=duty, grace_seconds=10)
+    controller = TriggerController(cluster, [kind], host, Gates(), secrets, leases=lease, grace_seconds=10)
     task = asyncio.create_task(controller.run())
     try:
         yield controller, task
@@ -145,13 +145,13 @@ async def test_a_bad_trigger_is_told_so_and_ends_nothing_else(good: Object, bad:
 
 
 async def test_a_lost_lease_leaves_calls_under_way_the_short_time_only_whoever_hears_of_it_first() -> None:
-    duty = Duty()
-    async with slow_function() as slow, running(trigger("t", url=slow.url), duty=duty) as (controller, _):
+    lease = OneLease()
+    async with slow_function() as slow, running(trigger("t", url=slow.url), lease=lease) as (controller, _):
         await slow.called.wait()
-        duty.has = False
+        lease.has = False
         began = time.monotonic()
-        controller.duties_changed()
-        await asyncio.create_task(controller.let_go(lambda uid: True))
+        controller.leases_changed()
+        await asyncio.create_task(controller.drain(lambda uid: True))
         assert time.monotonic() - began < 5
         assert not controller.flows.running
 
@@ -161,7 +161,7 @@ async def test_a_stop_while_an_edit_drains_cuts_no_call() -> None:
         async with running(trigger("t", url=slow.url)) as (controller, task):
             await slow.called.wait()
             edited = trigger("t", generation=2, url=slow.url, payload=1)
-            controller._trigger_seen({"type": "MODIFIED", "object": edited})
+            controller._on_trigger({"type": "MODIFIED", "object": edited})
             while not controller.queue._running:
                 await asyncio.sleep(0)
             await asyncio.sleep(0.05)
@@ -178,7 +178,7 @@ async def test_what_only_has_the_label_is_nobodys_to_remove() -> None:
     mine = {"name": "old", "namespace": "a", "labels": labels, "ownerReferences": [{"uid": "u"}]}
     theirs = {"name": "public", "namespace": "a", "labels": labels}
     objects = [{"apiVersion": "v1", "kind": "Service", "metadata": found} for found in (mine, theirs)]
-    owned = Owned(cast(Api, Cluster(*objects)), [("v1", "Service")], label="kubeirq.dev/function")
+    owned = OwnedObjects(cast(Api, Cluster(*objects)), [("v1", "Service")], label="kubeirq.dev/function")
     await owned.refresh()
     owner = {"kind": "Function", "metadata": {"name": "f", "namespace": "a", "uid": "u"}}
     assert [found["metadata"]["name"] for found in owned.unwanted(owner, [])] == ["old"]

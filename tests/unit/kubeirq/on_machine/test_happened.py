@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from controllers.cluster.events import Happened, happened_between
+from controllers.cluster.events import NewEvent, event_for_transition
 
 
 def conditions(status: str | None, reason: str = "", message: str = "") -> list[dict[str, Any]]:
@@ -15,14 +15,14 @@ def conditions(status: str | None, reason: str = "", message: str = "") -> list[
     ("before", "after", "expected"),
     [
         (conditions(None), conditions("True", "Ready"), None),
-        (conditions(None), conditions("False", "Invalid", "spec.x"), Happened("Warning", "Invalid", "spec.x")),
+        (conditions(None), conditions("False", "Invalid", "spec.x"), NewEvent("Warning", "Invalid", "spec.x")),
         (conditions("False", "Invalid", "spec.x"), conditions("False", "Invalid", "spec.y"), None),
-        (conditions("True", "Ready"), conditions("False", "Suspended", "m"), Happened("Normal", "Suspended", "m")),
-        (conditions("False", "RollingOut"), conditions("True", "Ready"), Happened("Normal", "Ready", "it is ready")),
+        (conditions("True", "Ready"), conditions("False", "Suspended", "m"), NewEvent("Normal", "Suspended", "m")),
+        (conditions("False", "RollingOut"), conditions("True", "Ready"), NewEvent("Normal", "Ready", "it is ready")),
         (conditions("False", "Starting"), conditions("False", "CrashLoopBackOff"),
-         Happened("Warning", "CrashLoopBackOff", "CrashLoopBackOff")),
+         NewEvent("Warning", "CrashLoopBackOff", "CrashLoopBackOff")),
         (conditions("True", "Ready"), conditions(None), None),
     ],
 )  # fmt: skip
 def test_becoming_ready_and_another_reason_are_told_once(before: Any, after: Any, expected: Any) -> None:
-    assert happened_between(before, after) == expected
+    assert event_for_transition(before, after) == expected

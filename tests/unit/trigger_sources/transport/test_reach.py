@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from controllers.triggers.egress_policy import out_of_reach, reach_from
+from controllers.triggers.egress_policy import egress_policy_from, egress_rejection
 from trigger_sources.cron.source import CronTrigger
 from trigger_sources.transport.egress_policy import Reach
 from trigger_sources.transport.resolver import looked_up, resolver
@@ -114,7 +114,7 @@ def test_the_api_server_is_nobodys_to_call_not_even_from_its_own_namespace() -> 
 
 
 def test_the_chart_opens_names_suffixes_and_networks() -> None:
-    reach = reach_from(["pay.other.svc", "*.corp.example", "10.1.0.0/16", "127.0.0.1", "fd00::/8"], RESOLV_CONF)
+    reach = egress_policy_from(["pay.other.svc", "*.corp.example", "10.1.0.0/16", "127.0.0.1", "fd00::/8"], RESOLV_CONF)
     assert reach.cluster_domain == "k8s.example"
     for host, addresses in (
         ("pay.other.svc", PRIVATE),
@@ -134,8 +134,8 @@ def test_the_chart_opens_names_suffixes_and_networks() -> None:
 
 @pytest.mark.parametrize("entry", ["http://x.example", "pay", "10.0.0.0/33", "*", "*.", "a..b", "x.example:80"])
 def test_what_opens_nothing_is_refused_by_name(entry: str) -> None:
-    with pytest.raises(ValueError, match=r"a host as name\.namespace\.svc"):
-        reach_from([entry], "")
+    with pytest.raises(ValueError, match=r"a host like name\.namespace\.svc"):
+        egress_policy_from([entry], "")
 
 
 async def test_an_alias_of_what_is_out_of_reach_is_so_too() -> None:
@@ -169,7 +169,7 @@ async def test_a_name_that_dns_cannot_be_asked_for_is_no_crash(name: str) -> Non
 def test_a_rejection_names_the_field_the_problem_and_the_way_out() -> None:
     def said(**spec: object) -> tuple[str, str] | None:
         trigger = {"metadata": {"namespace": "shop", "name": "t"}, "spec": {"schedule": "@daily", **spec}}
-        return out_of_reach(REACH, trigger, CronTrigger.model_validate(trigger["spec"]))
+        return egress_rejection(REACH, trigger, CronTrigger.model_validate(trigger["spec"]))
 
     way_out = "call a Service of the trigger's own namespace or a public address, or add it to reach.allow in the chart"
     other = f"'pay.other.svc': a Service of another namespace, 'other'; {way_out}"

@@ -1,0 +1,161 @@
+"""Keeps the statuses of the triggers up to date."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from controllers.cluster.api import Api, Object, Refused
+from controllers.cluster.conditions import Condition, conditions_of
+from controllers.cluster.differences import contains
+from controllers.cluster.events import EventRecorder, event_for_transition
+from controllers.cluster.work_queue import WorkQueue
+from controllers.triggers.conditions import conditions_of_trigger, is_starting, rejected
+from controllers.triggers.exposed_objects import ExposedObjects, gateway_address, is_exposed
+from controllers.triggers.gates import Gates
+from controllers.triggers.ownership import Key, ownership_fields
+from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of
+from trigger_sources.dispatch.flows import Flows, functions_of
+from trigger_sources.source import SourceError
+
+log = logging.getLogger(__name__)
+
+_CONCURRENT_WRITES = 8
+_STARTING_SECONDS = 10.0  # a flow that starts has this time to connect before the status says that it is not ready
+_POLL_SECONDS = 1.0
+_POLL_SHARE = 0.02  # the maximum share of time for polls
+_MESSAGE_SECONDS = 30.0  # the minimum time between writes that only change a message
+_NEXT_RUNS = 3
+_NEXT_RUNS_SECONDS = 60.0
+
+
+class StatusReporter:
+    """Writes the status of each trigger that this replica holds. Lives in one event loop.
+
+    It polls the flows, because their state changes far more often than a status should be written.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        triggers: TriggerCache,
+        flows: Flows,
+        gates: Gates,
+        holds: Callable[[str], bool],  # whether this replica holds the trigger with this uid
+        synced: asyncio.Event,  # set once every trigger that existed at the start has been reconciled
+        *,
+        exposed_objects: ExposedObjects | None = None,
+        gateway_url: str | None = None,
+    ) -> None:
+        self.queue: WorkQueue[Key] = WorkQueue(
+            self.write, workers=_CONCURRENT_WRITES, expected=(SourceError, Refused, OSError, TimeoutError)
+        )
+        self._events = EventRecorder(api, "kubeirq")
+        self._triggers = triggers
+        self._flows = flows
+        self._gates = gates
+        self._holds = holds
+        self._synced = synced
+        self._exposed_objects = exposed_objects
+        self._gateway_url = gateway_url
+
+    async def write(self, key: Key) -> None:
+        """Writes the status of one trigger if it differs. Records an Event for a transition of Ready."""
+        trigger = self._triggers.get(key)
+        if trigger is None or not self._holds(trigger.uid):
+            return
+        wanted = self._desired(trigger)
+        if wanted is None:
+            return
+        before = _present(trigger)
+        await trigger.status.change(wanted)
+        trigger.written, trigger.written_at = wanted, time.monotonic()
+        if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
+            await self._events.record(trigger.object, event)
+
+    async def poll(self) -> None:
+        """Enqueues each trigger whose status differs, until it is cancelled. Also nudges each flow's dispatcher."""
+        await self._synced.wait()
+        while True:
+            started = time.monotonic()
+            for number, (key, trigger) in enumerate(list(self._triggers.items())):
+                try:
+                    if self._holds(trigger.uid) and self._desired(trigger) is not None:
+                        self.queue.add(key)
+                except Exception:  # a fault of one trigger must not stop the others
+                    log.exception("status not computed", extra={"trigger": trigger.uid})
+                if number % 100 == 99:
+                    await asyncio.sleep(0)
+            for running in list(self._flows.running.values()):
+                running.flow.dispatcher.nudge()
+            await asyncio.sleep(max(_POLL_SECONDS, (time.monotonic() - started) / _POLL_SHARE))
+
+    def _desired(self, trigger: CachedTrigger) -> Object | None:
+        """The fields to write. None if they do not differ, or if it is too early to tell."""
+        now, generation = time.monotonic(), trigger.object["metadata"]["generation"]
+        before = _present(trigger)
+        fields, conditions = self._fields_and_conditions(trigger, now)
+        if conditions is None:
+            return None
+        moment = datetime.now(UTC)
+        # before the sync nobody knows which trigger owns a claim
+        if trigger.spec is not None and trigger.rejection is None and (self._synced.is_set() or "served" in before):
+            claims = self._triggers.ownership.claims_of(key_of(trigger.object))
+            fields = {**fields, **ownership_fields(before.get("served", {}), claims, _text_of(moment))}
+        wanted: Object = {
+            **fields,
+            "observedGeneration": generation,
+            "conditions": conditions_of(
+                conditions, before.get("conditions", []), generation=generation, now=_text_of(moment)
+            ),
+        }
+        target = trigger.spec.target if trigger.spec is not None else None
+        if target is not None and target.selector is not None:
+            wanted["functions"] = sorted(running.flow.identity.function for running in self._flows.of(trigger.uid))
+        same = contains(before, wanted) or (
+            _is_same_except_messages(before, wanted) and now - trigger.written_at < _MESSAGE_SECONDS
+        )
+        next_runs = getattr(trigger.spec, "next_runs", None)
+        if next_runs is not None and (not same or now - trigger.written_at > _NEXT_RUNS_SECONDS):
+            wanted["nextRuns"] = [_text_of(run) for run in next_runs(_NEXT_RUNS, moment)]
+            same = same and contains(before, wanted)
+        return None if same else wanted
+
+    def _fields_and_conditions(self, trigger: CachedTrigger, now: float) -> tuple[Object, list[Condition] | None]:
+        """The fields besides the conditions, and the conditions, None while it is too early to tell."""
+        if trigger.rejection is not None:
+            return {}, rejected(*trigger.rejection)
+        spec = trigger.spec
+        assert spec is not None
+        if self._exposed_objects is not None and is_exposed(spec):
+            (function,) = functions_of(spec, ())
+            down_reason = self._gates.of(trigger.namespace, function).down_reason
+            return self._exposed_objects.status_of(trigger.object, spec, down_reason)
+        flows = {running.flow.identity.function: running.flow.status() for running in self._flows.of(trigger.uid)}
+        if is_starting(flows) and now - trigger.applied_at < _STARTING_SECONDS:
+            return {}, None
+        name, url = trigger.object["metadata"]["name"], self._gateway_url
+        return ({} if url is None else gateway_address(url, name, spec)), conditions_of_trigger(flows)
+
+
+def _present(trigger: CachedTrigger) -> Object:
+    """The status as this replica wrote it last, or else as it was last observed."""
+    status: Object = trigger.written if trigger.written is not None else trigger.object.get("status", {})
+    return status
+
+
+def _is_same_except_messages(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    def without_messages(status: Mapping[str, Any]) -> Object:
+        conditions = [
+            {name: value for name, value in found.items() if name != "message"}
+            for found in status.get("conditions", [])
+        ]
+        return {**status, "conditions": conditions}
+
+    return contains(without_messages(before), without_messages(wanted))
+
+
+def _text_of(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,146 @@
+"""A cache of the triggers, with their parsed specs and their claims."""
+
+import asyncio
+import logging
+from collections.abc import Callable, ItemsView, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from controllers.cluster.api import Api, Object
+from controllers.triggers.ownership import Key, Ownership, ownership_in_status
+from controllers.triggers.status import TriggerStatus
+from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease
+from trigger_sources.dispatch.filters import compile_filter
+from trigger_sources.problems import problem_text
+from trigger_sources.registry import source_of
+from trigger_sources.source import TriggerSource
+from trigger_sources.spec import secret_refs
+
+log = logging.getLogger(__name__)
+
+_CONCURRENT_REQUESTS = 16  # for the state that sources keep in the triggers' status
+
+
+@dataclass
+class CachedTrigger:
+    """One trigger, as last observed."""
+
+    object: Object
+    spec: TriggerSource | None
+    rejection: tuple[str, str] | None  # reason and message, if the trigger cannot run with its present spec
+    status: TriggerStatus
+    written: Object | None = None  # the status that this replica wrote last
+    written_at: float = float("-inf")  # of the monotonic clock
+    applied_at: float = float("-inf")
+    applying: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def uid(self) -> str:
+        uid: str = self.object["metadata"]["uid"]
+        return uid
+
+    @property
+    def namespace(self) -> str:
+        namespace: str = self.object["metadata"]["namespace"]
+        return namespace
+
+
+class TriggerCache:
+    """Lives in one event loop. Calls `enqueue` with each trigger that may gain or lose a claim."""
+
+    def __init__(self, api: Api, leases: Callable[[], TriggerLeases], enqueue: Callable[[Key], None]) -> None:
+        self.ownership = Ownership()
+        self._api = api
+        self._leases = leases
+        self._enqueue = enqueue
+        self._request_limit = asyncio.Semaphore(_CONCURRENT_REQUESTS)
+        self._by_key: dict[Key, CachedTrigger] = {}
+        self._by_uid: dict[str, CachedTrigger] = {}
+
+    def get(self, key: Key) -> CachedTrigger | None:
+        return self._by_key.get(key)
+
+    def by_uid(self, uid: str) -> CachedTrigger | None:
+        return self._by_uid.get(uid)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._by_key)
+
+    def items(self) -> ItemsView[Key, CachedTrigger]:
+        return self._by_key.items()
+
+    def update(self, key: Key, found: Object) -> bool:
+        """Takes an observed trigger. Returns whether it is new or its spec changed."""
+        found["metadata"].pop("managedFields", None)  # saves half of the memory
+        cached = self._by_key.get(key)
+        if cached is not None and cached.uid == found["metadata"]["uid"]:
+            return self._replace(key, cached, found)
+        spec, rejection = spec_of(found)
+        uid = found["metadata"]["uid"]
+        status = TriggerStatus(
+            self._api,
+            found,
+            term=lambda: self._leases().term_of(uid),
+            fenced=self._is_fenced(spec),
+            request_limit=self._request_limit,
+        )
+        self._by_key[key] = self._by_uid[uid] = CachedTrigger(found, spec, rejection, status)
+        self._enqueue_all(self.ownership.update(key, found, spec))
+        return True
+
+    def delete(self, key: Key) -> bool:
+        """Removes a trigger. Returns whether it was in the cache."""
+        trigger = self._by_key.pop(key, None)
+        if trigger is None:
+            return False
+        self._by_uid.pop(trigger.uid, None)
+        self._enqueue_all(self.ownership.remove(key))
+        return True
+
+    def _replace(self, key: Key, cached: CachedTrigger, found: Object) -> bool:
+        same_spec = cached.object["metadata"]["generation"] == found["metadata"]["generation"]
+        same_ownership = ownership_in_status(cached.object) == ownership_in_status(found)
+        cached.object = found
+        if same_spec:
+            if not same_ownership:
+                self._enqueue_all(self.ownership.update(key, found, cached.spec))
+            return False
+        cached.spec, cached.rejection = spec_of(found)
+        cached.status.fenced = self._is_fenced(cached.spec)
+        cached.written = None
+        self._enqueue_all(self.ownership.update(key, found, cached.spec))
+        return True
+
+    def _is_fenced(self, spec: TriggerSource | None) -> bool:
+        return spec is not None and needs_lease(spec) and not isinstance(self._leases(), SingleReplica)
+
+    def _enqueue_all(self, affected: set[Key]) -> None:
+        for key in affected:
+            self._enqueue(key)
+
+
+def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str, str] | None]:
+    """The spec as its kind's model, or the rejection: reason and message."""
+    model = source_of(trigger["kind"])
+    try:
+        spec = model.model_validate(trigger.get("spec") or {})
+        if spec.filter is not None:
+            try:
+                compile_filter(spec.filter)
+            except ValueError as error:
+                raise ValueError(f"spec.filter: {error}") from None
+    except ValueError as error:
+        return None, ("Invalid", problem_text(error, model))
+    except Exception as error:  # a fault in the model of one kind must not stop the other triggers
+        log.exception("spec not read", extra={"trigger": trigger["metadata"]["uid"]})
+        return None, ("Invalid", f"spec: it cannot be read: {type(error).__name__}: {error}")
+    return spec, None
+
+
+def secrets_of(spec: TriggerSource) -> list[str]:
+    """The names of the Secrets that the spec refers to."""
+    return sorted({reference.name for _, reference in secret_refs(spec)})
+
+
+def key_of(found: Mapping[str, Any]) -> Key:
+    return found["kind"], found["metadata"]["namespace"], found["metadata"]["name"]
