@@ -1,7 +1,8 @@
 """The catalogue of runtimes, as data: a version more is a line more.
 
-The runtime image has a folder `/runtime/<name>` for each: `server.py`, and in `packages` what it imports. It is copied
-into a function's pod, so that any image of the language and version serves.
+The runtime image has a folder `/runtime/<name>` for each: `server.py`, which starts it, its other files, and in
+`packages` the packages that they import. A function's pod copies the folder, so any image of the language and version
+serves.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Runtime:
     interpreter: str = "python3"
     code_suffix: str = ".py"
     dependencies_file: str = "requirements.txt"
-    packages: tuple[str, ...] = ("httptools", "uvloop")  # what its server imports
+    packages: tuple[str, ...] = ("httptools", "uvloop")  # imported by its files
 
 
 CATALOGUE = (
