@@ -1,6 +1,7 @@
-"""Makes the folder of the runtimes image: `runtimes_folder.py SERVERS TARGET`, beside a copy of the catalogue.
+"""Makes the folder of the runtimes image: `runtimes_folder.py LANGUAGES TARGET`, beside a copy of the catalogue.
 
-What a server imports is compiled for its own version of Python, so it is taken as wheels, whichever version runs this.
+LANGUAGES has a folder for each language. The packages of a runtime are compiled for its version of Python, so pip takes
+them as wheels for that version, no matter which version runs this file.
 """
 
 import shutil
@@ -11,11 +12,10 @@ from pathlib import Path
 from runtimes import CATALOGUE  # controllers/functions/runtimes.py, put beside this file
 
 
-def main(servers: Path, target: Path) -> None:
+def main(languages: Path, target: Path) -> None:
     for runtime in CATALOGUE:
         folder = target / runtime.name
-        folder.mkdir(parents=True)
-        shutil.copy(servers / runtime.language / "server.py", folder)
+        shutil.copytree(languages / runtime.language, folder, ignore=shutil.ignore_patterns("__pycache__"))
         version = runtime.name.removeprefix(runtime.language)
         options = ["--no-cache-dir", "--root-user-action=ignore", "--no-compile", "--only-binary=:all:"]
         places = [f"--python-version={version}", f"--target={folder / 'packages'}"]

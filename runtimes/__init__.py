@@ -1,1 +1,1 @@
-"""What runs inside a function's process, one folder a language. Nothing here imports the rest of kubeirq."""
+"""Code that runs inside a function's process, with a folder for each language. It imports nothing else of kubeirq."""

@@ -1,7 +1,8 @@
 """The catalogue of runtimes. To support another version, add a line.
 
-The runtimes image has a folder `/runtime/<name>` for each, with `server.py` and its imports in `packages`. A function's
-pod copies that folder, so that it can use any image with the language and version.
+The runtimes image has a folder `/runtime/<name>` for each: `server.py`, which starts the runtime, its other files, and
+its dependencies in `packages`. A function's pod copies that folder, so that it can use any image with the language and
+version.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Runtime:
     interpreter: str = "python3"
     code_suffix: str = ".py"
     dependencies_file: str = "requirements.txt"
-    packages: tuple[str, ...] = ("httptools", "uvloop")  # the imports of server.py
+    packages: tuple[str, ...] = ("httptools", "uvloop")  # the dependencies of its files
 
 
 CATALOGUE = (

@@ -1,1 +1,1 @@
-"""The Python runtime."""
+"""The Python runtime. `server.py` starts it from this folder or from a copy of it."""

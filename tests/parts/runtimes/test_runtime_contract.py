@@ -1,4 +1,4 @@
-"""What a handler sees and what it may answer."""
+"""The event that a handler gets, and the answers that it may give."""
 
 import asyncio
 from typing import Any

@@ -14,7 +14,7 @@ from controllers.functions.pod_template import CODE_ANNOTATION, Settings
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.status import FUNCTION_LABEL
 from controllers.functions.workload import NotOnCluster, objects_of
-from runtimes.python import server
+from runtimes.python.kubeirq_runtime.settings import Settings as RuntimeSettings
 
 SETTINGS = Settings(runtime_image="runtime:1")
 METADATA = {"name": "invoice", "namespace": "shop", "uid": "u-1", "labels": {"team": "a"}, "generation": 3}
@@ -299,7 +299,7 @@ def test_the_contract_stands_over_the_authors_variables_and_these_over_what_is_u
 
 
 def test_the_runtime_understands_what_the_pod_tells_it() -> None:
-    told = server.Settings(
+    told = RuntimeSettings(
         environment(handler="a.b.create", concurrency=4, shutdown="a.end", resources={"limits": {"memory": "64Mi"}})
     )
 

@@ -1,0 +1,26 @@
+"""The signs by which the supervisor knows how its worker is: a heartbeat in shared memory, and exit codes."""
+
+import mmap
+import struct
+
+REPLACE_ME = 70  # the worker's exit code when a call does not end
+NOT_STARTED = 3  # the exit code when the function's code or its startup hook fails
+
+_FORMAT = struct.Struct("d?")  # when the watchdog last ran, and whether the function ever was ready
+
+
+class Heartbeat:
+    """Made before the fork: the worker writes it, and the supervisor reads it."""
+
+    def __init__(self):
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def beat(self, now, was_ready):
+        _FORMAT.pack_into(self._memory, 0, now, was_ready)
+
+    def last(self):
+        """When it last beat on the monotonic clock, and whether the function ever was ready."""
+        return _FORMAT.unpack_from(self._memory)
+
+    def close(self):
+        self._memory.close()

@@ -1,0 +1,134 @@
+"""The supervisor: owns the listening socket, starts a worker, and replaces it when it ends.
+
+It stays small, because its memory is paid for twice: it imports neither asyncio nor anything that only a worker needs.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+from .heartbeat import NOT_STARTED, REPLACE_ME, Heartbeat
+from .log import say
+from .settings import BACKLOG, Settings
+
+STARTS_TRIED = 5  # of a function that has served before
+STEADY_SECONDS = 1.0  # the supervisor pauses before it replaces a worker that crashes sooner than this
+WORKER_STOP_SECONDS = 5.0  # beyond the grace, before SIGKILL
+HANG_SECONDS = 3.0  # beyond the time-out: a C call that keeps the interpreter's lock stops even the watchdog
+STOPPING = {signal.SIGTERM, signal.SIGINT}
+WATCHED = {signal.SIGCHLD, *STOPPING}
+
+
+def main():
+    """Runs the function until SIGTERM; the exit code."""
+    try:
+        settings = Settings(os.environ)
+        listening = _listen(settings)
+    except (ValueError, OSError) as error:
+        say(str(error))
+        return NOT_STARTED
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    has_served = False
+    failures = 0
+    while True:
+        started = time.monotonic()
+        pid, heartbeat, lifeline = _start_worker(settings, listening)
+        status, stop_asked = _watch(pid, heartbeat, settings, listening)
+        os.close(lifeline)
+        _, served = heartbeat.last()
+        heartbeat.close()
+        if stop_asked:
+            return 0 if status in (0, -signal.SIGTERM) else 1
+        has_served = has_served or served
+        steady = served and (status == REPLACE_ME or time.monotonic() - started > STEADY_SECONDS)
+        failures = 0 if steady else failures + 1
+        if not served and (not has_served or failures >= STARTS_TRIED):
+            say(f"the function does not start ({_exit_text(status)})")
+            return NOT_STARTED
+        if status != REPLACE_ME:
+            say(f"worker ended with {_exit_text(status)}: starting another")
+        pause = min(1.0 if served else 5.0, 0.1 * 2**failures) if failures > 1 else 0.0
+        if signal.sigtimedwait(STOPPING, pause):
+            return 0
+
+
+def _listen(settings):
+    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        raise OSError(f"FUNC_HOST, FUNC_PORT: {settings.host}:{settings.port}: {error.strerror}") from error
+    listening.listen(BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+def _start_worker(settings, listening):
+    """Forks; returns the worker's pid, its heartbeat, and its lifeline: the worker dies when this pipe is closed."""
+    heartbeat = Heartbeat()
+    reader, lifeline = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(reader)
+        return pid, heartbeat, lifeline
+    os.close(lifeline)
+    status = NOT_STARTED
+    try:
+        _die_with(reader)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both: the supervisor passes on SIGTERM
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+        from .worker_process import run  # in the worker's process only
+
+        status = run(settings, listening, heartbeat)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _die_with(reader):
+    """Has the kernel kill this process when the pipe's other end is closed, no matter what its threads are doing."""
+    import fcntl
+
+    set_signal = 10  # F_SETSIG, which Python has no name for
+    fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(reader, set_signal, signal.SIGKILL)
+    fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([reader], [], [], 0)[0]:
+        os._exit(1)  # the other end was closed before this
+
+
+def _watch(pid, heartbeat, settings, listening):
+    """Waits for the worker's end; returns its exit status, and whether a signal asked for the end."""
+    stop_asked = False
+    deadline = None
+    while True:
+        found = signal.sigtimedwait(WATCHED, 0.5)
+        if found is not None and found.si_signo != signal.SIGCHLD and not stop_asked:
+            stop_asked = True
+            deadline = time.monotonic() + settings.grace_seconds + WORKER_STOP_SECONDS
+            listening.close()
+            os.kill(pid, signal.SIGTERM)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status), stop_asked
+        now = time.monotonic()
+        last, served = heartbeat.last()
+        if served and now - last > settings.timeout_seconds + HANG_SECONDS:
+            say("the worker hangs in a call that no thread can interrupt: killed")
+            os.kill(pid, signal.SIGKILL)
+        if deadline is not None and now > deadline:
+            say("the worker did not stop within its grace: killed")
+            os.kill(pid, signal.SIGKILL)
+
+
+def _exit_text(status):
+    return f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"

@@ -1,0 +1,124 @@
+"""The watchdog: a thread that does the loop's urgent work while a handler keeps the loop from turning."""
+
+import os
+import select
+import socket
+import threading
+import time
+
+from .calls import CLEANUP_SECONDS, TOO_LONG
+from .heartbeat import REPLACE_ME
+
+PERIOD_SECONDS = 0.05
+AWAY_SECONDS = 0.3  # without a turn of the loop, which comes every worker.TURN_SECONDS
+MOST_HELD = 512
+
+_TIMED_OUT = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(TOO_LONG), TOO_LONG)
+)
+
+
+class Watchdog:
+    """Ends overdue calls, and answers probes, when the loop cannot.
+
+    To end a call, it answers 408 and ends the process. On new connections it answers /healthz, so that a slow handler
+    does not look like a dead process.
+    """
+
+    def __init__(self, worker, heartbeat, listening):
+        self._worker = worker
+        self._heartbeat = heartbeat
+        self._listening = listening
+        self._held = []  # clients that connected while the loop was away
+
+    def start(self):
+        threading.Thread(target=self._run, daemon=True, name="watch").start()
+
+    def _run(self):
+        worker = self._worker
+        while True:
+            now = time.monotonic()
+            self._heartbeat.beat(now, worker.is_ready)
+            if worker.is_ready and now - worker.turned < AWAY_SECONDS:
+                self._hand_over()
+                time.sleep(PERIOD_SECONDS)
+            else:
+                self._stand_in()
+            now = time.monotonic()
+            # as long as the loop turns, it ends the calls in tasks and threads itself
+            overdue = [
+                call
+                for call in worker.calls.under_way.copy().values()
+                if now >= call.deadline and (call.is_inline or now - worker.turned > CLEANUP_SECONDS)
+            ]
+            if overdue:
+                self._end(overdue)
+
+    def _end(self, overdue):
+        """Answers these calls and ends the process, unless the calls have just ended."""
+        under_way = self._worker.calls.under_way
+        ended = [call for call in overdue if under_way.pop(id(call), None) is not None]
+        if not ended:
+            return
+        for call in ended:
+            if not call.answer_began:
+                call.connection.answer_from_outside(_TIMED_OUT)
+        names = ", ".join(str(call.event_id) for call in ended)
+        seconds = self._worker.settings.timeout_seconds
+        text = f"runtime: event {names}: the handler took more than {seconds:g} s: replaced\n"
+        # not sys.stderr: the handler may hold its lock for ever, or nobody may read the log
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, text.encode(errors="replace"))
+        os._exit(REPLACE_ME)
+
+    def _hand_over(self):
+        while self._held:
+            self._worker.loop.call_soon_threadsafe(self._worker.adopt, self._held.pop(0))
+
+    def _stand_in(self):
+        """Accepts connections for one period, and answers the probes among them."""
+        poll = select.poll()
+        end = time.monotonic() + PERIOD_SECONDS
+        try:
+            if len(self._held) < MOST_HELD:
+                poll.register(self._listening, select.POLLIN)
+            for _ in range(MOST_HELD - len(self._held)):
+                if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                    break
+                client, _ = self._listening.accept()
+                client.setblocking(False)
+                self._held.append(client)
+        except BlockingIOError:
+            pass  # the loop was quicker
+        except (OSError, ValueError):
+            time.sleep(PERIOD_SECONDS)  # the process stops: its listening socket is closed
+        self._held = [client for client in self._held if not self._answer_probe(client)]
+        time.sleep(max(0.0, end - time.monotonic()))
+
+    def _answer_probe(self, client):
+        """Answers and closes the client if it asks for /healthz or is gone; returns whether it did."""
+        try:
+            if not client.recv(14, socket.MSG_PEEK).startswith((b"GET /healthz ", b"GET /healthz?")):
+                return False
+            client.recv(65_536)
+            client.send(self._health())
+            client.close()
+        except BlockingIOError:
+            return False
+        except OSError:
+            client.close()
+        return True
+
+    def _health(self):
+        """The same answer as that of the loop, whole."""
+        worker = self._worker
+        up = worker.is_ready and not worker.is_stopping
+        return (
+            b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\nkubeirq-concurrency: %d\r\n"
+            b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
+        ) % (
+            b"200 OK" if up else b"503 Service Unavailable",
+            worker.handler.concurrency,
+            *((2, b"OK") if up else (9, b"not ready")),
+        )

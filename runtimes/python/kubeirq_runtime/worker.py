@@ -1,0 +1,118 @@
+"""The worker: takes connections, lets the function answer them, and drains at its end."""
+
+import asyncio
+import select
+import time
+
+from .calls import Calls
+from .connection import Connection
+from .handler import Handler
+from .log import say
+from .metrics import Metrics
+from .settings import BACKLOG
+
+TURN_SECONDS = 0.1
+TURNS_PER_CHECK = 5  # of the connections
+
+
+class Worker:
+    """The parts of one worker, and its state, which its connections, its calls and the watchdog share."""
+
+    def __init__(self, settings, loop, listening):
+        self.settings = settings
+        self.loop = loop
+        self.is_ready = False
+        self.is_stopping = False
+        self.ended = loop.create_future()  # its result is the exit code
+        self.turned = time.monotonic()  # when the loop last turned
+        self.connections = set()
+        self.body_bytes = 0  # of all requests that came and are not answered
+        self.metrics = Metrics()
+        self.handler = Handler(settings, loop)
+        self.calls = Calls(self, self.handler)
+        self._listening = listening
+        self._server = None  # while the loop takes connections
+        self._tasks = set()
+
+    async def run_hook(self, name):
+        await self.handler.run_hook(name, dict(self.calls.context))
+
+    # --- connections
+
+    async def listen(self):
+        """Takes connections from the socket that the supervisor keeps open."""
+        if self._server is None and not self.ended.done():
+            socket = self._listening.dup()
+            self._server = await self.loop.create_server(self._connection, sock=socket, backlog=BACKLOG)
+
+    def listen_again(self):
+        self._in_background(self.listen())
+
+    def leave_to_the_next(self):
+        """Takes no more connections: they wait in the kernel until this process recovers or the next one starts."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def adopt(self, client):
+        """Serves a connection that the watchdog accepted."""
+        self._in_background(self.loop.connect_accepted_socket(self._connection, client))
+
+    def _connection(self):
+        return Connection(self)
+
+    def _in_background(self, awaitable):
+        task = self.loop.create_task(awaitable)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def sweep(self):
+        """Ends calls that are past their time and clients that are too slow, and shows that the loop turns."""
+        turns = 0
+        while True:
+            now = self.turned = time.monotonic()
+            self.calls.end_overdue(now)
+            turns += 1
+            if turns % TURNS_PER_CHECK == 0:
+                for connection in list(self.connections):
+                    connection.check(now)
+            await asyncio.sleep(TURN_SECONDS)
+
+    # --- the end
+
+    def end(self, status):
+        if not self.ended.done():
+            self.ended.set_result(status)
+
+    async def drain(self, grace_seconds):
+        """Takes no more connections, answers the requests that came, and returns when it has sent all answers.
+
+        It returns earlier when the grace is over, and cuts the connections off.
+        """
+        self.is_stopping = True
+        for _ in range(3):
+            await asyncio.sleep(0.02)  # turns of the loop, which take the connections that the kernel has accepted
+        self.leave_to_the_next()
+        self._listening.close()
+        if self.calls.are_stuck():
+            self.calls.refuse_waiting()
+        deadline = self.loop.time() + grace_seconds
+        while (self.connections or self._tasks or self.calls.under_way) and self.loop.time() < deadline:
+            self._close_idle()
+            await asyncio.sleep(0.01)
+        if self.connections:
+            say(f"{len(self.connections)} connections are cut off: the grace of {grace_seconds:g} s is over")
+            for connection in list(self.connections):
+                connection.abort()
+        await asyncio.sleep(0)
+
+    def _close_idle(self):
+        """Closes the connections without a request, not even one that the kernel has and the loop has not read."""
+        idle = {connection.fd: connection for connection in self.connections if connection.is_idle()}
+        poll = select.poll()
+        for number in idle:
+            poll.register(number, select.POLLIN)
+        for number, _ in poll.poll(0):
+            del idle[number]
+        for connection in idle.values():
+            connection.close()

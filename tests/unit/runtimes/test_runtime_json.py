@@ -1,0 +1,36 @@
+"""JSON with and without orjson."""
+
+import importlib.util
+import math
+import sys
+from types import ModuleType
+
+import pytest
+
+from runtimes.python.kubeirq_runtime import json_text
+
+
+@pytest.fixture(params=["with orjson", "without"])
+def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module anew, before its first call."""
+    if request.param == "without":
+        monkeypatch.setitem(sys.modules, "orjson", None)
+    spec = importlib.util.spec_from_file_location("json_text_anew", json_text.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_give_the_same_result(chosen: ModuleType) -> None:
+    assert chosen.dumps({"a": [1, None, True], 2: "b"}) == b'{"a":[1,null,true],"2":"b"}'
+    assert chosen.loads(b'{"a": [1, null]}') == {"a": [1, None]}
+    assert math.isnan(chosen.loads(b"NaN"))
+
+
+def test_both_refuse_the_same(chosen: ModuleType) -> None:
+    with pytest.raises(TypeError):
+        chosen.dumps({"a": object()})
+    with pytest.raises(ValueError, match="line 1"):
+        chosen.loads(b"{")
