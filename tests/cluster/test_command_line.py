@@ -112,7 +112,7 @@ async def test_a_folder_is_deployed_called_looked_at_and_its_dead_letters_looked
     await kafka.create_topic(cluster.kafka.bootstrap, topic)
     told = await kubeirq("deploy", "app.yaml")
     assert told.code == 0, told
-    assert told.output.splitlines()[-1] == "all of 2 objects there and Ready"
+    assert told.output.splitlines()[-1] == "2 objects applied and Ready"
 
     told = await kubeirq("call", "tax", "-d", '{"n": 2}')
     assert (told.code, json.loads(told.output)) == (0, {"tax": 19}), told
@@ -231,14 +231,14 @@ async def test_only_who_may_exec_is_told_what_events_carry(place: Namespace, clu
     admin = Terminal(tmp_path, cluster.node.kubeconfig, place.name)
     await kafka.create_topic(cluster.kafka.bootstrap, f"{place.name}-orders")
     told = await kubeirq("deploy", "app.yaml")
-    assert (told.code, "no right: " in told.errors) == (1, True), told
+    assert (told.code, "no permission: " in told.errors) == (1, True), told
     await place.kubectl("create", "rolebinding", "edit", "--clusterrole=edit", f"--user=person-{place.name}")
     told = await kubeirq("deploy", "app.yaml")
     assert told.code == 0, told
     assert (await kubeirq("call", "tax", "-d", '{"n": 2}')).code == 0
     assert (await kubeirq("logs", "tax")).code == 0
     told = await kubeirq("describe", "orders")
-    assert (told.code, "dead letters are not known: no right: pods is forbidden" in told.output) == (0, True), told
+    assert (told.code, "dead letters are not known: no permission: pods is forbidden" in told.output) == (0, True), told
     told = await kubeirq("dead-letters", "list", "orders", "--system-namespace", RELEASE)
     assert told.code == 1 and f'in the namespace "{RELEASE}"' in told.errors, told
 

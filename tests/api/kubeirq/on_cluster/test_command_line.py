@@ -113,7 +113,7 @@ async def test_deploy_sends_waits_says_what_changes_and_what_is_not_ready(tmp_pa
         assert told.code == 0, told
         assert "Secret/hush: created\nFunction/greet: created\nCronTrigger/tick: created\n" in told.output
         assert "Function/greet: Starting: replicas start (" in told.output
-        assert told.output.splitlines()[-1] == "all of 3 objects there and Ready"
+        assert told.output.splitlines()[-1] == "3 objects applied and Ready"
         made = await it.get("function", "greet")
         assert made["spec"]["source"] == {"inline": (tmp_path / "greet.py").read_text()}
         assert made["metadata"]["labels"] == {"team": "a"}
@@ -132,7 +132,7 @@ async def test_deploy_sends_waits_says_what_changes_and_what_is_not_ready(tmp_pa
         await it.server.kubectl("patch", "fn", "greet", "--type=merge", '--patch={"spec":{"timeoutSeconds":9}}')
         written(tmp_path, FUNCTION + "  timeoutSeconds: 8\n")
         told = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--no-wait")
-        assert told.code == 1 and ".spec.timeoutSeconds; --force takes these fields over" in told.errors, told
+        assert told.code == 1 and ".spec.timeoutSeconds; --force overwrites these fields" in told.errors, told
         told = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--no-wait", "--force")
         assert (told.code, told.output) == (0, "Function/greet: changed\n")
 
@@ -148,7 +148,7 @@ async def test_what_is_wrong_with_files_is_said_before_anything_is_sent(tmp_path
         assert "did you mean 'greet'?" in told.errors
         written(tmp_path, FUNCTION, TRIGGER.replace("{name: tick}", "{name: tick, namespace: shop}"))
         told = await kubeirq(config, tmp_path, "deploy", "app.yaml", "-n", "default")
-        assert "metadata.namespace: 'shop' is not the namespace that was asked for, 'default'" in told.errors
+        assert "metadata.namespace: the file says 'shop', the command says 'default'" in told.errors
         told = await kubeirq(config, tmp_path, "deploy", "app.yaml")
         assert "no Function 'greet' in these files, nor in namespace shop" in told.errors
         assert (await it.get("function"))["items"] == []
@@ -156,7 +156,7 @@ async def test_what_is_wrong_with_files_is_said_before_anything_is_sent(tmp_path
         # what only the server knows keeps no other from being sent
         written(tmp_path, FUNCTION, TRIGGER.replace("name: tick", "name: tick, labels: {a: b c}"))
         told = await kubeirq(config, tmp_path, "deploy", "app.yaml")
-        assert (told.code, "1 of 2 objects refused" in told.errors) == (1, True), told
+        assert (told.code, "refused 1 of 2 objects" in told.errors) == (1, True), told
         assert "CronTrigger/tick: " in told.errors and "metadata.labels" in told.errors
         assert (await it.get("function", "greet")) is not None
 
@@ -197,7 +197,7 @@ async def test_get_and_describe_tell_what_the_resources_say_worst_first(tmp_path
         await kubeirq(config, tmp_path, "deploy", "app.yaml", "--no-wait")
         told = await kubeirq(config, tmp_path, "get", "--context", "context")
         assert (told.code, told.errors) == (3, ""), told
-        assert "Unseen" in told.output and "no controller has looked at it" in told.output
+        assert "Unseen" in told.output and "no controller has processed it" in told.output
         await say(it, "function", "greet", "True", "Ready")
         await say(it, "crontrigger", "arm", "True", "Ready")
         await say(it, "crontrigger", "tick", "False", "FunctionDown", "greet: no replica is ready")
@@ -242,7 +242,7 @@ async def test_a_right_that_is_missing_is_named_and_what_can_be_told_is_told(tmp
         visitor = await it.server.kubeconfig_of("visitor", "people")
         told = await kubeirq(visitor, tmp_path, "get")
         assert told.code == 1
-        assert 'no right: functions.kubeirq.dev is forbidden: User "visitor" cannot list' in told.errors
+        assert 'no permission: functions.kubeirq.dev is forbidden: User "visitor" cannot list' in told.errors
         told = await kubeirq(visitor, tmp_path, "deploy", "app.yaml")
         assert (told.code, 'cannot list resource "functions"' in told.errors) == (1, True), told
 
@@ -251,10 +251,13 @@ async def test_a_right_that_is_missing_is_named_and_what_can_be_told_is_told(tmp
         await it.server.kubectl("create", "clusterrolebinding", "look", "--clusterrole=look", "--group=people")
         told = await kubeirq(visitor, tmp_path, "get")
         assert (told.code, "CronTrigger/tick" in told.output) == (3, True), told
-        assert '(not shown: no right: kafkatriggers.kubeirq.dev is forbidden: User "visitor" cannot list' in told.errors
+        assert (
+            '(not shown: no permission: kafkatriggers.kubeirq.dev is forbidden: User "visitor" cannot list'
+            in told.errors
+        )
         told = await kubeirq(visitor, tmp_path, "describe", "tick")
         assert told.code == 0
-        assert 'dead letters are not known: no right: pods is forbidden: User "visitor" cannot list' in told.output
+        assert 'dead letters are not known: no permission: pods is forbidden: User "visitor" cannot list' in told.output
         assert "--system-namespace" in told.output
         told = await kubeirq(visitor, tmp_path, "suspend", "tick")
         assert (told.code, 'cannot patch resource "crontriggers"' in told.errors) == (1, True), told
@@ -266,7 +269,7 @@ async def test_a_cluster_without_kubeirq_and_one_that_is_not_there_are_told_apar
         written(tmp_path, FUNCTION)
         for command in (("get",), ("deploy", "app.yaml"), ("call", "greet")):
             told = await kubeirq(server.kubeconfig, tmp_path, *command)
-            assert (told.code, "kubeirq is not installed there" in told.errors) == (1, True), told
+            assert (told.code, "kubeirq is not installed on this cluster" in told.errors) == (1, True), told
         told = await kubeirq(server.kubeconfig, tmp_path, "get", "--context", "other")
         assert (told.code, "no context 'other'" in told.errors) == (4, True), told
         gone = server.kubeconfig

@@ -14,7 +14,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from nats.js.api import StreamConfig
 
-from kubeirq.on_machine.brokers import Broker, kafka_broker, nats_server
+from kubeirq.on_machine.broker_supervisor import Broker
+from kubeirq.on_machine.brokers import kafka_broker, nats_server
 from kubeirq.on_machine.object_store import Objects
 
 

@@ -36,7 +36,7 @@ async def test_a_change_of_the_code_runs_within_two_seconds_and_a_bad_manifest_c
         (tmp_path / "web.yaml").write_text(
             "apiVersion: kubeirq.dev/v1\nkind: HTTPTrigger\nmetadata: {name: web}\nspec: {pth: x}\n"
         )
-        await it.says("not reloaded, what ran before goes on")
+        await it.says("not reloaded; the version before still runs")
         await it.delivered(3, "2")
 
 

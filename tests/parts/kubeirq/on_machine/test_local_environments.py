@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeirq.on_machine.environments import NotInstalled, fingerprint_of, interpreter_for
+from kubeirq.on_machine.environments import InstallFailed, fingerprint_of, interpreter_for
 
 
 async def test_without_dependencies_our_own_python_serves(tmp_path: Path) -> None:
@@ -29,7 +29,9 @@ async def test_two_that_want_the_same_environment_build_it_once(tmp_path: Path) 
 
 async def test_what_cannot_be_installed_says_why_and_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(NotInstalled, match=r"spec\.dependencies: not installed:\n(.*\n)*.*Invalid requirement"):
+        with pytest.raises(
+            InstallFailed, match=r"spec\.dependencies: pip cannot install them:\n(.*\n)*.*Invalid requirement"
+        ):
             await interpreter_for("=== no requirement", label="f", show=print, cache=tmp_path)
 
 

@@ -11,8 +11,9 @@ import aiohttp
 
 from controllers.functions.resource import FunctionSpec
 from kubeirq.on_machine.admin import admin_api
-from kubeirq.on_machine.fabric import Fabric, FunctionResource, Wanted
-from kubeirq.output.function_logs import LogLine
+from kubeirq.on_machine.desired_state import DesiredState, FunctionResource
+from kubeirq.on_machine.fabric import Fabric
+from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.source import MissingSecret
@@ -93,7 +94,7 @@ async def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
         process = it.fabric.functions["default", "f"]
         flows, pid = dict(it.fabric.flows), process.pid
         await it.apply(web("one"), web("two", methods=["PUT"]), web("three"))
-        await asyncio.gather(*it.fabric._preparing.values())
+        await it.fabric.function_processes.prepared()
         one, two = ("default/HTTPTrigger/one", "f"), ("default/HTTPTrigger/two", "f")
         assert it.fabric.flows[one] is flows[one]
         assert it.fabric.flows[two] is not flows[two]
@@ -194,7 +195,7 @@ class Running:
         )
         function = FunctionResource("default", "f", spec, self.folder)
         environment = {"LEDGER": str(self.folder / "ledger")}
-        await self.fabric.apply(Wanted([function], triggers, no_secret, lambda _: environment))
+        await self.fabric.apply(DesiredState([function], triggers, no_secret, lambda _: environment))
 
     async def ready(self) -> None:
         await until(lambda: self.fabric.functions["default", "f"].state == "Ready")

@@ -11,8 +11,9 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from kubeirq.on_machine.processes import FunctionProcess, Program
-from kubeirq.output.function_logs import LogLine
+from kubeirq.on_machine.function_process import FunctionProcess
+from kubeirq.on_machine.program_runner import Program
+from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.gate import Gate
 
 # The least that is a runtime: a port, /healthz, and an answer. BEHAVIOUR is what the test makes of it.
@@ -113,7 +114,7 @@ async def test_a_new_version_that_does_not_start_leaves_the_old_one_serving(tmp_
         await until(lambda: process.state == "Ready")
         process.run(program(tmp_path, "broken", "this is no python"))
         await until(lambda: process.state == "Failing")
-        assert "the one before goes on" in process.last_error and "SyntaxError" in process.last_error
+        assert "the old version still runs" in process.last_error and "SyntaxError" in process.last_error
         assert not process.gate.is_down and await call(process) == "old"
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)  # also when it has to be started again
