@@ -36,7 +36,7 @@ TRIGGER = {
 
 @dataclass
 class FarSide:
-    """An API server with the pods of one controller: their admin sockets by name; None: the pod waits for its image."""
+    """An API server with the pods of one controller, by name: the admin socket, or None while the image is missing."""
 
     sockets: dict[str, Path | None]
     may_exec: bool = True
@@ -104,7 +104,7 @@ class FarSide:
         message = await socket.receive()
         assert message.type is WSMsgType.BINARY and message.data[0] == 0
         process.stdin.write(message.data[1:])
-        while data := await process.stdout.read(100):  # in pieces that end anywhere
+        while data := await process.stdout.read(100):  # in pieces that may end in the middle of a line
             await socket.send_bytes(b"\x01" + data)
         if complaint := await process.stderr.read():
             await socket.send_bytes(b"\x02" + complaint)
@@ -141,7 +141,7 @@ async def two_replicas(tmp_path: Path, url: str, **spec: Any) -> AsyncIterator[t
         yield FarSide({"list-1": one.socket, "list-2": two.socket, "list-3": None}), one, two
 
 
-async def test_describe_adds_up_what_replicas_say_and_names_those_that_say_nothing(tmp_path: Path) -> None:
+async def test_describe_merges_the_states_of_replicas_and_names_those_that_do_not_answer(tmp_path: Path) -> None:
     async with (
         scripted() as function,
         two_replicas(tmp_path, function.url) as (far_side, one, two),
@@ -165,7 +165,7 @@ async def test_describe_adds_up_what_replicas_say_and_names_those_that_say_nothi
             await it.dead_letters(await it.trigger("t"), 10)
 
 
-async def test_dead_letters_are_asked_of_one_replica_and_lanes_of_all(tmp_path: Path, capsys: Any) -> None:
+async def test_dead_letters_come_from_one_replica_and_lanes_from_all(tmp_path: Path, capsys: Any) -> None:
     answers = {"bad": 422}
 
     async def decide(call: Call) -> Answer:
@@ -184,7 +184,9 @@ async def test_dead_letters_are_asked_of_one_replica_and_lanes_of_all(tmp_path: 
         far_side.execs.clear()
         letters = await it.dead_letters(trigger, 10)
         assert [letter["reason"] for letter in letters] == ["PermanentAnswer"] * 2
-        assert sorted(far_side.execs) == ["list-1", "list-1", "list-2"], "who runs it; then one of them"
+        assert sorted(far_side.execs) == ["list-1", "list-1", "list-2"], (
+            "both for their status, then one of those that run it"
+        )
         assert "replica list-3 did not answer: ErrImagePull" in capsys.readouterr().err
         shown = await it.dead_letter(trigger, letters[0]["identity"])
         assert shown["data"] == "YmFk"
@@ -202,7 +204,7 @@ async def test_dead_letters_are_asked_of_one_replica_and_lanes_of_all(tmp_path: 
         assert far_side.patches == [{"spec": {"suspend": True}}]
 
 
-async def test_an_answer_that_breaks_off_or_is_none_is_told_not_taken_for_whole(tmp_path: Path) -> None:
+async def test_an_incomplete_or_missing_answer_is_reported_as_an_error(tmp_path: Path) -> None:
     head = '{"status": 200, "headers": {}}'
     cases = {
         f"print('{head}'); print('e30=')": "its answer ended early",
@@ -221,7 +223,7 @@ async def test_an_answer_that_breaks_off_or_is_none_is_told_not_taken_for_whole(
             await it.lanes(await it.trigger("t"))
 
 
-async def test_lines_come_as_they_are_written(tmp_path: Path) -> None:
+async def test_lines_arrive_as_they_are_written(tmp_path: Path) -> None:
     async def decide(call: Call) -> Answer:
         return 422 if not freed.is_set() else 200
 

@@ -1,4 +1,4 @@
-"""The fabric of one machine: reloads lose nothing, what is unchanged is untouched, the admin API does what it says."""
+"""The fabric on one machine: reloads lose no event and leave unchanged parts alone; the admin API works."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ async def test_events_wait_for_a_first_version_that_starts(tmp_path: Path) -> No
         await until(lambda: it.ledger() == [("mended", 1)])
 
 
-async def test_what_was_accepted_is_delivered_by_the_next_fabric(tmp_path: Path) -> None:
+async def test_events_that_were_accepted_are_delivered_by_the_next_fabric(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.apply(web("accepted", answer="accepted"))  # there is no code yet
         for number in range(5):
@@ -86,7 +86,7 @@ async def test_what_was_accepted_is_delivered_by_the_next_fabric(tmp_path: Path)
         await until(lambda: sorted(number for _, number in it.ledger()) == [0, 1, 2, 3, 4])
 
 
-async def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
+async def test_a_reload_changes_only_the_parts_that_changed(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         it.code("1")
         await it.apply(web("one"), web("two"))
@@ -104,7 +104,7 @@ async def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
         assert (await it.post("/one", {"n": 1}))[0] == 200
 
 
-async def test_suspending_lasts_over_a_restart(tmp_path: Path) -> None:
+async def test_a_suspended_trigger_stays_suspended_across_a_restart(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         it.code("1")
         await it.apply(web("one"))
@@ -119,7 +119,7 @@ async def test_suspending_lasts_over_a_restart(tmp_path: Path) -> None:
         assert (await it.post("/one", {"n": 1}))[0] == 200
 
 
-async def test_the_admin_api_calls_publishes_and_looks_after_dead_letters(tmp_path: Path) -> None:
+async def test_the_admin_api_calls_publishes_and_manages_dead_letters(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         (tmp_path / "f.py").write_text(
             "class No(Exception):\n    status = 422\ndef handler(e, c):\n    raise No('bad')\n"
@@ -147,7 +147,7 @@ async def test_the_admin_api_calls_publishes_and_looks_after_dead_letters(tmp_pa
         assert (tmp_path / "state" / "admin.sock").stat().st_mode & 0o777 == 0o600
 
 
-async def test_the_dead_letters_of_a_suspended_trigger_can_be_looked_at_and_wait(tmp_path: Path) -> None:
+async def test_dead_letters_of_a_suspended_trigger_can_be_listed_and_are_not_redriven(tmp_path: Path) -> None:
     base = "/v1/triggers/default/HTTPTrigger/accepted"
     async with running(tmp_path) as it:
         (tmp_path / "f.py").write_text(

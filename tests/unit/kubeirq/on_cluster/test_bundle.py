@@ -1,4 +1,4 @@
-"""What resources of files become on a cluster."""
+"""Resources of files become the objects to apply to a cluster."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The exposition as a scraper reads it."""
+"""The metrics as a Prometheus scraper reads them."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,7 +11,7 @@ def reading(trigger: str, counters: Counters) -> Reading:
     return Reading(labels, counters, 3, {"running": 2, "retrying": 1}, True, False, 1.5, 4, 100, None)
 
 
-def test_a_scraper_reads_back_what_was_counted() -> None:
+def test_a_scraper_reads_back_the_counts() -> None:
     counters = Counters()
     counters.received = 5
     counters.settled("delivered")
