@@ -45,7 +45,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Row:
-    """The contestants of one comparison; the first is kubeirq. `goals` are the least ratios kubeirq / other of rates."""
+    """The contestants of one comparison; the first is kubeirq. `goals` are the least ratios of their rates."""
 
     title: str
     contestants: Sequence[Contestant]

@@ -36,7 +36,7 @@ def stopping_text(held: int, grace_seconds: float) -> str:
     if held == 0:
         return "stopping: no events in progress"
     events = "1 event" if held == 1 else f"{held} events"
-    return f"stopping: {events} in progress, {grace_seconds:g} s to finish; press Ctrl-C again to stop at once"
+    return f"stopping: {events} in progress, {grace_seconds:g} s to finish; a second Ctrl-C or SIGTERM stops at once"
 
 
 def notify_systemd(message: str) -> None:
