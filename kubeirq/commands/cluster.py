@@ -61,9 +61,9 @@ def deploy(
     "--output", "-o", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="The output format."
 )
 def render(paths: tuple[Path, ...], secrets: Path | None, namespace: str | None, output: str) -> None:
-    """Print the objects that `deploy` applies.
+    """Print the objects that `deploy` applies, code included.
 
-    They include the code of the functions. This command needs no cluster.
+    This command needs no cluster.
     """
     from kubeirq.manifests.loading import load
     from kubeirq.on_cluster.bundle import objects_of

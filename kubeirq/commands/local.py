@@ -31,9 +31,9 @@ SECRETS = click.option(
 @click.option("--http-port", type=int, help="The port of HTTP triggers. Default: 8080, or a free one if 8080 is taken.")
 @click.option("--debug", metavar="FUNCTION", help="Run this function under debugpy, without time-outs.")
 def dev(paths: tuple[Path, ...], state: Path, secrets: Path | None, http_port: int | None, debug: str | None) -> None:
-    """Run manifests on this machine.
+    """Run manifests on this machine and reload them on change.
 
-    PATHS are files and folders. `dev` shows each event, and reloads when a file changes. Ctrl-C stops.
+    PATHS are files and folders. `dev` shows each event. Ctrl-C stops.
     """
     from kubeirq.on_machine.run import dev as run
 

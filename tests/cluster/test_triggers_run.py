@@ -135,12 +135,12 @@ async def test_changing_a_trigger_under_load_loses_no_event_and_deletes_its_old_
     await until_shared(place, two)
     await kafka.publish(bootstrap, one, range(600, 700), KEYS)
     await kafka.publish(bootstrap, two, range(700, 800), KEYS)
-    await place.until_it_holds(lambda: numbers(ledger) >= set(range(700, 800)), "what is in the new topic", 30)
+    await place.until_it_holds(lambda: numbers(ledger) >= set(range(700, 800)), "records of the new topic", 30)
     assert not numbers(ledger) & set(range(600, 700)), "the old topic has no consumer"
 
     await place.apply(kafka_trigger(one, two))
     everything = {*range(400), *range(400, 600, 2), *range(600, 800)}
-    await place.until_it_holds(lambda: numbers(ledger) >= everything, "what the old topic got meanwhile", 30)
+    await place.until_it_holds(lambda: numbers(ledger) >= everything, "records of the old topic", 30)
     assert numbers(ledger) == everything
     assert count(ledger) == len(everything), "each once"
 
@@ -163,7 +163,7 @@ async def test_events_wait_while_a_function_is_deleted_and_created_again(
     await place.until_ready("KafkaTrigger", "ledger")
     found = account(ledger, sent)
     assert (found.lost, found.out_of_order) == (0, 0)
-    assert found.duplicates <= 16, "what ran when it was taken away"
+    assert found.duplicates <= 16, "calls in progress at the deletion"
 
 
 # --- helpers

@@ -60,7 +60,7 @@ async def test_accepted_requests_survive_kill_9_of_everything(tmp_path: Path) ->
                     await asyncio.sleep(0.1)
     found = delivered(ledger)
     print(f"\naccepted {len(accepted)}, delivered {len(found)}, 5 kills")
-    assert set(accepted) <= found, "nothing that was accepted is lost"
+    assert set(accepted) <= found, "no accepted request is lost"
 
 
 async def test_a_request_to_a_function_that_is_down_is_refused_at_once_with_retry_after(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from kubeirq.__main__ import commands
-from kubeirq.manifests import load
+from kubeirq.manifests.loading import load
 from trigger_sources.registry import source_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -124,7 +124,7 @@ def test_every_manifest_passes_the_check(block: Block, tmp_path: Path, monkeypat
     manifest = folder / (block.file or "example.yaml")
     manifest.write_text(block.text)
     is_first = block == next(found for found in MANIFESTS if found.page == block.page)
-    resources, problems = load([manifest], whole=is_first and block.page.parent.name != "plugin")
+    resources, problems = load([manifest], complete=is_first and block.page.parent.name != "plugin")
     assert [str(problem) for problem in problems] == []
     assert resources.found
 

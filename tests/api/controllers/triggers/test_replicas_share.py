@@ -138,7 +138,7 @@ async def test_replicas_share_the_partitions_of_a_topic_and_take_over_those_of_o
         await until(lambda: len({entry.number for entry in entries(ledger)}) == publishing.total, it)
         found = account(ledger, publishing.sent)
         assert (found.lost, found.out_of_order) == (0, 0), found
-        assert found.duplicates <= 100, f"what was under way, and a second of what was not committed yet: {found}"
+        assert found.duplicates <= 100, f"calls in progress, and a second of uncommitted records: {found}"
 
 
 @pytest.mark.timeout(240)
@@ -175,7 +175,7 @@ async def test_an_ordered_trigger_runs_in_one_replica_and_continues_in_the_other
         await until(lambda: len({entry.number for entry in entries(ledger)}) == publishing.total, it, 60)
         found = account(ledger, publishing.sent)
         assert (found.lost, found.out_of_order) == (0, 0), found
-        assert found.duplicates <= kills * CONCURRENCY, f"what was under way at each kill: {found}"
+        assert found.duplicates <= kills * CONCURRENCY, f"calls in progress at each kill: {found}"
 
 
 @pytest.mark.timeout(180)

@@ -257,7 +257,7 @@ async def test_requests_that_the_gateway_accepted_survive_kill_9_of_the_controll
             while account(ledger, numbers).lost:
                 await asyncio.sleep(0.2)
         found = account(ledger, numbers)
-        assert found.duplicates <= 3 * 64, "what was held at each kill, at most"
+        assert found.duplicates <= 3 * 64, "at most the events that were held at each kill"
 
 
 @pytest.mark.timeout(60)

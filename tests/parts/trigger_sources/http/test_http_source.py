@@ -179,7 +179,7 @@ async def test_a_caller_that_leaves_withdraws_its_request_and_a_late_settle_does
         await delivery.settle(Outcome("delivered", answer=Answer(200)))
         it.on_take, _ = settles(Outcome("delivered", answer=Answer(200)))
         assert (await it.post())[0] == 200
-        assert len(it.context.withdrawn) == 1, "who was answered has not left"
+        assert len(it.context.withdrawn) == 1, "a caller that was answered has not left"
 
 
 async def test_without_room_the_source_takes_nothing_and_stops_within_a_second() -> None:

@@ -148,7 +148,7 @@ async def test_stopping_under_load_answers_everyone(tmp_path: Path) -> None:
             await it.flow.stop(5)
             statuses = [status for status, _, _ in await asyncio.gather(*asking)]
             assert set(statuses) <= {200, 503}
-            assert statuses.count(200) == len(function.calls), "who was answered 503 was not delivered"
+            assert statuses.count(200) == len(function.calls), "a request that got 503 was not delivered"
 
 
 async def test_an_accepted_event_that_cannot_be_read_becomes_a_dead_letter_and_the_others_are_delivered(

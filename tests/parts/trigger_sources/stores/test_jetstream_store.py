@@ -364,7 +364,7 @@ async def test_records_of_a_killed_holder_come_to_the_next_in_order_with_their_a
         found = await taken(inbox, 30, in_order=True)
         assert [kept.record for kept in found] == numbers(0, 30)
         assert [kept.handed_out for kept in found[:10]] == [3] * 10
-        assert [kept.handed_out for kept in found[20:]] == [1] * 10, "what no holder had fetched"
+        assert [kept.handed_out for kept in found[20:]] == [1] * 10, "records that no holder had fetched"
 
 
 # --- actions of operators
@@ -379,7 +379,7 @@ async def test_a_deleted_consumer_or_stream_is_created_again_with_different_posi
         (consumer,) = await stream.consumers_info(INBOX)
         await stream.delete_consumer(INBOX, consumer.name)
         rest = await taken(inbox, 5)
-        assert [kept.record for kept in rest] == numbers(5, 5), "what is held is not handed out again"
+        assert [kept.record for kept in rest] == numbers(5, 5), "held records are not handed out again"
         await first[0].settle(DONE)
         await nothing_comes(inbox, 1)
         await until_count(inbox, 9)

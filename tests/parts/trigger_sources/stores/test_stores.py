@@ -116,7 +116,7 @@ async def test_records_come_in_order_and_none_twice_while_it_is_held(opens: Open
         assert {kept.handed_out for kept in held} == {1}
         assert len({kept.position for kept in held}) == 100
         await nothing_comes(inbox)
-        assert await inbox.count() == 100, "what is held is counted"
+        assert await inbox.count() == 100, "held records count"
 
 
 async def test_settled_records_are_gone_and_held_ones_come_again(opens: Opens) -> None:

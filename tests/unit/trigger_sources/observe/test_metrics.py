@@ -41,7 +41,7 @@ def test_a_scraper_reads_back_the_counts() -> None:
     assert value("kubeirq_attempt_seconds", "kubeirq_attempt_seconds_count") == 3
     assert value("kubeirq_held_events_by_state", "kubeirq_held_events_by_state", state="retrying") == 1
     assert value("kubeirq_lag_events", "kubeirq_lag_events") == 100
-    assert families["kubeirq_lag_seconds"].samples == [], "what is not known is not shown as a number"
+    assert families["kubeirq_lag_seconds"].samples == [], "an unknown lag is not shown as a number"
     labels = families["kubeirq_held_events"].samples[0].labels
     assert labels["function"] == 'a "quoted" one\n'
 
