@@ -1,1 +1,1 @@
-"""What kubeirq costs, as ratios against others, measured interleaved in one run."""
+"""Measures the cost of kubeirq as ratios to other projects, with interleaved runs."""

@@ -1,4 +1,4 @@
-"""One command: measures the rows, interleaved, and prints ratios. `python -m benchmarks [--rounds N] [ROW ...]`."""
+"""Measures the rows with interleaved runs, and prints ratios: `python -m benchmarks [--rounds N] [ROW ...]`."""
 
 import argparse
 import os

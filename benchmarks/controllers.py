@@ -1,8 +1,8 @@
-"""One command: what controllers cost with many resources. `python -m benchmarks.controllers [--functions N] …`.
+"""Measures the cost of controllers with many resources: `python -m benchmarks.controllers [--functions N] …`.
 
-On a real API server without nodes: the benchmark plays those, and calls every Deployment ready. Each replica is
-a process with a login of its own, so that the audit log tells what it asked for. What the fabric keeps is in
-a real NATS server.
+It uses a real API server without nodes. The benchmark stands in for the nodes, and marks every Deployment as ready.
+Each replica is a process with its own login, so that the audit log shows its requests. The fabric's data is in a real
+NATS server.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from servers.ports import free_port
 
 SYSTEM, NAMESPACE = "kubeirq-system", "default"
 AT_ONCE = 32
-MOST_SECONDS = 300.0  # for any one thing
+MOST_SECONDS = 300.0  # for each step
 REPLICAS = ("one", "two")
 
 
@@ -117,8 +117,8 @@ async def _triggers(server: APIServer, api: Api, folder: Path, count: int, rest:
 
 
 async def _at_rest(server: APIServer, replicas: Sequence[Running], seconds: float) -> None:
-    """Prints what the replicas do while nothing happens."""
-    while True:  # what still settles is no rest
+    """Prints the requests and the cost of the replicas while no resource changes."""
+    while True:  # waits until the last changes have settled
         before = len(_requests(server, replicas, writes=True))
         await asyncio.sleep(5)
         if all(map(_is_lease, _requests(server, replicas, writes=True)[before:])):
@@ -155,7 +155,7 @@ def _is_lease(event: dict[str, Any]) -> bool:
 
 @asynccontextmanager
 async def _replicas(server: APIServer, folder: Path, *command: str, **environment: str) -> AsyncIterator[list[Running]]:
-    """Both, killed at the end."""
+    """Runs both replicas, and kills them at the end."""
     running = []
     try:
         for name in REPLICAS:
@@ -168,7 +168,7 @@ async def _replicas(server: APIServer, folder: Path, *command: str, **environmen
                 "KUBEIRQ_REPLICA": login,
                 "KUBEIRQ_PORT": str(free_port()),
                 "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1",
-                "KUBEIRQ_REACH_ALLOW": "127.0.0.0/8",  # what the triggers would call is on this machine
+                "KUBEIRQ_REACH_ALLOW": "127.0.0.0/8",  # the address that the triggers would call is on this machine
                 **environment,
             }
             with log.open("ab") as out:
@@ -193,7 +193,7 @@ async def _connected(server: APIServer) -> AsyncIterator[Api]:
 
 
 async def _each(objects: Iterable[Object], act: Callable[[Object], Awaitable[Any]]) -> None:
-    """A few at once."""
+    """Acts on the objects, up to AT_ONCE at the same time."""
     waiting = iter(objects)
 
     async def work() -> None:
@@ -209,7 +209,7 @@ async def _until(count: Callable[[], Awaitable[int]], wanted: int, replicas: Seq
     found = 0
     try:
         async with asyncio.timeout(MOST_SECONDS):
-            while (found := await count()) < wanted:  # noqa: ASYNC110  it is another process that is waited for
+            while (found := await count()) < wanted:  # noqa: ASYNC110  waits for another process
                 await asyncio.sleep(0.5)
     except TimeoutError:
         logs = "\n".join(replica.log.read_text()[-2_000:] for replica in replicas)

@@ -1,4 +1,4 @@
-"""Processes pinned to a core, what they used, and figures compared round by round."""
+"""Pins processes to a core, measures their use, and compares the figures round by round."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of several processes. A fork shares most pages with its parent: resident counts them for each, own once."""
+    """The memory of several processes. Pages that forks share count for each process in resident, and once in own."""
 
     resident_mb: float
     own_mb: float
@@ -45,7 +45,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Row:
-    """Contestants for one thing; the first is ours. `goals` are the least ratios ours / theirs of events per second."""
+    """The contestants of one comparison; the first is kubeirq. `goals` are the least ratios of their rates."""
 
     title: str
     contestants: Sequence[Contestant]
@@ -55,7 +55,7 @@ class Row:
 
 
 def compare(row: Row, rounds: int) -> bool:
-    """Runs and prints one row; whether every goal was met."""
+    """Runs and prints one row. Returns whether every goal was met."""
     figures: dict[str, list[Figures]] = {contestant.name: [] for contestant in row.contestants}
     for number in range(rounds):
         for contestant in row.contestants:
@@ -94,7 +94,7 @@ def compare(row: Row, rounds: int) -> bool:
 
 @contextmanager
 def process(command: Sequence[str], core: int, env: Mapping[str, str] | None = None) -> Iterator[psutil.Process]:
-    """A process and its children on one core, stopped by pid at the end."""
+    """Runs a process and its children on one core, and stops them by pid at the end."""
     pinned = ["taskset", "-c", str(core), *command] if shutil.which("taskset") else list(command)
     with subprocess.Popen(
         pinned, env={**os.environ, **(env or {})}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -119,7 +119,7 @@ def with_grace(act: Callable[[], None]) -> None:
 
 
 def cpu_seconds(of: psutil.Process) -> float:
-    """User and system time of a process and its children, those that ended included."""
+    """User and system time of a process and its children, including children that have ended."""
     total = 0.0
     for member in _family(of):
         try:
@@ -131,7 +131,7 @@ def cpu_seconds(of: psutil.Process) -> float:
 
 
 def memory(of: psutil.Process) -> Memory:
-    """Of a process and its children."""
+    """The memory of a process and its children."""
     resident = own = 0
     for member in _family(of):
         try:
@@ -139,7 +139,7 @@ def memory(of: psutil.Process) -> Memory:
         except psutil.NoSuchProcess:
             continue
         resident += found.rss
-        own += getattr(found, "pss", found.uss)  # only Linux tells the proportional one
+        own += getattr(found, "pss", found.uss)  # only Linux has the proportional size
     return Memory(resident / 1e6, own / 1e6)
 
 
@@ -169,7 +169,7 @@ def get(url: str) -> str:
 
 
 def measured(of: psutil.Process, count: Callable[[], int], total: int, seconds: float) -> Figures:
-    """The rate from a tenth of `total` on, until all arrived or the seconds passed; with CPU and memory of `of`."""
+    """The rate from a tenth of `total` until nearly all have arrived or time is up, with CPU and memory of `of`."""
     deadline = time.monotonic() + 60
     while count() < total / 10:
         if time.monotonic() > deadline:
@@ -177,14 +177,14 @@ def measured(of: psutil.Process, count: Callable[[], int], total: int, seconds: 
         time.sleep(0.05)
     first, started, cpu = count(), time.monotonic(), cpu_seconds(of)
     while (now := count()) < total * 0.95 and time.monotonic() - started < seconds:
-        time.sleep(0.1)  # asking costs CPU too
+        time.sleep(0.1)  # each request for the count costs CPU too
     took = time.monotonic() - started
     events = max(1, now - first)
     return Figures(events / took, (cpu_seconds(of) - cpu) / events * 1e6, memory(of))
 
 
 def loaded(command: Sequence[str]) -> Mapping[str, float]:
-    """What `benchmarks.programs.load` printed, run on the client's core."""
+    """Runs `benchmarks.programs.load` on the client's core, and returns its figures."""
     pinned = ["taskset", "-c", str(CLIENT_CORE), *command] if shutil.which("taskset") else list(command)
     found: Mapping[str, float] = json.loads(subprocess.run(pinned, cwd=ROOT, check=True, capture_output=True).stdout)
     return found

@@ -1,4 +1,4 @@
-"""The others, in an environment of their own outside the checkout, installed once."""
+"""Installs the other projects once, in a virtual environment outside of the checkout."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ PACKAGES = ("aiohttp", "uvloop", "uvicorn[standard]", "func-python", "faststream
 
 
 def python() -> str:
-    """The interpreter of that environment."""
+    """The Python interpreter of that environment."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     folder = cache / "kubeirq" / "benchmark-peers"
     done = folder / ".installed"

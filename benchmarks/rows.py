@@ -1,4 +1,4 @@
-"""The things that are compared, each as one row."""
+"""The comparisons, one row for each."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ SECONDS = 3.0
 
 
 def client() -> Row:
-    """The dispatcher's HTTP client: CPU for each request, against a server that only counts."""
+    """The dispatcher's HTTP client: CPU for each request, with a server that only counts."""
 
     def run(name: str) -> Figures:
         port = free_port()
@@ -66,7 +66,7 @@ def runtime() -> Row:
             wait_for_port(port)
             before = cpu_seconds(server)
             found = loaded(_load("ours", port))
-            # the warm-up of a tenth of the time is in the CPU figure of all contestants alike
+            # the CPU time includes the warm-up, a tenth of the time, for all contestants alike
             used = (cpu_seconds(server) - before) * found["seconds"] / (found["seconds"] + 0.3)
             return Figures(found["done"] / found["seconds"], used / found["done"] * 1e6, memory(server))
 
@@ -178,7 +178,7 @@ def _pipeline(
     events: int,
     goals: Mapping[str, float],
 ) -> Row:
-    """Preloads a fresh topic or stream, starts one contestant on the client's core, and counts what arrives."""
+    """Fills a new topic or stream, starts one contestant on the client's core, and counts the events that arrive."""
 
     def run(start: Callable[[str, str, str, Path], list[str]], count: int) -> Figures:
         port = free_port()
@@ -208,7 +208,7 @@ def _pipeline(
         title,
         [
             Contestant("kubeirq", lambda: run(ours, events)),
-            # slow peers get fewer events: rates are what is compared
+            # slow peers get fewer events, because only rates are compared
             Contestant("FastStream + aiohttp", lambda: run(theirs, events // 8)),
         ],
         goals,
@@ -251,7 +251,7 @@ def _manifest(kind: str, spec: Mapping[str, object]) -> str:
 
 
 def machine() -> str:
-    """What the figures were measured on, for whoever reads them."""
+    """The processor of this machine, for readers of the figures."""
     try:
         model = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -1,1 +1,1 @@
-"""The front door for people: the command line, and the fabric on one machine."""
+"""The command line, and the fabric on one machine."""

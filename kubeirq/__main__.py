@@ -5,14 +5,18 @@ import sys
 import click
 
 from kubeirq.commands.cluster import crds, deploy, render
+from kubeirq.commands.dead_letters import dead_letters
 from kubeirq.commands.files import check, new, version
-from kubeirq.commands.running import dev, serve
-from kubeirq.commands.talking import call, dead_letters, describe, get, lanes, logs, publish, resume, suspend
+from kubeirq.commands.invoke import call, publish
+from kubeirq.commands.lanes import lanes
+from kubeirq.commands.local import dev, serve
+from kubeirq.commands.state import describe, get, logs
+from kubeirq.commands.suspension import resume, suspend
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
-    """Functions are the handlers, triggers are the interrupt lines: when an event occurs, a function runs."""
+    """Run functions when events occur, on this machine or on a Kubernetes cluster."""
 
 
 for command in (
@@ -40,7 +44,10 @@ for command in (
 @commands.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes this command in your shell: eval "$(kubeirq completion bash)"."""
+    """Print a shell script that completes kubeirq commands.
+
+    For bash: eval "$(kubeirq completion bash)"
+    """
     from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)

@@ -1,4 +1,4 @@
-"""The files that a Function's source names, as they are on this machine now."""
+"""Reads the files that a Function's source names."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from controllers.functions.resource import FunctionSpec
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
 
 
-class NoFiles(Exception):
-    """What the source names is not there: field, problem."""
+class MissingFiles(Exception):
+    """A file that the spec names does not exist. The text has the field and the problem."""
 
 
 def files_of(spec: FunctionSpec, base: Path) -> dict[str, bytes]:
-    """The function's files by their path in its folder; empty where its code is elsewhere. Raises NoFiles, OSError.
+    """The function's files by their path in its folder; none if its code is elsewhere. Raises MissingFiles, OSError.
 
-    `spec` has its handler; paths in it are relative to `base`. What is hidden is left out: it belongs to tools.
+    `spec` has its handler; paths in it are relative to `base`. Hidden files are left out: they belong to tools.
     """
     source = spec.source
     files: dict[str, bytes] = {}
@@ -30,18 +30,18 @@ def files_of(spec: FunctionSpec, base: Path) -> dict[str, bytes]:
 
 
 def requirements_of(spec: FunctionSpec, base: Path) -> str:
-    """The text of its dependencies. Raises NoFiles."""
+    """The text of its dependencies. Raises MissingFiles."""
     path = spec.dependencies_path
     if path is None:
         return spec.dependencies or ""
     try:
         return (base / path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise NoFiles(f"spec.dependenciesPath: {base / path}: {error}") from error
+        raise MissingFiles(f"spec.dependenciesPath: {base / path}: {error}") from error
 
 
 def module_file_of(spec: FunctionSpec) -> str:
-    """Where the module of the handler is looked for."""
+    """The path of the file that the handler's module is imported from."""
     return f"{spec.handler.rpartition('.')[0].replace('.', '/')}.py"
 
 
@@ -49,7 +49,7 @@ def _read(field: str, path: Path, *, as_folder: bool) -> dict[str, bytes]:
     if path.is_file():
         return {path.name: path.read_bytes()}
     if not path.is_dir():
-        raise NoFiles(f"{field}: {path}: no such file or folder")
+        raise MissingFiles(f"{field}: {path}: no such file or folder")
     root = path.parent if as_folder else path
     found = {
         str(file.relative_to(root)): file.read_bytes()
@@ -57,7 +57,7 @@ def _read(field: str, path: Path, *, as_folder: bool) -> dict[str, bytes]:
         if file.is_file() and not any(_is_skipped(part) for part in file.relative_to(path).parts)
     }
     if not found:
-        raise NoFiles(f"{field}: {path}: no file is in it")
+        raise MissingFiles(f"{field}: {path}: the folder has no files")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A function that only counts: counter.py PORT. Answers every POST with 200, GET with how many there were."""
+"""A function that only counts: counter.py PORT. Answers every POST with 200, and GET with the number of POSTs."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ calls = 0
 
 class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no instance of it
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transport is not an instance of it
         self.parser = httptools.HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Posts small JSON bodies to a URL with one client and prints how it went: load.py CLIENT URL SECONDS IN_FLIGHT."""
+"""Posts small JSON bodies to a URL with one client, and prints figures: load.py CLIENT URL SECONDS IN_FLIGHT."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ async def aiohttp(url: str, until: float, in_flight: int) -> int:
 
 
 async def bare(url: str, until: float, in_flight: int) -> int:
-    """Requests made beforehand, answers not looked at: the loop and the kernel alone, which every client pays."""
+    """Sends prepared bytes and does not parse answers: the cost of the loop and the kernel, which every client has."""
     parts, loop, done = urlsplit(url), asyncio.get_running_loop(), 0
     request = b"POST / HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n%b" % (
         parts.netloc.encode(), HEADERS, len(BODY), BODY,
@@ -85,7 +85,7 @@ async def bare(url: str, until: float, in_flight: int) -> int:
 async def main() -> None:
     client, url, seconds, in_flight = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
     run = {"ours": ours, "aiohttp": aiohttp, "bare": bare}[client]
-    await run(url, time.monotonic() + 0.3, in_flight)  # imports and connections are not what is measured
+    await run(url, time.monotonic() + 0.3, in_flight)  # leaves imports and new connections out of the measurement
     before, started = _cpu(), time.monotonic()
     done = await run(url, started + seconds, in_flight)
     print(

@@ -1,4 +1,4 @@
-"""FastStream that posts every message with aiohttp, acknowledged after success.
+"""A FastStream consumer that posts every message with aiohttp and acknowledges it after success.
 
 Usage: peer_faststream.py kafka|nats ADDRESS NAME URL
 """
@@ -34,7 +34,7 @@ async def main() -> None:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         @subscribe
-        async def handle(message: kind_of_message) -> None:  # as its documentation shows it, for who wants the bytes
+        async def handle(message: kind_of_message) -> None:  # the documented way to get the raw bytes
             async with session.post(url, data=message.body, headers={"content-type": "application/json"}) as answer:
                 await answer.read()
                 assert answer.status < 300

@@ -1,4 +1,4 @@
-"""The same tiny handler on func-python, as Knative Functions runs it: peer_func_python.py, port in PORT."""
+"""The same tiny handler on func-python, as Knative Functions runs it: peer_func_python.py, with the port in PORT."""
 
 import json
 

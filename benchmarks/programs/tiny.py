@@ -1,4 +1,4 @@
-"""The tiny handler that every runtime is measured with."""
+"""The tiny handler for the measurement of every runtime."""
 
 
 def handler(event, context):

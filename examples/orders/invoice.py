@@ -1,4 +1,4 @@
-"""Writes the invoice of an order. Fails now and then, as the real world does: kubeirq tries again."""
+"""Writes the invoice of an order. It sometimes fails, as real services do, and kubeirq retries it."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Tells the customer. Returns nothing: the event ends here."""
+"""Notifies the customer. Returns nothing, so the event ends here."""
 
 
 def customer(event, context):

@@ -1,4 +1,4 @@
-"""The regular customers: one order at each tick of the clock."""
+"""Places an order of a regular customer at each tick."""
 
 import random
 

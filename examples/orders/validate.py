@@ -1,8 +1,8 @@
-"""Checks an order. What it returns goes to the Kafka topic `orders`."""
+"""Checks an order. Its return value goes to the Kafka topic `orders`."""
 
 
 class Refused(Exception):
-    status = 422  # a 4xx is final: the order becomes a dead letter, it is not tried again
+    status = 422  # a 4xx is final: kubeirq does not retry, and the order becomes a dead letter
 
 
 def order(event, context):

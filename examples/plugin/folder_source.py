@@ -1,4 +1,4 @@
-"""Files as events: what is put into a folder is an event, and goes to its subfolder `done` once it is settled."""
+"""Turns each new file in a folder into an event. After the event is settled, the file moves to the subfolder `done`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

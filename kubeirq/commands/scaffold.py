@@ -1,16 +1,16 @@
-"""The beginnings that `kubeirq new` writes."""
+"""The files that `kubeirq new` writes."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 
-class Exists(Exception):
-    """A file that would be overwritten."""
+class AlreadyExists(Exception):
+    """A file of that name exists, and nothing was written."""
 
 
 _FUNCTION = '''def handler(event, context):
-    """Called for every event; what it returns is its answer."""
+    """Runs for every event. Its return value is the answer."""
     print("got", event["data"])
     return {{"hello": "{name}"}}
 '''
@@ -45,7 +45,7 @@ from trigger_sources import Context, Delivery, Event, Outcome, TriggerSource
 
 
 class {kind}(TriggerSource):
-    """Calls a function every so many seconds: replace this by where your events come from."""
+    """Calls a function at an interval. Replace this with your source of events."""
 
     every_seconds: float = 1.0
 
@@ -56,7 +56,7 @@ class {kind}(TriggerSource):
             number += 1
 
             async def settle(outcome: Outcome, number: int = number) -> None:
-                """Acknowledge at your source here: it is awaited once, after the event is settled."""
+                """Acknowledge at your source here. The fabric awaits this once, after the event is settled."""
                 if outcome.final:
                     await context.state.put("settled", str(number).encode())
 
@@ -83,8 +83,8 @@ include = ["{module}.py"]
 
 
 def function_files(name: str, kind: str) -> Mapping[str, str]:
-    """A handler and its resources, with a trigger of that kind."""
-    _check(name)
+    """A handler and its manifest, with a trigger of that kind."""
+    _check_name(name)
     kind_of_trigger, events, fields = _KINDS[kind]
     module = name.replace("-", "_")
     resources = _RESOURCES.format(
@@ -94,8 +94,8 @@ def function_files(name: str, kind: str) -> Mapping[str, str]:
 
 
 def source_files(name: str) -> Mapping[str, str]:
-    """A plugin in one file, and what installs it."""
-    _check(name)
+    """A plugin in one file, and the project file that installs it."""
+    _check_name(name)
     module = name.replace("-", "_")
     kind = "".join(part.capitalize() for part in name.split("-")) + "Trigger"
     return {
@@ -105,16 +105,20 @@ def source_files(name: str) -> Mapping[str, str]:
 
 
 def write(files: Mapping[str, str]) -> list[Path]:
-    """Writes them all, or none where one exists. Raises Exists."""
+    """Writes all files, or none if one exists. Raises AlreadyExists."""
     for name in files:
         if Path(name).exists():
-            raise Exists(f"{name} exists already; nothing was written")
+            raise AlreadyExists(
+                f"{name} already exists; nothing was written. Choose another name, or move the file away"
+            )
     for name, text in files.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
     return [Path(name) for name in files]
 
 
-def _check(name: str) -> None:
+def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name):
-        raise ValueError(f"{name!r} is no name: lower-case letters, digits and -, a letter first")
+        raise ValueError(
+            f"{name!r} is not a valid name; use lower-case letters, digits and -, with a letter first, at most 63"
+        )

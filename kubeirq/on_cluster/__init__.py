@@ -1,1 +1,1 @@
-"""The command line's side of a cluster: what is sent there, and what is asked there."""
+"""The command line's client of a cluster: it sends resources there, and reads their state, logs and dead letters."""

@@ -1,4 +1,6 @@
-"""What resources of files are on a cluster, which cannot see the files beside them. Pure but for reading those."""
+"""Turns resources of files into the objects to apply. The cluster cannot see the files beside a manifest, so a
+Function's object contains their text. Pure but for reading those files.
+"""
 
 import base64
 from collections.abc import Collection, Iterator, Mapping
@@ -7,31 +9,35 @@ from typing import Any
 
 from controllers.functions.config_map import TooLarge, config_map_of
 from controllers.functions.resource import FunctionSpec
-from kubeirq.manifests import Resource, Resources
-from kubeirq.source_files import NoFiles, files_of, module_file_of, requirements_of
+from kubeirq.manifests.resources import Resource, Resources
+from kubeirq.source_files import MissingFiles, files_of, module_file_of, requirements_of
 from trigger_sources.problems import Problem, nearest
 
 Object = dict[str, Any]
 
 
-def objects_of(resources: Resources, *, with_namespace: bool = True) -> tuple[list[Object], list[Problem]]:
-    """The objects to apply, each after what it refers to, and what keeps resources from being any.
+class NotText(Exception):
+    """A resource cannot hold this file because it is not text. The text has field, problem and way out."""
 
-    Without `with_namespace` only those have one whose file says so.
+
+def objects_of(resources: Resources, *, with_namespace: bool = True) -> tuple[list[Object], list[Problem]]:
+    """The objects to apply, each after those it refers to, and the problems of resources that cannot be applied.
+
+    Without `with_namespace`, an object has a namespace only if its file gives one.
     """
     objects: list[Object] = []
     problems: list[Problem] = []
     for resource in (*resources.of("Secret"), *resources.of("ConfigMap"), *resources.functions, *resources.triggers):
         try:
             objects.append(_object_of(resource, with_namespace))
-        except (NoFiles, NotText, TooLarge, OSError) as error:
+        except (MissingFiles, NotText, TooLarge, OSError) as error:
             field, _, message = str(error).partition(": ")
             problems.append(Problem(resource.file, resource.line, field, message))
     return objects, problems
 
 
-def without_function(resources: Resources, known: Collection[tuple[str, str]]) -> Iterator[Problem]:
-    """The triggers that call a Function that is neither in the files nor, by namespace and name, among the `known`."""
+def missing_functions(resources: Resources, known: Collection[tuple[str, str]]) -> Iterator[Problem]:
+    """A problem for each trigger whose Function is neither in the files nor, by namespace and name, in `known`."""
     there = {*known, *((found.namespace, found.name) for found in resources.functions)}
     for trigger in resources.triggers:
         spec = trigger.spec
@@ -43,16 +49,12 @@ def without_function(resources: Resources, known: Collection[tuple[str, str]]) -
                 yield Problem(trigger.file, trigger.line, f"spec.{field}", message)
 
 
-def of_other_namespaces(resources: Resources, namespace: str) -> Iterator[Problem]:
-    """Those whose file says another one: the file, or the command, is wrong."""
+def wrong_namespaces(resources: Resources, namespace: str) -> Iterator[Problem]:
+    """A problem for each resource whose file gives another namespace than the command."""
     for found in resources.found:
         if found.namespace != namespace:
-            message = f"{found.namespace!r} is not the namespace that was asked for, {namespace!r}"
+            message = f"the file says {found.namespace!r}, the command says {namespace!r}; change one of them"
             yield Problem(found.file, found.line, "metadata.namespace", message)
-
-
-class NotText(Exception):
-    """A file that no resource can hold: field, problem, way out."""
 
 
 def _object_of(resource: Resource, with_namespace: bool) -> Object:
@@ -70,7 +72,7 @@ def _object_of(resource: Resource, with_namespace: bool) -> Object:
     if resource.kind == "Secret":
         data = {key: base64.b64encode(text.encode()).decode() for key, text in resource.spec.items()}
         return {**head, "type": resource.document.get("type", "Opaque"), "data": data}
-    spec = _plain(resource.document["spec"])
+    spec = _as_json(resource.document["spec"])
     return {**head, "spec": _bundled(resource, spec) if resource.kind == "Function" else spec}
 
 
@@ -95,15 +97,15 @@ def _text(path: str, data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise NotText(
-            f"spec.source: {path!r} is no text, and a resource holds nothing else; "
+            f"spec.source: {path!r} is not text, and a resource can hold only text; "
             "leave it out, or put the code at a url (with its sha256) or into an image"
         ) from None
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it: YAML knows dates."""
+def _as_json(value: Any) -> Any:
+    """The value with JSON types only: YAML also has dates."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(found) for key, found in value.items()}
+        return {str(key): _as_json(found) for key, found in value.items()}
     if isinstance(value, list):
-        return [_plain(found) for found in value]
+        return [_as_json(found) for found in value]
     return value.isoformat() if isinstance(value, date) else value

@@ -1,4 +1,4 @@
-"""A cluster as the person at the command line reaches it: by kubeconfig and context, with their own rights."""
+"""Connects to a cluster through a kubeconfig and a context, with the user's own rights."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from controllers.cluster import api as server
 from controllers.cluster.api import Api
-from kubeirq.fabric_client import NotRunning, Refused
+from kubeirq.fabric_client import FabricUnreachable, Refused
 from kubeirq.on_cluster.kubeconfig import has_kubeconfig
 
 Object = dict[str, Any]
@@ -27,20 +27,24 @@ _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LINE_MAX_BYTES = 8 * 1024 * 1024
 
 
-class NoRight(Refused):
-    """The API server knows who asks, and does not let them. The text has verb, resource and namespace."""
+class AccessDenied(Refused):
+    """The API server does not accept the login, or the user lacks a right. The text names what is missing."""
+
+
+class NotFound(Refused):
+    """The API server knows no such object or kind."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """One context of a kubeconfig, open. What the API server refuses is raised as NoRight or Refused."""
+    """An open connection to the cluster of one context. Refusals of the API server raise AccessDenied or Refused."""
 
     client: ApiClient
     context: str
-    namespace: str  # where to look when a name says nothing else
+    namespace: str  # the default for names without one
 
     async def get(self, path: str, *, accept: str = "application/json") -> Object:
-        """A server that asks to come back later, as it does while it starts to serve a kind, is asked again."""
+        """Repeats the request while the server answers 429, as it does while it starts to serve a new kind."""
         for attempt in range(1, _ATTEMPTS + 1):
             async with self.stream("GET", path, headers={"accept": accept}) as answer:
                 status, body = answer.status, await answer.read()
@@ -55,14 +59,14 @@ class Cluster:
     async def list(
         self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
-        """Without a namespace: of all."""
-        async with self._speaking():
+        """The objects of one namespace; without one, of all namespaces."""
+        async with self._translated_errors():
             return await self._api.list(api_version, kind, namespace, labels)
 
     async def patch(
         self, path: str, body: Mapping[str, Any], content_type: str, query: Sequence[tuple[str, str]] = ()
     ) -> Object:
-        async with self._speaking():
+        async with self._translated_errors():
             return await self._api.request("PATCH", path, body=body, query=query, content_type=content_type)
 
     @asynccontextmanager
@@ -70,16 +74,16 @@ class Cluster:
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None,
         query: Sequence[tuple[str, str]] = (),
     ) -> AsyncIterator[aiohttp.ClientResponse]:  # fmt: skip
-        """An exchange of bytes, of whatever status, read as it comes."""
-        url, login = await self._prepared(method, path, query)
-        async with self._speaking(), self._session.request(
+        """Sends bytes, and yields the answer with any status, to be read as it arrives."""
+        url, login = await self._authenticated(method, path, query)
+        async with self._translated_errors(), self._session.request(
             method, url, headers={**login, **(headers or {})}, data=body, allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS), **self._ways,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS), **self._proxy_and_tls,
         ) as answer:  # fmt: skip
             yield answer
 
     async def lines(self, path: str, query: Sequence[tuple[str, str]] = ()) -> AsyncIterator[str]:
-        """The lines of a text, as they come."""
+        """The lines of a text answer, as they arrive."""
         async with self.stream("GET", path, query=query) as answer:
             if answer.status >= 400:
                 raise refusal_of(answer.status, _message(await answer.read()))
@@ -96,11 +100,13 @@ class Cluster:
     async def socket(
         self, path: str, query: Sequence[tuple[str, str]], protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """A web socket. Raises WSServerHandshakeError with the API server's status."""
-        url, login = await self._prepared("GET", path, query)
+        """Opens a WebSocket. Raises WSServerHandshakeError with the API server's status."""
+        url, login = await self._authenticated("GET", path, query)
         async with (
-            self._speaking(),
-            self._session.ws_connect(url, headers=login, protocols=(protocol,), max_msg_size=0, **self._ways) as found,
+            self._translated_errors(),
+            self._session.ws_connect(
+                url, headers=login, protocols=(protocol,), max_msg_size=0, **self._proxy_and_tls
+            ) as found,
         ):
             yield found
 
@@ -117,22 +123,22 @@ class Cluster:
         return session
 
     @property
-    def _ways(self) -> dict[str, Any]:
+    def _proxy_and_tls(self) -> dict[str, Any]:
         configuration = self.client.configuration
-        ways = {"proxy": configuration.proxy, "server_hostname": configuration.tls_server_name}
-        return {name: value for name, value in ways.items() if value}
+        options = {"proxy": configuration.proxy, "server_hostname": configuration.tls_server_name}
+        return {name: value for name, value in options.items() if value}
 
-    async def _prepared(
+    async def _authenticated(
         self, method: str, path: str, query: Sequence[tuple[str, str]]
     ) -> tuple[str, Mapping[str, str]]:
-        """The whole address, and the headers that log in."""
+        """The complete URL, and the headers with the credentials."""
         _, url, login, *_ = await self.client.param_serialize(
             method, path, query_params=list(query), header_params={}, auth_settings=["BearerToken"]
         )
         return url, login
 
     @asynccontextmanager
-    async def _speaking(self) -> AsyncIterator[None]:
+    async def _translated_errors(self) -> AsyncIterator[None]:
         try:
             yield
         except server.Refused as error:
@@ -142,55 +148,50 @@ class Cluster:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             host = self.client.configuration.host
             problem = str(error) or type(error).__name__
-            raise NotRunning(f"context {self.context}: {host} cannot be reached: {problem}") from error
-
-
-class NotThere(Refused):
-    """The API server knows no such object or kind."""
+            raise FabricUnreachable(f"context {self.context}: {host} cannot be reached: {problem}") from error
 
 
 def refusal_of(status: int, message: str) -> Refused:
-    """What the API server said, for a person."""
+    """The exception for an error answer of the API server."""
     if status == 401:
-        return NoRight("the API server does not know you (401): log in again, or name another --context")
+        return AccessDenied(
+            "the API server does not accept your login (401); log in again, or choose another --context"
+        )
     if status == 403:
-        return NoRight(f"no right: {message}")
+        return AccessDenied(f"no permission: {message}")
     if status == 404:
-        return NotThere(message)
-    return Refused(message or f"the API server answers {status}")
+        return NotFound(message)
+    return Refused(message or f"the API server answered with status {status}")
 
 
 @asynccontextmanager
-async def cluster(
+async def connect(
     context: str | None = None, kubeconfig: Path | None = None, namespace: str | None = None
 ) -> AsyncIterator[Cluster]:
-    """Of that kubeconfig, else $KUBECONFIG or ~/.kube/config, else, within a pod, the pod's own. Raises NotRunning."""
+    """Connects to the cluster of that kubeconfig, else of $KUBECONFIG or ~/.kube/config, else of its own pod.
+
+    Raises FabricUnreachable.
+    """
     configuration = Configuration()
     try:
-        name, default_namespace = await _loaded(configuration, context, kubeconfig)
+        name, default_namespace = await _load(configuration, context, kubeconfig)
     except config.ConfigException as error:
-        raise NotRunning(_config_text(str(error), context, kubeconfig)) from error
+        raise FabricUnreachable(_config_problem(str(error), context, kubeconfig)) from error
     except OSError as error:
-        raise NotRunning(f"{kubeconfig or 'kubeconfig'}: {error.strerror or error}") from error
-    except (
-        TypeError,
-        ValueError,
-        AttributeError,
-        KeyError,
-        YAMLError,
-    ) as error:  # what the loader makes of other files
-        raise NotRunning(_config_text("it is no kubeconfig", context, kubeconfig)) from error
+        raise FabricUnreachable(f"{kubeconfig or 'kubeconfig'}: {error.strerror or error}") from error
+    except (TypeError, ValueError, AttributeError, KeyError, YAMLError) as error:  # the loader read some other file
+        raise FabricUnreachable(_config_problem("this is not a kubeconfig", context, kubeconfig)) from error
     async with ApiClient(configuration) as client:
         yield Cluster(client, name, namespace or default_namespace)
 
 
-async def _loaded(configuration: Configuration, context: str | None, kubeconfig: Path | None) -> tuple[str, str]:
-    """Fills the configuration in; the context's name and its namespace."""
+async def _load(configuration: Configuration, context: str | None, kubeconfig: Path | None) -> tuple[str, str]:
+    """Fills in the configuration, and returns the names of the context and of its namespace."""
     if kubeconfig is None and context is None and (namespace := _namespace_of_pod()) and not has_kubeconfig():
         config.load_incluster_config(client_configuration=configuration)
-        return "of this pod", namespace
+        return "in-cluster", namespace
     if kubeconfig is not None:
-        os.stat(kubeconfig)  # the loader only says that there is no configuration
+        os.stat(kubeconfig)  # raises a clearer error than the loader
     loader = await config.load_kube_config(
         config_file=None if kubeconfig is None else str(kubeconfig),
         context=context,
@@ -201,17 +202,17 @@ async def _loaded(configuration: Configuration, context: str | None, kubeconfig:
 
 
 def _namespace_of_pod() -> str | None:
-    """None: this process runs in none."""
+    """None if this process does not run in a pod."""
     try:
         return (_SERVICE_ACCOUNT / "namespace").read_text().strip()
     except OSError:
         return None
 
 
-def _config_text(error: str, context: str | None, kubeconfig: Path | None) -> str:
+def _config_problem(error: str, context: str | None, kubeconfig: Path | None) -> str:
     place = str(kubeconfig) if kubeconfig is not None else os.environ.get("KUBECONFIG") or "~/.kube/config"
     if context is not None and context in error:
-        return f"{place}: no context {context!r}"
+        return f"{place}: no context {context!r}; `kubectl config get-contexts` lists them"
     return f"{place}: {error}"
 
 

@@ -1,14 +1,14 @@
-"""Whether there is a cluster to ask, and which contexts there are: quick, without Kubernetes' client."""
+"""Finds out whether there is a cluster, and its contexts, quickly and without the Kubernetes client."""
 
 import os
 from pathlib import Path
 
-_OF_A_POD = "KUBERNETES_SERVICE_HOST"
+_POD_VARIABLE = "KUBERNETES_SERVICE_HOST"
 
 
 def has_cluster() -> bool:
-    """A kubeconfig, or the cluster that this process is a pod of."""
-    return has_kubeconfig() or _OF_A_POD in os.environ
+    """Whether there is a kubeconfig, or this process runs in a pod."""
+    return has_kubeconfig() or _POD_VARIABLE in os.environ
 
 
 def has_kubeconfig() -> bool:
@@ -16,7 +16,7 @@ def has_kubeconfig() -> bool:
 
 
 def contexts(kubeconfig: Path | None) -> list[str]:
-    """Their names, of that file or of all; what cannot be read has none."""
+    """The names of the contexts in that file, or in all files. A file that cannot be read has none."""
     import yaml
 
     found: list[str] = []

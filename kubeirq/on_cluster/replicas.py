@@ -1,4 +1,4 @@
-"""The replicas of a trigger's controller: found by their labels, asked one by one through `exec`."""
+"""The replicas of a trigger controller: finds them by their labels, and sends requests to each through `exec`."""
 
 import asyncio
 import base64
@@ -11,17 +11,17 @@ from typing import Any
 import aiohttp
 
 from kubeirq.fabric_client import Refused
-from kubeirq.on_cluster.connection import Cluster, NoRight, Object
+from kubeirq.on_cluster.connection import AccessDenied, Cluster, Object
 
-ASK = ("python3", "-m", "controllers.ask")
+COMMAND = ("python3", "-m", "controllers.ask")
 _PROTOCOL = "v4.channel.k8s.io"
 _STDIN, _STDOUT, _STDERR, _ERROR = 0, 1, 2, 3
 _END = "."
-_ANSWER_SECONDS = 30  # for what is answered at once
+_ANSWER_SECONDS = 30
 
 
-class NoAnswer(Exception):
-    """This replica cannot say anything just now. The text says why."""
+class ReplicaUnreachable(Exception):
+    """This replica gives no complete answer now. The text says why."""
 
 
 @dataclass(frozen=True)
@@ -31,41 +31,42 @@ class Replica:
     namespace: str
     name: str
     container: str
-    problem: str  # why it cannot be asked; empty: it runs
+    problem: str  # why it cannot answer; empty if it runs
 
 
 async def replicas_of(cluster: Cluster, component: str, system_namespace: str | None) -> list[Replica]:
-    """The pods of this controller, by name. Raises Refused, which says what to do, when there are none."""
+    """The pods of this controller, sorted by name. Raises Refused if there are none."""
     labels = {"app.kubernetes.io/name": "kubeirq", "app.kubernetes.io/component": component}
     try:
         pods = await cluster.list("v1", "Pod", system_namespace, labels)
-    except NoRight as error:
+    except AccessDenied as error:
         if system_namespace is not None:
             raise
-        raise NoRight(f"{error}; name the namespace of kubeirq itself with --system-namespace") from error
+        raise AccessDenied(f"{error}; give the namespace of the controllers with --system-namespace") from error
     found = [_replica_of(pod) for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     if not found:
         where = f"in namespace {system_namespace}" if system_namespace else "in any namespace"
         raise Refused(
-            f"no {component} controller runs {where}: `kubectl get pods -A -l app.kubernetes.io/name=kubeirq`"
+            f"no {component} controller runs {where}; "
+            "see `kubectl get pods -A -l app.kubernetes.io/name=kubeirq`, or give its namespace with --system-namespace"
         )
     return sorted(found, key=lambda replica: replica.name)
 
 
-async def ask(cluster: Cluster, replica: Replica, method: str, path: str, body: Any = None, **query: str) -> Any:
-    """What it answers, as JSON. Raises NoAnswer, NoRight, and Refused when it says no."""
+async def request(cluster: Cluster, replica: Replica, method: str, path: str, body: Any = None, **query: str) -> Any:
+    """The JSON of its answer. Raises ReplicaUnreachable, AccessDenied, and Refused if it refuses the request."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             parts = [part async for part in _answer(cluster, replica, method, path, body, query)]
     except TimeoutError as error:
-        raise NoAnswer(f"nothing within {_ANSWER_SECONDS} s") from error
+        raise ReplicaUnreachable(f"no answer within {_ANSWER_SECONDS} s") from error
     return json.loads(b"".join(parts))
 
 
-async def ask_for_lines(
+async def stream_lines(
     cluster: Cluster, replica: Replica, method: str, path: str, body: Any = None
 ) -> AsyncIterator[Any]:
-    """The objects that come as lines, as they come. Raises what `ask` raises."""
+    """The JSON object of each line of the answer, as it arrives. Raises the same errors as `request`."""
     rest = b""
     async with aclosing(_answer(cluster, replica, method, path, body, {})) as parts:
         async for part in parts:
@@ -78,15 +79,15 @@ async def ask_for_lines(
 async def _answer(
     cluster: Cluster, replica: Replica, method: str, path: str, body: Any, query: Mapping[str, str]
 ) -> AsyncGenerator[bytes, None]:
-    """The body of a good answer, part by part; a bad one is raised."""
+    """The parts of the body as they arrive. Raises Refused for an answer with an error status."""
     if replica.problem:
-        raise NoAnswer(replica.problem)
+        raise ReplicaUnreachable(replica.problem)
     encoded = base64.b64encode(json.dumps(body).encode()).decode()
-    request = {"method": method, "path": path, "query": dict(query), "body": encoded}
-    async with aclosing(_lines(cluster, replica, json.dumps(request).encode() + b"\n")) as lines:
+    message = {"method": method, "path": path, "query": dict(query), "body": encoded}
+    async with aclosing(_lines(cluster, replica, json.dumps(message).encode() + b"\n")) as lines:
         head = json.loads(await anext(lines))
         if "error" in head:
-            raise NoAnswer(head["error"])
+            raise ReplicaUnreachable(head["error"])
         is_bad = head["status"] >= 400
         parts = []
         async for line in lines:
@@ -101,11 +102,14 @@ async def _answer(
 
 
 async def _lines(cluster: Cluster, replica: Replica, request: bytes) -> AsyncGenerator[str, None]:
-    """What the command in the pod writes, line by line, having read the request. Raises NoAnswer, NoRight."""
+    """Runs the command in the pod with the request as its input, and yields the lines of its output.
+
+    Raises ReplicaUnreachable, AccessDenied.
+    """
     path = f"/api/v1/namespaces/{replica.namespace}/pods/{replica.name}/exec"
-    query = [("container", replica.container), *(("command", word) for word in ASK)]
+    query = [("container", replica.container), *(("command", word) for word in COMMAND)]
     query += [(stream, "true") for stream in ("stdin", "stdout", "stderr")]
-    rest, complaints = b"", b""
+    rest, errors = b"", b""
     try:
         async with cluster.socket(path, query, _PROTOCOL) as socket:
             await socket.send_bytes(bytes([_STDIN]) + request)
@@ -118,25 +122,25 @@ async def _lines(cluster: Cluster, replica: Replica, request: bytes) -> AsyncGen
                     for line in whole:
                         yield line.decode()
                 elif channel == _STDERR:
-                    complaints = (complaints + data)[-2000:]
-                elif channel == _ERROR and (problem := _failure(data, complaints)):
-                    raise NoAnswer(problem)
+                    errors = (errors + data)[-2000:]
+                elif channel == _ERROR and (problem := _failure(data, errors)):
+                    raise ReplicaUnreachable(problem)
     except aiohttp.WSServerHandshakeError as error:
         if error.status in (401, 403):
-            raise NoRight(
-                f"no right: pods/exec (get and create) in namespace {replica.namespace} is needed: the controllers are "
-                "asked inside their pods; the chart's Role <release>-operator gives it"
+            raise AccessDenied(
+                f"no permission: get and create for pods/exec in namespace {replica.namespace} are needed: kubeirq "
+                "sends requests to the controllers inside their pods; the chart's Role <release>-operator grants it"
             ) from error
-        raise NoAnswer(f"exec is answered with {error.status}") from error
-    raise NoAnswer("its answer broke off")
+        raise ReplicaUnreachable(f"the API server answered exec with status {error.status}") from error
+    raise ReplicaUnreachable("its answer ended early")
 
 
-def _failure(status: bytes, complaints: bytes) -> str:
-    """Why the command failed; empty: it did not."""
+def _failure(status: bytes, errors: bytes) -> str:
+    """Why the command failed; empty if it succeeded."""
     found: Object = json.loads(status)
     if found.get("status") == "Success":
         return ""
-    last = complaints.decode(errors="replace").strip().splitlines()[-1:]
+    last = errors.decode(errors="replace").strip().splitlines()[-1:]
     return " | ".join([str(found.get("message", "the command failed")), *last])
 
 
@@ -148,7 +152,7 @@ def _replica_of(pod: Object) -> Replica:
         for one in status.get("containerStatuses", [])
         if "waiting" in one.get("state", {})
     ]
-    problem = waiting[0] if waiting else "" if phase == "Running" else f"it is {phase}"
+    problem = waiting[0] if waiting else "" if phase == "Running" else f"its pod is {phase}"
     return Replica(metadata["namespace"], metadata["name"], pod["spec"]["containers"][0]["name"], problem)
 
 
@@ -160,5 +164,5 @@ def _reason(body: bytes, status: int) -> str:
 
 
 def component_of(kind: str) -> str:
-    """The controller of a trigger's kind: `kafka` is KafkaTrigger's."""
+    """The name of the controller for a trigger's kind: `kafka` for KafkaTrigger."""
     return kind.lower().removesuffix("trigger")

@@ -1,22 +1,26 @@
-"""The fabric's resources on a cluster: which kinds there are, and how each resource is, from its status."""
+"""The fabric's resources on a cluster: the installed kinds, and the state of each resource from its status."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kubeirq.fabric_client import Named
-from kubeirq.on_cluster.connection import Cluster, NoRight, NotThere, Object
+from kubeirq.fabric_client import ResourceView
+from kubeirq.on_cluster.connection import AccessDenied, Cluster, NotFound, Object
 
 FUNCTION = "Function"
 _CATEGORY = "kubeirq"
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-_UNSEEN = ("Unknown", "Unseen", "no controller has looked at it: is one running, and does it watch this namespace?")
+_UNSEEN = (
+    "Unknown",
+    "Unseen",
+    "no controller has processed it; check that one is running and that it watches this namespace",
+)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the fabric's, a plugin's too, as the API server has it."""
+    """A kind of the fabric or of a plugin, as the API server has it."""
 
     name: str
     api_version: str
@@ -28,22 +32,22 @@ class Kind:
         return f"/apis/{self.api_version}{inside}/{self.plural}" + (f"/{name}" if name else "")
 
 
-async def kinds_of(cluster: Cluster) -> list[Kind]:
-    """Those that are installed, Function first. Raises NotThere when none is."""
+async def installed_kinds(cluster: Cluster) -> list[Kind]:
+    """The kinds on the cluster, Function first. Raises NotFound if Function is not installed."""
     found = kinds_in(await cluster.get("/apis", accept=_DISCOVERY))
     if not any(kind.name == FUNCTION for kind in found):
-        raise NotThere(
-            f"context {cluster.context}: kubeirq is not installed there: no Function is known; "
-            "`helm install kubeirq` with its chart, or apply what `kubeirq crds` prints"
+        raise NotFound(
+            f"context {cluster.context}: kubeirq is not installed on this cluster (it has no kind Function); "
+            "install the chart with `helm install kubeirq`, or apply the output of `kubeirq crds`"
         )
     return found
 
 
 def kinds_in(discovery: Mapping[str, Any]) -> list[Kind]:
-    """Of an aggregated discovery: whatever is in our category. Pure."""
+    """The kinds in the category `kubeirq` of an aggregated discovery. Pure."""
     found = []
     for group in discovery.get("items", []):
-        for version in group.get("versions", [])[:1]:  # the one that the server prefers
+        for version in group.get("versions", [])[:1]:  # the server lists its preferred version first
             api_version = f"{group['metadata']['name']}/{version['version']}"
             for part in version.get("resources", []):
                 if _CATEGORY in part.get("categories", []):
@@ -52,14 +56,19 @@ def kinds_in(discovery: Mapping[str, Any]) -> list[Kind]:
     return sorted(found, key=lambda kind: (kind.name != FUNCTION, kind.name))
 
 
-async def listed(cluster: Cluster, kinds: Sequence[Kind], namespace: str | None) -> tuple[list[Object], list[str]]:
-    """All objects of these kinds, and what could not be listed. Raises NoRight when nothing could."""
+async def list_resources(
+    cluster: Cluster, kinds: Sequence[Kind], namespace: str | None
+) -> tuple[list[Object], list[str]]:
+    """All objects of these kinds, and the problems with kinds that could not be listed.
+
+    Raises AccessDenied if no kind could be listed.
+    """
     found: list[Object] = []
-    problems: list[NoRight] = []
+    problems: list[AccessDenied] = []
     for kind in kinds:
         try:
             answer = await cluster.get(kind.path(namespace))
-        except NoRight as error:
+        except AccessDenied as error:
             problems.append(error)
         else:
             found += [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in answer["items"]]
@@ -68,8 +77,8 @@ async def listed(cluster: Cluster, kinds: Sequence[Kind], namespace: str | None)
     return found, [str(problem) for problem in problems]
 
 
-def named(found: Object) -> dict[str, Any]:
-    """How the resource is, in the shape that the admin API has for one machine, as far as its status tells. Pure."""
+def view_of(found: Object) -> dict[str, Any]:
+    """The state of the resource from its status, with the same fields as the admin API on one machine. Pure."""
     metadata, spec, status = found["metadata"], found.get("spec", {}), found.get("status", {})
     conditions = _conditions(found)
     ready = next((one for one in conditions if one["type"] == "Ready"), None)
@@ -103,12 +112,12 @@ def named(found: Object) -> dict[str, Any]:
     return {**common, **own}
 
 
-def worst_first(found: Named) -> tuple[bool, str, str, str]:
+def worst_first(found: ResourceView) -> tuple[bool, str, str, str]:
     return found["ready"], found["kind"], found["namespace"], found["name"]
 
 
 def ready_condition(found: Object) -> Mapping[str, Any] | None:
-    """The one of the resource as it is written now; None while nobody has looked at that yet."""
+    """The condition Ready of the current generation; None while no controller has processed that generation."""
     generation = found["metadata"].get("generation", 0)
     status = found.get("status", {})
     for condition in status.get("conditions", []):
@@ -119,7 +128,7 @@ def ready_condition(found: Object) -> Mapping[str, Any] | None:
 
 
 def _conditions(found: Object) -> list[dict[str, Any]]:
-    """Ready first, with `since` in seconds since the epoch."""
+    """The conditions, Ready first, with `since` in seconds since the epoch."""
     conditions = [
         {
             "type": one["type"],
@@ -134,7 +143,7 @@ def _conditions(found: Object) -> list[dict[str, Any]]:
 
 
 def _target(spec: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-    """What a trigger calls, in a word."""
+    """The function or URL that the trigger calls."""
     target = spec.get("target") or {}
     for name in (spec.get("function"), target.get("function"), spec.get("url"), target.get("url")):
         if name:

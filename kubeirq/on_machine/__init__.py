@@ -1,1 +1,1 @@
-"""The fabric on one machine: functions as processes, embedded brokers, and the client of a running fabric."""
+"""The fabric on one machine: functions run as processes, with embedded brokers. Also the client of such a fabric."""

@@ -1,4 +1,4 @@
-"""The admin API of a running fabric: what its flows have, and what is the machine's own."""
+"""The admin API of a running fabric: the API of its flows, with the functions and brokers of this machine."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -26,7 +26,10 @@ _CALL_SECONDS = 600
 
 @asynccontextmanager
 async def admin_api(fabric: Fabric, socket: Path) -> AsyncIterator[None]:
-    """Serves it while the context is open. A socket that is there is a dead fabric's: the caller has the lock."""
+    """Serves the API while the context is open.
+
+    Replaces an existing socket: the caller has the lock, so the socket is left from a fabric that died.
+    """
     async with served(Admin(fabric).application(), socket):
         yield
 
@@ -65,7 +68,7 @@ class Admin(FlowAdmin):
         process = self._fabric.functions.get((namespace, name))
         if process is None:
             known = ", ".join(name for _, name in sorted(self._fabric.functions)) or "none"
-            raise Refused(404, f"function {name!r}: not in namespace {namespace!r}; known: {known}")
+            raise Refused(404, f"no function {name!r} in namespace {namespace!r}; known: {known}")
         if process.gate.is_down:
             raise Refused(503, f"function {name!r} is {process.state.lower()}: {process.gate.down_reason}")
         headers = {
@@ -95,9 +98,9 @@ class Admin(FlowAdmin):
         try:
             count = int(request.query.get("count", "1"))
         except ValueError:
-            raise Refused(400, "count: a number is needed") from None
+            raise Refused(400, "count: must be a number") from None
         if not 1 <= count <= 1_000_000:
-            raise Refused(400, "count: between 1 and 1000000")
+            raise Refused(400, "count: must be between 1 and 1000000")
         content_type = request.headers.get("content-type", "application/json")
         try:
             positions = await publish(
@@ -114,18 +117,18 @@ class Admin(FlowAdmin):
     async def resume(self, request: web.Request) -> web.Response:
         trigger = self.trigger(request)
         if trigger.spec.suspend:
-            raise Refused(409, f"{trigger.name}: spec.suspend is true in its file; change it there")
+            raise Refused(409, f"{trigger.name}: its file sets spec.suspend to true; set it to false there")
         await self._fabric.suspend(trigger.uid, False)
         return json_answer({})
 
 
 def functions_status(fabric: Fabric) -> list[dict[str, Any]]:
-    """How each function's process is, as JSON has it."""
+    """The state of each function's process, ready for JSON."""
     return [
         {
             "namespace": namespace,
             "name": name,
-            "runtime": process.wanted.environment.get("FUNC_RUNTIME") if process.wanted is not None else None,
+            "runtime": process.newest.environment.get("FUNC_RUNTIME") if process.newest is not None else None,
             "state": process.state,
             "pid": process.pid,
             "address": process.address,

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from kubeirq.fabric_client import NotRunning, Refused
+from kubeirq.fabric_client import FabricUnreachable, Refused
 
 if TYPE_CHECKING:
     import aiohttp
 
 
 class AdminClient:
-    """Open it as a context. Every method raises NotRunning and Refused."""
+    """Open it with `async with`. Every method raises FabricUnreachable and Refused."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        import aiohttp  # a third of the start: --help and version have no need of it
+        import aiohttp  # a third of the start-up time, which --help and version do not need
 
         connector = aiohttp.UnixConnector(path=str(self._state / "admin.sock"))
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None, connect=5))
@@ -34,17 +34,17 @@ class AdminClient:
         await self._session.close()
 
     async def get(self, path: str, **query: str) -> Any:
-        return orjson.loads((await self._ask("GET", path, query=query))[2])
+        return orjson.loads((await self._request("GET", path, query=query))[2])
 
     async def post(self, path: str, body: Any = None, **query: str) -> Any:
-        return orjson.loads((await self._ask("POST", path, orjson.dumps(body), query))[2])
+        return orjson.loads((await self._request("POST", path, orjson.dumps(body), query))[2])
 
     async def send(self, path: str, body: bytes, content_type: str, **query: str) -> tuple[int, dict[str, str], bytes]:
-        """Raw bytes; status, headers and body of the answer."""
-        return await self._ask("POST", path, body, query, content_type)
+        """Posts raw bytes, and returns status, headers and body of the answer."""
+        return await self._request("POST", path, body, query, content_type)
 
     async def lines(self, path: str, body: Any) -> AsyncIterator[Any]:
-        """The objects that come as lines, as they come."""
+        """The JSON object of each line of the answer, as it arrives."""
         import aiohttp
 
         assert self._session is not None
@@ -56,9 +56,9 @@ class AdminClient:
                     if line.strip():
                         yield orjson.loads(line)
         except (aiohttp.ClientConnectorError, FileNotFoundError) as error:
-            raise self._not_running() from error
+            raise self._unreachable() from error
 
-    async def _ask(
+    async def _request(
         self, method: str, path: str, body: bytes | None = None, query: dict[str, str] | None = None,
         content_type: str = "application/json",
     ) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
@@ -75,14 +75,14 @@ class AdminClient:
                     raise Refused(_reason(found, answer.status))
                 return answer.status, headers, found
         except (aiohttp.ClientConnectorError, FileNotFoundError) as error:
-            raise self._not_running() from error
+            raise self._unreachable() from error
         except aiohttp.ClientError as error:
-            raise Refused(f"the fabric went away: {error}") from error
+            raise Refused(f"the fabric closed the connection before it answered: {error}") from error
 
-    def _not_running(self) -> NotRunning:
-        return NotRunning(
-            f"no fabric runs on {self._state}; start one with `kubeirq dev PATH`, or name its folder with --state, "
-            "or a cluster with --context or --kubeconfig"
+    def _unreachable(self) -> FabricUnreachable:
+        return FabricUnreachable(
+            f"no fabric runs on {self._state}; start one with `kubeirq dev PATH`, "
+            "give the folder of another one with --state, or choose a cluster with --context or --kubeconfig"
         )
 
 
@@ -90,4 +90,4 @@ def _reason(body: bytes, status: int) -> str:
     try:
         return str(orjson.loads(body)["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return f"status {status}"
+        return f"the fabric answered with status {status}; its log is logs/kubeirq.log in the state folder"

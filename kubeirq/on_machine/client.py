@@ -1,4 +1,4 @@
-"""The fabric of this machine, asked by its admin API."""
+"""The client of the fabric on this machine, which uses its admin API and its log files."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -8,15 +8,17 @@ from urllib.parse import quote
 
 import orjson
 
-from kubeirq.fabric_client import Answer, Description, Named, NotRunning, Overview, Published, chosen, one_of
+from kubeirq import name_lookup
+from kubeirq.fabric_client import Answer, Description, FabricUnreachable, Overview, Published, ResourceView
+from kubeirq.name_lookup import find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
-from kubeirq.on_machine.log_files import function_log, lines_of, trigger_log
-from kubeirq.output.texts import age, last_answer
-from kubeirq.output.trigger_text import advice_for, condition_lines, flow_lines
+from kubeirq.on_machine.log_files import fabric_log, function_log, read_lines
+from kubeirq.output.formats import age, last_answer
+from kubeirq.output.trigger_lines import condition_lines, flow_lines, next_steps
 
 
-class OnMachine:
-    """`asked.Asked`, for the fabric on a state folder. Open it as a context."""
+class MachineClient:
+    """Implements `fabric_client.FabricClient` for the fabric on a state folder. Open it with `async with`."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
@@ -31,14 +33,14 @@ class OnMachine:
     ) -> None:
         await self._client.__aexit__(kind, error, trace)
 
-    async def overview(self, what: str | None, everywhere: bool) -> Overview:
-        found = await self._found()
+    async def overview(self, selector: str | None, all_namespaces: bool) -> Overview:
+        found = await self._views()
         kinds = set[str]()
-        if what is not None:
+        if selector is not None:
             from trigger_sources.registry import kinds as installed
 
             kinds = set(installed())
-        shown = chosen(found, what, kinds)
+        shown = select(found, selector, kinds)
         triggers = sorted((one for one in shown if one["kind"] != "Function"), key=_worst_first)
         functions = [one for one in shown if one["kind"] == "Function"]
         functions.sort(key=lambda one: (one["state"] == "Ready", one["name"]))
@@ -58,12 +60,13 @@ class OnMachine:
         )
 
     async def describe(self, name: str) -> Description:
-        found = one_of(await self._found(), name)
+        found = find_one(await self._views(), name)
         lines = function_lines(found) if found["kind"] == "Function" else trigger_lines(found)
         return Description(found, lines)
 
     async def call(self, function: str, body: bytes, content_type: str) -> Answer:
-        found = one_of([one for one in await self._found() if one["kind"] == "Function"], function)
+        functions = [one for one in await self._views() if one["kind"] == "Function"]
+        found = find_one(functions, function, name_lookup.FUNCTION)
         status, headers, answer = await self._client.send(
             f"/v1/functions/{found['namespace']}/{found['name']}/call", body, content_type
         )
@@ -76,61 +79,62 @@ class OnMachine:
         return Published(answer["published"], [str(position) for position in answer.get("positions") or []])
 
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
-        """From files: also of a fabric that does not run any more."""
+        """Reads the log files. Functions have them also after the fabric has stopped."""
         try:
-            one = one_of(await self._found(), name)
-        except NotRunning:
+            one = find_one(await self._views(), name)
+        except FabricUnreachable:
             front, _, last = name.rpartition("/")
             one = {"kind": "Function", "namespace": front or "default", "name": last}
             if not function_log(self._state, one["namespace"], last).exists():
                 raise
         if one["kind"] == "Function":
-            lines = lines_of(function_log(self._state, one["namespace"], one["name"]), tail, follow)
+            lines = read_lines(function_log(self._state, one["namespace"], one["name"]), tail, follow)
         else:
-            lines = lines_of(trigger_log(self._state), tail, follow, f"{one['namespace']}/{one['name']}")
+            lines = read_lines(fabric_log(self._state), tail, follow, f"{one['namespace']}/{one['name']}")
         async for line in lines:
             yield line
 
-    async def trigger(self, name: str) -> Named:
-        return one_of([one for one in await self._found() if one["kind"] != "Function"], name)
+    async def trigger(self, name: str) -> ResourceView:
+        triggers = [one for one in await self._views() if one["kind"] != "Function"]
+        return find_one(triggers, name, name_lookup.TRIGGER)
 
-    async def suspend(self, trigger: Named) -> None:
+    async def suspend(self, trigger: ResourceView) -> None:
         await self._client.post(f"{_path(trigger)}/suspend")
 
-    async def resume(self, trigger: Named) -> None:
+    async def resume(self, trigger: ResourceView) -> None:
         await self._client.post(f"{_path(trigger)}/resume")
 
-    async def dead_letters(self, trigger: Named, limit: int) -> list[dict[str, Any]]:
+    async def dead_letters(self, trigger: ResourceView, limit: int) -> list[dict[str, Any]]:
         answer = await self._client.get(f"{_path(trigger)}/dead-letters", limit=str(limit))
         found: list[dict[str, Any]] = answer["deadLetters"]
         return found
 
-    async def dead_letter(self, trigger: Named, identity: str) -> dict[str, Any]:
+    async def dead_letter(self, trigger: ResourceView, identity: str) -> dict[str, Any]:
         found: dict[str, Any] = await self._client.get(f"{_path(trigger)}/dead-letters/show", identity=identity)
         return found
 
-    async def redrive(self, trigger: Named, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def redrive(self, trigger: ResourceView, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         async for line in self._client.lines(f"{_path(trigger)}/dead-letters/redrive", request):
             yield line
 
-    async def purge(self, trigger: Named, identities: Sequence[str] | None) -> int:
+    async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> int:
         answer = await self._client.post(f"{_path(trigger)}/dead-letters/purge", {"identities": identities})
         return int(answer["purged"])
 
-    async def lanes(self, trigger: Named) -> list[dict[str, Any]]:
+    async def lanes(self, trigger: ResourceView) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self._client.get(f"{_path(trigger)}/lanes"))["lanes"]
         return found
 
-    async def act_on_lanes(self, trigger: Named, verb: str, key: str | None) -> int:
+    async def act_on_lanes(self, trigger: ResourceView, verb: str, key: str | None) -> int:
         answer = await self._client.post(f"{_path(trigger)}/lanes/{verb}", {"key": key})
         return int(answer.get("lanes", 0))
 
-    async def _found(self) -> list[Named]:
+    async def _views(self) -> list[ResourceView]:
         status = await self._client.get("/v1/status")
         return [*status["triggers"], *({**found, "kind": "Function"} for found in status["functions"])]
 
 
-def function_lines(found: Named) -> list[str]:
+def function_lines(found: ResourceView) -> list[str]:
     lines = [f"{found['kind']} {found['namespace']}/{found['name']}"]
     lines += [f"  {label:10} {found[label]}" for label in ("state", "runtime", "pid", "address", "restarts")]
     lines.append(f"  {'since':10} {age(found['since'])} ago")
@@ -139,14 +143,14 @@ def function_lines(found: Named) -> list[str]:
     return lines
 
 
-def trigger_lines(found: Named) -> list[str]:
+def trigger_lines(found: ResourceView) -> list[str]:
     lines = [f"{found['kind']} {found['namespace']}/{found['name']}", f"  calls {found['function']}"]
     lines += condition_lines(found["conditions"])
     lines += flow_lines(found)
-    return lines + [f"  next: {advice}" for advice in advice_for(found)]
+    return lines + [f"  next: {step}" for step in next_steps(found)]
 
 
-def _trigger_row(found: Named) -> Sequence[Any]:
+def _trigger_row(found: ResourceView) -> Sequence[Any]:
     counters = found["counters"]
     return (
         f"{found['kind']}/{found['name']}", found["function"] or "-", _ready(found), counters.get("delivered", 0),
@@ -155,7 +159,7 @@ def _trigger_row(found: Named) -> Sequence[Any]:
     )  # fmt: skip
 
 
-def _function_row(found: Named) -> Sequence[Any]:
+def _function_row(found: ResourceView) -> Sequence[Any]:
     last_error = (found["lastError"] or "").strip().splitlines()[-1:] or "-"
     return (
         found["name"], found["state"], found["runtime"], found["pid"] or "-", found["restarts"], age(found["since"]),
@@ -163,19 +167,19 @@ def _function_row(found: Named) -> Sequence[Any]:
     )  # fmt: skip
 
 
-def _without_kind(function: Named) -> Named:
+def _without_kind(function: ResourceView) -> ResourceView:
     return {name: value for name, value in function.items() if name != "kind"}
 
 
-def _path(trigger: Named) -> str:
+def _path(trigger: ResourceView) -> str:
     return "/v1/triggers/" + "/".join(quote(trigger[part]) for part in ("namespace", "kind", "name"))
 
 
-def _worst_first(trigger: Named) -> tuple[bool, int, str]:
+def _worst_first(trigger: ResourceView) -> tuple[bool, int, str]:
     return _ready(trigger) == "True", -trigger["deadLetters"], trigger["name"]
 
 
-def _ready(trigger: Named) -> str:
+def _ready(trigger: ResourceView) -> str:
     condition = next((found for found in trigger["conditions"] if found["type"] == "Ready"), None)
     if condition is None:
         return "Unknown"

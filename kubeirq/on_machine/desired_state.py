@@ -1,34 +1,50 @@
-"""What is to run, from the files that say so."""
+"""The desired state of the fabric on one machine: its functions and triggers, as the manifests define them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from controllers.functions.resource import FunctionSpec
-from kubeirq.manifests import Resources, load
-from kubeirq.on_machine.fabric import FunctionResource, Wanted
+from kubeirq.manifests.loading import load
+from kubeirq.manifests.resources import InvalidManifests, Resources
 from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
 
-EXAMPLE = "kubeirq.dev/example"  # the annotation of a trigger with an event that its function can make use of
+EXAMPLE = "kubeirq.dev/example"  # a trigger's annotation: an event that its function can process
 
 
-class Problems(Exception):
-    """Something is wrong with the resources: one line each, with its place."""
+@dataclass(frozen=True)
+class FunctionResource:
+    """A Function as its file has it."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+    namespace: str
+    name: str
+    spec: FunctionSpec
+    base: Path  # paths in the spec are relative to this folder
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def wanted_from(paths: Sequence[Path], secrets: Path | None) -> Wanted:
-    """What these files and folders want to run. Raises Problems."""
+@dataclass(frozen=True)
+class DesiredState:
+    """The functions and triggers to run, and how to get the values of secrets and variables."""
+
+    functions: Sequence[FunctionResource]
+    triggers: Sequence[TriggerResource]
+    secret: Callable[[str, SecretRef], str]  # by namespace and reference; raises MissingSecret
+    environment: Callable[[FunctionResource], Mapping[str, str]]  # spec.env, resolved; raises MissingSecret
+
+
+def load_desired_state(paths: Sequence[Path], secrets: Path | None) -> DesiredState:
+    """Reads these files and folders. Raises InvalidManifests."""
     resources, problems = load(paths, secrets)
     if problems:
-        raise Problems([str(problem) for problem in problems])
+        raise InvalidManifests.of(problems)
     if not resources.triggers and not resources.functions:
-        raise Problems([f"{', '.join(map(str, paths))}: no resources; `kubeirq new function NAME` writes a first one"])
+        raise InvalidManifests(
+            [f"{', '.join(map(str, paths))}: no resources found; `kubeirq new function NAME` writes a first one"]
+        )
 
     def secret(namespace: str, reference: SecretRef) -> str:
         return _value(resources, "Secret", namespace, reference.name, reference.key)
@@ -36,7 +52,7 @@ def wanted_from(paths: Sequence[Path], secrets: Path | None) -> Wanted:
     def environment(function: FunctionResource) -> dict[str, str]:
         return _environment(function.spec, function.namespace, resources)
 
-    return Wanted(
+    return DesiredState(
         functions=[
             FunctionResource(found.namespace, found.name, found.spec, found.file.parent.absolute(), found.labels)
             for found in resources.functions
@@ -47,7 +63,7 @@ def wanted_from(paths: Sequence[Path], secrets: Path | None) -> Wanted:
                 found.namespace,
                 found.name,
                 found.spec,
-                uid=f"{found.namespace}/{found.kind}/{found.name}",  # the same after every restart
+                uid=found.uid,  # made of names, so it is the same after every restart
                 example=found.annotations.get(EXAMPLE, ""),
             )
             for found in resources.triggers
@@ -58,35 +74,37 @@ def wanted_from(paths: Sequence[Path], secrets: Path | None) -> Wanted:
 
 
 def _environment(spec: FunctionSpec, namespace: str, resources: Resources) -> dict[str, str]:
-    """spec.envFrom, then spec.env. Raises MissingSecret."""
+    """The variables of spec.envFrom, then of spec.env. Raises MissingSecret."""
     found: dict[str, str] = {}
     for part in spec.env_from:
-        for field, known in (("secretRef", resources.secrets), ("configMapRef", resources.config_maps)):
-            reference: dict[str, Any] | None = part.get(field)
+        for field_name, known in (("secretRef", resources.secrets), ("configMapRef", resources.config_maps)):
+            reference: dict[str, Any] | None = part.get(field_name)
             if reference is None:
                 continue
             data = known.get((namespace, str(reference.get("name"))))
             if data is None and not reference.get("optional"):
-                raise MissingSecret(f"spec.envFrom: {field} {reference.get('name')!r}: not in the files")
+                raise MissingSecret(
+                    f"spec.envFrom: {field_name} {reference.get('name')!r} is not in the files; add its document"
+                )
             prefix = part.get("prefix", "")
             found |= {f"{prefix}{key}": value for key, value in (data or {}).items()}
     for variable in spec.env:
-        chosen = variable.value_from
-        if chosen is None:
+        source = variable.value_from
+        if source is None:
             found[variable.name] = variable.value or ""
-        elif chosen.secret_key_ref is not None:
-            reference_ = chosen.secret_key_ref
-            found[variable.name] = _value(resources, "Secret", namespace, reference_.name, reference_.key)
-        elif chosen.config_map_key_ref is not None:
-            reference_ = chosen.config_map_key_ref
-            found[variable.name] = _value(resources, "ConfigMap", namespace, reference_.name, reference_.key)
+        elif source.secret_key_ref is not None:
+            key_ref = source.secret_key_ref
+            found[variable.name] = _value(resources, "Secret", namespace, key_ref.name, key_ref.key)
+        elif source.config_map_key_ref is not None:
+            key_ref = source.config_map_key_ref
+            found[variable.name] = _value(resources, "ConfigMap", namespace, key_ref.name, key_ref.key)
     return found
 
 
 def _value(resources: Resources, kind: str, namespace: str, name: str, key: str) -> str:
     data = (resources.secrets if kind == "Secret" else resources.config_maps).get((namespace, name))
     if data is None:
-        raise MissingSecret(f"no {kind} {name!r} in namespace {namespace!r}: add its document, or --secrets DIR")
+        raise MissingSecret(f"no {kind} {name!r} in namespace {namespace!r}; add its document, or use --secrets DIR")
     if key not in data:
-        raise MissingSecret(f"{kind} {name!r} has no key {key!r}: add it to its document, or as a file to --secrets")
+        raise MissingSecret(f"{kind} {name!r} has no key {key!r}; add it to its document, or as a file to --secrets")
     return data[key]

@@ -1,4 +1,4 @@
-"""What a function's dependencies are installed into: a virtual environment by their content, built once."""
+"""Installs a function's dependencies into a virtual environment, which functions with the same dependencies share."""
 
 import asyncio
 import fcntl
@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from kubeirq.on_machine.children import start_child, stop_child
+from kubeirq.on_machine.child_processes import start_child, stop_child
 
-# What the runtime itself imports
+# The packages that the runtime itself imports
 RUNTIME_NEEDS = ("httptools>=0.6.4", "uvloop>=0.21")
 _LAST_LINES = 12
-_WHOLE = "installed"
+_COMPLETE = "installed"
 
 
-class NotInstalled(Exception):
-    """The function's dependencies cannot be installed. The text ends with the installer's own last lines."""
+class InstallFailed(Exception):
+    """The dependencies cannot be installed. The text ends with the last lines of the installer."""
 
 
 def cache_folder() -> Path:
@@ -29,7 +29,7 @@ def cache_folder() -> Path:
 
 
 def fingerprint_of(requirements: str) -> str:
-    """Names an environment: the same for the same Python and the same lines, comments and blank ones aside."""
+    """The name of the environment for this Python and these lines. Comments and blank lines do not matter."""
     lines = [line.strip() for line in requirements.splitlines()]
     wanted = "\n".join(line for line in lines if line and not line.startswith("#"))
     text = "\n".join((sys.version, sys.executable, *RUNTIME_NEEDS, wanted))
@@ -37,33 +37,33 @@ def fingerprint_of(requirements: str) -> str:
 
 
 async def interpreter_for(requirements: str, *, label: str, show: Callable[[str], None], cache: Path) -> Path:
-    """The Python that has these requirements; without any, our own. Raises NotInstalled.
+    """A Python that has these requirements; without any, the Python of this process. Raises InstallFailed.
 
-    `show` is given a line when something is installed, which can take a while.
+    Calls `show` with a line before and after it installs packages, which can take a while.
     """
     if not any(line.strip() and not line.strip().startswith("#") for line in requirements.splitlines()):
         return Path(sys.executable)
     folder = cache / fingerprint_of(requirements)
     python = folder / "bin" / "python"
-    whole = folder / _WHOLE
-    if not whole.exists():
+    marker = folder / _COMPLETE
+    if not marker.exists():
         async with _locked(folder.with_suffix(".lock")):
-            if not whole.exists():  # another may have built it meanwhile
-                show(f"{label}: installs its dependencies (once)")
+            if not marker.exists():  # another process may have built it meanwhile
+                show(f"{label}: installing dependencies (only this once)")
                 await _build(folder, requirements)
-                show(f"{label}: dependencies are installed")
+                show(f"{label}: dependencies installed")
     return python
 
 
 async def _build(folder: Path, requirements: str) -> None:
-    """The marker comes last: a folder without it was left half built, and is built anew."""
+    """Writes the marker last: a folder without it is incomplete, and the next attempt builds it again."""
     shutil.rmtree(folder, ignore_errors=True)
     await _run([sys.executable, "-m", "venv", str(folder)])
     file = folder / "requirements.txt"
     file.write_text(requirements)
     install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     await _run([*install, "--requirement", str(file), *RUNTIME_NEEDS])
-    (folder / _WHOLE).touch()
+    (folder / _COMPLETE).touch()
 
 
 async def _run(command: Sequence[str]) -> None:
@@ -74,14 +74,14 @@ async def _run(command: Sequence[str]) -> None:
         async for line in process.stdout:
             last.append(line.decode(errors="replace").rstrip())
         if await process.wait() != 0:
-            raise NotInstalled("spec.dependencies: not installed:\n" + "\n".join(last))
+            raise InstallFailed("spec.dependencies: pip cannot install them:\n" + "\n".join(last))
     finally:
         await stop_child(process, 1)
 
 
 @asynccontextmanager
 async def _locked(file: Path) -> AsyncIterator[None]:
-    """One builder at a time, over all processes of this user."""
+    """Only one process of this user builds at a time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as opened:
         while True:

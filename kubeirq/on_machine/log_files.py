@@ -1,4 +1,4 @@
-"""What functions print, and what happens to triggers, in files of the state folder: bounded, and read back."""
+"""Log files in the state folder, of functions and of the fabric: limits their size, and reads them."""
 
 import asyncio
 import os
@@ -8,40 +8,40 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO
 
-from kubeirq.output.log_lines import line_about
+from kubeirq.output.fabric_log_lines import line_about
 
-MOST_BYTES = 8 * 1024 * 1024  # then it is put aside, in place of the one that was put aside before
-_LOOK_SECONDS = 0.25
+MAX_BYTES = 8 * 1024 * 1024  # then the file is rotated to NAME.log.1, which replaces the previous one
+_POLL_SECONDS = 0.25
 
 
 def function_log(state: Path, namespace: str, name: str) -> Path:
     return state / "logs" / "functions" / namespace / f"{name}.log"
 
 
-def trigger_log(state: Path) -> Path:
-    """Of the whole fabric, as lines of JSON."""
+def fabric_log(state: Path) -> Path:
+    """The log of the whole fabric, one JSON object a line, which has the lines about triggers."""
     return state / "logs" / "kubeirq.log"
 
 
 class FunctionLogs:
     """A file for each function, open while the fabric runs."""
 
-    def __init__(self, state: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, state: Path, max_bytes: int = MAX_BYTES) -> None:
         self._state = state
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._files: dict[tuple[str, str], IO[str]] = {}
 
     def write(self, namespace: str, name: str, line: str) -> None:
-        """A full disk stops no function."""
+        """Ignores a full disk, so that it does not stop the function."""
         try:
             file = self._files.get((namespace, name))
-            if file is not None and file.tell() > self._most_bytes:
+            if file is not None and file.tell() > self._max_bytes:
                 self._files.pop((namespace, name)).close()
                 file = None
             if file is None:
                 path = function_log(self._state, namespace, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if path.exists() and path.stat().st_size > self._most_bytes:
+                if path.exists() and path.stat().st_size > self._max_bytes:
                     path.replace(path.with_suffix(".log.1"))
                 file = self._files[namespace, name] = path.open("a", buffering=1, encoding="utf-8", errors="replace")
             file.write(line + "\n")
@@ -54,16 +54,16 @@ class FunctionLogs:
         self._files.clear()
 
 
-async def lines_of(file: Path, tail: int, follow: bool, trigger: str | None = None) -> AsyncGenerator[str, None]:
-    """At most `tail` of the lines that are there; then, if asked to follow, those to come, over rotations.
+async def read_lines(file: Path, tail: int, follow: bool, trigger: str | None = None) -> AsyncGenerator[str, None]:
+    """The last `tail` lines of the file; with `follow` also every new line, across rotations.
 
-    With `trigger`, only those about it, as people read them.
+    With `trigger`, only the lines about it, in readable form.
     """
-    with closing(_Reader(file)) as reader:
+    with closing(_GrowingFile(file)) as reader:
         for line in deque(_about(trigger, reader.lines()), maxlen=tail):
             yield line
         while follow:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
             for line in _about(trigger, reader.lines()):
                 yield line
 
@@ -75,8 +75,8 @@ def _about(trigger: str | None, lines: Iterable[str]) -> Iterator[str]:
             yield found
 
 
-class _Reader:
-    """Reads what is new in a file that grows, and in the one that takes its place."""
+class _GrowingFile:
+    """Reads new lines of a file that grows and that is rotated."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -84,10 +84,10 @@ class _Reader:
         self._rest = ""
 
     def lines(self) -> list[str]:
-        """The whole lines since the last time."""
+        """The complete lines since the last call."""
         found = self._read()
-        if self._file is not None and self._is_other():
-            found += self._read()  # what was written before it was put aside
+        if self._file is not None and self._is_rotated():
+            found += self._read()  # the lines that were written before the rotation
             self.close()
             found += self._read()
         *lines, self._rest = (self._rest + found).split("\n")
@@ -106,7 +106,7 @@ class _Reader:
                 return ""
         return self._file.read()
 
-    def _is_other(self) -> bool:
+    def _is_rotated(self) -> bool:
         assert self._file is not None
         try:
             return os.fstat(self._file.fileno()).st_ino != self._path.stat().st_ino

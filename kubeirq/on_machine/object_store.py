@@ -1,8 +1,8 @@
-"""Objects in one SQLite file, behind the part of the S3 protocol that the embedded Kafka-compatible broker speaks.
+"""An object store in one SQLite file. It serves the part of the S3 protocol that the embedded Kafka broker uses.
 
-That broker keeps everything in objects and has no storage on disk of its own. `brokers.py` starts this program beside
-it: `python -m kubeirq.on_machine.object_store FILE PORT`. The environment holds the name of the one bucket; a request
-that does not know the name is refused. Once a PUT is answered its object outlives any process.
+The broker stores everything as objects, and cannot store anything on disk itself. `brokers.py` starts this program
+beside it: `python -m kubeirq.on_machine.object_store FILE PORT`. The environment has the name of the only bucket, which
+is a secret: requests to other buckets get 404. After a PUT is answered, its object survives the end of any process.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ import uvloop
 BUCKET_VARIABLE = "KUBEIRQ_BUCKET"
 _PAGE = 1000
 _BODY_MAX_BYTES = 128 * 1024 * 1024
-_LAST = "\U0010ffff"  # sorts after everything that a key may go on with
+_LAST = "\U0010ffff"  # sorts after every character that can follow in a key
 _REASONS = {200: "OK", 204: "No Content", 304: "Not Modified", 404: "Not Found"}
 _REASONS |= {405: "Method Not Allowed", 412: "Precondition Failed", 413: "Content Too Large"}
 
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some keys in order. `last` is where to go on; None at the end."""
+    """Some keys in order. The next page starts after `last`; None means that there is none."""
 
     entries: list[Entry]
     prefixes: list[str]
@@ -53,11 +53,11 @@ class Page(NamedTuple):
 
 
 class Objects:
-    """The file. A condition is checked and its write made in one step."""
+    """The objects in the file. A conditional write checks its condition and writes in one step."""
 
     def __init__(self, path: str) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
-        # normal: what was written survives a killed process; a power cut may take the last moments, as with Kafka
+        # With `normal`, writes survive a killed process. A power cut may lose the last moments, as with Kafka
         self._database.executescript(
             """
             pragma journal_mode = wal;
@@ -73,7 +73,7 @@ class Objects:
         return None if row is None else Stored(*row)
 
     def put(self, key: str, data: bytes, *, if_match: str | None = None, only_new: bool = False) -> str | None:
-        """The new entity tag. None: the condition does not hold, nothing was written."""
+        """Writes the object and returns its new entity tag. Returns None if the condition does not hold."""
         self._versions += 1
         row = (key, data, f'"{self._versions:x}"', time.time())
         if if_match is not None:
@@ -90,10 +90,10 @@ class Objects:
         self._database.execute("delete from objects where key = ?", (key,))
 
     def page(self, prefix: str, delimiter: str, after: str) -> Page:
-        """What begins with `prefix` and comes after `after`; where the delimiter follows, only up to it, once."""
+        """The keys that begin with `prefix` and sort after `after`. Keys with the delimiter become one prefix."""
         entries: list[Entry] = []
         prefixes: list[str] = []
-        # With a delimiter one row may stand for thousands: each common prefix is jumped over
+        # With a delimiter, one row may stand for thousands: skip all keys with the same prefix at once
         limit = 1 if delimiter else _PAGE
         while len(entries) + len(prefixes) < _PAGE:
             rows = self._database.execute(
@@ -120,7 +120,7 @@ class Objects:
 
 class Request(NamedTuple):
     method: str
-    path: str  # still escaped
+    path: str  # percent-encoded
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes
@@ -133,7 +133,7 @@ class Answer(NamedTuple):
 
 
 def answer_to(request: Request, objects: Objects, bucket: str) -> Answer:
-    """Carries one request out. Whoever does not name the bucket finds nothing."""
+    """Executes one request. Any other bucket gets 404."""
     found, _, escaped_key = request.path[1:].partition("/")
     if found != bucket:
         return Answer(404)
@@ -190,7 +190,7 @@ def _iso(modified: float) -> str:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection of the broker. Requests are carried out as they come, one by one."""
+    """One keep-alive connection of the broker. It executes requests one by one."""
 
     def __init__(self, objects: Objects, bucket: str) -> None:
         self._objects = objects

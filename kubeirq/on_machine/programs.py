@@ -1,4 +1,4 @@
-"""What a Function is on one machine: its code in a folder named by its content, and the process to run there."""
+"""Prepares a Function to run on one machine: copies its code to a folder named by its content, and sets variables."""
 
 import hashlib
 import importlib.util
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from controllers.functions.resource import FunctionSpec
 from kubeirq.on_machine.environments import cache_folder, interpreter_for
-from kubeirq.on_machine.processes import Program
-from kubeirq.source_files import NoFiles, files_of, requirements_of
+from kubeirq.on_machine.program_runner import Program
+from kubeirq.source_files import MissingFiles, files_of, requirements_of
 
-# A function sees what a person's shell says about places and languages, not what else is in it: as in a pod
+# A function gets only these variables of the shell, so that it depends on no others, as in a pod
 _INHERITED = frozenset(
     {"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
     | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
@@ -23,11 +23,11 @@ _START_SECONDS = 60.0
 _GRACE_SECONDS = 30.0
 
 
-class BadFunction(Exception):
-    """The function's author's fault: field, problem, way out."""
+class InvalidFunction(Exception):
+    """The Function's spec has a problem. The text has field, problem and way out."""
 
 
-async def program_for(
+async def prepare_program(
     spec: FunctionSpec,
     *,
     namespace: str,
@@ -38,20 +38,24 @@ async def program_for(
     show: Callable[[str], None],
     debug_port: int | None = None,
 ) -> Program:
-    """The program of this function as its files are now. Raises BadFunction, NotInstalled, OSError.
+    """The program for the current files of the function. Raises InvalidFunction, InstallFailed, OSError.
 
-    `base` is the folder of the file that the resource came from; `environment` is spec.env, resolved.
+    `base` is the folder of the manifest; `environment` has the resolved values of spec.env.
     """
     if not spec.runtime.startswith("python"):
-        raise BadFunction(f"spec.runtime: {spec.runtime!r} runs on a cluster only as yet; here: python")
+        raise InvalidFunction(
+            f"spec.runtime: {spec.runtime!r} cannot run on one machine yet; use Python, or deploy to a cluster"
+        )
     module, _, handler = spec.handler.rpartition(".")
     try:
         files, requirements = files_of(spec, base), requirements_of(spec, base)
-    except NoFiles as error:
-        raise BadFunction(str(error)) from error
+    except MissingFiles as error:
+        raise InvalidFunction(str(error)) from error
     if not files:
-        raise BadFunction("spec.source: only path, inline and files run on one machine as yet")
-    folder = _assembled(files, state / "functions" / namespace / name)
+        raise InvalidFunction(
+            "spec.source: one machine cannot run this source yet; use path, inline or files, or deploy to a cluster"
+        )
+    folder = _code_folder(files, state / "functions" / namespace / name)
     python = await interpreter_for(requirements, label=name, show=show, cache=cache_folder())
     variables = {
         **{variable: value for variable, value in os.environ.items() if variable in _INHERITED},
@@ -64,7 +68,7 @@ async def program_for(
         "FUNC_HOST": "127.0.0.1",
         "FUNC_NAME": name,
         "FUNC_NAMESPACE": namespace,
-        # Whatever version the spec names, on one machine it is this fabric's own Python: say what is true
+        # On one machine every function runs on the Python of the fabric, also if the spec names another version
         "FUNC_RUNTIME": f"python{sys.version_info[0]}.{sys.version_info[1]}",
         "FUNC_TIMEOUT": f"{spec.timeout_seconds:g}",
         "FUNC_MEMORY_LIMIT": "0",
@@ -75,39 +79,39 @@ async def program_for(
         variables["FUNC_CONCURRENCY"] = str(spec.concurrency)
     hooks = {"FUNC_STARTUP": spec.startup, "FUNC_SHUTDOWN": spec.shutdown}
     variables |= {variable: hook for variable, hook in hooks.items() if hook}
-    command = [str(python), str(_server())]
+    command = [str(python), str(_runtime_server())]
     if debug_port is not None:
         debugger = importlib.util.find_spec("debugpy")
         if debugger is None or debugger.origin is None:
-            raise BadFunction("--debug: debugpy is not installed; `pip install debugpy` brings it")
+            raise InvalidFunction("--debug: debugpy is not installed; run `pip install debugpy`")
         variables["PYTHONPATH"] += os.pathsep + str(Path(debugger.origin).parent.parent)
         variables |= {"KUBEIRQ_DEBUG_PORT": str(debug_port), "FUNC_CONCURRENCY": "1"}
-    origin = _origin(spec, base)
+    origin = _source_folder(spec, base)
     return Program(tuple(command), folder, variables, origin, _START_SECONDS, stop_seconds=_GRACE_SECONDS + 7)
 
 
 def discard_unused(folder: Path, used: Sequence[Path]) -> None:
-    """Removes the versions of a function's code that no process runs any more."""
+    """Removes the code folders that no process uses any more."""
     for found in folder.iterdir() if folder.is_dir() else ():
         if found not in used:
             shutil.rmtree(found, ignore_errors=True)
 
 
-def _server() -> Path:
+def _runtime_server() -> Path:
     import runtimes.python
 
     return Path(runtimes.python.__path__[0]) / "server.py"
 
 
-def _origin(spec: FunctionSpec, base: Path) -> Path | None:
+def _source_folder(spec: FunctionSpec, base: Path) -> Path | None:
     if spec.source.path is None:
         return None
     path = base / spec.source.path
     return path if path.is_dir() else path.parent
 
 
-def _assembled(files: Mapping[str, bytes], parent: Path) -> Path:
-    """A folder with exactly these files, whole or not there."""
+def _code_folder(files: Mapping[str, bytes], parent: Path) -> Path:
+    """Writes the files into a folder named by their content. The folder appears only when it is complete."""
     digest = hashlib.sha256(sys.version.encode())
     for name, data in sorted(files.items()):
         digest.update(b"%d %s %d " % (len(name), name.encode(), len(data)))

@@ -1,4 +1,4 @@
-"""Puts an event where a trigger takes its events from, as any client of that source would."""
+"""Publishes an event to the source of a trigger, as any client of that source would."""
 
 import asyncio
 import uuid
@@ -13,13 +13,13 @@ _SECONDS = 60
 
 
 class CannotPublish(Exception):
-    """This trigger's source takes nothing from outside, or is not there. The text says what to do instead."""
+    """The trigger's source accepts no events from outside, or does not answer. The text says what to do instead."""
 
 
 async def publish(
     trigger: TriggerResource, fabric: Fabric, data: bytes, content_type: str, key: bytes | None, count: int
 ) -> list[str]:
-    """The positions of what was published, where the source tells them. Raises CannotPublish, OSError."""
+    """Publishes, and returns the positions if the source gives any. Raises CannotPublish, OSError."""
     fields = type(trigger.spec).model_fields
     if "topics" in fields:
         return await _to_kafka(trigger, fabric, data, content_type, key, count)
@@ -27,7 +27,9 @@ async def publish(
         return await _to_nats(trigger, fabric, data, content_type, count)
     if "methods" in fields:
         return await _to_http(trigger, fabric, data, content_type, count)
-    raise CannotPublish(f"{trigger.kind} {trigger.name}: nothing can be published to it; `kubeirq call` its function")
+    raise CannotPublish(
+        f"{trigger.kind} {trigger.name}: its source accepts no events; use `kubeirq call` on its function"
+    )
 
 
 async def _to_kafka(
@@ -38,9 +40,9 @@ async def _to_kafka(
 
     topics = getattr(trigger.spec, "topics", None)
     if not topics:
-        raise CannotPublish(f"{trigger.name}: it has a pattern, no topic; publish with a client of your own")
+        raise CannotPublish(f"{trigger.name}: it has a topic pattern, not a topic; publish with your own client")
     if getattr(trigger.spec, "security", None):
-        raise CannotPublish(f"{trigger.name}: its brokers ask for credentials; publish with a client of your own")
+        raise CannotPublish(f"{trigger.name}: its brokers need credentials; publish with your own client")
     brokers = list(trigger.spec.addresses.get("kafka") or fabric.host.defaults.get("kafka", ()))
     producer: Any = AIOKafkaProducer(bootstrap_servers=brokers, acks="all")
     headers = [("content-type", content_type.encode())]
@@ -63,9 +65,9 @@ async def _to_nats(trigger: TriggerResource, fabric: Fabric, data: bytes, conten
 
     subject = str(getattr(trigger.spec, "subject", ""))
     if "*" in subject or ">" in subject:
-        raise CannotPublish(f"{trigger.name}: {subject!r} is a pattern; publish with a client of your own")
+        raise CannotPublish(f"{trigger.name}: its subject {subject!r} is a pattern; publish with your own client")
     if getattr(trigger.spec, "security", None):
-        raise CannotPublish(f"{trigger.name}: its servers ask for credentials; publish with a client of your own")
+        raise CannotPublish(f"{trigger.name}: its servers need credentials; publish with your own client")
     servers = list(trigger.spec.addresses.get("nats") or fabric.host.defaults.get("nats", ()))
     headers = {"content-type": content_type}
     try:
@@ -74,7 +76,7 @@ async def _to_nats(trigger: TriggerResource, fabric: Fabric, data: bytes, conten
             stream = client.jetstream()
             found = [await stream.publish(subject, data, headers=headers) for _ in range(count)]
             return [f"{ack.stream}/{ack.seq}" for ack in found]
-        except NoStreamResponseError:  # a core subject: nobody confirms it
+        except NoStreamResponseError:  # core NATS, which confirms nothing
             for _ in range(count):
                 await client.publish(subject, data, headers=headers)
             await client.flush()
@@ -88,7 +90,9 @@ async def _to_nats(trigger: TriggerResource, fabric: Fabric, data: bytes, conten
 async def _to_http(trigger: TriggerResource, fabric: Fabric, data: bytes, content_type: str, count: int) -> list[str]:
     path = str(getattr(trigger.spec, "path", None) or f"/{trigger.name}")
     if "{" in path:
-        raise CannotPublish(f"{trigger.name}: its path has parameters; call {fabric.http_address}{path} yourself")
+        raise CannotPublish(
+            f"{trigger.name}: its path has parameters; send a request to {fabric.http_address}{path} yourself"
+        )
     method = (list(getattr(trigger.spec, "methods", ())) or ["POST"])[0]
     headers = {"content-type": content_type, "x-request-id": str(uuid.uuid4())}
     if host := getattr(trigger.spec, "host", None):
@@ -97,5 +101,5 @@ async def _to_http(trigger: TriggerResource, fabric: Fabric, data: bytes, conten
         for _ in range(count):
             async with session.request(method, fabric.http_address + path, data=data, headers=headers) as answer:
                 if answer.status >= 400:
-                    raise CannotPublish(f"{trigger.name}: {answer.status} {(await answer.text())[:500]}")
+                    raise CannotPublish(f"{trigger.name}: answer {answer.status}: {(await answer.text())[:500]}")
     return []

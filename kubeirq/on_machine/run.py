@@ -1,26 +1,26 @@
-"""`kubeirq dev` and `kubeirq serve`: the fabric on one machine, from start to drained."""
+"""`kubeirq dev` and `kubeirq serve`: run the fabric on one machine from start to stop."""
 
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from logging.handlers import RotatingFileHandler
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from kubeirq.manifests.resources import InvalidManifests
 from kubeirq.on_machine.admin import admin_api
-from kubeirq.on_machine.children import free_port
-from kubeirq.on_machine.desired_state import Problems, wanted_from
-from kubeirq.on_machine.fabric import Fabric, Wanted
-from kubeirq.on_machine.log_files import MOST_BYTES, trigger_log
-from kubeirq.on_machine.publish_hints import hints
-from kubeirq.output.display import Display, printable
-from kubeirq.output.lifecycle_logs import NoticeHandler
+from kubeirq.on_machine.child_processes import free_port
+from kubeirq.on_machine.desired_state import DesiredState, load_desired_state
+from kubeirq.on_machine.fabric import Fabric
+from kubeirq.on_machine.fabric_logging import FUNCTION_LOGGER, logging_to
+from kubeirq.on_machine.reload import Reloader
+from kubeirq.on_machine.shutdown import notify_systemd, run_until_signal
+from kubeirq.on_machine.startup_text import startup_lines
+from kubeirq.on_machine.state_lock import InUse, locked
+from kubeirq.output.event_display import EventDisplay, printable
+from kubeirq.output.terminal_warnings import TerminalWarnings
 from trigger_sources.observe.endpoint import metrics_endpoint
 from trigger_sources.observe.logs import JsonLines
 from trigger_sources.source import SourceError
@@ -29,13 +29,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_STATE = Path(".kubeirq")
 DEFAULT_GRACE_SECONDS = 30.0
+_HTTP_PORT = 8080
 _DEBUG_PORT = 5678
-_WATCH_STEP_MILLISECONDS = 100
-_WATCH_DEBOUNCE_MILLISECONDS = 400
-
-
-class InUse(Exception):
-    """Another fabric runs on this state folder. The text names its process."""
 
 
 async def dev(
@@ -48,38 +43,30 @@ async def dev(
     grace_seconds: float = DEFAULT_GRACE_SECONDS,
     write: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> int:
-    """Runs the resources of these files and folders, reloads them on change, shows each event. The exit code."""
+    """Runs the manifests, reloads them when they change, and shows each event. Returns the exit code."""
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    display = Display(write, colours=colours)
+    display = EventDisplay(write, colours=colours)
     try:
-        wanted = wanted_from(paths, secrets)
-        with locked(state), _logging_to(state, NoticeHandler(display.notice)):
-            port = http_port if http_port is not None else free_port([8080])
-            debugged = {} if debug is None else {debug: free_port([_DEBUG_PORT])}
-            async with _running(
-                Fabric(
-                    state,
-                    http_port=port,
-                    observe=display.event,
-                    show_line=display.log_line,
-                    notice=display.notice,
-                    debug=debugged,
-                ),
-                wanted,
-            ) as fabric:
-                for line in (*hints(fabric), *(f"  debug {name}: 127.0.0.1:{port}" for name, port in debugged.items())):
+        desired = load_desired_state(paths, secrets)
+        with locked(state), logging_to(state, TerminalWarnings(display.notice)):
+            debug_ports = {} if debug is None else {debug: free_port([_DEBUG_PORT])}
+            fabric = Fabric(
+                state,
+                http_port=http_port if http_port is not None else free_port([_HTTP_PORT]),
+                observe=display.event,
+                show_line=display.log_line,
+                notice=display.notice,
+                debug=debug_ports,
+            )
+            async with _running(fabric, desired):
+                debug_lines = (f"  debug {name}: 127.0.0.1:{port}" for name, port in debug_ports.items())
+                for line in (*startup_lines(fabric), *debug_lines):
                     write(line)
-                async with _beside(
-                    _ticking(display), _reloading(fabric, paths, secrets, state, display.notice, grace_seconds)
-                ):
-                    await _until_told_to_stop(fabric, grace_seconds, display.notice)
-    except Problems as problems:
-        for line in problems.lines:
-            print(printable(line), file=sys.stderr)
-        return 1
-    except (InUse, SourceError, OSError) as error:
-        print(f"kubeirq dev: {error}", file=sys.stderr)
-        return 1
+                reloader = Reloader(fabric, paths, secrets, grace_seconds, display.notice)
+                async with _in_background(_tick(display), reloader.on_change()):
+                    await run_until_signal(fabric, grace_seconds, display.notice)
+    except (InvalidManifests, InUse, SourceError, OSError) as error:
+        return _print_problem("dev", error)
     return 0
 
 
@@ -88,19 +75,19 @@ async def serve(
     *,
     state: Path = DEFAULT_STATE,
     http_host: str = "127.0.0.1",
-    http_port: int = 8080,
+    http_port: int = _HTTP_PORT,
     metrics_host: str = "127.0.0.1",
     metrics_port: int = 9090,
     secrets: Path | None = None,
     grace_seconds: float = DEFAULT_GRACE_SECONDS,
 ) -> int:
-    """The same for a server: no reload but on SIGHUP, one JSON line per lifecycle change. The exit code."""
+    """Runs the manifests on a server, reloads them on SIGHUP, and logs JSON lines. Returns the exit code."""
     logging_to_stdout = logging.StreamHandler(sys.stdout)
     logging_to_stdout.setFormatter(JsonLines())
-    function_log = logging.getLogger("kubeirq.function")
+    function_log = logging.getLogger(FUNCTION_LOGGER)
     try:
-        wanted = wanted_from(paths, secrets)
-        with locked(state), _logging_to(state, logging_to_stdout):
+        desired = load_desired_state(paths, secrets)
+        with locked(state), logging_to(state, logging_to_stdout):
             fabric = Fabric(
                 state,
                 http_host=http_host,
@@ -116,61 +103,47 @@ async def serve(
                 readings=lambda: [running.flow.reading() for running in fabric.flows.values()],
                 waiting=fabric.not_ready,
             )
-            async with _running(fabric, wanted), metrics as address:
+            async with _running(fabric, desired), metrics as address:
                 log.info(
                     "fabric is running",
                     extra={"http": fabric.http_address, "metrics": address, "state": str(state)},
                 )
-                reload = asyncio.Event()
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
-                _notify("READY=1")
-                async with _beside(_reloading_when(reload, fabric, paths, secrets, grace_seconds)):
-                    await _until_told_to_stop(
+                hangup = asyncio.Event()
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+                notify_systemd("READY=1")
+                reloader = Reloader(fabric, paths, secrets, grace_seconds, lambda text: log.warning(text))
+                async with _in_background(reloader.on_request(hangup)):
+                    await run_until_signal(
                         fabric, grace_seconds, lambda text: log.info("fabric stops", extra={"waits": text})
                     )
             log.info("fabric has stopped")
-    except Problems as problems:
-        for line in problems.lines:
-            print(printable(line), file=sys.stderr)
-        return 1
-    except (InUse, SourceError, OSError) as error:
-        print(f"kubeirq serve: {error}", file=sys.stderr)
-        return 1
+    except (InvalidManifests, InUse, SourceError, OSError) as error:
+        return _print_problem("serve", error)
     return 0
 
 
-@contextmanager
-def locked(state: Path) -> Iterator[None]:
-    """At most one fabric on a state folder. Raises InUse. A killed process holds nothing."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            raise InUse(
-                f"{state}: another fabric runs on this folder (pid {pid}); "
-                "stop it, or give this one a --state of its own"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+def _print_problem(command: str, error: Exception) -> int:
+    """Prints the problem on standard error, and returns the exit code."""
+    if isinstance(error, InvalidManifests):
+        for line in error.lines:
+            print(printable(line), file=sys.stderr)
+    else:
+        print(f"kubeirq {command}: {error}", file=sys.stderr)
+    return 1
 
 
 @asynccontextmanager
-async def _running(fabric: Fabric, wanted: Wanted) -> AsyncIterator[Fabric]:
-    """Whoever reaches the admin API finds everything started."""
+async def _running(fabric: Fabric, desired: DesiredState) -> AsyncIterator[Fabric]:
+    """Opens the admin API last, so that its clients find everything started."""
     async with fabric:
-        await fabric.apply(wanted)
+        await fabric.apply(desired)
         async with admin_api(fabric, fabric.state / "admin.sock"):
             yield fabric
 
 
 @asynccontextmanager
-async def _beside(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Runs these while the context is open."""
+async def _in_background(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Runs the coroutines while the context is open."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         yield
@@ -180,135 +153,7 @@ async def _beside(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _ticking(display: Display) -> None:
+async def _tick(display: EventDisplay) -> None:
     while True:
         await asyncio.sleep(1)
         display.tick()
-
-
-async def _until_told_to_stop(fabric: Fabric, grace_seconds: float, say: Callable[[str], None]) -> None:
-    """Waits for SIGINT or SIGTERM, then drains; a second one ends the draining."""
-    loop = asyncio.get_running_loop()
-    told, again = asyncio.Event(), asyncio.Event()
-
-    def tell() -> None:
-        (again if told.is_set() else told).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, tell)
-    await told.wait()
-    _notify("STOPPING=1")
-    say(_stopping_text(fabric.held, grace_seconds))
-    draining = asyncio.create_task(fabric.stop(grace_seconds))
-    hurry = asyncio.create_task(again.wait())
-    await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
-    if not draining.done():
-        fabric.hurry()
-    await draining
-    hurry.cancel()
-
-
-def _stopping_text(held: int, grace_seconds: float) -> str:
-    if held == 0:
-        return "stopping: nothing is under way"
-    events = "1 event is" if held == 1 else f"{held} events are"
-    return f"stopping: {events} under way; {grace_seconds:g} s, then the rest goes back (once more to hurry)"
-
-
-async def _reloading(
-    fabric: Fabric,
-    paths: Sequence[Path],
-    secrets: Path | None,
-    state: Path,
-    say: Callable[[str], None],
-    grace_seconds: float,
-) -> None:
-    from watchfiles import DefaultFilter, awatch  # `serve` has no need of it
-
-    folders = {path if path.is_dir() else path.absolute().parent for path in paths}
-    if secrets is not None:
-        folders.add(secrets)
-    own = str(state.absolute())  # noqa: ASYNC240  asks nothing of a disk
-    watched = DefaultFilter(ignore_paths=[own], ignore_dirs=(*DefaultFilter.ignore_dirs, ".kubeirq"))
-    async for changes in awatch(
-        *folders, watch_filter=watched, step=_WATCH_STEP_MILLISECONDS, debounce=_WATCH_DEBOUNCE_MILLISECONDS
-    ):
-        changed = {Path(path) for _, path in changes if concerns(Path(path), fabric.wanted, paths, secrets)}
-        if not changed:
-            continue  # a log, a ledger, what a function writes
-        say(f"changed: {', '.join(sorted(path.name for path in changed)[:5])}")
-        await _reload(fabric, paths, secrets, say, grace_seconds)
-
-
-def concerns(changed: Path, wanted: Wanted, paths: Sequence[Path], secrets: Path | None) -> bool:
-    """Whether this file may change what runs: manifests, secrets, and what functions name as theirs."""
-    if changed.suffix in (".yaml", ".yml", ".json") or changed in {path.absolute() for path in paths}:
-        return True
-    named = [] if secrets is None else [secrets.absolute()]
-    for function in wanted.functions:
-        source = function.spec.source
-        paths_of_it = (source.path, *source.include, function.spec.dependencies_path)
-        base = function.base.absolute()
-        named += [Path(os.path.normpath(base / path)) for path in paths_of_it if path is not None]
-    return any(changed == path or path in changed.parents for path in named)
-
-
-async def _reloading_when(
-    asked: asyncio.Event, fabric: Fabric, paths: Sequence[Path], secrets: Path | None, grace_seconds: float
-) -> None:
-    while True:
-        await asked.wait()
-        asked.clear()
-        await _reload(fabric, paths, secrets, lambda text: log.warning(text), grace_seconds)
-
-
-async def _reload(
-    fabric: Fabric, paths: Sequence[Path], secrets: Path | None, say: Callable[[str], None], grace_seconds: float
-) -> None:
-    """What is wrong is said, and what ran before goes on."""
-    try:
-        await fabric.apply(wanted_from(paths, secrets), grace_seconds)
-    except Problems as problems:
-        say("not reloaded, what ran before goes on:")
-        for line in problems.lines:
-            say("  " + line)
-    except Exception:
-        log.exception("not reloaded")
-
-
-@contextmanager
-def _logging_to(state: Path, other: logging.Handler) -> Iterator[None]:
-    """Everything to a file that is bounded, but for what functions print: they have their own. And to the other."""
-    file = trigger_log(state)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(file, maxBytes=MOST_BYTES, backupCount=1)
-    handler.setFormatter(JsonLines())
-    handler.addFilter(lambda record: record.name != "kubeirq.function")
-    with _logging(handler, other):
-        yield
-
-
-@contextmanager
-def _logging(*handlers: logging.Handler) -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.INFO)
-    logging.getLogger("aiokafka").setLevel(logging.WARNING)  # it tells of every heartbeat
-    for handler in handlers:
-        root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-        for handler in handlers:
-            root.removeHandler(handler)
-            handler.close()
-
-
-def _notify(message: str) -> None:
-    """Tells systemd, where it asked (Type=notify)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,1 +1,1 @@
-"""How the command line writes what it found, for people and for programs."""
+"""Text for the terminal: tables, JSON and YAML, the lines that show events, and log lines."""

@@ -1,4 +1,4 @@
-"""The command line on a real cluster: what needs pods, the API server's proxy, logs and exec."""
+"""The command line on a real cluster, with pods, the API server's proxy, logs and exec."""
 
 import asyncio
 import json
@@ -43,8 +43,8 @@ spec: {function: tax, topics: [TOPIC]}
 
 
 @dataclass
-class Told:
-    """What a command said."""
+class Result:
+    """The result of a command."""
 
     code: int
     output: str
@@ -56,18 +56,18 @@ class Told:
 
 @dataclass
 class Terminal:
-    """Where a person types `kubeirq`: in a folder, with a kubeconfig, in a namespace."""
+    """Runs `kubeirq` in a folder, with a kubeconfig and in a namespace."""
 
     folder: Path
     kubeconfig: Path
     namespace: str
 
-    async def __call__(self, *arguments: str) -> Told:
+    async def __call__(self, *arguments: str) -> Result:
         async with self.started(*arguments) as process:
             async with asyncio.timeout(200):
                 output, errors = await process.communicate()
         assert process.returncode is not None
-        return Told(process.returncode, output.decode(), errors.decode())
+        return Result(process.returncode, output.decode(), errors.decode())
 
     @asynccontextmanager
     async def started(self, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -92,71 +92,73 @@ def terminal(place: Namespace, folder: Path, kubeconfig: Path | None = None) -> 
     return Terminal(folder, kubeconfig or place.cluster.node.kubeconfig, place.name)
 
 
-async def until(told: Any, holds: Any, seconds: float = 60) -> Told:
-    """What the command says, as soon as this holds of it."""
+async def until(command: Any, holds: Any, seconds: float = 60) -> Result:
+    """Repeats the command until its result meets the condition, and returns that result."""
     found = None
     try:
         async with asyncio.timeout(seconds):
-            while not holds(found := await told()):
+            while not holds(found := await command()):
                 await asyncio.sleep(0.2)
     except TimeoutError:
         raise AssertionError(f"not in {seconds:g} s: {found}") from None
     return found
 
 
-async def test_a_folder_is_deployed_called_looked_at_and_its_dead_letters_looked_after(
+async def test_a_folder_is_deployed_called_and_inspected_and_its_dead_letters_are_managed(
     place: Namespace, cluster: Cluster, tmp_path: Path
 ):
     kubeirq = terminal(place, tmp_path)
     topic = f"{place.name}-orders"
     await kafka.create_topic(cluster.kafka.bootstrap, topic)
-    told = await kubeirq("deploy", "app.yaml")
-    assert told.code == 0, told
-    assert told.output.splitlines()[-1] == "all of 2 objects there and Ready"
+    result = await kubeirq("deploy", "app.yaml")
+    assert result.code == 0, result
+    assert result.output.splitlines()[-1] == "2 objects applied and Ready"
 
-    told = await kubeirq("call", "tax", "-d", '{"n": 2}')
-    assert (told.code, json.loads(told.output)) == (0, {"tax": 19}), told
-    told = await kubeirq("call", "tax", "-d", '{"n": 1}')
-    assert (told.code, told.errors) == (1, "status 422\n"), told
-    told = await kubeirq("logs", "tax")
-    assert told.code == 0, told
-    assert any(line.startswith("tax-") and "  sees {'n': 2}" in line for line in told.output.splitlines()), told
-    told = await kubeirq("logs", "orders")
-    assert f"trigger={place.name}/orders" in told.output, told
-    told = await kubeirq("get")
-    assert (told.code, told.errors) == (0, ""), told
-    assert "KafkaTrigger/orders" in told.output and "2/2" in told.output
+    result = await kubeirq("call", "tax", "-d", '{"n": 2}')
+    assert (result.code, json.loads(result.output)) == (0, {"tax": 19}), result
+    result = await kubeirq("call", "tax", "-d", '{"n": 1}')
+    assert (result.code, result.errors) == (1, "status 422\n"), result
+    result = await kubeirq("logs", "tax")
+    assert result.code == 0, result
+    assert any(line.startswith("tax-") and "  sees {'n': 2}" in line for line in result.output.splitlines()), result
+    result = await kubeirq("logs", "orders")
+    assert f"trigger={place.name}/orders" in result.output, result
+    result = await kubeirq("get")
+    assert (result.code, result.errors) == (0, ""), result
+    assert "KafkaTrigger/orders" in result.output and "2/2" in result.output
 
     await kafka.publish(cluster.kafka.bootstrap, topic, range(4))
-    told = await until(
+    result = await until(
         lambda: kubeirq("dead-letters", "list", "orders", "-o", "json"),
-        lambda told: told.code == 0 and len(json.loads(told.output)) == 2,
+        lambda result: result.code == 0 and len(json.loads(result.output)) == 2,
     )
-    letters = json.loads(told.output)
+    letters = json.loads(result.output)
     assert {letter["reason"] for letter in letters} == {"PermanentAnswer"}
     described = json.loads((await kubeirq("describe", "orders", "-o", "json")).output)
     assert described["flows"][0]["counters"]["received"] == 4
-    assert described["flows"][0]["deadLetters"] == 2, "whichever replica wrote them"
+    assert described["flows"][0]["deadLetters"] == 2, "those of all replicas"
     assert sorted(replica["name"] for replica in described["replicas"]) == sorted(
         pod["metadata"]["name"] for pod in await cluster.controllers("kafka")
     )
-    told = await kubeirq("describe", "orders")
-    assert "next: kubeirq dead-letters list orders" in told.output, told
-    told = await kubeirq("dead-letters", "show", "orders", letters[0]["identity"], "--data")
-    assert '"n": ' in told.output, told
+    result = await kubeirq("describe", "orders")
+    assert "next: kubeirq dead-letters list orders" in result.output, result
+    result = await kubeirq("dead-letters", "show", "orders", letters[0]["identity"], "--data")
+    assert '"n": ' in result.output, result
 
-    told = await kubeirq("dead-letters", "redrive", "orders", "--all", "--dry-run")
-    assert (told.code, told.output.splitlines()[-1]) == (0, "2 would be redriven"), told
-    told = await kubeirq("dead-letters", "redrive", "orders", letters[0]["identity"])
-    assert (told.code, "0 delivered, 1 failed again" in told.output) == (1, True), told
+    result = await kubeirq("dead-letters", "redrive", "orders", "--all", "--dry-run")
+    assert (result.code, result.output.splitlines()[-1]) == (0, "2 would be redriven"), result
+    result = await kubeirq("dead-letters", "redrive", "orders", letters[0]["identity"])
+    assert (result.code, "0 delivered, 1 failed again" in result.output) == (1, True), result
     (tmp_path / "code" / "main.py").write_text(CODE.replace("raise No", "return {}\n        raise No"))
-    told = await kubeirq("deploy", "app.yaml")
-    assert (told.code, "Function/tax: changed" in told.output) == (0, True), told
-    # the pods of the version before finish what they have begun, and may be called for some seconds
-    told = await until(
-        lambda: kubeirq("dead-letters", "redrive", "orders", letters[0]["identity"]), lambda told: told.code == 0, 30
+    result = await kubeirq("deploy", "app.yaml")
+    assert (result.code, "Function/tax: changed" in result.output) == (0, True), result
+    # pods of the old version finish their calls, and may still be called for some seconds
+    result = await until(
+        lambda: kubeirq("dead-letters", "redrive", "orders", letters[0]["identity"]),
+        lambda result: result.code == 0,
+        30,
     )
-    assert "1 delivered, 0 failed again" in told.output, told
+    assert "1 delivered, 0 failed again" in result.output, result
     assert (await kubeirq("dead-letters", "purge", "orders", "--all")).output == "purged 1\n"
     assert (await kubeirq("dead-letters", "list", "orders")).output == "no dead letters\n"
 
@@ -169,7 +171,7 @@ async def test_a_folder_is_deployed_called_looked_at_and_its_dead_letters_looked
     assert (await kubeirq("resume", "orders")).code == 0, "it was not suspended"
 
 
-async def test_a_lane_that_is_parked_is_listed_and_released(place: Namespace, cluster: Cluster, tmp_path: Path):
+async def test_a_parked_lane_is_listed_and_skipped(place: Namespace, cluster: Cluster, tmp_path: Path):
     kubeirq = terminal(place, tmp_path)
     topic = f"{place.name}-orders"
     await kafka.create_topic(cluster.kafka.bootstrap, topic)
@@ -179,29 +181,31 @@ async def test_a_lane_that_is_parked_is_listed_and_released(place: Namespace, cl
     )
     assert (await kubeirq("deploy", "app.yaml")).code == 0
     await kafka.publish(cluster.kafka.bootstrap, topic, [1])
-    told = await until(lambda: kubeirq("lanes", "list", "orders"), lambda told: "parked" in told.output)
-    assert "k1" in told.output
-    told = await until(lambda: kubeirq("describe", "orders"), lambda told: "Parked" in told.output)
-    assert "next: kubeirq lanes list orders" in told.output
+    result = await until(lambda: kubeirq("lanes", "list", "orders"), lambda result: "parked" in result.output)
+    assert "k1" in result.output
+    result = await until(lambda: kubeirq("describe", "orders"), lambda result: "Parked" in result.output)
+    assert "next: kubeirq lanes list orders" in result.output
     assert (await kubeirq("lanes", "skip", "orders", "k1")).output == "skipped 1\n"
-    await until(lambda: kubeirq("lanes", "list", "orders"), lambda told: told.output == "no lane waits\n")
+    await until(lambda: kubeirq("lanes", "list", "orders"), lambda result: result.output == "no lane waits\n")
 
 
-async def test_what_keeps_a_function_from_starting_is_shown_where_it_is_deployed(place: Namespace, tmp_path: Path):
+async def test_deploy_shows_why_a_function_does_not_start(place: Namespace, tmp_path: Path):
     kubeirq = terminal(place, tmp_path)
     (tmp_path / "code" / "main.py").write_text("import nowhere\n")
-    told = await kubeirq("deploy", "app.yaml", "--timeout", "25")
-    assert told.code == 1, told
-    assert "Function/tax is not Ready: CrashLoopBackOff: " in told.errors
-    assert "ModuleNotFoundError: No module named 'nowhere'" in told.errors.partition("container function, printed:")[2]
-    told = await kubeirq("call", "tax")
-    assert (told.code, "function 'tax' is not ready: CrashLoopBackOff" in told.errors) == (1, True), told
+    result = await kubeirq("deploy", "app.yaml", "--timeout", "25")
+    assert result.code == 1, result
+    assert "Function/tax is not Ready: CrashLoopBackOff: " in result.errors
+    assert (
+        "ModuleNotFoundError: No module named 'nowhere'" in result.errors.partition("container function, printed:")[2]
+    )
+    result = await kubeirq("call", "tax")
+    assert (result.code, "function 'tax' is not ready: CrashLoopBackOff" in result.errors) == (1, True), result
     assert "ModuleNotFoundError" in (await kubeirq("logs", "tax")).output
     (tmp_path / "code" / "main.py").write_text(CODE)
     assert (await kubeirq("deploy", "app.yaml")).code == 0, "mended"
 
 
-async def test_lines_to_come_are_followed_over_pods_until_interrupted(place: Namespace, tmp_path: Path):
+async def test_logs_follows_new_lines_across_pods_until_ctrl_c(place: Namespace, tmp_path: Path):
     kubeirq = terminal(place, tmp_path)
     (tmp_path / "app.yaml").write_text(APP.partition("---")[0])
     assert (await kubeirq("deploy", "app.yaml")).code == 0
@@ -225,27 +229,32 @@ async def calls(kubeirq: Terminal, number: int) -> None:
         await kubeirq("call", "tax", "-d", json.dumps({"n": 2 * number}))
 
 
-async def test_only_who_may_exec_is_told_what_events_carry(place: Namespace, cluster: Cluster, tmp_path: Path):
+async def test_only_users_who_may_exec_see_payloads(place: Namespace, cluster: Cluster, tmp_path: Path):
     person = await cluster.node.kubeconfig_of(f"person-{place.name}")
     kubeirq = terminal(place, tmp_path, person)
     admin = Terminal(tmp_path, cluster.node.kubeconfig, place.name)
     await kafka.create_topic(cluster.kafka.bootstrap, f"{place.name}-orders")
-    told = await kubeirq("deploy", "app.yaml")
-    assert (told.code, "no right: " in told.errors) == (1, True), told
+    result = await kubeirq("deploy", "app.yaml")
+    assert (result.code, "no permission: " in result.errors) == (1, True), result
     await place.kubectl("create", "rolebinding", "edit", "--clusterrole=edit", f"--user=person-{place.name}")
-    told = await kubeirq("deploy", "app.yaml")
-    assert told.code == 0, told
+    result = await kubeirq("deploy", "app.yaml")
+    assert result.code == 0, result
     assert (await kubeirq("call", "tax", "-d", '{"n": 2}')).code == 0
     assert (await kubeirq("logs", "tax")).code == 0
-    told = await kubeirq("describe", "orders")
-    assert (told.code, "dead letters are not known: no right: pods is forbidden" in told.output) == (0, True), told
-    told = await kubeirq("dead-letters", "list", "orders", "--system-namespace", RELEASE)
-    assert told.code == 1 and f'in the namespace "{RELEASE}"' in told.errors, told
+    result = await kubeirq("describe", "orders")
+    assert (result.code, "dead letters are not known: no permission: pods is forbidden" in result.output) == (
+        0,
+        True,
+    ), result
+    result = await kubeirq("dead-letters", "list", "orders", "--system-namespace", RELEASE)
+    assert result.code == 1 and f'in the namespace "{RELEASE}"' in result.errors, result
 
     role = (f"--role={RELEASE}-operator", f"--user=person-{place.name}")
     await cluster.kubectl("create", "rolebinding", f"operator-{place.name}", *role)
-    told = await kubeirq("dead-letters", "list", "orders", "--system-namespace", RELEASE)
-    assert (told.code, told.output) == (0, "no dead letters\n"), told
-    told = await kubeirq("dead-letters", "list", "orders")
-    assert (told.code, "--system-namespace" in told.errors) == (1, True), told
-    assert (await admin("dead-letters", "list", "orders")).code == 0, "who may list pods everywhere needs not say where"
+    result = await kubeirq("dead-letters", "list", "orders", "--system-namespace", RELEASE)
+    assert (result.code, result.output) == (0, "no dead letters\n"), result
+    result = await kubeirq("dead-letters", "list", "orders")
+    assert (result.code, "--system-namespace" in result.errors) == (1, True), result
+    assert (await admin("dead-letters", "list", "orders")).code == 0, (
+        "a user who may list pods everywhere needs no --system-namespace"
+    )

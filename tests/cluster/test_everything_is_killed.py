@@ -1,4 +1,4 @@
-"""Everything on the node is killed while events flow: deliveries go on by themselves, nothing is lost."""
+"""Everything on the node is killed while events flow: deliveries continue without help, and no event is lost."""
 
 import asyncio
 import time
@@ -23,14 +23,14 @@ KEYS = 200
 STEP = 350  # events between two kills
 CONCURRENCY = 16
 FAST = {"backoffSeconds": 0.05, "backoffMaxSeconds": 0.5}
-SETTLED_SECONDS = 1.0  # before a kill: what was settled then may not have been acknowledged at the source
-# Calls of a moment, so that kills come while events flow; some fail, so that some are being retried
+SETTLED_SECONDS = 1.0  # before a kill: events settled then may not be acknowledged at the source yet
+# Calls take a moment, so that kills come while events flow. Some fail, so that there are retries
 WORK = {"FAIL_SHARE": "0.02", "WORKS_SECONDS": "0.003"}
 
 
 @dataclass
 class Flow:
-    """Events on their way into a ledger, by a function of two replicas, while things are killed."""
+    """Events that a function with two replicas writes to a ledger while processes are killed."""
 
     place: Namespace
     ledger: Path
@@ -39,7 +39,7 @@ class Flow:
     functions_killed: int = 0
 
     async def progress(self, events: int = STEP, seconds: float = 60) -> None:
-        """Returns once so many more are in the ledger, or all."""
+        """Returns when the ledger has so many more events, or all."""
         goal = min(count(self.ledger) + events, EVENTS)
         await self.place.until_it_holds(lambda: count(self.ledger) >= goal, f"{goal} deliveries", seconds)
 
@@ -60,7 +60,7 @@ class Flow:
         await self.place.cluster.node.restart_api_server()
 
     async def until_all_are_delivered(self) -> Account:
-        """Fails if one is not, or if a kill repeated more than what was at work in that moment."""
+        """Fails if an event is missing, or if a kill repeated more events than were in progress at that moment."""
         await self.place.until_it_holds(lambda: account(self.ledger, self.sent).lost == 0, "end", 120)
         found = account(self.ledger, self.sent)
         unacknowledged = sum(
@@ -79,7 +79,7 @@ def ledger_function(folder: Path) -> dict[str, Any]:
     return function("ledger", FUNCTION, scale={"min": 2}, **keeping(folder, **WORK))
 
 
-async def test_no_record_of_kafka_is_lost_or_out_of_order(place: Namespace, cluster: Cluster, tmp_path: Path):
+async def test_no_kafka_record_is_lost_or_out_of_order(place: Namespace, cluster: Cluster, tmp_path: Path):
     topic = f"{place.name}-orders"
     await kafka.create_topic(cluster.kafka.bootstrap, topic)
     sent = await kafka.publish(cluster.kafka.bootstrap, topic, range(EVENTS), KEYS)
@@ -98,7 +98,7 @@ async def test_no_record_of_kafka_is_lost_or_out_of_order(place: Namespace, clus
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_no_message_of_jetstream_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path, ordering: str):
+async def test_no_jetstream_message_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path, ordering: str):
     stream = f"{place.name}-orders"
     sent = await nats.publish(cluster.nats.url, stream, EVENTS, KEYS)
     flow = Flow(place, tmp_path / "ledger", sent)
@@ -117,9 +117,7 @@ async def test_no_message_of_jetstream_is_lost(place: Namespace, cluster: Cluste
         assert found.out_of_order == 0
 
 
-async def test_every_tick_of_the_clock_has_one_id_and_none_is_missed(
-    place: Namespace, cluster: Cluster, tmp_path: Path
-):
+async def test_every_tick_has_one_id_and_none_is_missed(place: Namespace, cluster: Cluster, tmp_path: Path):
     ledger, kills = tmp_path / "ledger", 0
     await place.apply(
         function("tick", IDS, **keeping(tmp_path)),
@@ -143,7 +141,7 @@ async def test_every_tick_of_the_clock_has_one_id_and_none_is_missed(
     assert repeated <= kills * 2, found
 
 
-async def test_no_request_that_was_accepted_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path):
+async def test_no_accepted_request_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path):
     ledger, path = tmp_path / "ledger", f"/{place.name}"
     await place.apply(
         function("keep", IDS, **keeping(tmp_path)),
@@ -155,7 +153,7 @@ async def test_no_request_that_was_accepted_is_lost(place: Namespace, cluster: C
 
     async def caller() -> None:
         while not stopping.is_set():
-            # each on a connection of its own; one that breaks was not accepted, and may be sent again
+            # each on its own connection; a request whose connection breaks was not accepted, and may be sent again
             try:
                 async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
                     async with session.post(f"{await cluster.gateway()}{path}", json={}) as answer:

@@ -1,4 +1,4 @@
-"""Functions as pods of a real node: they answer, change without a failed request, and say what is wrong."""
+"""Functions as pods on a real node: they answer, change without a failed request, and report problems."""
 
 import asyncio
 from typing import Any
@@ -15,19 +15,19 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300
 PORT = 8080
 
 
-def says(text: str) -> str:
+def answering(text: str) -> str:
     return f"def handler(event, context):\n    return {text!r}\n"
 
 
 async def answer_of(place: Namespace, name: str, body: Any = None) -> str:
-    """The function's answer over its Service."""
+    """The function's answer through its Service."""
     async with aiohttp.ClientSession() as session:
         async with session.post(f"http://{await place.until_reached(name)}:{PORT}/", json=body) as answer:
             assert answer.status == 200, await answer.text()
             return await answer.text()
 
 
-async def test_a_function_of_inline_source_becomes_a_pod_and_answers_over_its_service(place: Namespace):
+async def test_a_function_with_inline_source_answers_through_its_service(place: Namespace):
     source = "def handler(event, context):\n    return {'got': event['data'], 'by': context['function-name']}\n"
     await place.apply(function("greet", source))
     await place.until_ready("Function", "greet")
@@ -42,17 +42,17 @@ async def test_dependencies_are_installed_from_the_index_that_the_chart_names(pl
     assert await answer_of(place, "polite") == "good morning"
 
 
-async def test_a_change_and_its_undoing_fail_no_request_on_new_connections_and_on_kept_ones(place: Namespace):
-    await place.apply(function("change", says("one")))
+async def test_a_change_and_its_rollback_fail_no_request_on_new_or_kept_connections(place: Namespace):
+    await place.apply(function("change", answering("one")))
     await place.until_ready("Function", "change")
     address = await place.until_reached("change")
     async with load(address, PORT, keep=False) as anew, load(address, PORT, keep=True) as kept:
         await asyncio.gather(anew.until_answered("one", 20), kept.until_answered("one", 20))
         before = await _code(place)
-        await place.apply(function("change", says("two")))
+        await place.apply(function("change", answering("two")))
         await asyncio.gather(anew.until_answered("two", 60), kept.until_answered("two", 60))
         both = await _code(place)
-        await place.apply(function("change", says("one")))
+        await place.apply(function("change", answering("one")))
         await asyncio.gather(anew.until_answered("one", 60), kept.until_answered("one", 60))
     assert anew.failures == []
     assert kept.failures == []
@@ -63,8 +63,8 @@ async def test_a_change_and_its_undoing_fail_no_request_on_new_connections_and_o
     assert await _code(place) == both, "the way back is to the old ConfigMap"
 
 
-async def test_a_broken_new_version_takes_nothing_down_and_says_why(place: Namespace):
-    await place.apply(function("fragile", says("fine")))
+async def test_a_broken_new_version_stops_no_requests_and_reports_the_reason(place: Namespace):
+    await place.apply(function("fragile", answering("fine")))
     await place.until_ready("Function", "fragile")
     async with load(await place.until_reached("fragile"), PORT, keep=False) as requests:
         await place.apply(function("fragile", "import nothing_of_this_name\n"))
@@ -75,14 +75,14 @@ async def test_a_broken_new_version_takes_nothing_down_and_says_why(place: Names
         serving = condition_of(await place.get("Function", "fragile"), "Available")
         assert serving["status"] == "True"
         await requests.until_answered("fine", 20)
-        await place.apply(function("fragile", says("mended")))
+        await place.apply(function("fragile", answering("mended")))
         await place.until_ready("Function", "fragile")
         await requests.until_answered("mended", 60)
     assert requests.failures == []
 
 
-async def test_what_is_changed_or_removed_by_hand_is_repaired_within_seconds(place: Namespace):
-    await place.apply(function("steady", says("here")))
+async def test_objects_changed_or_deleted_by_hand_are_repaired_within_seconds(place: Namespace):
+    await place.apply(function("steady", answering("here")))
     await place.until_ready("Function", "steady")
     await place.kubectl("set", "env", "deployment/steady", "--containers=function", "FUNC_HANDLER=nothing")
     await place.until("Deployment", "steady", lambda found: "nothing" not in str(found["spec"]), 10)
@@ -92,14 +92,14 @@ async def test_what_is_changed_or_removed_by_hand_is_repaired_within_seconds(pla
     assert await answer_of(place, "steady") == "here"
 
 
-async def test_what_keeps_a_function_from_starting_is_said_with_the_way_out(place: Namespace):
+async def test_the_reason_why_a_function_does_not_start_is_reported_with_the_way_out(place: Namespace):
     greedy = "hoard = bytearray(400_000_000)\n"
     ended = "import sys\n\nsys.exit('no licence')\n"
     await place.apply(
         function("greedy", greedy, resources={"limits": {"memory": "64Mi"}}),
         function("ending", ended),
-        function("imageless", says("x"), image="localhost/nowhere:1"),
-        function("lacking", says("x"), dependencies="no-such-package-anywhere==1.0\n"),
+        function("imageless", answering("x"), image="localhost/nowhere:1"),
+        function("lacking", answering("x"), dependencies="no-such-package-anywhere==1.0\n"),
     )
     found = await place.until_condition("Function", "greedy", "Ready", "OutOfMemory")
     assert "resources.limits.memory: 64Mi" in found["message"]
@@ -128,8 +128,8 @@ async def test_a_function_that_uses_too_much_memory_later_fails_that_call_and_se
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
-async def test_a_custom_image_serves_without_a_runtime_of_the_catalogue(place: Namespace):
-    await place.apply(function("own", says("mine"), image=PYTHON))
+async def test_a_custom_image_serves_without_a_catalogue_runtime(place: Namespace):
+    await place.apply(function("own", answering("mine"), image=PYTHON))
     await place.until_ready("Function", "own")
     assert await answer_of(place, "own") == "mine"
 

@@ -1,4 +1,4 @@
-"""The cluster of one node that the tests of this tier stand on."""
+"""The cluster with one node that the tests of this tier use."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ async def test_a_pod_answers_over_its_service_by_address_and_by_name_and_nothing
 
 
 async def _fetched(cluster: Node, url: str) -> str:
-    """The answer, as soon as the Service's rules are in the kernel."""
+    """The answer, after the Service's rules have reached the kernel."""
     async with asyncio.timeout(20):
         while True:
             try:

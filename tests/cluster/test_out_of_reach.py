@@ -1,4 +1,4 @@
-"""What triggers of one namespace may call, with the names that a cluster's own DNS gives."""
+"""The addresses that triggers of a namespace may call, with names from a real cluster's DNS."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""At rest nothing is written, and what is deleted is gone: also while no controller runs."""
+"""At rest the controllers write nothing. Deletion removes everything, even while no controller runs."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ SOURCE = "def handler(event, context):\n    return None\n"
 
 
 async def one_of_each(place: Namespace, cluster: Cluster) -> None:
-    """A function, and a trigger of every kind that calls it, all of them ready."""
+    """A function and a trigger of every kind that calls it, all ready."""
     topic = f"{place.name}-orders"
     await kafka.create_topic(cluster.kafka.bootstrap, topic)
     triggers: list[tuple[str, dict[str, Any]]] = [
@@ -47,7 +47,7 @@ async def test_at_rest_nothing_is_written_but_leases(place: Namespace, cluster: 
     assert len(writes(cluster, leases=True)) > renewals
 
 
-async def test_what_is_deleted_is_gone_and_so_are_its_consumers(place: Namespace, cluster: Cluster):
+async def test_deleting_resources_deletes_their_objects_and_consumers(place: Namespace, cluster: Cluster):
     await one_of_each(place, cluster)
     await until_members(place, 2)
     await delete_all(place)
@@ -56,7 +56,7 @@ async def test_what_is_deleted_is_gone_and_so_are_its_consumers(place: Namespace
     await place.kubectl("delete", "namespace", place.name, "--timeout=60s")
 
 
-async def test_deleting_waits_for_no_controller(place: Namespace, cluster: Cluster):
+async def test_deletion_does_not_wait_for_a_controller(place: Namespace, cluster: Cluster):
     await one_of_each(place, cluster)
     deployments = (await cluster.kubectl("get", "deployments", "-o", "name")).split()
     await cluster.kubectl("scale", "--replicas=0", *deployments)
@@ -78,7 +78,7 @@ async def test_deleting_waits_for_no_controller(place: Namespace, cluster: Clust
 
 
 def writes(cluster: Cluster, *, leases: bool = False) -> list[dict[str, Any]]:
-    """What the controllers wrote, or how they renewed their Leases."""
+    """The writes of the controllers, or only the renewals of their Leases."""
     return [
         found
         for found in cluster.node.writes()
@@ -88,7 +88,7 @@ def writes(cluster: Cluster, *, leases: bool = False) -> list[dict[str, Any]]:
 
 
 async def until_members(place: Namespace, wanted: int) -> None:
-    """Returns once the group of the namespace's Kafka trigger has so many."""
+    """Returns when the group of the namespace's Kafka trigger has so many members."""
     async with asyncio.timeout(30):
         while len(await kafka.assigned(place.cluster.kafka.bootstrap, f"kubeirq.{place.name}.calls.idle")) != wanted:
             await asyncio.sleep(0.3)

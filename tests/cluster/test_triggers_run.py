@@ -1,4 +1,4 @@
-"""Triggers of every kind on a real node: the example as a whole, replicas that share, changes while events flow."""
+"""Triggers of every kind on a real node: the example, replicas that share work, changes while events flow."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ KEYS = 50
 
 
 async def test_the_orders_of_the_example_flow_through_all_four_triggers(place: Namespace, cluster: Cluster):
-    """HTTP → Kafka → NATS → function, beside ticks of the clock: what comes in comes out, by its ids."""
+    """HTTP → Kafka → NATS → function, with cron ticks beside it: every event that comes in comes out, by its id."""
     topic, subject = f"{place.name}-orders", f"{place.name}-invoices"
     await kafka.create_topic(cluster.kafka.bootstrap, topic)
     await place.apply(*example(topic, subject, f"/{place.name}"))
@@ -105,10 +105,10 @@ async def test_an_upgrade_of_the_controllers_repeats_nothing(place: Namespace, c
     print(f"\n{before} of {2 * EVENTS} were delivered when the new controllers were ready")
     assert str(account(ledgers[0], records)) == clean(2 * EVENTS)
     of_nats = account(ledgers[1], letters)
-    assert (of_nats.lost, of_nats.duplicates) == (0, 0), of_nats  # in no order: that is its default
+    assert (of_nats.lost, of_nats.duplicates) == (0, 0), of_nats  # without order, which is its default
 
 
-async def test_a_trigger_that_is_changed_in_a_flow_loses_nothing_and_its_old_consumer_is_gone(
+async def test_changing_a_trigger_under_load_loses_no_event_and_deletes_its_old_consumer(
     place: Namespace, cluster: Cluster, tmp_path: Path
 ):
     ledger, one, two = tmp_path / "ledger", f"{place.name}-one", f"{place.name}-two"
@@ -135,17 +135,17 @@ async def test_a_trigger_that_is_changed_in_a_flow_loses_nothing_and_its_old_con
     await until_shared(place, two)
     await kafka.publish(bootstrap, one, range(600, 700), KEYS)
     await kafka.publish(bootstrap, two, range(700, 800), KEYS)
-    await place.until_it_holds(lambda: numbers(ledger) >= set(range(700, 800)), "what is in the new topic", 30)
+    await place.until_it_holds(lambda: numbers(ledger) >= set(range(700, 800)), "records of the new topic", 30)
     assert not numbers(ledger) & set(range(600, 700)), "the old topic has no consumer"
 
     await place.apply(kafka_trigger(one, two))
     everything = {*range(400), *range(400, 600, 2), *range(600, 800)}
-    await place.until_it_holds(lambda: numbers(ledger) >= everything, "what the old topic got meanwhile", 30)
+    await place.until_it_holds(lambda: numbers(ledger) >= everything, "records of the old topic", 30)
     assert numbers(ledger) == everything
     assert count(ledger) == len(everything), "each once"
 
 
-async def test_events_wait_for_a_function_that_is_deleted_and_made_again(
+async def test_events_wait_while_a_function_is_deleted_and_created_again(
     place: Namespace, cluster: Cluster, tmp_path: Path
 ):
     ledger, topic = tmp_path / "ledger", f"{place.name}-orders"
@@ -163,7 +163,7 @@ async def test_events_wait_for_a_function_that_is_deleted_and_made_again(
     await place.until_ready("KafkaTrigger", "ledger")
     found = account(ledger, sent)
     assert (found.lost, found.out_of_order) == (0, 0)
-    assert found.duplicates <= 16, "what ran when it was taken away"
+    assert found.duplicates <= 16, "calls in progress at the deletion"
 
 
 # --- helpers
@@ -174,7 +174,7 @@ def kafka_trigger(*topics: str, **spec: Any) -> dict[str, Any]:
 
 
 def clean(events: int) -> str:
-    """What an account says where everything came once and in order."""
+    """The summary of a run in which every event came once and in order."""
     return f"sent {events}, delivered {events}, lost 0, duplicates 0, out of order 0"
 
 
@@ -188,7 +188,7 @@ def speed(moments: list[float]) -> float:
 
 
 def example(topic: str, subject: str, path: str) -> list[dict[str, Any]]:
-    """The example's resources as a cluster takes them: code inline, names of its own at the brokers."""
+    """The example's resources for a cluster: with inline code, and names that are unique on the brokers."""
     documents: list[dict[str, Any]] = list(yaml.safe_load_all((EXAMPLE / "orders.yaml").read_text()))
     for document in documents:
         spec = document["spec"]
@@ -206,7 +206,7 @@ def example(topic: str, subject: str, path: str) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def messages(url: str, subject: str) -> AsyncIterator[dict[str, bytes]]:
-    """What is published to a subject from now on, by the events' ids."""
+    """Collects the ids of events that are published to a subject from now on."""
     found: dict[str, bytes] = {}
     connection = await nats_client.connect(url)
 
@@ -227,11 +227,11 @@ async def until_logged(place: Namespace, name: str, text: str, seconds: float = 
             while text not in (log := await place.kubectl("logs", f"deployment/{name}", "--tail=-1")):
                 await asyncio.sleep(0.5)
     except TimeoutError:
-        raise AssertionError(f"{name} never said {text!r}; the end of its log:\n{log[-2000:]}") from None
+        raise AssertionError(f"{name} never logged {text!r}; the end of its log:\n{log[-2000:]}") from None
 
 
 async def delivered_by(controller: dict[str, Any], namespace: str) -> int:
-    """How many events of that namespace's triggers this replica has delivered."""
+    """The number of events that this replica has delivered for triggers of that namespace."""
     async with aiohttp.ClientSession() as session:
         async with session.get(f"http://{controller['status']['podIP']}:9090/metrics") as answer:
             text = await answer.text()
@@ -244,7 +244,7 @@ async def delivered_by(controller: dict[str, Any], namespace: str) -> int:
 
 
 async def until_shared(place: Namespace, topic: str) -> None:
-    """Returns once the trigger's group has two members with partitions of this topic, and of no other."""
+    """Returns when the trigger's group has two members with partitions of this topic, and of no other."""
     group = f"kubeirq.{place.name}.ledger.ledger"
     found: Any = None
     try:

@@ -1,4 +1,6 @@
-"""What was answered with 202 is delivered, whatever is killed; what cannot be delivered now is said at once."""
+"""An event that was answered with 202 is delivered even if everything is killed. An event that cannot be delivered now
+is refused at once.
+"""
 
 import asyncio
 import time
@@ -13,7 +15,7 @@ from servers.ports import free_port
 
 
 @pytest.mark.timeout(180)
-async def test_what_was_accepted_survives_kill_9_of_everything(tmp_path: Path) -> None:
+async def test_accepted_requests_survive_kill_9_of_everything(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     accepted: list[int] = []
     async with function(FUNCTION, LEDGER=str(ledger), FAIL_SHARE="0.05") as target:
@@ -58,10 +60,10 @@ async def test_what_was_accepted_survives_kill_9_of_everything(tmp_path: Path) -
                     await asyncio.sleep(0.1)
     found = delivered(ledger)
     print(f"\naccepted {len(accepted)}, delivered {len(found)}, 5 kills")
-    assert set(accepted) <= found, "nothing that was accepted is lost"
+    assert set(accepted) <= found, "no accepted request is lost"
 
 
-async def test_a_request_while_the_function_is_down_is_refused_at_once_and_says_when_to_come_back(
+async def test_a_request_to_a_function_that_is_down_is_refused_at_once_with_retry_after(
     tmp_path: Path,
 ) -> None:
     dead = free_port()

@@ -1,4 +1,4 @@
-"""JetStream on disk, a function that fails now and then, and everything being killed: nothing lost."""
+"""JetStream on disk, a function that sometimes fails, and kills of every process: no message is lost."""
 
 import asyncio
 from pathlib import Path
@@ -67,7 +67,7 @@ async def test_nothing_is_lost_while_fabric_function_and_server_are_killed_and_a
         function(FUNCTION, LEDGER=str(ledger), FAIL_SHARE="0.05", WORKS_SECONDS="0.001") as target,
     ):
         sent = await publish(server.url, "orders", MESSAGES)
-        # A fabric that was killed holds what it took until this passed: short, so that the test need not wait
+        # A killed fabric holds its messages until this time has passed. It is short, so that the test need not wait
         trigger = nats_trigger(server.url, target.url, ackWaitSeconds=5)
         async with fabric(tmp_path / "m", tmp_path / "s", manifests=[trigger]) as it:
 

@@ -1,4 +1,4 @@
-"""A real Kafka, a function that fails now and then, and everything being killed: nothing lost, order per key kept."""
+"""A real Kafka, a function that sometimes fails, and kills of every process: no record is lost or out of order."""
 
 import asyncio
 import base64
@@ -78,7 +78,7 @@ async def test_nothing_is_lost_while_fabric_function_and_broker_are_killed_and_t
     kills = 0
     async with (
         apache_kafka() as kafka,
-        # a call of a millisecond, so that the kills come while events flow
+        # each call takes a millisecond, so that the kills come while events flow
         function(FUNCTION, LEDGER=str(ledger), FAIL_SHARE="0.05", WORKS_SECONDS="0.001") as target,
     ):
         await create_topic(kafka.bootstrap, "orders", partitions=4)
@@ -114,7 +114,7 @@ async def test_nothing_is_lost_while_fabric_function_and_broker_are_killed_and_t
         found = account(ledger, sent)
         print(f"\n{found}; {kills} kills, 1 broker restart, 2 rebalances; last fabric: {counters}")
         assert (found.delivered, found.lost, found.out_of_order) == (RECORDS, 0, 0)
-        # A kill repeats what ran, and what was settled in the moment since the last commit
+        # A kill repeats calls in progress, and records that were settled since the last commit
         assert found.duplicates <= (kills + 3) * 2 * CONCURRENCY, found
         assert counters["deadLettered"] == 0
 
@@ -157,7 +157,7 @@ async def test_a_function_that_is_down_for_a_minute_costs_no_attempt_no_dead_let
 
 
 @pytest.mark.timeout(180)
-async def test_one_poison_key_holds_no_other_and_is_redriven_once_the_function_is_mended(tmp_path: Path) -> None:
+async def test_one_poison_key_delays_no_other_key_and_is_redriven_after_the_function_is_fixed(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with apache_kafka() as kafka, function(FUNCTION, LEDGER=str(ledger), POISON="k7") as target:
         await create_topic(kafka.bootstrap, "orders", partitions=4)
@@ -169,7 +169,7 @@ async def test_one_poison_key_holds_no_other_and_is_redriven_once_the_function_i
             numbers = iter(range(10**6))
 
             async def phase(name: str, seconds: float, *, with_poison: bool) -> None:
-                """About a hundred records a second over fifty keys; one of key k7 among them where asked for."""
+                """About a hundred records a second over fifty keys; on request, one of them has the key k7."""
                 start = next(numbers)
                 first = True
                 async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
@@ -196,7 +196,7 @@ async def test_one_poison_key_holds_no_other_and_is_redriven_once_the_function_i
                 values = latencies[name]
                 print(f"\n{name}: p50 {_ms(values, 0.5)}, p99 {_ms(values, 0.99)}, worst {_ms(values, 1)}")
             assert latencies["during"][-1] < 3, (
-                "nobody waits for the poison key, whose tries take longer than the phase"
+                "no other key waits for the poison key, whose attempts take longer than the phase"
             )
 
             async with asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""The chart: what it makes of values, and what a real API server and helm make of that."""
+"""The chart: its rendered objects for given values, and their installation on a real API server."""
 
 import asyncio
 import base64
@@ -119,7 +119,7 @@ async def server() -> AsyncIterator[APIServer]:
         yield found
 
 
-# --- what it makes of values
+# --- rendered objects
 
 
 async def test_helm_finds_nothing_to_complain_about() -> None:
@@ -140,7 +140,7 @@ async def test_a_wrong_value_is_refused_with_its_place() -> None:
             await rendered(values)
 
 
-async def test_names_are_the_releases() -> None:
+async def test_all_names_begin_with_the_release() -> None:
     for given, name in (("kubeirq", "kubeirq"), ("kubeirq-blue", "kubeirq-blue"), ("blue", "blue-kubeirq")):
         found = {(found["kind"], found["metadata"]["name"]) for found in await rendered(release=given)}
         assert {("Service", f"{name}-gateway"), ("Deployment", f"{name}-http")} <= found
@@ -148,7 +148,7 @@ async def test_names_are_the_releases() -> None:
     assert all(found["metadata"]["name"].startswith("other-") or is_definition(found) for found in named)
 
 
-async def test_what_the_controllers_read_is_what_the_chart_sets() -> None:
+async def test_the_chart_sets_exactly_the_variables_that_the_controllers_read() -> None:
     read = set()
     for file in (ROOT / "controllers").rglob("*.py"):
         read |= set(re.findall(r"environment(?:\.get\(|\[|, )\s*\"(KUBEIRQ_[A-Z_]+)\"", file.read_text()))
@@ -159,7 +159,7 @@ async def test_what_the_controllers_read_is_what_the_chart_sets() -> None:
     assert found - {"KUBEIRQ_STORE_PASSWORD"} == read  # that one is put into another by Kubernetes
 
 
-async def test_everything_that_is_said_arrives() -> None:
+async def test_every_chart_value_reaches_the_rendered_objects() -> None:
     deployments = {found["metadata"]["name"]: found for found in await rendered(EVERYTHING) if is_controller(found)}
     assert set(deployments) == {f"kubeirq-{name}" for name in (*BUILT_IN, "redis", "mail")}
     assert {name: found["spec"]["replicas"] for name, found in deployments.items()} == {
@@ -192,7 +192,7 @@ async def test_everything_that_is_said_arrives() -> None:
 # --- on a server
 
 
-async def test_pods_are_let_in_and_an_upgrade_keeps_the_password_and_what_goes_leaves_what_is_yours(
+async def test_pods_are_admitted_upgrades_keep_the_password_and_removal_keeps_user_objects(
     server: APIServer,
 ) -> None:
     async def pods() -> list[Any]:
@@ -204,7 +204,7 @@ async def test_pods_are_let_in_and_an_upgrade_keeps_the_password_and_what_goes_l
     async with installed(server) as notes:
         assert "kubeirq-gateway" in notes
         assert "kafka.brokers is empty" in notes
-        async with asyncio.timeout(20):  # nobody runs them here; a pod that is not restricted would not be let in
+        async with asyncio.timeout(20):  # no node runs them; the server does not admit a pod that is not restricted
             while len(await pods()) < 11:
                 await asyncio.sleep(0.1)
         made_up = await password()
@@ -229,7 +229,7 @@ async def test_pods_are_let_in_and_an_upgrade_keeps_the_password_and_what_goes_l
     )
     assert (await server.kubectl(*left)).split() == ["persistentvolumeclaim/kubeirq-store"]
     assert "function.kubeirq.dev/hello" in await server.kubectl("get", "kubeirq", "-o", "name")
-    async with installed(server):  # with what was left
+    async with installed(server):  # on top of the volume that is left
         pass
 
 

@@ -1,4 +1,4 @@
-"""What the chart's service accounts may do on a real API server, and what its roles let people do."""
+"""The rights of the chart's service accounts and of its roles for users, on a real API server."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ PLUGINS = {
 }
 NARROWED = {"watchNamespace": "apps", "secretNamespaces": ["apps", RELEASE]}
 
-# What the service accounts may do, and nothing else: verbs by resource. RIGHTS are those in every namespace, or in the
+# All rights of the service accounts: verbs by resource. RIGHTS are those in every namespace, or in the
 # one that is watched; DEFINITIONS in every one, LEASES in the release's, SECRETS in those of secretNamespaces
 MADE = "create delete get list patch watch"
 SEEN = "get list watch"
@@ -62,7 +62,7 @@ EVERYONE = "system:authenticated"  # has rights of its own: to ask what it may d
 
 
 def resources_of(name: str) -> dict[str, dict[str, Any]]:
-    """One of every kind, by kind, all with that name; the brokers are not there."""
+    """One resource of every kind, by kind, all with that name. Their brokers do not exist."""
     scaled = {"scale": {"min": 2, "max": 3}, "resources": {"requests": {"cpu": "1"}}}
     return {
         "Secret": {"stringData": {"users": "someone:secret"}},
@@ -83,7 +83,7 @@ async def server() -> AsyncIterator[APIServer]:
         yield found
 
 
-async def test_a_service_account_may_do_what_it_must_and_nothing_else(server: APIServer) -> None:
+async def test_each_service_account_has_exactly_the_rights_that_it_needs(server: APIServer) -> None:
     async with installed(server, {**PLUGINS, "secretNamespaces": ["apps", RELEASE]}):
         for name, cluster in RIGHTS.items():
             secrets = {} if name == "functions" else SECRETS
@@ -95,7 +95,7 @@ async def test_a_service_account_may_do_what_it_must_and_nothing_else(server: AP
         await tries(server)
 
 
-async def test_where_one_namespace_is_watched_there_is_no_right_outside_of_it(server: APIServer) -> None:
+async def test_with_a_watched_namespace_there_are_no_rights_outside_of_it(server: APIServer) -> None:
     async with installed(server, NARROWED):
         for name in BUILT_IN:
             secrets = {} if name == "functions" else SECRETS
@@ -105,7 +105,7 @@ async def test_where_one_namespace_is_watched_there_is_no_right_outside_of_it(se
             assert await rights(server, account, "elsewhere") == {}, name
 
 
-async def test_who_may_view_or_edit_a_namespace_may_do_so_with_functions_and_triggers(server: APIServer) -> None:
+async def test_the_view_and_edit_roles_include_functions_and_triggers(server: APIServer) -> None:
     async with installed(server, PLUGINS):
         for user, role in (("viewer", "view"), ("editor", "edit"), ("owner", "admin")):
             await server.kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}", "-n", "apps")
@@ -130,7 +130,7 @@ async def test_who_may_view_or_edit_a_namespace_may_do_so_with_functions_and_tri
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("name", "values"), [("wide", {"secretNamespaces": ["apps"]}), ("narrow", NARROWED)])
-async def test_with_these_rights_the_controllers_do_their_work_and_ask_for_no_other(
+async def test_the_controllers_work_with_these_rights_and_request_no_others(
     server: APIServer, tmp_path: Path, name: str, values: dict[str, Any]
 ) -> None:
     cluster = Cluster(server, tmp_path)
@@ -159,7 +159,7 @@ async def test_with_these_rights_the_controllers_do_their_work_and_ask_for_no_ot
 
 
 async def started(cluster: Cluster, deployment: dict[str, Any]) -> None:
-    """The controller of a Deployment, on this machine, as its service account and with its environment."""
+    """Runs the controller of a Deployment on this machine, with its service account and environment."""
     name = deployment["metadata"]["name"]
     login = await cluster.server.kubeconfig_of(account_of(name), "system:serviceaccounts")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
@@ -180,7 +180,7 @@ def account_of(name: str) -> str:
 
 
 async def until_told(cluster: Cluster) -> None:
-    """Returns once every resource's status says how it is."""
+    """Returns when every resource has a status."""
     untold = {kind for kind in resources_of("a") if kind != "Secret"}
     try:
         async with asyncio.timeout(60):
@@ -193,7 +193,7 @@ async def until_told(cluster: Cluster) -> None:
 
 
 async def rights(server: APIServer, user: str, namespace: str) -> dict[str, str]:
-    """What the user may do there beyond what everyone may: verbs by resource."""
+    """The rights of the user there beyond those of every user: verbs by resource."""
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectRulesReview",
@@ -214,7 +214,7 @@ async def rights(server: APIServer, user: str, namespace: str) -> dict[str, str]
 
 
 async def tries(server: APIServer) -> None:
-    """Real requests, since what a review says is not yet what happens."""
+    """Checks with real requests too, because an access review may differ from them."""
     kafka, functions = (f"--as={account_of(name)}" for name in ("kubeirq-kafka", "kubeirq-functions"))
     await server.kubectl("get", "secrets", "-n", "apps", kafka)
     await server.kubectl("get", "kafkatriggers", "-A", kafka)

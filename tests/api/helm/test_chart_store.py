@@ -1,4 +1,4 @@
-"""The NATS server that the chart brings, with the very configuration that it renders."""
+"""The NATS server of the chart, with the configuration that the chart renders."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -58,7 +58,7 @@ async def is_refused(server: NATSServer, user: str = "") -> None:
 FABRIC = f"fabric:{PASSWORD}@"
 
 
-async def test_what_the_fabric_keeps_is_seen_by_nobody_else() -> None:
+async def test_only_the_fabrics_account_can_read_its_data() -> None:
     async with store({}) as server, client(server, FABRIC) as fabric, client(server) as anyone:
         await fabric.jetstream().add_stream(name="kept", subjects=["kept.>"])
         await fabric.jetstream().publish("kept.a", b"1")
@@ -82,16 +82,16 @@ async def test_events_cannot_fill_the_volume() -> None:
         await fabric.jetstream().publish("kept", b"x" * 600_000)
 
 
-async def test_a_closed_store_lets_nobody_in_without_the_password() -> None:
+async def test_a_store_with_a_password_rejects_clients_without_it() -> None:
     async with store(CLOSED) as server, client(server, FABRIC) as fabric:
         await fabric.jetstream().add_stream(name="kept", subjects=["kept"])
         await is_refused(server)
 
 
-async def test_a_client_comes_back_by_the_address_and_login_that_it_was_given() -> None:
+async def test_a_client_reconnects_with_its_original_address_and_login() -> None:
     async with store({}) as server, client(server, FABRIC) as fabric:
         await fabric.jetstream().add_stream(name="kept", subjects=["kept"])
-        assert len(fabric.servers) == 1  # none that it was told by the server: a pod's address does not last
+        assert len(fabric.servers) == 1  # no address from the server: a pod's address does not last
         await server.kill()
         await server.start()
         async with asyncio.timeout(20):

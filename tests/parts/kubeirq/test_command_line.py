@@ -1,4 +1,4 @@
-"""The command line as scripts use it: what it prints, and its exit codes."""
+"""The command line as scripts use it: its output and its exit codes."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("kind", ["--http", "--cron", "--kafka", "--nats"])
-def test_a_new_function_passes_the_check_and_nothing_is_overwritten(
+def test_new_function_writes_valid_files_and_overwrites_none(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -28,10 +28,10 @@ def test_a_new_function_passes_the_check_and_nothing_is_overwritten(
     assert run("check", "my-greeter.yaml") == (0, "ok: 1 function, 1 trigger\n")
     code, output = run("new", "function", "my-greeter", kind)
     assert code == 1
-    assert "exists already; nothing was written" in output
+    assert "already exists; nothing was written" in output
 
 
-def test_a_new_source_is_a_trigger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_source_writes_a_trigger_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("new", "source", "moon-phases")[0] == 0
     names: dict[str, object] = {}
@@ -41,7 +41,7 @@ def test_a_new_source_is_a_trigger(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert source.model_validate({"function": "f"}).every_seconds == 1.0  # type: ignore[attr-defined]
 
 
-def test_problems_are_exit_code_1_and_usage_is_2() -> None:
+def test_problems_give_exit_code_1_and_usage_errors_2() -> None:
     code, output = run("check", str(ROOT / "tests" / "broken_manifests"))
     assert code == 1
     assert output.splitlines()[-1].endswith(" problems in 10 files")
@@ -49,7 +49,7 @@ def test_problems_are_exit_code_1_and_usage_is_2() -> None:
     assert run("nonsense")[0] == 2
 
 
-def test_without_a_fabric_it_says_how_to_start_one(tmp_path: Path) -> None:
+def test_without_a_fabric_the_error_says_how_to_start_one(tmp_path: Path) -> None:
     for command in (("get",), ("describe", "x"), ("dead-letters", "list", "x"), ("call", "x"), ("resume", "x")):
         code, output = run(*command, "--state", str(tmp_path))
         assert code == 4
@@ -57,7 +57,7 @@ def test_without_a_fabric_it_says_how_to_start_one(tmp_path: Path) -> None:
         assert "kubeirq dev PATH" in output
 
 
-async def test_what_runs_here_is_asked_before_a_cluster_and_its_logs_outlive_it(
+async def test_a_fabric_on_this_machine_comes_before_a_cluster_and_its_logs_outlive_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,14 +70,14 @@ async def test_what_runs_here_is_asked_before_a_cluster_and_its_logs_outlive_it(
     ]
     async with fabric(tmp_path / "app", tmp_path / ".kubeirq", manifests=manifests) as it:
         async with asyncio.timeout(20):
-            while (await told("get"))[0] == 3:
+            while (await ran("get"))[0] == 3:
                 await asyncio.sleep(0.1)
-        code_, output = await told("get", "web")
+        code_, output = await ran("get", "web")
         assert (code_, "HTTPTrigger/web" in output, "\ngreet" in output) == (0, True, False)
-        assert (await told("get", "functions"))[1].splitlines()[1].split()[:2] == ["greet", "Ready"]
-        assert await told("get", "gret") == (1, "Error: no 'gret'; did you mean 'greet'?\n")
-        assert (await told("call", "greet", "-d", '"x"'))[0] == 1
-        assert (await told("get", "--context", "nowhere"))[0] == 4, "the cluster was asked for"
+        assert (await ran("get", "functions"))[1].splitlines()[1].split()[:2] == ["greet", "Ready"]
+        assert await ran("get", "gret") == (1, "Error: no function or trigger 'gret'; did you mean 'greet'?\n")
+        assert (await ran("call", "greet", "-d", '"x"'))[0] == 1
+        assert (await ran("get", "--context", "nowhere"))[0] == 4, "the cluster was asked for"
         assert await completed("describe", "") == ["greet", "web"]
         assert await completed("suspend", "") == ["web"]
         assert await completed("call", "x") == []
@@ -85,26 +85,26 @@ async def test_what_runs_here_is_asked_before_a_cluster_and_its_logs_outlive_it(
         (tmp_path / "kubeconfig").write_text("{contexts: [{name: far}, {name: near}]}")
         assert await completed("get", "--context", "n") == ["near"]
         assert (
-            (await told("logs", "web"))[1]
+            (await ran("logs", "web"))[1]
             .splitlines()[-1][20:]
             .startswith("info    source connected  trigger=default/web")
         )
         await it.stop()
-    _, output = await told("logs", "greet", "--state", ".kubeirq")
+    _, output = await ran("logs", "greet", "--state", ".kubeirq")
     lines = output.splitlines()
     assert lines[0] == "called with x"
     assert lines[-1].endswith("ValueError: no")
-    assert await told("logs", "greet", "--state", ".kubeirq", "--tail", "1") == (0, lines[-1] + "\n")
-    assert (await told("logs", "other", "--state", ".kubeirq"))[0] == 4
+    assert await ran("logs", "greet", "--state", ".kubeirq", "--tail", "1") == (0, lines[-1] + "\n")
+    assert (await ran("logs", "other", "--state", ".kubeirq"))[0] == 4
 
 
-def test_a_clusters_options_and_a_machines_do_not_go_together() -> None:
+def test_options_for_a_cluster_and_for_this_machine_exclude_each_other() -> None:
     code, output = run("get", "--state", "here", "--context", "there")
-    assert (code, "one of them" in output) == (2, True)
+    assert (code, "use only one" in output) == (2, True)
 
 
 async def completed(*words: str) -> list[str]:
-    """What bash is offered for the last word."""
+    """The completions that bash gets for the last word."""
     environment = {"COMP_WORDS": " ".join(("kubeirq", *words)), "COMP_CWORD": str(len(words))}
     result = await asyncio.to_thread(
         CliRunner().invoke, commands, prog_name="kubeirq", env={**environment, "_KUBEIRQ_COMPLETE": "bash_complete"}
@@ -112,7 +112,7 @@ async def completed(*words: str) -> list[str]:
     return [line.partition(",")[2] for line in result.output.split()]
 
 
-async def told(*arguments: str) -> tuple[int, str]:
+async def ran(*arguments: str) -> tuple[int, str]:
     return await asyncio.to_thread(run, *arguments)
 
 

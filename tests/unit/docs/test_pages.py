@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from kubeirq.__main__ import commands
-from kubeirq.manifests import load
+from kubeirq.manifests.loading import load
 from trigger_sources.registry import source_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -124,7 +124,7 @@ def test_every_manifest_passes_the_check(block: Block, tmp_path: Path, monkeypat
     manifest = folder / (block.file or "example.yaml")
     manifest.write_text(block.text)
     is_first = block == next(found for found in MANIFESTS if found.page == block.page)
-    resources, problems = load([manifest], whole=is_first and block.page.parent.name != "plugin")
+    resources, problems = load([manifest], complete=is_first and block.page.parent.name != "plugin")
     assert [str(problem) for problem in problems] == []
     assert resources.found
 
@@ -206,7 +206,8 @@ def test_every_target_of_make_exists(page: Path) -> None:
 
 
 def test_the_runtime_contract_names_every_variable() -> None:
-    read = set(re.findall(r'"(FUNC_[A-Z_]+|MOD_NAME)"', (ROOT / "runtimes" / "python" / "server.py").read_text()))
+    code = "".join(file.read_text() for file in sorted((ROOT / "runtimes" / "python").rglob("*.py")))
+    read = set(re.findall(r'"(FUNC_[A-Z_]+|MOD_NAME)"', code))
     said = set(re.findall(r"`(FUNC_[A-Z_]+|MOD_NAME)`", (ROOT / "docs" / "runtime-contract.md").read_text()))
     assert read == said
 

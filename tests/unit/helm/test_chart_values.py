@@ -1,4 +1,4 @@
-"""The chart's values, their schema and what the documentation says of them are about the same things."""
+"""The chart's values, their schema and their documentation describe the same values."""
 
 import json
 import re
@@ -15,7 +15,7 @@ SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 OF_HELM = {"global"}  # every chart has it
 
 
-def test_every_value_is_described_and_nothing_else_is_let_in() -> None:
+def test_the_schema_describes_every_value_and_allows_no_other() -> None:
     for place, node in nodes_of(SCHEMA, ""):
         assert node.get("description") or not place, place
         assert node["type"], place
@@ -25,10 +25,10 @@ def test_every_value_is_described_and_nothing_else_is_let_in() -> None:
 
 def test_every_value_has_a_default_or_is_one_of_the_controllers_defaults() -> None:
     known = {place for place, _ in nodes_of(SCHEMA, "")} - OF_HELM
-    said = {place for place, _ in leaves_of(VALUES, "")}
-    assert said <= known
+    given = {place for place, _ in leaves_of(VALUES, "")}
+    assert given <= known
     fields = {f".{name}" for name in VALUES["controllerDefaults"]}
-    for place in known - said:
+    for place in known - given:
         own = place.startswith("controllers.") and any(f"{field}." in f"{place}." for field in fields)
         assert own or place.startswith("plugins.") or place.endswith(".claims"), place
 
@@ -43,14 +43,14 @@ def test_the_documentation_names_every_value() -> None:
     assert two <= named
 
 
-def test_the_appversion_is_the_projects() -> None:
+def test_the_appversion_is_the_version_of_the_project() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["appVersion"] == version
 
 
 def nodes_of(schema: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node with its path, those of plugins' items as if there were one."""
+    """Every node of the schema with its path. Items of plugins appear once."""
     if "$ref" in schema:
         schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]]
     yield place, schema
@@ -62,7 +62,7 @@ def nodes_of(schema: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str
 
 
 def leaves_of(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Every value with its path, mappings too; of free ones not what is in them."""
+    """Every value with its path, including mappings, but without the content of free-form ones."""
     yield place, value
     if isinstance(value, dict) and not place.endswith((".requests", ".limits", ".nodeSelector", ".images")):
         for name, found in value.items():

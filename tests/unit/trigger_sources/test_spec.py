@@ -1,4 +1,4 @@
-"""Names and addresses that triggers refer to."""
+"""The names and addresses in the spec of a trigger."""
 
 import pytest
 from pydantic import ValidationError
@@ -8,8 +8,8 @@ from trigger_sources.problems import problem_text
 from trigger_sources.spec import problem_of_name, problem_of_url
 
 
-def told(**fields: object) -> str:
-    """What is wrong with a NATSTrigger of these fields; nothing when nothing is."""
+def problem_of(**fields: object) -> str:
+    """The problem of a NATSTrigger with these fields; empty if there is none."""
     try:
         NATSTrigger.model_validate({"function": "f", "subject": "s", **fields})
     except ValidationError as error:
@@ -26,15 +26,15 @@ def test_a_functions_name_is_a_label_that_begins_with_a_letter(name: str) -> Non
     "name",
     ["", "1st", "-a", "a-", "A", "Invoice", "a.b", "a_b", "a b", "a\n", "é", "a" * 64, "x.other.svc:8080/x?", "a/../b"],
 )
-def test_what_is_no_label_is_no_functions_name(name: str) -> None:
+def test_an_invalid_label_is_not_a_functions_name(name: str) -> None:
     assert problem_of_name(name) == (
         f"{name!r}: a Function's name is lower-case letters, digits and -, a letter first, at most 63"
     )
 
 
-def test_a_reference_says_which_field_it_is() -> None:
-    assert told(function="1st").startswith("spec.target.function: '1st': a Function's name is lower-case letters")
-    assert told(reply={"function": "1st"}).startswith("spec.reply: function: '1st': a Function's name is")
+def test_an_invalid_reference_is_refused_with_its_field() -> None:
+    assert problem_of(function="1st").startswith("spec.target.function: '1st': a Function's name is lower-case letters")
+    assert problem_of(reply={"function": "1st"}).startswith("spec.reply: function: '1st': a Function's name is")
 
 
 @pytest.mark.parametrize(
@@ -50,27 +50,27 @@ def test_a_reference_says_which_field_it_is() -> None:
     ],
 )
 def test_a_nats_server_is_a_host_with_or_without_scheme_and_port(server: str) -> None:
-    assert told(servers=[server]) == ""
-    assert told(reply={"nats": {"subject": "s", "servers": [server]}}) == ""
+    assert problem_of(servers=[server]) == ""
+    assert problem_of(reply={"nats": {"subject": "s", "servers": [server]}}) == ""
 
 
 @pytest.mark.parametrize(
     "server",
     ["", "http://x", "nats://", "nats://n:0", "nats://n:65536", "nats://n:port", "n/path", "a b", "nats://n\n"],
 )
-def test_what_is_no_nats_server_is_named(server: str) -> None:
+def test_an_invalid_nats_server_is_named(server: str) -> None:
     problem = f"{server!r}: host or host:port each is needed, as nats://nats:4222"
-    assert told(servers=["nats://fine", server]).startswith(f"spec.servers: {problem}")
-    assert problem in told(reply={"nats": {"subject": "s", "servers": [server]}})
+    assert problem_of(servers=["nats://fine", server]).startswith(f"spec.servers: {problem}")
+    assert problem in problem_of(reply={"nats": {"subject": "s", "servers": [server]}})
 
 
 def test_a_password_in_the_address_of_a_server_is_not_repeated() -> None:
-    found = told(servers=["nats://me:s3cret@nats:4222"])
+    found = problem_of(servers=["nats://me:s3cret@nats:4222"])
     assert (
         found == "spec.servers: an address with a name or password in it is shown in conditions and logs: use security"
     )
 
 
 @pytest.mark.parametrize("url", ["http://a b/", "http://a/x y", "http://a\x00/", "http://a/\u2028"])
-def test_an_address_with_blanks_or_what_cannot_be_printed_is_none(url: str) -> None:
+def test_an_address_with_blanks_or_unprintable_characters_is_invalid(url: str) -> None:
     assert problem_of_url(url) == "an address has no blanks; percent-encode them"

@@ -1,4 +1,4 @@
-"""The API server that the tests of this tier stand on."""
+"""The API server that the tests of this tier use."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from servers.kubernetes import KubectlError, api_server
 from servers.kubernetes_build.build import VERSION
 
 
-async def test_a_namespace_is_made_the_audit_log_counts_it_and_nothing_is_left_running():
+async def test_the_api_server_creates_a_namespace_logs_it_and_leaves_no_process_behind():
     async with api_server() as server:
         pids = [process.pid for process in server.processes.values()]
         assert json.loads(await server.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"] == f"v{VERSION}"
@@ -28,14 +28,14 @@ async def test_a_namespace_is_made_the_audit_log_counts_it_and_nothing_is_left_r
     assert not folder.exists()
 
 
-async def test_a_failing_test_leaves_nothing_running_either():
+async def test_a_failing_test_leaves_no_process_behind():
     with pytest.raises(ZeroDivisionError):
         async with api_server() as server:
             _ = 1 / 0
     assert not any(psutil.pid_exists(process.pid) for process in server.processes.values())
 
 
-async def test_a_user_of_ones_own_may_do_what_roles_allow_and_the_controllers_collect_garbage():
+async def test_a_test_user_has_the_rights_of_its_roles_and_garbage_is_collected():
     async with api_server(controllers=True) as server:
         stranger = await server.kubeconfig_of("stranger", "visitors")
         with pytest.raises(KubectlError, match='User "stranger" cannot list resource "configmaps"'):

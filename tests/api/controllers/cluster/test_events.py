@@ -1,4 +1,4 @@
-"""Kubernetes Events before a real API server: kubectl shows them, the same one again is counted."""
+"""Kubernetes Events on a real API server: kubectl shows them, and repeated ones are counted."""
 
 import json
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def events_of(server: APIServer) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(60)
-async def test_kubectl_shows_what_happened_and_the_same_again_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+async def test_kubectl_shows_events_and_counts_repeated_ones(caplog: pytest.LogCaptureFixture) -> None:
     async with api_server() as server, connected(server) as api:
         about = await api.create(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "greet", "namespace": "default"}}

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 class Replicas:
-    """Processes that share slots. What each wrote down can be read at any time."""
+    """Processes that share slots. Each one writes the slots that it holds to a file, for the test to read."""
 
     def __init__(self, server: APIServer, folder: Path, count: int, drain_seconds: float) -> None:
         self.server, self.folder, self.count, self.drain_seconds = server, folder, count, drain_seconds
@@ -36,7 +36,7 @@ class Replicas:
                 )  # fmt: skip
 
     def send(self, name: str, number: signal.Signals) -> float:
-        """Returns when."""
+        """Returns the time."""
         self.processes[name].send_signal(number)
         return time.monotonic()
 
@@ -46,12 +46,12 @@ class Replicas:
         return [json.loads(line) for line in lines]
 
     def held(self, name: str) -> set[int]:
-        """As it said last."""
+        """The slots that it held when it last wrote."""
         last = next((found for found in reversed(self.moments(name)) if "terms" in found), {"terms": {}})
         return set(map(int, last["terms"]))
 
     async def until(self, holds: Callable[[], Any], seconds: float = 20) -> float:
-        """Returns when."""
+        """Returns the time."""
         try:
             async with asyncio.timeout(seconds):
                 while not holds():
@@ -62,7 +62,7 @@ class Replicas:
         return time.monotonic()
 
     def all_held_by(self, *names: str) -> bool:
-        """Every slot by one of these, in shares that differ by one at most."""
+        """Whether these processes hold all slots, in shares that differ by one at most."""
         held = [self.held(name) for name in names]
         sizes = [len(slots) for slots in held]
         return (
@@ -70,7 +70,7 @@ class Replicas:
         )
 
     def assert_never_two_at_a_time(self) -> None:
-        """A holding lasts from the first moment of its term to the last; those of a slot come one after the other."""
+        """Each slot has one holder at a time. A holder has it from the first moment of its term to the last."""
         holdings: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for name in self.processes:
             for found in self.moments(name):
@@ -102,7 +102,9 @@ async def replicas(folder: Path, count: int, drain_seconds: float = 0) -> AsyncI
 
 
 @pytest.mark.timeout(120)
-async def test_what_a_killed_replica_had_is_taken_after_the_duration_and_never_twice(tmp_path: Path) -> None:
+async def test_slots_of_a_killed_replica_are_taken_after_the_lease_duration_and_never_held_twice(
+    tmp_path: Path,
+) -> None:
     async with replicas(tmp_path, 6) as it:
         await it.start("one", "two", "three")
         await it.until(lambda: it.all_held_by("one", "two", "three"))
@@ -115,7 +117,7 @@ async def test_what_a_killed_replica_had_is_taken_after_the_duration_and_never_t
 
 
 @pytest.mark.timeout(120)
-async def test_a_process_that_was_stopped_beyond_the_duration_knows_at_once_that_it_holds_nothing(
+async def test_a_process_that_was_paused_longer_than_the_lease_holds_no_slot_when_it_continues(
     tmp_path: Path,
 ) -> None:
     async with replicas(tmp_path, 2) as it:
@@ -134,7 +136,7 @@ async def test_a_process_that_was_stopped_beyond_the_duration_knows_at_once_that
 
 
 @pytest.mark.timeout(120)
-async def test_who_stops_in_order_hands_over_at_once_and_only_after_its_work_has_ended(tmp_path: Path) -> None:
+async def test_a_replica_that_stops_in_order_hands_over_as_soon_as_its_work_has_ended(tmp_path: Path) -> None:
     async with replicas(tmp_path, 6, drain_seconds=DURATION * 1.5) as it:
         await it.start("one", "two")
         await it.until(lambda: it.all_held_by("one", "two"))
@@ -154,7 +156,7 @@ async def test_who_stops_in_order_hands_over_at_once_and_only_after_its_work_has
 
 
 @pytest.mark.timeout(120)
-async def test_who_cannot_renew_holds_nothing_and_everything_is_held_again_once_the_server_answers(
+async def test_a_replica_that_cannot_renew_holds_no_slot_until_the_server_answers_again(
     tmp_path: Path,
 ) -> None:
     async with replicas(tmp_path, 4) as it:
@@ -174,7 +176,7 @@ async def test_at_rest_only_renewals_are_written(tmp_path: Path) -> None:
     async with replicas(tmp_path, 4) as it:
         await it.start("one", "two")
         await it.until(lambda: it.all_held_by("one", "two"))
-        await asyncio.sleep(1)  # denied wishes, if any, are forgotten
+        await asyncio.sleep(1)  # requests that were refused, if any, are forgotten
         before = len(it.server.writes(resource="leases"))
         started = time.monotonic()
         await asyncio.sleep(6)

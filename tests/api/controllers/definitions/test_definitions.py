@@ -1,4 +1,4 @@
-"""A real API server takes the definitions, without one complaint, and judges resources as they say."""
+"""A real API server accepts the definitions without a warning, and validates resources by them."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ NO_NAMES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-async def test_definitions_are_established_and_judge_fill_in_and_scale() -> None:
+async def test_definitions_validate_resources_set_defaults_and_scale() -> None:
     async with api_server() as server:
         await server.kubectl("apply", "--server-side", "-f", "-", input=yaml_of(crds()))
         await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
@@ -102,7 +102,7 @@ async def test_definitions_are_established_and_judge_fill_in_and_scale() -> None
             code = {"source": {"inline": ""}} if example["kind"] == "Function" else {}
             await apply(server, {**example, "spec": {**example["spec"], **code}})
 
-        # a null that means "no limit" stays; what is absent is filled in; a null beside one that is given is no second
+        # a null that means "no limit" stays; absent fields get defaults; a null beside a value is not a second value
         delivery = {"maxAgeSeconds": None}
         await apply(
             server, document("KafkaTrigger", "endless", {"url": "http://x", "topics": ["a"], "delivery": delivery})
@@ -113,7 +113,7 @@ async def test_definitions_are_established_and_judge_fill_in_and_scale() -> None
             server, document("CronTrigger", "once", {"url": "http://x", "at": "2030-01-01T00:00:00Z", "schedule": None})
         )
 
-        # what a server fills in is not taken for what only the gateway can do
+        # defaults of the server do not count as features that only the gateway has
         exposed = {"function": "f", "path": "/files/{rest...}", "delivery": {}, "answer": "function", "expose": INGRESS}
         await apply(server, document("HTTPTrigger", "exposed", exposed))
         kept = (await get(server, "httpt", "exposed"))["spec"]

@@ -1,4 +1,4 @@
-"""The Function controller against a real API server: what is wanted is made, kept, and said."""
+"""The Function controller on a real API server: it creates objects, repairs them, and reports their state."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from servers.controllers import cluster as empty_cluster
 
 @asynccontextmanager
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """With the one replica of a controller that nobody shares the work with."""
+    """A cluster with a single replica of the controller."""
     async with empty_cluster(tmp_path) as found:
         await found.start("functions", KUBEIRQ_NAMESPACE="")
         yield found
@@ -30,13 +30,13 @@ def function(name: str = "greet", inline: str = "def handler(event, context):\n 
 
 
 def ready(found: Any) -> Any:
-    """The Ready condition, or nothing."""
+    """The Ready condition, or None."""
     conditions = ((found or {}).get("status") or {}).get("conditions", [])
     return next((condition for condition in conditions if condition["type"] == "Ready"), None)
 
 
 @pytest.mark.timeout(120)
-async def test_a_function_has_what_runs_it_and_drift_is_repaired_within_seconds(tmp_path: Path) -> None:
+async def test_a_function_gets_its_objects_and_drift_is_repaired_within_seconds(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.apply(function())
         made = await it.until("deployment", "greet", bool)
@@ -51,7 +51,7 @@ async def test_a_function_has_what_runs_it_and_drift_is_repaired_within_seconds(
 
 
 @pytest.mark.timeout(120)
-async def test_what_is_taken_out_of_a_function_goes_and_what_an_autoscaler_takes_over_stays(tmp_path: Path) -> None:
+async def test_removed_fields_are_undone_and_an_autoscalers_replicas_stay(tmp_path: Path) -> None:
     def variables(found: Any) -> set[str]:
         return {item["name"] for item in found["spec"]["template"]["spec"]["containers"][0]["env"]}
 
@@ -71,7 +71,7 @@ async def test_what_is_taken_out_of_a_function_goes_and_what_an_autoscaler_takes
 
 
 @pytest.mark.timeout(120)
-async def test_other_code_is_another_config_map_and_the_old_one_stays_for_a_rollback(tmp_path: Path) -> None:
+async def test_changed_code_gets_a_new_config_map_and_the_old_one_stays_for_a_rollback(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.apply(function())
         await it.until("deployment", "greet", bool)
@@ -93,7 +93,7 @@ async def test_other_code_is_another_config_map_and_the_old_one_stays_for_a_roll
 
 
 @pytest.mark.timeout(180)
-async def test_deleting_a_function_leaves_nothing_also_while_no_controller_runs(tmp_path: Path) -> None:
+async def test_deleting_a_function_deletes_its_objects_even_while_no_controller_runs(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         for name in ("one", "two"):
             cpu = {"requests": {"cpu": "100m"}}
@@ -104,7 +104,7 @@ async def test_deleting_a_function_leaves_nothing_also_while_no_controller_runs(
         await it.controllers[0].kill()
         await it.server.kubectl("delete", "function", "two", "--timeout=10s")
         for kind in ("deployment", "horizontalpodautoscaler", "poddisruptionbudget", "replicaset", "pod"):
-            # the collector hears of new kinds every half minute
+            # the garbage collector discovers new kinds every half minute
             await it.until(kind, "", lambda found: not found["items"], 60)
         for name in ("one", "two"):
             await it.until("service", name, lambda found: found is None)
@@ -112,7 +112,7 @@ async def test_deleting_a_function_leaves_nothing_also_while_no_controller_runs(
 
 
 @pytest.mark.timeout(120)
-async def test_what_is_wrong_is_a_condition_with_field_problem_and_way_out(tmp_path: Path) -> None:
+async def test_a_problem_becomes_a_condition_with_field_problem_and_way_out(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"},
                         "spec": {"ports": [{"port": 80}]}})  # fmt: skip
@@ -129,11 +129,11 @@ async def test_what_is_wrong_is_a_condition_with_field_problem_and_way_out(tmp_p
             while "Warning  NameTaken" not in await it.server.kubectl("describe", "function", "taken"):
                 await asyncio.sleep(0.1)
         service = await it.get("service", "taken")
-        assert "ownerReferences" not in service["metadata"], "nobody's object is taken over"
+        assert "ownerReferences" not in service["metadata"], "an object of another owner is not taken over"
 
 
 @pytest.mark.timeout(120)
-async def test_what_a_pod_says_later_is_told_though_its_deployment_says_nothing_new(tmp_path: Path) -> None:
+async def test_a_pods_later_problem_is_reported_while_its_deployment_is_unchanged(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.apply(function())
         pods = await it.until("pod", "", lambda found: found["items"])
@@ -165,7 +165,7 @@ async def test_at_rest_nothing_is_written(tmp_path: Path) -> None:
                 if count() == before:
                     break
         await it.controllers[0].kill()
-        await it.controllers[0].start()  # a new one looks at everything, and finds it as it should be
+        await it.controllers[0].start()  # a new replica checks everything, and finds nothing to change
         await asyncio.sleep(20)
         process = it.controllers[0].process
         assert process is not None

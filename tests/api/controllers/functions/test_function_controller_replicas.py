@@ -44,7 +44,7 @@ async def test_one_replica_writes_and_the_other_takes_over_when_it_is_killed(tmp
         assert sorted(writes, key=f"replica-{first[-3:]}".__ne__) == writes, "never both in turn"
         assert len(set(writes)) == 2
         await replicas[second].stop()
-        assert await leader_of(it) == "", "who stops in order gives the Lease back"
+        assert await leader_of(it) == "", "a replica that stops in order gives the Lease back"
 
 
 @pytest.mark.timeout(150)

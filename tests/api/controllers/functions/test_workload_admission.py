@@ -1,4 +1,4 @@
-"""What is built for a Function, before a real API server: taken as it is, restricted, and without drift."""
+"""A real API server accepts the objects of a Function unchanged, and their pods are restricted."""
 
 import asyncio
 import json
@@ -61,14 +61,14 @@ async def applied(server: APIServer, wanted: dict[str, Any]) -> dict[str, Any]:
     return live
 
 
-async def test_all_of_it_is_taken_once_and_has_no_drift_afterwards(server: APIServer) -> None:
+async def test_the_api_server_accepts_all_objects_and_they_have_no_drift_afterwards(server: APIServer) -> None:
     for wanted in (*built("invoice", FUNCTION), *built("fetched", BY_URL)):
         live = await applied(server, wanted)
         is_as_wanted = contains(live, wanted) and not has_stale_fields(live, wanted, FIELD_MANAGER)
         assert is_as_wanted, f"{wanted['kind']} would be written again and again: {live}"
 
 
-async def test_its_pods_are_let_into_a_restricted_namespace(server: APIServer) -> None:
+async def test_the_pods_are_admitted_to_a_restricted_namespace(server: APIServer) -> None:
     for wanted in (*built("invoice", FUNCTION), *built("fetched", BY_URL)):
         await applied(server, wanted)
     pods: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ async def test_its_pods_are_let_into_a_restricted_namespace(server: APIServer) -
 
 
 @pytest.mark.parametrize("field", ["env", "envFrom", "resources", "dependencies", "podTemplate"])
-async def test_what_is_taken_out_of_a_function_goes_from_its_deployment(server: APIServer, field: str) -> None:
+async def test_fields_removed_from_a_function_are_removed_from_its_deployment(server: APIServer, field: str) -> None:
     full = {**FUNCTION, "scale": {}}
     less = {name: part for name, part in full.items() if name != field}
     before, after = (

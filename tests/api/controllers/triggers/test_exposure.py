@@ -1,4 +1,4 @@
-"""Exposed HTTP triggers before a real API server: Ingresses, and HTTPRoutes of the real Gateway API."""
+"""Exposed HTTP triggers on a real API server: Ingresses, and HTTPRoutes of the real Gateway API."""
 
 import json
 from collections.abc import AsyncIterator
@@ -42,20 +42,20 @@ BY_ROUTE: list[dict[str, Any]] = [
 
 
 class Cluster:
-    """An API server with the definitions, and what a controller would know of the triggers' objects."""
+    """An API server with the definitions, and a controller's view of the triggers' objects."""
 
     def __init__(self, server: APIServer, api: Api) -> None:
         self.server = server
         self.owned = OwnedObjects(api, KINDS, label=TRIGGER_LABEL)
 
     async def trigger(self, name: str, spec: dict[str, Any]) -> tuple[dict[str, Any], HTTPTrigger]:
-        """As it is after admission, with what the server filled in."""
+        """The trigger after admission, with the defaults of the server."""
         written = json.dumps(resource("HTTPTrigger", name, {"function": "invoice", **spec}))
         live = json.loads(await self.server.kubectl("apply", "-f", "-", "-o", "json", input=written))
         return live, HTTPTrigger.model_validate(live["spec"])
 
     async def made(self, trigger: dict[str, Any], spec: HTTPTrigger) -> dict[str, Any]:
-        """Its object, that needs nothing more."""
+        """Applies the trigger's object, and checks that it has no drift."""
         (wanted,) = objects_of(trigger["metadata"], spec)
         await self.owned.ensure(trigger, [wanted])
         live = await self.live(wanted)
@@ -63,14 +63,14 @@ class Cluster:
         return live
 
     async def live(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """As a controller hears of it."""
+        """The object as a controller receives it."""
         await self.owned.refresh()
         found = self.owned.get(("default", wanted["metadata"]["name"]), wanted["kind"], wanted["metadata"]["name"])
         assert found is not None
         return found
 
     async def judge(self, found: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-        """What an ingress or gateway controller would write."""
+        """Writes a status as an ingress or gateway controller does."""
         name = found["metadata"]["name"]
         patch = json.dumps({"status": status})
         await self.server.kubectl("patch", found["kind"], name, "--subresource=status", "--type=merge", "-p", patch)
@@ -106,7 +106,7 @@ def exposed(
     return status["address"], next(condition for condition in conditions if condition.type == "Exposed")
 
 
-async def test_an_ingress_is_taken_once_and_is_ready_with_its_address(server: APIServer) -> None:
+async def test_an_ingress_is_accepted_without_drift_and_is_ready_with_its_address(server: APIServer) -> None:
     async with cluster(server) as it:
         for number, written in enumerate(BY_INGRESS):
             trigger, spec = await it.trigger(f"ingress-{number}", written)
@@ -125,7 +125,7 @@ async def test_an_ingress_is_taken_once_and_is_ready_with_its_address(server: AP
             )
 
 
-async def test_a_route_waits_for_the_gateway_api_and_then_says_what_its_gateways_say(server: APIServer) -> None:
+async def test_a_route_waits_for_the_gateway_api_and_then_reports_the_state_of_its_gateways(server: APIServer) -> None:
     async with cluster(server) as it:
         trigger, spec = await it.trigger("early", BY_ROUTE[0])
         await it.owned.refresh()
@@ -152,7 +152,7 @@ async def test_a_route_waits_for_the_gateway_api_and_then_says_what_its_gateways
             assert condition.message.endswith(": not this namespace")
 
 
-async def test_what_is_no_longer_said_goes_from_the_ingress(server: APIServer) -> None:
+async def test_fields_removed_from_the_trigger_are_removed_from_the_ingress(server: APIServer) -> None:
     async with cluster(server) as it:
         said = {"className": "nginx", "annotations": {"a.b/c": "d", "e": "f"}, "tls": {"secretName": "cert"}}
         await it.made(*await it.trigger("less", {"expose": {"ingress": said}, "host": "shop.example"}))
@@ -162,7 +162,7 @@ async def test_what_is_no_longer_said_goes_from_the_ingress(server: APIServer) -
         assert live["spec"]["rules"][0].keys() == {"http"}
 
 
-async def test_a_trigger_that_is_exposed_in_another_way_leaves_nothing_behind(server: APIServer) -> None:
+async def test_changing_the_way_of_exposure_deletes_the_old_object(server: APIServer) -> None:
     async with cluster(server) as it:
         trigger, spec = await it.trigger("moving", BY_INGRESS[0])
         await it.made(trigger, spec)
@@ -173,7 +173,7 @@ async def test_a_trigger_that_is_exposed_in_another_way_leaves_nothing_behind(se
 
 
 def answers_of(route: dict[str, Any], last: dict[str, str] | None = None) -> list[dict[str, Any]]:
-    """What a controller says of every parent, and of the last one."""
+    """The status that a gateway controller writes for every parent, and for the last one."""
     said = {
         "lastTransitionTime": "2026-01-01T00:00:00Z",
         "observedGeneration": route["metadata"]["generation"],

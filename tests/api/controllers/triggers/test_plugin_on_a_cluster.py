@@ -1,4 +1,4 @@
-"""A source that someone else wrote: its definition and its controller come from the one class."""
+"""A plugin's source on a cluster: its definition and its controller come from one class."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ def installed(folder: Path) -> dict[str, str]:
 
 
 async def definitions(environment: dict[str, str]) -> str:
-    """What `kubeirq crds` prints where the plugin is installed."""
+    """The output of `kubeirq crds` with the plugin installed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "kubeirq", "crds", env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE
     )
@@ -45,7 +45,7 @@ async def definitions(environment: dict[str, str]) -> str:
 
 
 @pytest.mark.timeout(120)
-async def test_a_plugins_trigger_runs_in_one_replica_and_goes_on_in_the_other(tmp_path: Path) -> None:
+async def test_a_plugins_trigger_runs_in_one_replica_and_moves_to_the_other(tmp_path: Path) -> None:
     environment, ledger, incoming = installed(tmp_path), tmp_path / "ledger", tmp_path / "in"
     incoming.mkdir()
     async with cluster(tmp_path) as it, nats_server() as store, function(COPIES, LEDGER=str(ledger)) as f:

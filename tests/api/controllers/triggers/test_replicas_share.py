@@ -1,5 +1,4 @@
-"""Two replicas of a controller on one trigger: who takes what, and what becomes of it when one of them, or the API
-server, is killed."""
+"""Two replicas of a controller share a trigger, and nothing is lost when a replica or the API server is killed."""
 
 import asyncio
 import json
@@ -44,7 +43,7 @@ class Publishing:
 
 @asynccontextmanager
 async def publishing_with(publish: Callable[[str, bytes], Awaitable[object]]) -> AsyncIterator[Publishing]:
-    """Until the block ends."""
+    """Publishes until the block ends."""
     found, enough = Publishing(), asyncio.Event()
     task = asyncio.create_task(found.run(publish, enough))
     try:
@@ -86,7 +85,7 @@ async def until(holds: Callable[[], object], it: Cluster, seconds: float = 30) -
 
 
 async def until_shared(bootstrap: str, it: Cluster, members: int, seconds: float = 40) -> None:
-    """Returns once so many replicas have partitions."""
+    """Returns when so many replicas have partitions."""
     found = None
     try:
         async with asyncio.timeout(seconds):
@@ -139,14 +138,14 @@ async def test_replicas_share_the_partitions_of_a_topic_and_take_over_those_of_o
         await until(lambda: len({entry.number for entry in entries(ledger)}) == publishing.total, it)
         found = account(ledger, publishing.sent)
         assert (found.lost, found.out_of_order) == (0, 0), found
-        assert found.duplicates <= 100, f"what was under way, and a second of what was not committed yet: {found}"
+        assert found.duplicates <= 100, f"calls in progress, and a second of uncommitted records: {found}"
 
 
 @pytest.mark.timeout(240)
-async def test_in_order_one_replica_takes_all_and_when_it_is_killed_the_other_goes_on_where_it_was(
+async def test_an_ordered_trigger_runs_in_one_replica_and_continues_in_the_other_after_a_kill(
     tmp_path: Path,
 ) -> None:
-    """The server hands out again what a dead replica held later than the Lease has a new holder: that waits for it."""
+    """The server hands out a dead replica's messages after the Lease has a new holder, which waits for them."""
     ledger = tmp_path / "ledger"
     async with (
         cluster(tmp_path) as it,
@@ -164,7 +163,7 @@ async def test_in_order_one_replica_takes_all_and_when_it_is_killed_the_other_go
             holder = await holder_of(it, "NATSTrigger", "orders")
             for found in replicas:
                 is_holder = found.environment["KUBEIRQ_REPLICA"] == holder
-                assert bool(await delivered_by(found)) == is_holder, "its holder delivers, and nobody else"
+                assert bool(await delivered_by(found)) == is_holder, "only the holder of the Lease delivers"
             for _ in range(kills):
                 holder = await holder_of(it, "NATSTrigger", "orders")
                 killed, other = sorted(replicas, key=lambda found: found.environment["KUBEIRQ_REPLICA"] != holder)
@@ -172,16 +171,16 @@ async def test_in_order_one_replica_takes_all_and_when_it_is_killed_the_other_go
                 goal = count(ledger) + 100
                 await until(lambda goal=goal: count(ledger) > goal, it, 60)  # type: ignore[misc]
                 assert await holder_of(it, "NATSTrigger", "orders") == other.environment["KUBEIRQ_REPLICA"]
-                await killed.start()  # and gets its share of the Leases back
+                await killed.start()  # it gets its share of the Leases back
         await until(lambda: len({entry.number for entry in entries(ledger)}) == publishing.total, it, 60)
         found = account(ledger, publishing.sent)
         assert (found.lost, found.out_of_order) == (0, 0), found
-        assert found.duplicates <= kills * CONCURRENCY, f"what was under way at each kill: {found}"
+        assert found.duplicates <= kills * CONCURRENCY, f"calls in progress at each kill: {found}"
 
 
 @pytest.mark.timeout(180)
 async def test_events_flow_on_while_the_api_server_is_killed_and_started_again(tmp_path: Path) -> None:
-    """For an ordered trigger, which nobody may run without its Lease, they wait and go on; the other's never stop."""
+    """Events of an ordered trigger, which needs its Lease, wait and continue. Those of the other never stop."""
     ledgers = {name: tmp_path / name for name in ("kept", "shared")}
     async with (
         cluster(tmp_path) as it,
@@ -216,5 +215,5 @@ async def test_events_flow_on_while_the_api_server_is_killed_and_started_again(t
         assert account(ledgers["shared"], publishing.sent).lost == 0
         for name in ledgers:
             await it.until("natstrigger", name, lambda found: condition(found)["status"] == "True", 40)
-        # It is heard again, too
+        # Changes of resources arrive again, too
         await it.server.kubectl("delete", "natstrigger", "shared", "--timeout=20s")

@@ -72,7 +72,7 @@ async def test_a_trigger_runs_changes_suspends_and_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_what_is_wrong_is_said_with_field_problem_and_way_out(tmp_path: Path) -> None:
+async def test_a_problem_is_reported_with_field_problem_and_way_out(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it, nats_server(config="authorization { token: right }") as server:
         await it.start("trigger", "nats", KUBEIRQ_SECRET_NAMESPACES="kubeirq-system default")
         url = "http://127.0.0.1:1/"
@@ -104,7 +104,7 @@ async def test_what_is_wrong_is_said_with_field_problem_and_way_out(tmp_path: Pa
 
 
 @pytest.mark.timeout(120)
-async def test_a_rotated_secret_restarts_what_uses_it_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_rotated_secret_restarts_only_the_triggers_that_use_it(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         cluster(tmp_path) as it,
@@ -131,7 +131,7 @@ async def test_a_rotated_secret_restarts_what_uses_it_and_nothing_else(tmp_path:
 
 
 @pytest.mark.timeout(120)
-async def test_a_trigger_calls_what_its_selector_finds_and_holds_while_that_is_down(tmp_path: Path) -> None:
+async def test_a_trigger_calls_the_selected_function_and_holds_events_while_it_is_down(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it, nats_server() as server:
         await it.start("trigger", "nats")
         spec = {"servers": [server.url], "subject": "orders", "stream": "ORDERS", "createStream": True}
@@ -169,13 +169,13 @@ async def test_at_rest_nothing_is_written_but_leases(tmp_path: Path) -> None:
                 if len(writes()) == before:
                     break
         await it.controllers[0].stop()
-        await it.controllers[0].start()  # a new one looks at everything, and finds it as it should be
+        await it.controllers[0].start()  # a new replica checks everything, and finds nothing to change
         await asyncio.sleep(20)
         assert writes()[before:] == []
 
 
 @pytest.mark.timeout(120)
-async def test_an_exposed_trigger_is_an_ingress_kept_as_wanted_and_its_state_is_told(tmp_path: Path) -> None:
+async def test_an_exposed_trigger_has_an_ingress_without_drift_and_reports_its_state(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.start("trigger", "http")
         function = resource("Function", "greet", {"source": {"inline": "def handler(event, context): pass"}})
@@ -229,14 +229,14 @@ async def test_every_tick_comes_once_while_the_leader_is_killed_again_and_again(
 
 
 def open_ticks(trigger: Any) -> list[str]:
-    """Those that are noted as started, and not as settled."""
+    """The ticks that the status has as started and not as settled."""
     state = trigger["status"]["state"]
     (book,) = [json.loads(value) for name, value in state.items() if name.endswith("/ticks")]
     return list(book["open"])
 
 
 @pytest.mark.timeout(180)
-async def test_what_the_gateway_accepted_outlives_kill_9_of_the_controller(tmp_path: Path) -> None:
+async def test_requests_that_the_gateway_accepted_survive_kill_9_of_the_controller(tmp_path: Path) -> None:
     ledger, sent = tmp_path / "ledger", 0
     async with cluster(tmp_path) as it, nats_server() as store, function(FUNCTION, LEDGER=str(ledger)) as f:
         controller = await it.start("trigger", "http", KUBEIRQ_STORE_NATS_SERVERS=store.url)
@@ -253,15 +253,15 @@ async def test_what_the_gateway_accepted_outlives_kill_9_of_the_controller(tmp_p
             await controller.start()
             await until_served(address, it)
         numbers = {str(key): list(range(key, sent, 10)) for key in range(10)}
-        async with asyncio.timeout(60):  # what the killed one held comes back after the store's patience of 30 s
+        async with asyncio.timeout(60):  # events that the killed one held come back after the store's time-out of 30 s
             while account(ledger, numbers).lost:
                 await asyncio.sleep(0.2)
         found = account(ledger, numbers)
-        assert found.duplicates <= 3 * 64, "what was held at each kill, at most"
+        assert found.duplicates <= 3 * 64, "at most the events that were held at each kill"
 
 
 @pytest.mark.timeout(60)
-async def test_a_path_is_the_older_triggers_and_the_younger_is_told(tmp_path: Path) -> None:
+async def test_the_older_trigger_owns_a_path_and_the_younger_one_reports_the_conflict(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.start("trigger", "http")
         await it.server.kubectl("create", "namespace", "shop")
@@ -289,7 +289,7 @@ async def test_a_more_specific_route_of_another_namespace_takes_nothing_from_an_
         await it.apply(resource("HTTPTrigger", "second", {**spec, "path": "/elsewhere"}))
         await it.until("httptrigger", "second", lambda found: "POST /elsewhere" in str(found["status"].get("served")))
         await it.apply(resource("HTTPTrigger", "first", {**spec, "path": "/elsewhere"}, "shop"))
-        async with asyncio.timeout(20):  # though it is older: it was not there
+        async with asyncio.timeout(20):  # though it is older: it did not exist when the other took the route
             while condition(await it.get("httptrigger", "first", "shop"))["reason"] != "Taken":
                 await asyncio.sleep(0.1)
         assert condition(await it.get("httptrigger", "second"))["reason"] != "Taken"
@@ -300,7 +300,7 @@ async def test_a_more_specific_route_of_another_namespace_takes_nothing_from_an_
 
 
 @pytest.mark.timeout(60)
-async def test_what_a_trigger_may_not_call_is_said_when_it_is_admitted(tmp_path: Path) -> None:
+async def test_a_trigger_that_calls_a_forbidden_address_is_rejected_at_admission(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         await it.start("trigger", "cron", KUBEIRQ_REACH_ALLOW="")
         spec = {"schedule": "@yearly", "url": "http://127.0.0.1:1/"}
@@ -314,7 +314,7 @@ async def test_what_a_trigger_may_not_call_is_said_when_it_is_admitted(tmp_path:
 
 
 async def until_served(address: str, it: Cluster) -> None:
-    """Returns once the gateway listens."""
+    """Returns when the gateway listens."""
     try:
         async with asyncio.timeout(30), aiohttp.ClientSession() as session:
             while True:

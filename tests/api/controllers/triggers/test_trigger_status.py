@@ -1,4 +1,4 @@
-"""A trigger's status as durable state: fenced, coalesced, and patient with an API server that is away."""
+"""A trigger's status as durable state: fenced, with few writes, and kept while the API server is unreachable."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ async def trigger(folder: Path) -> AsyncIterator[tuple[Cluster, Api, dict[str, A
 
 
 @pytest.mark.timeout(60)
-async def test_who_held_it_before_cannot_write_once_another_has_begun(tmp_path: Path) -> None:
+async def test_a_former_holder_cannot_write_after_another_has_begun(tmp_path: Path) -> None:
     async with trigger(tmp_path) as (it, client, found):
         old = StatusState(TriggerStatus(client, found, term=lambda: 7, fenced=True), "f")
         new = StatusState(TriggerStatus(client, found, term=lambda: 8, fenced=True), "f")
@@ -47,7 +47,7 @@ async def test_who_held_it_before_cannot_write_once_another_has_begun(tmp_path: 
 
 
 @pytest.mark.timeout(60)
-async def test_many_changes_are_few_writes_and_each_is_durable_when_it_returns(tmp_path: Path) -> None:
+async def test_many_changes_share_few_writes_and_each_is_durable_when_it_returns(tmp_path: Path) -> None:
     async with trigger(tmp_path) as (it, client, found):
         state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
         before = len(it.server.writes(resource="crontriggers"))
@@ -59,7 +59,7 @@ async def test_many_changes_are_few_writes_and_each_is_durable_when_it_returns(t
 
 
 @pytest.mark.timeout(90)
-async def test_a_change_waits_for_an_api_server_that_is_away_and_others_changes_stay(tmp_path: Path) -> None:
+async def test_a_change_waits_for_an_unreachable_api_server_and_keeps_the_changes_of_others(tmp_path: Path) -> None:
     async with trigger(tmp_path) as (it, client, found):
         state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
         await state.put("ticks", b"1")
@@ -77,7 +77,7 @@ async def test_a_change_waits_for_an_api_server_that_is_away_and_others_changes_
 
 
 @pytest.mark.timeout(60)
-async def test_the_state_of_a_trigger_that_was_made_anew_is_its_own(tmp_path: Path) -> None:
+async def test_a_trigger_that_was_deleted_and_created_again_starts_with_empty_state(tmp_path: Path) -> None:
     async with trigger(tmp_path) as (it, client, found):
         state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
         await state.put("ticks", b"1")

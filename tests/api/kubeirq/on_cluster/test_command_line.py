@@ -1,4 +1,4 @@
-"""The command line on a cluster, as far as that needs no pods: what it sends, what it tells, and its exit codes."""
+"""The command line on a cluster without pods: its requests, its output and its exit codes."""
 
 import asyncio
 import json
@@ -36,8 +36,8 @@ stringData: {password: quiet}
 
 
 @dataclass
-class Told:
-    """What a command said."""
+class Result:
+    """The result of a command."""
 
     code: int
     output: str
@@ -47,7 +47,7 @@ class Told:
         return f"exit {self.code}\n{self.output}\n{self.errors}"
 
 
-async def kubeirq(kubeconfig: Path, folder: Path, *arguments: str) -> Told:
+async def kubeirq(kubeconfig: Path, folder: Path, *arguments: str) -> Result:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "kubeirq", *arguments,
         cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -61,7 +61,7 @@ async def kubeirq(kubeconfig: Path, folder: Path, *arguments: str) -> Told:
             process.kill()
             await process.wait()
     assert process.returncode is not None
-    return Told(process.returncode, output.decode(), errors.decode())
+    return Result(process.returncode, output.decode(), errors.decode())
 
 
 def written(folder: Path, *documents: str) -> None:
@@ -70,7 +70,7 @@ def written(folder: Path, *documents: str) -> None:
 
 
 async def until_listed(it: Cluster, resource: str, since: int) -> None:
-    """By the command, twice after so many requests: it has seen what was there."""
+    """Returns when the command has listed the resources twice more, so that it has seen the current ones."""
     async with asyncio.timeout(20):
         while True:
             events = it.server.audit(resource=resource)[since:]
@@ -79,8 +79,8 @@ async def until_listed(it: Cluster, resource: str, since: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def say(it: Cluster, kind: str, name: str, status: str, reason: str, message: str = "") -> None:
-    """As its controller would."""
+async def set_ready_condition(it: Cluster, kind: str, name: str, status: str, reason: str, message: str = "") -> None:
+    """Sets the Ready condition, as the controller does."""
     found = await it.get(kind, name)
     condition = {
         "type": "Ready",
@@ -95,69 +95,71 @@ async def say(it: Cluster, kind: str, name: str, status: str, reason: str, messa
 
 
 @pytest.mark.timeout(120)
-async def test_deploy_sends_waits_says_what_changes_and_what_is_not_ready(tmp_path: Path) -> None:
+async def test_deploy_applies_waits_and_reports_changes_and_unready_resources(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         config = it.server.kubeconfig
         written(tmp_path, FUNCTION, TRIGGER, SECRET)
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--dry-run")
-        assert (told.code, "Function/greet: would be created" in told.output) == (0, True), told
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--dry-run")
+        assert (result.code, "Function/greet: would be created" in result.output) == (0, True), result
         assert await it.get("function", "greet") is None
 
         deploying = asyncio.create_task(kubeirq(config, tmp_path, "deploy", "app.yaml", "--timeout", "40"))
         await it.until("crontrigger", "tick", bool)
-        await say(it, "function", "greet", "False", "Starting", "replicas start")
+        await set_ready_condition(it, "function", "greet", "False", "Starting", "replicas start")
         await until_listed(it, "functions", since=len(it.server.audit(resource="functions")))
-        await say(it, "function", "greet", "True", "Ready")
-        await say(it, "crontrigger", "tick", "True", "Ready")
-        told = await deploying
-        assert told.code == 0, told
-        assert "Secret/hush: created\nFunction/greet: created\nCronTrigger/tick: created\n" in told.output
-        assert "Function/greet: Starting: replicas start (" in told.output
-        assert told.output.splitlines()[-1] == "all of 3 objects there and Ready"
+        await set_ready_condition(it, "function", "greet", "True", "Ready")
+        await set_ready_condition(it, "crontrigger", "tick", "True", "Ready")
+        result = await deploying
+        assert result.code == 0, result
+        assert "Secret/hush: created\nFunction/greet: created\nCronTrigger/tick: created\n" in result.output
+        assert "Function/greet: Starting: replicas start (" in result.output
+        assert result.output.splitlines()[-1] == "3 objects applied and Ready"
         made = await it.get("function", "greet")
         assert made["spec"]["source"] == {"inline": (tmp_path / "greet.py").read_text()}
         assert made["metadata"]["labels"] == {"team": "a"}
         assert (await it.get("secret", "hush"))["data"] == {"password": "cXVpZXQ="}
 
-        await say(it, "function", "greet", "False", "CrashLoopBackOff", "the function ended with 1")
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--timeout", "0")
-        assert told.code == 1, told
-        assert "Function/greet: unchanged" in told.output
-        assert "Function/greet is not Ready: CrashLoopBackOff: the function ended with 1 (after 0 s)" in told.errors
+        await set_ready_condition(it, "function", "greet", "False", "CrashLoopBackOff", "the function ended with 1")
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--timeout", "0")
+        assert result.code == 1, result
+        assert "Function/greet: unchanged" in result.output
+        assert "Function/greet is not Ready: CrashLoopBackOff: the function ended with 1 (after 0 s)" in result.errors
 
-        await say(it, "function", "greet", "False", "Invalid", "spec.x: no")
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml")
-        assert (told.code, "Function/greet is not Ready: Invalid: spec.x: no" in told.errors) == (1, True), told
+        await set_ready_condition(it, "function", "greet", "False", "Invalid", "spec.x: no")
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml")
+        assert (result.code, "Function/greet is not Ready: Invalid: spec.x: no" in result.errors) == (1, True), result
 
         await it.server.kubectl("patch", "fn", "greet", "--type=merge", '--patch={"spec":{"timeoutSeconds":9}}')
         written(tmp_path, FUNCTION + "  timeoutSeconds: 8\n")
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--no-wait")
-        assert told.code == 1 and ".spec.timeoutSeconds; --force takes these fields over" in told.errors, told
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--no-wait", "--force")
-        assert (told.code, told.output) == (0, "Function/greet: changed\n")
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--no-wait")
+        assert result.code == 1 and ".spec.timeoutSeconds; --force overwrites these fields" in result.errors, result
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--no-wait", "--force")
+        assert (result.code, result.output) == (0, "Function/greet: changed\n")
 
 
 @pytest.mark.timeout(120)
-async def test_what_is_wrong_with_files_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+async def test_problems_of_files_are_reported_before_anything_is_sent(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         config = it.server.kubeconfig
         written(tmp_path, FUNCTION, TRIGGER.replace("greet", "greeet"))
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml")
-        assert told.code == 1
-        assert "app.yaml:9: spec.function: no Function 'greeet' in these files, nor in namespace default" in told.errors
-        assert "did you mean 'greet'?" in told.errors
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml")
+        assert result.code == 1
+        assert (
+            "app.yaml:9: spec.function: no Function 'greeet' in these files, nor in namespace default" in result.errors
+        )
+        assert "did you mean 'greet'?" in result.errors
         written(tmp_path, FUNCTION, TRIGGER.replace("{name: tick}", "{name: tick, namespace: shop}"))
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml", "-n", "default")
-        assert "metadata.namespace: 'shop' is not the namespace that was asked for, 'default'" in told.errors
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml")
-        assert "no Function 'greet' in these files, nor in namespace shop" in told.errors
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml", "-n", "default")
+        assert "metadata.namespace: the file says 'shop', the command says 'default'" in result.errors
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml")
+        assert "no Function 'greet' in these files, nor in namespace shop" in result.errors
         assert (await it.get("function"))["items"] == []
 
-        # what only the server knows keeps no other from being sent
+        # a problem that only the server finds does not stop the other objects
         written(tmp_path, FUNCTION, TRIGGER.replace("name: tick", "name: tick, labels: {a: b c}"))
-        told = await kubeirq(config, tmp_path, "deploy", "app.yaml")
-        assert (told.code, "1 of 2 objects refused" in told.errors) == (1, True), told
-        assert "CronTrigger/tick: " in told.errors and "metadata.labels" in told.errors
+        result = await kubeirq(config, tmp_path, "deploy", "app.yaml")
+        assert (result.code, "refused 1 of 2 objects" in result.errors) == (1, True), result
+        assert "CronTrigger/tick: " in result.errors and "metadata.labels" in result.errors
         assert (await it.get("function", "greet")) is not None
 
 
@@ -177,8 +179,8 @@ async def test_a_folder_becomes_files_that_the_controller_mounts(tmp_path: Path)
         assert spec["dependencies"] == "six\n"
         assert "dependenciesPath" not in spec
 
-        told = await kubeirq(it.server.kubeconfig, tmp_path, "deploy", "app.yaml", "--no-wait")
-        assert told.code == 0, told
+        result = await kubeirq(it.server.kubeconfig, tmp_path, "deploy", "app.yaml", "--no-wait")
+        assert result.code == 0, result
         deployment = await it.until("deployment", "greet", bool)
         volumes = {found["name"]: found for found in deployment["spec"]["template"]["spec"]["volumes"]}
         data = (await it.get("configmap", volumes["code"]["configMap"]["name"]))["data"]
@@ -187,92 +189,99 @@ async def test_a_folder_becomes_files_that_the_controller_mounts(tmp_path: Path)
 
 
 @pytest.mark.timeout(120)
-async def test_get_and_describe_tell_what_the_resources_say_worst_first(tmp_path: Path) -> None:
+async def test_get_and_describe_show_the_state_of_resources_with_the_worst_first(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         config = it.server.kubeconfig
-        told = await kubeirq(config, tmp_path, "get")
-        assert (told.code, told.output) == (0, "")
-        assert "(cluster of context context, namespace default)" in told.errors, "nobody said which"
+        result = await kubeirq(config, tmp_path, "get")
+        assert (result.code, result.output) == (0, "")
+        assert "(cluster of context context, namespace default)" in result.errors, "no option named it"
         written(tmp_path, FUNCTION, TRIGGER, TRIGGER.replace("name: tick", "name: arm"))
         await kubeirq(config, tmp_path, "deploy", "app.yaml", "--no-wait")
-        told = await kubeirq(config, tmp_path, "get", "--context", "context")
-        assert (told.code, told.errors) == (3, ""), told
-        assert "Unseen" in told.output and "no controller has looked at it" in told.output
-        await say(it, "function", "greet", "True", "Ready")
-        await say(it, "crontrigger", "arm", "True", "Ready")
-        await say(it, "crontrigger", "tick", "False", "FunctionDown", "greet: no replica is ready")
-        told = await kubeirq(config, tmp_path, "get", "-n", "default", "-o", "json")
-        found = json.loads(told.output)
+        result = await kubeirq(config, tmp_path, "get", "--context", "context")
+        assert (result.code, result.errors) == (3, ""), result
+        assert "Unseen" in result.output and "no controller has processed it" in result.output
+        await set_ready_condition(it, "function", "greet", "True", "Ready")
+        await set_ready_condition(it, "crontrigger", "arm", "True", "Ready")
+        await set_ready_condition(it, "crontrigger", "tick", "False", "FunctionDown", "greet: no replica is ready")
+        result = await kubeirq(config, tmp_path, "get", "-n", "default", "-o", "json")
+        found = json.loads(result.output)
         assert [(one["name"], one["ready"], one["reason"]) for one in found["triggers"]] == [
             ("tick", False, "FunctionDown"),
             ("arm", True, "Ready"),
         ]
-        assert (told.code, found["functions"][0]["ready"]) == (3, True)
+        assert (result.code, found["functions"][0]["ready"]) == (3, True)
         assert (await kubeirq(config, tmp_path, "get", "fn")).code == 0
         assert (await kubeirq(config, tmp_path, "get", "arm")).code == 0
         everywhere = (await kubeirq(config, tmp_path, "get", "crontriggers", "-A")).output.splitlines()
         assert everywhere[0].split() == ["NAMESPACE", "TRIGGER", "CALLS", "READY", "SINCE", "MESSAGE"]
         assert "default" in everywhere[1] and "greet: no replica is ready" in everywhere[1]
 
-        told = await kubeirq(config, tmp_path, "describe", "tick")
-        assert told.code == 0
-        assert "  Ready      False    FunctionDown, for " in told.output
-        assert "no cron controller runs in any namespace" in told.output
+        result = await kubeirq(config, tmp_path, "describe", "tick")
+        assert result.code == 0
+        assert "  Ready      False    FunctionDown, for " in result.output
+        assert "no cron controller runs in any namespace" in result.output
         for command in ("describe", "logs", "suspend", "call"):
-            told = await kubeirq(config, tmp_path, command, "tik" if command != "call" else "gret")
-            assert told.code == 1, told
-            assert ("did you mean 'tick'?" if command != "call" else "did you mean 'greet'?") in told.errors
-        told = await kubeirq(config, tmp_path, "call", "greet", "-d", "{}")
-        assert (told.code, "function 'greet' is not ready: Ready" in told.errors) == (1, True), "nothing says Available"
-        told = await kubeirq(config, tmp_path, "dead-letters", "list", "tick")
-        assert (told.code, "no cron controller runs in any namespace" in told.errors) == (1, True), told
+            result = await kubeirq(config, tmp_path, command, "tik" if command != "call" else "gret")
+            assert result.code == 1, result
+            assert ("did you mean 'tick'?" if command != "call" else "did you mean 'greet'?") in result.errors
+        result = await kubeirq(config, tmp_path, "call", "greet", "-d", "{}")
+        assert (result.code, "function 'greet' is not ready: Ready" in result.errors) == (1, True), (
+            "nothing says Available"
+        )
+        result = await kubeirq(config, tmp_path, "dead-letters", "list", "tick")
+        assert (result.code, "no cron controller runs in any namespace" in result.errors) == (1, True), result
 
-        told = await kubeirq(config, tmp_path, "suspend", "CronTrigger/tick")
-        assert told.output == "CronTrigger/tick suspended\n", told
+        result = await kubeirq(config, tmp_path, "suspend", "CronTrigger/tick")
+        assert result.output == "CronTrigger/tick suspended\n", result
         assert (await it.get("crontrigger", "tick"))["spec"]["suspend"] is True
         assert (await kubeirq(config, tmp_path, "resume", "tick")).code == 0
         assert (await it.get("crontrigger", "tick"))["spec"]["suspend"] is False
 
 
 @pytest.mark.timeout(120)
-async def test_a_right_that_is_missing_is_named_and_what_can_be_told_is_told(tmp_path: Path) -> None:
+async def test_a_missing_right_is_named_and_everything_else_is_shown(tmp_path: Path) -> None:
     async with cluster(tmp_path) as it:
         written(tmp_path, FUNCTION, TRIGGER)
         await kubeirq(it.server.kubeconfig, tmp_path, "deploy", "app.yaml", "--no-wait")
         visitor = await it.server.kubeconfig_of("visitor", "people")
-        told = await kubeirq(visitor, tmp_path, "get")
-        assert told.code == 1
-        assert 'no right: functions.kubeirq.dev is forbidden: User "visitor" cannot list' in told.errors
-        told = await kubeirq(visitor, tmp_path, "deploy", "app.yaml")
-        assert (told.code, 'cannot list resource "functions"' in told.errors) == (1, True), told
+        result = await kubeirq(visitor, tmp_path, "get")
+        assert result.code == 1
+        assert 'no permission: functions.kubeirq.dev is forbidden: User "visitor" cannot list' in result.errors
+        result = await kubeirq(visitor, tmp_path, "deploy", "app.yaml")
+        assert (result.code, 'cannot list resource "functions"' in result.errors) == (1, True), result
 
         look = ["create", "clusterrole", "look", "--verb=get,list,watch"]
         await it.server.kubectl(*look, "--resource=functions.kubeirq.dev,crontriggers.kubeirq.dev")
         await it.server.kubectl("create", "clusterrolebinding", "look", "--clusterrole=look", "--group=people")
-        told = await kubeirq(visitor, tmp_path, "get")
-        assert (told.code, "CronTrigger/tick" in told.output) == (3, True), told
-        assert '(not shown: no right: kafkatriggers.kubeirq.dev is forbidden: User "visitor" cannot list' in told.errors
-        told = await kubeirq(visitor, tmp_path, "describe", "tick")
-        assert told.code == 0
-        assert 'dead letters are not known: no right: pods is forbidden: User "visitor" cannot list' in told.output
-        assert "--system-namespace" in told.output
-        told = await kubeirq(visitor, tmp_path, "suspend", "tick")
-        assert (told.code, 'cannot patch resource "crontriggers"' in told.errors) == (1, True), told
+        result = await kubeirq(visitor, tmp_path, "get")
+        assert (result.code, "CronTrigger/tick" in result.output) == (3, True), result
+        assert (
+            '(not shown: no permission: kafkatriggers.kubeirq.dev is forbidden: User "visitor" cannot list'
+            in result.errors
+        )
+        result = await kubeirq(visitor, tmp_path, "describe", "tick")
+        assert result.code == 0
+        assert (
+            'dead letters are not known: no permission: pods is forbidden: User "visitor" cannot list' in result.output
+        )
+        assert "--system-namespace" in result.output
+        result = await kubeirq(visitor, tmp_path, "suspend", "tick")
+        assert (result.code, 'cannot patch resource "crontriggers"' in result.errors) == (1, True), result
 
 
 @pytest.mark.timeout(60)
-async def test_a_cluster_without_kubeirq_and_one_that_is_not_there_are_told_apart(tmp_path: Path) -> None:
+async def test_a_cluster_without_kubeirq_and_an_unreachable_one_give_different_errors(tmp_path: Path) -> None:
     async with api_server() as server:
         written(tmp_path, FUNCTION)
         for command in (("get",), ("deploy", "app.yaml"), ("call", "greet")):
-            told = await kubeirq(server.kubeconfig, tmp_path, *command)
-            assert (told.code, "kubeirq is not installed there" in told.errors) == (1, True), told
-        told = await kubeirq(server.kubeconfig, tmp_path, "get", "--context", "other")
-        assert (told.code, "no context 'other'" in told.errors) == (4, True), told
+            result = await kubeirq(server.kubeconfig, tmp_path, *command)
+            assert (result.code, "kubeirq is not installed on this cluster" in result.errors) == (1, True), result
+        result = await kubeirq(server.kubeconfig, tmp_path, "get", "--context", "other")
+        assert (result.code, "no context 'other'" in result.errors) == (4, True), result
         gone = server.kubeconfig
     (tmp_path / "gone").write_text(json.dumps({"kind": "Config"}))
-    told = await kubeirq(gone, tmp_path, "get")
-    assert (told.code, "no fabric runs on .kubeirq" in told.errors) == (4, True), "no kubeconfig either"
-    assert "--context or --kubeconfig" in told.errors
-    told = await kubeirq(gone, tmp_path, "get", "--kubeconfig", "gone")
-    assert told.code == 4, told
+    result = await kubeirq(gone, tmp_path, "get")
+    assert (result.code, "no fabric runs on .kubeirq" in result.errors) == (4, True), "no kubeconfig either"
+    assert "--context or --kubeconfig" in result.errors
+    result = await kubeirq(gone, tmp_path, "get", "--kubeconfig", "gone")
+    assert result.code == 4, result

@@ -1,4 +1,4 @@
-"""The embedded brokers: their data and addresses outlive kill -9 of any of their processes."""
+"""The embedded brokers: their data and addresses survive kill -9 of any of their processes."""
 
 import asyncio
 import json
@@ -14,7 +14,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from nats.js.api import StreamConfig
 
-from kubeirq.on_machine.brokers import Broker, kafka_broker, nats_server
+from kubeirq.on_machine.broker_supervisor import Broker
+from kubeirq.on_machine.brokers import kafka_broker, nats_server
 from kubeirq.on_machine.object_store import Objects
 
 
@@ -31,7 +32,7 @@ async def test_kafka_records_and_commits_survive_kill_minus_nine_of_every_proces
         assert await committed(broker.address) == 2
 
 
-async def test_records_confirmed_while_the_broker_is_killed_again_and_again_are_all_there(tmp_path: Path) -> None:
+async def test_records_confirmed_while_the_broker_is_killed_repeatedly_are_all_kept(tmp_path: Path) -> None:
     async with kafka_broker(tmp_path) as broker:
         await create_topic(broker.address, "orders")
         confirmed: list[bytes] = []
@@ -76,7 +77,7 @@ async def test_both_brokers_come_back_at_the_same_address_with_their_data(tmp_pa
         await client.close()
 
 
-async def test_a_port_that_another_took_is_replaced_by_a_free_one(tmp_path: Path) -> None:
+async def test_a_port_that_is_taken_is_replaced_by_a_free_one(tmp_path: Path) -> None:
     async with nats_server(tmp_path / "one") as one, nats_server(tmp_path / "two") as two:
         assert one.address != two.address
         ports = json.loads((tmp_path / "two" / "ports.json").read_bytes())
@@ -84,7 +85,7 @@ async def test_a_port_that_another_took_is_replaced_by_a_free_one(tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-async def test_brokers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+async def test_brokers_end_when_their_parent_process_is_killed(tmp_path: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE)  # noqa: ASYNC220  starts at once
     assert owner.stdout is not None
     try:
@@ -98,7 +99,7 @@ async def test_brokers_end_with_a_process_that_is_killed(tmp_path: Path) -> None
         owner.stdout.close()
 
 
-def test_pages_of_objects_are_whole_ordered_and_jump_over_common_prefixes(tmp_path: Path) -> None:
+def test_pages_of_objects_are_complete_and_ordered_and_merge_common_prefixes(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path / "objects.sqlite"))
     for number in range(1_500):
         objects.put(f"a/{number:05}", b"")
@@ -116,7 +117,7 @@ def test_pages_of_objects_are_whole_ordered_and_jump_over_common_prefixes(tmp_pa
     objects.close()
 
 
-def test_a_conditional_write_happens_only_on_what_was_read(tmp_path: Path) -> None:
+def test_a_conditional_write_fails_if_the_object_has_changed(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path / "objects.sqlite"))
     first = objects.put("k", b"1", only_new=True)
     assert first is not None

@@ -31,12 +31,12 @@ async def test_a_change_of_the_code_runs_within_two_seconds_and_a_bad_manifest_c
     async with fabric(tmp_path) as it:
         await it.delivered(1, "1")
         write(tmp_path, "2")
-        await asyncio.sleep(2)  # the promise itself
+        await asyncio.sleep(2)  # the promise that this test checks
         await it.delivered(2, "2")
         (tmp_path / "web.yaml").write_text(
             "apiVersion: kubeirq.dev/v1\nkind: HTTPTrigger\nmetadata: {name: web}\nspec: {pth: x}\n"
         )
-        await it.says("not reloaded, what ran before goes on")
+        await it.says("not reloaded; the version before still runs")
         await it.delivered(3, "2")
 
 
@@ -59,7 +59,7 @@ async def test_kill_minus_nine_leaves_no_process_and_the_next_start_delivers_the
         await until(lambda: {number for _, number in it.ledger()} == set(range(10)))
 
 
-async def test_ctrl_c_lets_what_runs_finish(tmp_path: Path) -> None:
+async def test_ctrl_c_lets_calls_in_progress_finish(tmp_path: Path) -> None:
     write(tmp_path, "1", sleep="1")
     async with fabric(tmp_path) as it:
         await it.post(1)
@@ -83,7 +83,7 @@ async def test_a_second_fabric_on_the_same_state_is_refused_and_one_with_its_own
             await other.delivered(1, "1")
 
 
-async def test_serve_tells_metrics_and_readiness_and_stops_on_sigterm(tmp_path: Path) -> None:
+async def test_serve_exposes_metrics_and_readiness_and_stops_on_sigterm(tmp_path: Path) -> None:
     write(tmp_path, "1")
     async with fabric(tmp_path, how="serve") as it:
         await it.delivered(1, "1")

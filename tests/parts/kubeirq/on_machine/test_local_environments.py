@@ -1,4 +1,4 @@
-"""Dependencies are installed once, by one of those who want them, and a failure says what the installer said."""
+"""Dependencies are installed once for all functions that share them. A failure shows the installer's output."""
 
 import asyncio
 import subprocess
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from kubeirq.on_machine.environments import NotInstalled, fingerprint_of, interpreter_for
+from kubeirq.on_machine.environments import InstallFailed, fingerprint_of, interpreter_for
 
 
-async def test_without_dependencies_our_own_python_serves(tmp_path: Path) -> None:
+async def test_without_dependencies_functions_run_on_the_fabrics_python(tmp_path: Path) -> None:
     for text in ("", "\n # nothing\n"):
         found = await interpreter_for(text, label="f", show=print, cache=tmp_path)
         assert found == Path(sys.executable)
 
 
 @pytest.mark.timeout(180)
-async def test_two_that_want_the_same_environment_build_it_once(tmp_path: Path) -> None:
+async def test_two_functions_with_the_same_dependencies_build_one_environment(tmp_path: Path) -> None:
     shown: list[str] = []
     both = [interpreter_for("httptools  # parser\n", label="f", show=shown.append, cache=tmp_path) for _ in range(2)]
     one, other = await asyncio.gather(*both)
@@ -27,11 +27,13 @@ async def test_two_that_want_the_same_environment_build_it_once(tmp_path: Path) 
     assert len(shown) == 2
 
 
-async def test_what_cannot_be_installed_says_why_and_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+async def test_a_failed_installation_says_why_and_leaves_no_environment_that_looks_complete(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(NotInstalled, match=r"spec\.dependencies: not installed:\n(.*\n)*.*Invalid requirement"):
+        with pytest.raises(
+            InstallFailed, match=r"spec\.dependencies: pip cannot install them:\n(.*\n)*.*Invalid requirement"
+        ):
             await interpreter_for("=== no requirement", label="f", show=print, cache=tmp_path)
 
 
-def test_environments_are_told_apart_by_what_is_in_them() -> None:
+def test_environments_with_different_requirements_have_different_fingerprints() -> None:
     assert fingerprint_of("a\n\n# x\nb") == fingerprint_of(" a\nb\n") != fingerprint_of("b\na\n")

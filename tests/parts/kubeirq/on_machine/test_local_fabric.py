@@ -1,4 +1,4 @@
-"""The fabric of one machine: reloads lose nothing, what is unchanged is untouched, the admin API does what it says."""
+"""The fabric on one machine: reloads lose no event and leave unchanged parts alone; the admin API works."""
 
 import asyncio
 import json
@@ -11,8 +11,9 @@ import aiohttp
 
 from controllers.functions.resource import FunctionSpec
 from kubeirq.on_machine.admin import admin_api
-from kubeirq.on_machine.fabric import Fabric, FunctionResource, Wanted
-from kubeirq.output.function_logs import LogLine
+from kubeirq.on_machine.desired_state import DesiredState, FunctionResource
+from kubeirq.on_machine.fabric import Fabric
+from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.source import MissingSecret
@@ -74,7 +75,7 @@ async def test_events_wait_for_a_first_version_that_starts(tmp_path: Path) -> No
         await until(lambda: it.ledger() == [("mended", 1)])
 
 
-async def test_what_was_accepted_is_delivered_by_the_next_fabric(tmp_path: Path) -> None:
+async def test_events_that_were_accepted_are_delivered_by_the_next_fabric(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.apply(web("accepted", answer="accepted"))  # there is no code yet
         for number in range(5):
@@ -85,7 +86,7 @@ async def test_what_was_accepted_is_delivered_by_the_next_fabric(tmp_path: Path)
         await until(lambda: sorted(number for _, number in it.ledger()) == [0, 1, 2, 3, 4])
 
 
-async def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
+async def test_a_reload_changes_only_the_parts_that_changed(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         it.code("1")
         await it.apply(web("one"), web("two"))
@@ -93,7 +94,7 @@ async def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
         process = it.fabric.functions["default", "f"]
         flows, pid = dict(it.fabric.flows), process.pid
         await it.apply(web("one"), web("two", methods=["PUT"]), web("three"))
-        await asyncio.gather(*it.fabric._preparing.values())
+        await it.fabric.function_processes.prepared()
         one, two = ("default/HTTPTrigger/one", "f"), ("default/HTTPTrigger/two", "f")
         assert it.fabric.flows[one] is flows[one]
         assert it.fabric.flows[two] is not flows[two]
@@ -103,7 +104,7 @@ async def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
         assert (await it.post("/one", {"n": 1}))[0] == 200
 
 
-async def test_suspending_lasts_over_a_restart(tmp_path: Path) -> None:
+async def test_a_suspended_trigger_stays_suspended_across_a_restart(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         it.code("1")
         await it.apply(web("one"))
@@ -118,7 +119,7 @@ async def test_suspending_lasts_over_a_restart(tmp_path: Path) -> None:
         assert (await it.post("/one", {"n": 1}))[0] == 200
 
 
-async def test_the_admin_api_calls_publishes_and_looks_after_dead_letters(tmp_path: Path) -> None:
+async def test_the_admin_api_calls_publishes_and_manages_dead_letters(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         (tmp_path / "f.py").write_text(
             "class No(Exception):\n    status = 422\ndef handler(e, c):\n    raise No('bad')\n"
@@ -146,7 +147,7 @@ async def test_the_admin_api_calls_publishes_and_looks_after_dead_letters(tmp_pa
         assert (tmp_path / "state" / "admin.sock").stat().st_mode & 0o777 == 0o600
 
 
-async def test_the_dead_letters_of_a_suspended_trigger_can_be_looked_at_and_wait(tmp_path: Path) -> None:
+async def test_dead_letters_of_a_suspended_trigger_can_be_listed_and_are_not_redriven(tmp_path: Path) -> None:
     base = "/v1/triggers/default/HTTPTrigger/accepted"
     async with running(tmp_path) as it:
         (tmp_path / "f.py").write_text(
@@ -194,7 +195,7 @@ class Running:
         )
         function = FunctionResource("default", "f", spec, self.folder)
         environment = {"LEDGER": str(self.folder / "ledger")}
-        await self.fabric.apply(Wanted([function], triggers, no_secret, lambda _: environment))
+        await self.fabric.apply(DesiredState([function], triggers, no_secret, lambda _: environment))
 
     async def ready(self) -> None:
         await until(lambda: self.fabric.functions["default", "f"].state == "Ready")

@@ -1,4 +1,4 @@
-"""Function processes: restarted when they die, replaced without a gap, their output bounded."""
+"""Function processes: restarted when they die, replaced without a gap, with limited output."""
 
 import asyncio
 import os
@@ -11,11 +11,12 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from kubeirq.on_machine.processes import FunctionProcess, Program
-from kubeirq.output.function_logs import LogLine
+from kubeirq.on_machine.function_process import FunctionProcess
+from kubeirq.on_machine.program_runner import Program
+from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.gate import Gate
 
-# The least that is a runtime: a port, /healthz, and an answer. BEHAVIOUR is what the test makes of it.
+# A minimal runtime: a port, /healthz, and an answer. Each test replaces BEHAVIOUR with its own code.
 SERVER = """
 import http.server, os, select, signal, sys, threading, time
 
@@ -41,10 +42,10 @@ def on_call(body):
 
 BEHAVIOUR
 server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["FUNC_PORT"])), Handler)
-server.daemon_threads = False  # what was begun is finished
+server.daemon_threads = False  # finishes calls in progress
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
 server.serve_forever()
-while select.select([server.socket], [], [], 0.1)[0]:  # who has connected already is answered, too
+while select.select([server.socket], [], [], 0.1)[0]:  # answers clients that have connected already
     server.handle_request()
 server.server_close()
 """
@@ -61,7 +62,7 @@ async def test_a_ready_process_opens_its_gate_and_declares_its_concurrency(tmp_p
         assert await call(process) == "one"
 
 
-async def test_a_process_that_is_killed_comes_back_and_its_gate_is_closed_meanwhile(tmp_path: Path) -> None:
+async def test_a_killed_process_is_restarted_and_its_gate_is_closed_meanwhile(tmp_path: Path) -> None:
     async with function() as (process, _):
         process.run(program(tmp_path, "one"))
         await until(lambda: process.state == "Ready")
@@ -75,7 +76,7 @@ async def test_a_process_that_is_killed_comes_back_and_its_gate_is_closed_meanwh
         assert process.restarts == 1
 
 
-async def test_a_process_that_cannot_start_is_tried_again_at_growing_intervals(tmp_path: Path) -> None:
+async def test_a_process_that_cannot_start_is_retried_at_growing_intervals(tmp_path: Path) -> None:
     async with function() as (process, lines):
         process.run(program(tmp_path, "one", "raise SystemExit('no database')"))
         started = asyncio.get_running_loop().time()
@@ -113,10 +114,10 @@ async def test_a_new_version_that_does_not_start_leaves_the_old_one_serving(tmp_
         await until(lambda: process.state == "Ready")
         process.run(program(tmp_path, "broken", "this is no python"))
         await until(lambda: process.state == "Failing")
-        assert "the one before goes on" in process.last_error and "SyntaxError" in process.last_error
+        assert "the old version still runs" in process.last_error and "SyntaxError" in process.last_error
         assert not process.gate.is_down and await call(process) == "old"
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)  # also when it has to be started again
+        os.kill(process.pid, signal.SIGKILL)  # the old version is also the one that is restarted
         await until(lambda: process.gate.is_down)
         await until(lambda: not process.gate.is_down)
         assert process.state == "Failing" and await call(process) == "old"
@@ -125,7 +126,7 @@ async def test_a_new_version_that_does_not_start_leaves_the_old_one_serving(tmp_
         assert await call(process) == "new" and process.last_error == ""
 
 
-async def test_a_new_version_that_never_becomes_ready_is_given_up(tmp_path: Path) -> None:
+async def test_a_new_version_that_never_becomes_ready_is_abandoned(tmp_path: Path) -> None:
     async with function() as (process, _):
         process.run(program(tmp_path, "old"))
         await until(lambda: process.state == "Ready")
@@ -163,7 +164,7 @@ def on_call(body):
         assert shown(lines) + left_out(lines) == 1_000_001
 
 
-async def test_stopping_ends_what_the_function_started_too(tmp_path: Path) -> None:
+async def test_stopping_also_ends_the_functions_child_processes(tmp_path: Path) -> None:
     child = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True)"
     async with function() as (process, lines):
         process.run(program(tmp_path, "one", child))

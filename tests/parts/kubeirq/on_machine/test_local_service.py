@@ -35,7 +35,7 @@ async def until_version(wanted: Any, port: int, path: str = "/web") -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_the_service_manager_is_told_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> None:
+async def test_serve_notifies_systemd_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.setblocking(False)
@@ -49,12 +49,12 @@ async def test_the_service_manager_is_told_when_it_is_ready_and_when_it_stops(tm
                 assert await loop.sock_recv(manager, 100) == b"STOPPING=1"
 
 
-async def test_a_hangup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+async def test_sighup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
     port, folder = free_port(), tmp_path / "r"
     async with fabric(folder, tmp_path / "state", http_port=port, manifests=resources("1")) as it:
         await until_version(1, port)
         write(folder, *resources("2", "/other"))
-        assert await version(port) == 1, "it changes when it is asked to"
+        assert await version(port) == 1, "it reloads only on SIGHUP"
         assert it.process is not None
         it.process.send_signal(signal.SIGHUP)
         await until_version(2, port, "/other")
@@ -67,7 +67,7 @@ async def test_a_hangup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path
         assert await version(port, "/other") == 2
 
 
-async def test_a_function_under_the_debugger_answers_it_and_its_events(tmp_path: Path) -> None:
+async def test_a_function_under_the_debugger_answers_the_debugger_and_its_events(tmp_path: Path) -> None:
     folder, state, port = tmp_path / "r", tmp_path / "state", free_port()
     folder.mkdir()
     write(folder, *resources("1"))

@@ -1,4 +1,4 @@
-"""The gateway over real sockets: who is answered what, and what strangers cannot do to it."""
+"""The gateway over real sockets: its answers, and its defence against hostile clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,7 +30,7 @@ async def gateway(bounds: Bounds | None = None) -> AsyncIterator[Gateway]:
 
 @asynccontextmanager
 async def served(found: Gateway, route: Route, act: Act | None = None, uid: str = "uid") -> AsyncIterator[Requests]:
-    """The route, with a task that answers each request: 200 with its method, path and body unless `act` does."""
+    """The route, with a task that answers each request: `act`, or 200 with its method, path and body."""
 
     async def serve(requests: Requests) -> None:
         while True:
@@ -52,7 +52,7 @@ async def served(found: Gateway, route: Route, act: Act | None = None, uid: str 
 
 
 async def raw(port: int, *parts: bytes) -> bytes:
-    """Everything that the gateway says to these bytes until it closes the connection."""
+    """All bytes that the gateway sends for these bytes until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for part in parts:
@@ -67,7 +67,7 @@ def request(line: str, *headers: str, body: bytes = b"", host: str = "h") -> byt
     return "\r\n".join([line, f"host: {host}", *headers, "", ""]).encode() + body
 
 
-async def test_a_request_is_put_to_its_route_as_it_came_and_its_answer_goes_back() -> None:
+async def test_a_request_reaches_its_route_unchanged_and_its_answer_goes_back() -> None:
     seen: list[IncomingRequest] = []
 
     def act(found: IncomingRequest) -> None:
@@ -115,22 +115,24 @@ async def test_unknown_paths_are_404_and_wrong_methods_405_with_allow() -> None:
             assert answer.headers["content-length"] == str(len(b"HEAD /orders "))
 
 
-async def test_routes_of_hosts_are_told_apart() -> None:
+async def test_routes_of_different_hosts_are_kept_apart() -> None:
     async with (
         gateway() as server,
         served(server, Route("/", host="a.example"), lambda found: found.answer(200, (), b"a")),
         served(server, Route("/", host="b.example"), lambda found: found.answer(200, (), b"b")),
     ):
         for host, status in (("a.example", b" 200 "), ("B.example:80", b" 200 "), ("c.example", b" 404 ")):
-            said = await raw(server.port, request("POST / HTTP/1.1", "connection: close", host=host))
-            assert status in said
+            answer = await raw(server.port, request("POST / HTTP/1.1", "connection: close", host=host))
+            assert status in answer
             if status == b" 200 ":
-                assert said.endswith(host[0].lower().encode())
-        said = await raw(server.port, request("POST http://a.example/ HTTP/1.1", "connection: close", host="b.example"))
-        assert said.endswith(b"a"), "of a target in absolute form its own host counts"
+                assert answer.endswith(host[0].lower().encode())
+        answer = await raw(
+            server.port, request("POST http://a.example/ HTTP/1.1", "connection: close", host="b.example")
+        )
+        assert answer.endswith(b"a"), "for a target in absolute form, the target's host counts"
 
 
-async def test_a_route_that_is_taken_is_refused_by_the_others_name_and_free_once_it_left() -> None:
+async def test_a_taken_route_is_refused_with_the_owners_name_and_is_free_after_the_owner_leaves() -> None:
     async with gateway() as server:
         async with served(server, Route("/orders", ("POST", "PUT"), trigger="default/first")):
             with pytest.raises(SourceError, match=r"POST /orders is served by default/first") as refused:
@@ -141,14 +143,14 @@ async def test_a_route_that_is_taken_is_refused_by_the_others_name_and_free_once
             assert b" 200 " in await raw(server.port, request("POST /orders HTTP/1.1", "connection: close"))
 
 
-async def test_a_route_whose_trigger_left_is_503_for_a_moment_and_then_404() -> None:
+async def test_a_route_whose_trigger_has_left_answers_503_for_a_moment_and_then_404() -> None:
     async with gateway(Bounds(vacant_seconds=0.3)) as server:
         async with served(server, Route("/orders")):
             pass
         asked = request("POST /orders HTTP/1.1", "connection: close")
-        said = await raw(server.port, asked)
-        assert b" 503 " in said
-        assert b"retry-after: 1" in said.lower()
+        answer = await raw(server.port, asked)
+        assert b" 503 " in answer
+        assert b"retry-after: 1" in answer.lower()
         async with asyncio.timeout(5):
             while b" 404 " not in await raw(server.port, asked):
                 await asyncio.sleep(0.05)
@@ -179,7 +181,7 @@ async def test_a_browser_asks_first_and_sees_every_answer() -> None:
             assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_an_answer_that_depends_on_the_origin_says_so_to_caches_even_where_none_is_allowed() -> None:
+async def test_an_answer_that_depends_on_the_origin_has_a_vary_header_even_if_no_origin_is_allowed() -> None:
     async with (
         gateway() as server,
         served(server, Route("/some", cors=Cors(origins=["https://shop.example"]))),
@@ -202,38 +204,38 @@ async def test_a_target_with_a_query_and_no_path_is_the_root_of_its_host() -> No
         assert (await raw(server.port, asked)).endswith(b"POST /?x=1 ")
 
 
-async def test_a_header_that_is_too_long_is_not_told_back() -> None:
+async def test_a_header_that_is_too_long_is_not_repeated_in_the_answer() -> None:
     async with gateway() as server, served(server, Route("/")):
-        said = await raw(server.port, request("POST / HTTP/1.1", "authorization: Bearer " + "s3cret" * 2_000))
-        assert b" 400 " in said and b"a line of the request is too long" in said
-        assert b"s3cret" not in said
+        answer = await raw(server.port, request("POST / HTTP/1.1", "authorization: Bearer " + "s3cret" * 2_000))
+        assert b" 400 " in answer and b"a line of the request is too long" in answer
+        assert b"s3cret" not in answer
 
 
-async def test_who_is_not_admitted_is_answered_before_a_body_is_read() -> None:
+async def test_a_request_without_access_is_answered_before_its_body_is_read() -> None:
     route = Route("/", admit=lambda headers: None if headers.get("x-key") == "k" else refusal(401, "no"))
     async with gateway() as server, served(server, route):
-        said = await raw(server.port, request("POST / HTTP/1.1", "content-length: 1000000", "connection: close"))
-        assert b" 401 " in said
-        said = await raw(
+        answer = await raw(server.port, request("POST / HTTP/1.1", "content-length: 1000000", "connection: close"))
+        assert b" 401 " in answer
+        answer = await raw(
             server.port, request("POST / HTTP/1.1", "x-key: k", "content-length: 2", "connection: close", body=b"hi")
         )
-        assert said.endswith(b"POST / hi")
+        assert answer.endswith(b"POST / hi")
 
 
-async def test_a_body_over_the_limit_is_413_and_never_held_whether_it_says_so_or_not() -> None:
+async def test_a_body_over_the_limit_gets_413_and_is_never_kept_with_or_without_content_length() -> None:
     async with gateway() as server, served(server, Route("/", body_limit_bytes=1000)):
-        said = await raw(server.port, request("POST / HTTP/1.1", "content-length: 1001"))
-        assert b" 413 " in said
+        answer = await raw(server.port, request("POST / HTTP/1.1", "content-length: 1001"))
+        assert b" 413 " in answer
         chunk = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
-        said = await raw(server.port, request("POST / HTTP/1.1", "transfer-encoding: chunked"), chunk, chunk)
-        assert b" 413 " in said
-        assert b"connection: close" in said.lower()
-        said = await raw(
+        answer = await raw(server.port, request("POST / HTTP/1.1", "transfer-encoding: chunked"), chunk, chunk)
+        assert b" 413 " in answer
+        assert b"connection: close" in answer.lower()
+        answer = await raw(
             server.port,
             request("POST / HTTP/1.1", "transfer-encoding: chunked", "connection: close"),
             chunk + b"0\r\n\r\n",
         )
-        assert b" 200 " in said
+        assert b" 200 " in answer
         assert server._bodies_bytes == 0
 
 
@@ -247,7 +249,7 @@ async def test_a_compressed_body_is_passed_on_as_it_is() -> None:
         assert (answer.status, await answer.read()) == (200, b"\x1f\x8bnot really")
 
 
-async def test_a_client_that_asks_whether_it_may_send_is_told_so() -> None:
+async def test_a_client_that_expects_100_continue_gets_it() -> None:
     async with gateway() as server, served(server, Route("/", body_limit_bytes=10)):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(request("POST / HTTP/1.1", "content-length: 2", "expect: 100-continue", "connection: close"))
@@ -255,8 +257,8 @@ async def test_a_client_that_asks_whether_it_may_send_is_told_so() -> None:
         writer.write(b"hi")
         assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"POST / hi")
         writer.close()
-        said = await raw(server.port, request("POST / HTTP/1.1", "content-length: 99", "expect: 100-continue"))
-        assert said.startswith(b"HTTP/1.1 413 ")
+        answer = await raw(server.port, request("POST / HTTP/1.1", "content-length: 99", "expect: 100-continue"))
+        assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 HOSTILE = {
@@ -295,30 +297,30 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_hostile_bytes_are_refused_once_and_the_connection_is_closed(name: str) -> None:
     async with gateway() as server, served(server, Route("/{all...}", ("GET", "POST"))):
-        said = await raw(server.port, HOSTILE[name])
-        assert said.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), said
-        assert said.count(b"HTTP/1.") == 1, said
-        assert orjson.loads(said.partition(b"\r\n\r\n")[2])["status"] == 400
+        answer = await raw(server.port, HOSTILE[name])
+        assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), answer
+        assert answer.count(b"HTTP/1.") == 1, answer
+        assert orjson.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 400
         assert b" 200 " in await raw(server.port, request("POST /ok HTTP/1.1", "connection: close"))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_no_bytes_break_it(data: st.DataObject) -> None:
+def test_no_bytes_break_the_gateway(data: st.DataObject) -> None:
     good = request(
         "POST /a%20b/c?d=e HTTP/1.1", "content-type: text/plain", "transfer-encoding: chunked", "expect: 100-continue",
         "upgrade: websocket", "connection: upgrade", body=b"3\r\nabc\r\n0\r\n\r\n",
     )  # fmt: skip
-    said = bytearray(good)
+    answer = bytearray(good)
     for _ in range(data.draw(st.integers(0, 4))):
-        start = data.draw(st.integers(0, len(said)))
-        said[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+        start = data.draw(st.integers(0, len(answer)))
+        answer[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
 
     async def ask() -> None:
         async with gateway(Bounds(head_seconds=0.2, body_seconds=0.2)) as server:
             async with served(server, Route("/{all...}", ("GET", "POST"))):
                 try:
-                    found = await raw(server.port, bytes(said), b"\r\n\r\n")
+                    found = await raw(server.port, bytes(answer), b"\r\n\r\n")
                 except ConnectionError:
                     found = b""
                 assert b" 500 " not in found.partition(b"\r\n")[0]
@@ -328,13 +330,13 @@ def test_no_bytes_break_it(data: st.DataObject) -> None:
     asyncio.run(ask())
 
 
-async def test_slow_heads_and_slow_bodies_are_ended() -> None:
+async def test_slow_heads_and_slow_bodies_time_out() -> None:
     async with gateway(Bounds(head_seconds=0.3, body_seconds=0.3)) as server, served(server, Route("/")):
         assert await raw(server.port, b"POST / HTTP/1.1\r\nhost:") == b""
-        said = await raw(server.port, request("POST / HTTP/1.1", "content-length: 10", body=b"a"))
-        assert b" 408 " in said
-        said = await raw(server.port, request("POST / HTTP/1.1", "transfer-encoding: chunked", body=b"1\r\na\r\n"))
-        assert b" 408 " in said
+        answer = await raw(server.port, request("POST / HTTP/1.1", "content-length: 10", body=b"a"))
+        assert b" 408 " in answer
+        answer = await raw(server.port, request("POST / HTTP/1.1", "transfer-encoding: chunked", body=b"1\r\na\r\n"))
+        assert b" 408 " in answer
 
 
 async def test_a_client_that_does_not_read_its_answer_is_dropped() -> None:
@@ -370,8 +372,8 @@ async def test_connections_and_bodies_are_bounded() -> None:
             writer.write(request("POST / HTTP/1.1"))
         for reader, _ in (one, two):
             assert b" 200 " in await asyncio.wait_for(reader.readline(), 5)
-        said = await raw(server.port, b"")
-        assert said.startswith(b"HTTP/1.1 503 ")
+        answer = await raw(server.port, b"")
+        assert answer.startswith(b"HTTP/1.1 503 ")
         for _, writer in (one, two):
             writer.close()
         async with asyncio.timeout(5):
@@ -379,7 +381,7 @@ async def test_connections_and_bodies_are_bounded() -> None:
                 await asyncio.sleep(0.02)
 
 
-async def test_while_nobody_takes_requests_a_bounded_number_waits_for_a_bounded_time() -> None:
+async def test_while_no_source_takes_requests_a_limited_number_waits_for_a_limited_time() -> None:
     async with (
         gateway(Bounds(waiting=3, waiting_seconds=0.5)) as server,
         server.requests("uid", Route("/")) as requests,
@@ -398,7 +400,7 @@ async def test_while_nobody_takes_requests_a_bounded_number_waits_for_a_bounded_
         assert await requests.next(10, 0.01) == []
 
 
-async def test_a_caller_that_leaves_takes_its_request_along() -> None:
+async def test_a_request_is_withdrawn_when_its_caller_leaves() -> None:
     async with gateway() as server, server.requests("uid", Route("/")) as requests:
         leaving = asyncio.create_task(raw(server.port, request("POST / HTTP/1.1")))
         async with asyncio.timeout(5):
@@ -420,7 +422,7 @@ async def test_a_caller_that_leaves_takes_its_request_along() -> None:
         taken.answer(200, (), b"to nobody")
 
 
-async def test_no_more_are_taken_than_asked_for_and_the_oldest_first() -> None:
+async def test_take_returns_the_oldest_requests_and_no_more_than_requested() -> None:
     async with gateway() as server, server.requests("uid", Route("/{n}")) as requests:
         tasks = []
         for number in range(5):
@@ -436,22 +438,22 @@ async def test_no_more_are_taken_than_asked_for_and_the_oldest_first() -> None:
         assert [found.path for found in rest] == ["/2", "/3", "/4"]
         for found in (*first, *rest):
             found.answer(200)
-        assert all(b" 200 " in said for said in await asyncio.gather(*tasks))
+        assert all(b" 200 " in answer for answer in await asyncio.gather(*tasks))
 
 
-async def test_a_trigger_that_stops_answers_what_it_had_not_taken() -> None:
+async def test_a_trigger_that_stops_answers_the_requests_that_it_has_not_taken() -> None:
     async with gateway() as server:
         async with server.requests("uid", Route("/")) as requests:
             asking = asyncio.create_task(raw(server.port, request("POST / HTTP/1.1", "connection: close")))
             async with asyncio.timeout(5):
                 while not requests._waiting:
                     await asyncio.sleep(0.01)
-        said = await asyncio.wait_for(asking, 5)
-        assert b" 503 " in said
-        assert b"retry-after" in said.lower()
+        answer = await asyncio.wait_for(asking, 5)
+        assert b" 503 " in answer
+        assert b"retry-after" in answer.lower()
 
 
-async def test_closing_under_load_loses_no_answer_and_refuses_what_comes() -> None:
+async def test_closing_under_load_loses_no_answer_and_refuses_new_requests() -> None:
     release = asyncio.Event()
 
     async def act(found: IncomingRequest) -> None:
@@ -472,13 +474,13 @@ async def test_closing_under_load_loses_no_answer_and_refuses_what_comes() -> No
         closing = asyncio.create_task(server.close(5))
         await asyncio.sleep(0)
         idle_writer.write(request("POST / HTTP/1.1"))
-        said = await asyncio.wait_for(idle_reader.read(), 5)
-        assert b" 503 " in said
-        assert b"retry-after: 1" in said.lower()
-        assert b"connection: close" in said.lower()
+        answer = await asyncio.wait_for(idle_reader.read(), 5)
+        assert b" 503 " in answer
+        assert b"retry-after: 1" in answer.lower()
+        assert b"connection: close" in answer.lower()
         idle_writer.close()
         release.set()
-        assert all(said.endswith(b"done") for said in await asyncio.gather(*under_way))
+        assert all(answer.endswith(b"done") for answer in await asyncio.gather(*under_way))
         await asyncio.wait_for(closing, 5)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
@@ -502,23 +504,23 @@ async def test_a_port_that_is_taken_is_named() -> None:
 async def test_requests_on_one_connection_are_answered_in_their_order() -> None:
     async with gateway() as server, served(server, Route("/{n}")):
         pipelined = b"".join(request(f"POST /{number} HTTP/1.1") for number in range(20))
-        said = await raw(server.port, pipelined + request("POST /last HTTP/1.1", "connection: close"))
-        assert [line.split(b" ")[1] for line in said.split(b"\r\n\r\n")[1:] if line.startswith(b"POST")] == [
+        answer = await raw(server.port, pipelined + request("POST /last HTTP/1.1", "connection: close"))
+        assert [line.split(b" ")[1] for line in answer.split(b"\r\n\r\n")[1:] if line.startswith(b"POST")] == [
             *(b"/%d" % number for number in range(20)),
             b"/last",
         ]
 
 
-def test_it_works_on_uvloop_too() -> None:
+def test_everything_works_on_uvloop_too() -> None:
     import uvloop
 
     async def main() -> None:
-        await test_a_request_is_put_to_its_route_as_it_came_and_its_answer_goes_back()
-        await test_a_body_over_the_limit_is_413_and_never_held_whether_it_says_so_or_not()
-        await test_a_caller_that_leaves_takes_its_request_along()
-        await test_slow_heads_and_slow_bodies_are_ended()
+        await test_a_request_reaches_its_route_unchanged_and_its_answer_goes_back()
+        await test_a_body_over_the_limit_gets_413_and_is_never_kept_with_or_without_content_length()
+        await test_a_request_is_withdrawn_when_its_caller_leaves()
+        await test_slow_heads_and_slow_bodies_time_out()
         await test_connections_and_bodies_are_bounded()
-        await test_closing_under_load_loses_no_answer_and_refuses_what_comes()
+        await test_closing_under_load_loses_no_answer_and_refuses_new_requests()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

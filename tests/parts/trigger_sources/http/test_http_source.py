@@ -1,4 +1,4 @@
-"""The HTTP source through a real gateway and a real store, with the test in the place of the dispatcher."""
+"""The HTTP source with a real gateway and a real store; the test stands in for the dispatcher."""
 
 import asyncio
 import io
@@ -23,7 +23,7 @@ from trigger_sources.testing import StandInContext
 
 @dataclass
 class Running:
-    """A source under way: what it has yielded, and a client of its gateway."""
+    """A running source: the deliveries that it has yielded, and a client of its gateway."""
 
     trigger: HTTPTrigger
     context: StandInContext
@@ -83,7 +83,7 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 
 def settles(outcome: Outcome) -> tuple[Callable[[Delivery], None], list[asyncio.Task[None]]]:
-    """A taker that settles everything like this, and its tasks."""
+    """A consumer that settles every delivery with this outcome, and its tasks."""
     tasks: list[asyncio.Task[None]] = []
     return lambda delivery: tasks.append(asyncio.ensure_future(delivery.settle(outcome))), tasks
 
@@ -95,7 +95,7 @@ def basic(name: str, password: str) -> dict[str, str]:
 # --- answer: function
 
 
-async def test_a_request_is_delivered_as_it_came_and_its_caller_gets_the_functions_answer() -> None:
+async def test_a_request_is_delivered_unchanged_and_its_caller_gets_the_functions_answer() -> None:
     async with gateway() as server, running(server, path="/orders/{id}", methods=["PUT"]) as it:
         answer = Answer(201, (("x-one", "1"), ("connection", "close"), ("content-length", "999")), b"made")
         it.on_take, _ = settles(Outcome("delivered", answer=answer))
@@ -129,7 +129,7 @@ async def test_a_request_is_delivered_as_it_came_and_its_caller_gets_the_functio
         (Outcome("filtered", "Filtered"), 204),
     ],
 )
-async def test_an_outcome_is_the_callers_answer(outcome: Outcome, status: int) -> None:
+async def test_every_outcome_becomes_the_callers_answer(outcome: Outcome, status: int) -> None:
     async with gateway() as server, running(server) as it:
         it.on_take, _ = settles(outcome)
         found, body, headers = await it.post(data=b"x")
@@ -139,7 +139,7 @@ async def test_an_outcome_is_the_callers_answer(outcome: Outcome, status: int) -
         assert ("retry-after" in headers) == (status == 503)
 
 
-async def test_what_is_no_event_is_answered_and_never_delivered() -> None:
+async def test_an_invalid_event_is_answered_and_never_delivered() -> None:
     batch = {"content-type": "application/cloudevents-batch+json"}
     async with gateway() as server, running(server) as it:
         status, body, _ = await it.post(headers={"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/"})
@@ -162,7 +162,7 @@ async def test_a_cloudevent_keeps_its_id_and_a_key_comes_from_the_header_that_wa
         assert (delivery.event.id, delivery.event.extensions["partitionkey"], delivery.key) == ("mine", "ann", b"ann")
 
 
-async def test_a_callers_leaving_withdraws_its_request_and_a_late_settle_does_no_harm() -> None:
+async def test_a_caller_that_leaves_withdraws_its_request_and_a_late_settle_does_no_harm() -> None:
     async with gateway() as server, running(server) as it:
         asking = asyncio.create_task(it.post(data=b"x"))
         (delivery,) = await it.until_taken(1)
@@ -179,10 +179,10 @@ async def test_a_callers_leaving_withdraws_its_request_and_a_late_settle_does_no
         await delivery.settle(Outcome("delivered", answer=Answer(200)))
         it.on_take, _ = settles(Outcome("delivered", answer=Answer(200)))
         assert (await it.post())[0] == 200
-        assert len(it.context.withdrawn) == 1, "who was answered has not left"
+        assert len(it.context.withdrawn) == 1, "a caller that was answered has not left"
 
 
-async def test_without_room_nothing_is_taken_and_it_stops_within_a_second() -> None:
+async def test_without_room_the_source_takes_nothing_and_stops_within_a_second() -> None:
     async with gateway() as server, running(server, room=0) as it:
         asking = asyncio.create_task(it.post(data=b"x"))
         async with asyncio.timeout(5):
@@ -198,7 +198,7 @@ async def test_without_room_nothing_is_taken_and_it_stops_within_a_second() -> N
                 await asyncio.sleep(0.01)
 
 
-async def test_only_who_has_credentials_gets_in_and_a_rotated_secret_counts_after_a_restart() -> None:
+async def test_only_callers_with_credentials_get_in_and_a_rotated_secret_counts_after_a_restart() -> None:
     auth = {
         "basic": {"username": "ann", "password": {"name": "s", "key": "password"}},
         "bearer": {"tokens": [{"name": "s", "key": "token"}]},
@@ -226,7 +226,7 @@ async def test_only_who_has_credentials_gets_in_and_a_rotated_secret_counts_afte
                 pass
 
 
-async def test_two_triggers_cannot_serve_the_same() -> None:
+async def test_two_triggers_cannot_serve_the_same_route() -> None:
     async with gateway() as server, running(server, path="/a"):
         with pytest.raises(SourceError, match="POST /a is served by default/trigger"):
             async with running(server, path="/a"):
@@ -290,7 +290,7 @@ async def test_accepting_goes_on_while_there_is_no_room(tmp_path: Path) -> None:
             assert sorted(int(delivery.event.data or b"") for delivery in it.taken) == list(range(300))
 
 
-async def test_accepting_goes_on_while_nobody_asks_for_more(tmp_path: Path) -> None:
+async def test_accepting_goes_on_while_the_consumer_requests_no_more(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "store.db") as store, gateway() as server:
         trigger = HTTPTrigger.model_validate({"function": "f", "answer": "accepted"})
         context = StandInContext(gateway=server, inbox_=store.inbox("uid"))
@@ -308,7 +308,7 @@ async def test_accepting_goes_on_while_nobody_asks_for_more(tmp_path: Path) -> N
             assert len(await first) >= 1
 
 
-async def test_what_was_not_settled_is_delivered_again_with_the_same_id_and_position(tmp_path: Path) -> None:
+async def test_unsettled_events_are_delivered_again_with_the_same_id_and_position(tmp_path: Path) -> None:
     async with gateway() as server:
         async with Store.open(tmp_path / "store.db") as store:
             async with running(server, inbox=store.inbox("uid"), answer="accepted") as it:
@@ -328,7 +328,7 @@ async def test_what_was_not_settled_is_delivered_again_with_the_same_id_and_posi
                 assert await store.inbox("uid").count() == 2
 
 
-async def test_what_is_given_back_while_it_runs_is_handed_out_again(tmp_path: Path) -> None:
+async def test_an_event_that_is_given_back_is_handed_out_again(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "store.db") as store, gateway() as server:
         async with running(server, inbox=store.inbox("uid"), answer="accepted") as it:
             await it.post(data=b"one")
@@ -338,7 +338,7 @@ async def test_what_is_given_back_while_it_runs_is_handed_out_again(tmp_path: Pa
             assert again[1].position == delivery.position
 
 
-async def test_a_full_backlog_is_503_until_there_is_room(tmp_path: Path) -> None:
+async def test_a_full_backlog_answers_503_until_there_is_room(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "store.db") as store, gateway() as server:
         async with running(server, inbox=store.inbox("uid"), answer="accepted", maxBacklog=3) as it:
             for _ in range(3):
@@ -351,7 +351,7 @@ async def test_a_full_backlog_is_503_until_there_is_room(tmp_path: Path) -> None
             assert (await it.post(data=b"x"))[0] == 202
 
 
-async def test_a_store_that_cannot_be_written_is_503_and_never_202(tmp_path: Path) -> None:
+async def test_a_store_that_cannot_be_written_answers_503_and_never_202(tmp_path: Path) -> None:
     async with gateway() as server:
         async with Store.open(tmp_path / "store.db") as store:
             inbox = store.inbox("uid")
@@ -361,7 +361,7 @@ async def test_a_store_that_cannot_be_written_is_503_and_never_202(tmp_path: Pat
                 assert (status, b"could not be kept" in body) == (503, True)
 
 
-async def test_what_was_answered_202_survives_kill_9(tmp_path: Path) -> None:
+async def test_events_that_were_answered_with_202_survive_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     program = f"""
     import asyncio
@@ -421,12 +421,12 @@ async def test_what_was_answered_202_survives_kill_9(tmp_path: Path) -> None:
     assert accepted <= kept
 
 
-def test_it_works_on_uvloop_too(tmp_path: Path) -> None:
+def test_everything_works_on_uvloop_too(tmp_path: Path) -> None:
     import uvloop
 
     async def main() -> None:
-        await test_a_request_is_delivered_as_it_came_and_its_caller_gets_the_functions_answer()
-        await test_a_callers_leaving_withdraws_its_request_and_a_late_settle_does_no_harm()
+        await test_a_request_is_delivered_unchanged_and_its_caller_gets_the_functions_answer()
+        await test_a_caller_that_leaves_withdraws_its_request_and_a_late_settle_does_no_harm()
         await test_accepting_goes_on_while_there_is_no_room(tmp_path)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -61,7 +61,7 @@ async def bench(url: str, store: Store, **spec: Any) -> AsyncIterator[Bench]:
         await gateway.close(0)
 
 
-async def test_the_functions_answer_is_the_callers_whatever_it_is(tmp_path: Path) -> None:
+async def test_the_caller_gets_every_answer_of_the_function(tmp_path: Path) -> None:
     async def decide(call: Call) -> Answer:
         return int(call.headers["x-status"]), {"x-made-by": "f", "connection": "keep-alive"}, b"answer"
 
@@ -82,7 +82,7 @@ async def test_the_functions_answer_is_the_callers_whatever_it_is(tmp_path: Path
             assert call.headers["x-forwarded-for"] == "127.0.0.1"
 
 
-async def test_down_slow_and_broken_functions_are_told_apart(tmp_path: Path) -> None:
+async def test_down_slow_and_broken_functions_give_different_answers(tmp_path: Path) -> None:
     async def decide(call: Call) -> Answer:
         if call.headers["x-do"] == "hang":
             await asyncio.sleep(30)
@@ -109,7 +109,7 @@ async def test_down_slow_and_broken_functions_are_told_apart(tmp_path: Path) -> 
             await function.start()
 
 
-async def test_a_filter_that_says_no_is_204_and_calls_nothing(tmp_path: Path) -> None:
+async def test_a_filtered_request_gets_204_and_calls_no_function(tmp_path: Path) -> None:
     async with scripted() as function, Store.open(tmp_path / "s.db") as store:
         async with bench(function.url, store, path="/{id}", filter='event.subject == "/yes"') as it:
             assert (await it.post("/no"))[0] == 204
@@ -117,7 +117,7 @@ async def test_a_filter_that_says_no_is_204_and_calls_nothing(tmp_path: Path) ->
             assert (await it.post("/yes"))[0] == 200
 
 
-async def test_what_was_accepted_while_the_function_was_down_is_delivered_in_order_once_it_is_up(
+async def test_events_accepted_while_the_function_is_down_are_delivered_in_order_when_it_is_up(
     tmp_path: Path,
 ) -> None:
     async with scripted() as function, Store.open(tmp_path / "s.db") as store:
@@ -148,10 +148,12 @@ async def test_stopping_under_load_answers_everyone(tmp_path: Path) -> None:
             await it.flow.stop(5)
             statuses = [status for status, _, _ in await asyncio.gather(*asking)]
             assert set(statuses) <= {200, 503}
-            assert statuses.count(200) == len(function.calls), "who was answered 503 was not delivered"
+            assert statuses.count(200) == len(function.calls), "a request that got 503 was not delivered"
 
 
-async def test_what_was_kept_and_cannot_be_read_is_a_dead_letter_and_the_others_are_delivered(tmp_path: Path) -> None:
+async def test_an_accepted_event_that_cannot_be_read_becomes_a_dead_letter_and_the_others_are_delivered(
+    tmp_path: Path,
+) -> None:
     async with scripted() as function, Store.open(tmp_path / "s.db") as store:
         inbox = store.inbox("default/HTTPTrigger/orders")
         await inbox.append_all([b"no JSON", b"[1]\nx", b'{"version": 2}\nfrom a later version', b'{"version": 1}\n'])

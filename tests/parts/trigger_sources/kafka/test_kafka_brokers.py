@@ -1,4 +1,4 @@
-"""The Kafka source on both brokers that it is made for: a real Apache Kafka, and the one that comes along."""
+"""The Kafka source on both brokers that it supports: a real Apache Kafka, and the embedded broker."""
 
 import asyncio
 import time
@@ -78,9 +78,7 @@ def offsets(deliveries: Sequence[Delivery]) -> list[int]:
     return [int((delivery.position or "").rpartition("/")[2]) for delivery in deliveries]
 
 
-async def test_what_is_not_settled_returns_with_the_same_id_and_what_is_settled_does_not(
-    address: str, topic: str
-) -> None:
+async def test_unsettled_records_return_with_the_same_id_and_settled_ones_do_not(address: str, topic: str) -> None:
     source, context = trigger(address, topic), StandInContext()
     await produce(address, topic, range(6))
     async with reading(source, context) as generator:
@@ -104,7 +102,7 @@ async def test_ids_name_the_cluster(address: str, topic: str) -> None:
     assert cluster not in ("", "kafka", "None")
 
 
-async def test_no_more_is_taken_than_there_is_room_for(address: str, topic: str) -> None:
+async def test_the_source_takes_no_more_than_there_is_room_for(address: str, topic: str) -> None:
     context = StandInContext(room=3)
     await produce(address, topic, range(10))
     async with reading(trigger(address, topic), context) as generator:
@@ -131,7 +129,7 @@ async def test_a_reader_stops_within_a_second(address: str, topic: str) -> None:
     assert time.monotonic() - began < 1
 
 
-async def test_a_second_member_gets_its_part_after_the_first_has_settled_what_it_held(address: str, topic: str) -> None:
+async def test_a_second_member_gets_its_share_after_the_first_has_settled_its_records(address: str, topic: str) -> None:
     two = f"{topic}-two"
     await create_topic(address, two, 2)
     source = trigger(address, two)
@@ -142,7 +140,7 @@ async def test_a_second_member_gets_its_part_after_the_first_has_settled_what_it
     withdrawn: list[set[str]] = []
 
     async def settle_what_is_held(lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
-        """As a flow does: what runs is settled within the grace, the rest forgotten."""
+        """Stops as a flow does: settles deliveries in progress within the grace period, and forgets the rest."""
         gone = [delivery for delivery in held if lost(delivery)]
         withdrawn.append({str(delivery.partition) for delivery in gone})
         for delivery in gone[:-1]:
@@ -160,14 +158,14 @@ async def test_a_second_member_gets_its_part_after_the_first_has_settled_what_it
         await until(lambda: bool(withdrawn and later), 40)
         assert withdrawn[0] == {f"{two}/0", f"{two}/1"}
         with pytest.raises(ConnectionError):
-            await held[-1].settle(DONE)  # of an older generation: touches nothing
+            await held[-1].settle(DONE)  # from an older generation: has no effect
         await produce(address, two, [9], 0)
         await produce(address, two, [9], 1)
         await until(lambda: len({delivery.position for delivery in later}) >= 3)
         first.stopping.set()
         second.stopping.set()
         await asyncio.gather(*pumps)
-    # All but the last one that was held were settled and committed before the group went on
+    # All held records but the last were settled and committed before the group continued
     assert {delivery.position for delivery in later} == {held[-1].position, f"{two}/0/5", f"{two}/1/5"}
 
 
@@ -177,12 +175,12 @@ async def test_a_group_without_commits_begins_at_a_time(address: str, topic: str
     start = datetime.fromtimestamp(1_700_000_050, UTC).isoformat()
     async with reading(trigger(address, topic, start=start), StandInContext()) as generator:
         taken = await take(generator, 2)
-    # The embedded broker keeps no index of times: it hands out more, never less
+    # The embedded broker has no index by time: it delivers more records, never fewer
     embedded = taken[0].event.id.startswith("tansu")
     assert offsets(taken) == ([0, 1, 2, 3] if embedded else [2, 3])
 
 
-async def test_lag_is_told_in_records_and_in_seconds(address: str, topic: str) -> None:
+async def test_lag_is_given_in_records_and_in_seconds(address: str, topic: str) -> None:
     source, context = trigger(address, topic), StandInContext(room=2)
     await produce(address, topic, range(4), timestamp_ms=int(time.time() * 1000) - 60_000)
     async with reading(source, context) as generator:
@@ -207,7 +205,7 @@ async def test_headers_without_a_value_stop_nothing(address: str, topic: str) ->
     assert delivery.event.extensions["invalidcloudevent"].startswith("specversion")
 
 
-async def test_tombstones_may_be_skipped_and_are_committed_all_the_same(address: str, topic: str) -> None:
+async def test_skipped_tombstones_are_committed_too(address: str, topic: str) -> None:
     source = trigger(address, topic, tombstones="skip")
     async with AIOKafkaProducer(bootstrap_servers=address) as producer:
         await producer.send_and_wait(topic, None, key=b"gone")
@@ -272,7 +270,7 @@ async def test_a_reply_is_a_cloudevent_in_a_record(address: str, topic: str) -> 
     assert found.extensions["traceparent"] == "00-aa-bb-01"
 
 
-async def test_topics_by_pattern_are_found_when_they_come(address: str, topic: str) -> None:
+async def test_new_topics_that_match_a_pattern_are_found(address: str, topic: str) -> None:
     source = trigger(address, topic, topics=[], topicPattern=f"{topic}(-new)?", start="earliest")
     await produce(address, topic, [1])
     async with reading(source, StandInContext()) as generator:
@@ -288,7 +286,7 @@ async def test_topics_by_pattern_are_found_when_they_come(address: str, topic: s
         assert f"{topic}-new-not/0" not in seen
 
 
-async def test_no_broker_is_said_and_nothing_is_left_open() -> None:
+async def test_an_unreachable_broker_is_reported_and_no_connection_stays_open() -> None:
     source = trigger("127.0.0.1:1", "orders")
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:1"):
         async with reading(source, StandInContext()) as generator:

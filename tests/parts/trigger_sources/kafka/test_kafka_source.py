@@ -1,4 +1,4 @@
-"""Kafka for real: committed after settling, in order, and what was settled out of order is not repeated."""
+"""The Kafka source on a real broker: offsets are committed in order, after records are settled."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def take(generator: Any, count: int) -> list[Delivery]:
     return found
 
 
-async def test_what_is_settled_out_of_order_is_not_repeated_after_a_crash_and_what_is_not_settled_is(
+async def test_after_a_crash_unsettled_records_return_and_records_settled_out_of_order_do_not(
     kafka: Kafka,
 ) -> None:
     await create_topic(kafka.bootstrap, "t", 1)
@@ -65,7 +65,7 @@ async def test_what_is_settled_out_of_order_is_not_repeated_after_a_crash_and_wh
     await first.aclose()  # type: ignore[attr-defined]
     assert await committed_and_ends(kafka.bootstrap, GROUP, "t") == ({0: 2}, {0: 10})
     with pytest.raises(ConnectionError):
-        await taken[3].settle(DONE)  # a late settle touches nothing
+        await taken[3].settle(DONE)  # a late settle has no effect
     again = trigger(kafka).deliveries(context)
     returned = await take(again, 5)
     assert [delivery.position for delivery in returned] == [f"t/0/{offset}" for offset in (2, 3, 4, 8, 9)]
@@ -76,7 +76,7 @@ async def test_what_is_settled_out_of_order_is_not_repeated_after_a_crash_and_wh
     assert await committed_and_ends(kafka.bootstrap, GROUP, "t") == ({0: 10}, {0: 10})
 
 
-async def test_a_partition_at_its_bound_stops_and_the_others_go_on(kafka: Kafka) -> None:
+async def test_a_partition_at_its_limit_stops_and_the_others_go_on(kafka: Kafka) -> None:
     await create_topic(kafka.bootstrap, "t", 2)
     await produce(kafka, 50, 0)
     context = StandInContext(room=10)
@@ -113,7 +113,7 @@ async def test_starting_at_the_latest_and_tombstones_and_cloudevents(kafka: Kafk
     await generator.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_missing_topic_is_named_and_no_broker_too(kafka: Kafka) -> None:
+async def test_a_missing_topic_and_an_unreachable_broker_are_named(kafka: Kafka) -> None:
     with pytest.raises(SourceError, match="no topic 't'"):
         await trigger(kafka).prepare(StandInContext())
     await trigger(kafka, createTopics=True).prepare(StandInContext())

@@ -1,4 +1,4 @@
-"""What goes wrong at a real Apache Kafka: retention, transactions, killed brokers, vanished topics, wrong passwords."""
+"""Problems with a real Apache Kafka: retention, transactions, killed brokers, deleted topics, wrong passwords."""
 
 import asyncio
 import time
@@ -75,9 +75,7 @@ def offsets(deliveries: Sequence[Delivery]) -> list[int]:
     return [int((delivery.position or "").rpartition("/")[2]) for delivery in deliveries]
 
 
-async def test_transactions_leave_gaps_that_are_passed_and_what_was_aborted_did_not_happen(
-    kafka: Kafka, topic: str
-) -> None:
+async def test_gaps_of_transactions_are_skipped_and_aborted_records_are_not_delivered(kafka: Kafka, topic: str) -> None:
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=topic) as producer:
         for number, aborted in ((1, False), (2, True), (3, False)):
             await producer.begin_transaction()
@@ -95,7 +93,7 @@ async def test_transactions_leave_gaps_that_are_passed_and_what_was_aborted_did_
         assert offsets(await pump) == [6]
 
 
-async def test_what_retention_took_is_counted(kafka: Kafka, topic: str) -> None:
+async def test_records_lost_to_retention_are_counted(kafka: Kafka, topic: str) -> None:
     await produce(kafka, topic, range(10))
     context = StandInContext()
     async with reading(trigger(kafka, topic), context) as generator:
@@ -111,7 +109,7 @@ async def test_what_retention_took_is_counted(kafka: Kafka, topic: str) -> None:
     assert context.lost == [(5, "Retention")]
 
 
-async def test_a_broker_that_is_killed_and_started_again_is_gone_on_with(topic: str) -> None:
+async def test_the_source_continues_after_the_broker_is_killed_and_restarted(topic: str) -> None:
     async with apache_kafka() as kafka:
         await create_topic(kafka.bootstrap, topic, 1)
         await produce(kafka, topic, range(4))
@@ -134,7 +132,7 @@ async def test_a_broker_that_is_killed_and_started_again_is_gone_on_with(topic: 
             await until(lambda: context.reports[-1][0])
             await produce(kafka, topic, [4])
             await until(lambda: f"{topic}/0/4" in {delivery.position for delivery in taken})
-            # What was settled does not come again, also though the commit of the second one found no broker
+            # Settled records do not come again, although the commit of the second one reached no broker
             assert not {f"{topic}/0/0", f"{topic}/0/1"} & {delivery.position for delivery in taken[4:]}
             newest = {delivery.position: delivery for delivery in taken}
             for delivery in list(newest.values())[2:]:
@@ -157,7 +155,7 @@ async def test_a_source_is_closed_in_time_while_no_broker_answers(topic: str) ->
         assert time.monotonic() - began < 5
 
 
-async def test_a_topic_that_vanishes_is_a_condition_and_one_that_comes_again_is_read_from_its_beginning(
+async def test_a_deleted_topic_becomes_a_condition_and_a_recreated_one_is_read_from_its_beginning(
     kafka: Kafka, topic: str
 ) -> None:
     await produce(kafka, topic, range(3))
@@ -191,7 +189,7 @@ def missing(topic: str) -> str:
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
-async def test_a_name_and_its_password_open_the_broker_and_a_wrong_one_is_said(mechanism: str) -> None:
+async def test_the_right_password_connects_and_a_wrong_one_is_reported(mechanism: str) -> None:
     async with apache_kafka(sasl=mechanism) as kafka:
         sasl = {"mechanism": mechanism, "username": SASL_USER, "password": {"name": "kafka", "key": "password"}}
         source = KafkaTrigger.model_validate(

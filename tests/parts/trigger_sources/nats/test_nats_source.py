@@ -1,4 +1,4 @@
-"""NATS for real: acknowledged after settling, given back after a crash, requests answered by a function."""
+"""The NATS source on a real server: messages are acknowledged after they are settled, and return after a crash."""
 
 import asyncio
 from pathlib import Path
@@ -41,7 +41,7 @@ async def take(generator: Any, count: int) -> list[Delivery]:
     return found
 
 
-async def test_what_was_not_settled_comes_back_after_a_crash_with_the_same_position_and_what_was_does_not() -> None:
+async def test_after_a_crash_unsettled_messages_return_with_the_same_position_and_settled_ones_do_not() -> None:
     async with nats_server() as server:
         context = StandInContext()
         spec = trigger(server.url, ackWaitSeconds=1)
@@ -61,7 +61,7 @@ async def test_what_was_not_settled_comes_back_after_a_crash_with_the_same_posit
         await context.close()
 
 
-async def test_no_more_is_taken_than_there_is_room_for_and_what_is_returned_comes_at_once() -> None:
+async def test_the_source_takes_no_more_than_there_is_room_for_and_returned_messages_come_again_at_once() -> None:
     async with nats_server() as server:
         context = StandInContext(room=5)
         spec = trigger(server.url)
@@ -98,7 +98,7 @@ async def test_a_held_message_is_extended_past_its_deadline() -> None:
         await context.close()
 
 
-async def test_a_deleted_stream_that_is_made_anew_has_other_positions() -> None:
+async def test_a_recreated_stream_has_different_positions() -> None:
     async with nats_server() as server:
         positions = []
         for _ in range(2):
@@ -116,7 +116,7 @@ async def test_a_deleted_stream_that_is_made_anew_has_other_positions() -> None:
         assert len(set(positions)) == 2
 
 
-async def test_a_wrong_token_says_so() -> None:
+async def test_a_wrong_token_is_reported() -> None:
     async with nats_server(config="authorization { token: right }") as server:
         context = StandInContext(secrets={("nats", "token"): "wrong"})
         spec = trigger(server.url, security={"token": {"name": "nats", "key": "token"}})
@@ -125,7 +125,7 @@ async def test_a_wrong_token_says_so() -> None:
         assert caught.value.reason == "Unauthorized"
 
 
-async def test_a_refusal_is_told_although_later_attempts_are_only_hung_up_on() -> None:
+async def test_a_refused_login_stays_reported_while_the_server_only_drops_later_attempts() -> None:
     attempts = 0
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -193,7 +193,7 @@ def handler(event, context):
             await connection.close()
 
 
-async def test_in_order_what_a_crashed_fabric_held_comes_before_anything_newer() -> None:
+async def test_an_ordered_trigger_gets_messages_of_a_crashed_fabric_before_newer_ones() -> None:
     async with nats_server() as server:
         spec = trigger(server.url, ackWaitSeconds=2, ordering="key")
         dead, successor = StandInContext(room=5), StandInContext()
@@ -203,7 +203,7 @@ async def test_in_order_what_a_crashed_fabric_held_comes_before_anything_newer()
         taken = await take(generator, 5)
         for delivery in taken[1:3]:
             await delivery.settle(DONE)
-        await dead.close()  # its connection: nothing is given back
+        await dead.close()  # closes only its connection, and gives nothing back
         await generator.aclose()  # type: ignore[attr-defined]
         generator = spec.deliveries(successor)
         found = await take(generator, 18)
@@ -212,8 +212,8 @@ async def test_in_order_what_a_crashed_fabric_held_comes_before_anything_newer()
         await successor.close()
 
 
-async def test_in_order_what_a_lost_connection_swallowed_comes_before_anything_newer() -> None:
-    """The server has handed it out, and it never arrives: the other way of a connection fails before this one does."""
+async def test_an_ordered_trigger_gets_messages_of_a_lost_connection_before_newer_ones() -> None:
+    """The server sends a message that never arrives, because one direction of the connection has failed."""
     async with nats_server() as server, relay(server.port) as way:
         context = StandInContext(room=50)
         spec = trigger(f"nats://127.0.0.1:{way.port}", ackWaitSeconds=1, ordering="key")
@@ -242,7 +242,7 @@ async def test_in_order_what_a_lost_connection_swallowed_comes_before_anything_n
 
 
 async def handed_out(connection: nats.NATS) -> int:
-    """How many messages the server has sent somewhere and heard nothing of."""
+    """The number of messages that the server has sent and that are not acknowledged."""
     stream = await connection.jetstream().find_stream_name_by_subject("orders")
     (consumer,) = await connection.jetstream().consumers_info(stream)
     return consumer.num_ack_pending or 0

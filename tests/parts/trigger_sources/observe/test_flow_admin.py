@@ -1,4 +1,4 @@
-"""The admin API of a process that has flows and nothing else: a trigger controller's."""
+"""The admin API of a process that has only flows, such as a trigger controller."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ from servers.flow_admin import BASE, admin
 from servers.scripted import Answer, Call, scripted
 
 
-async def test_it_says_how_its_flows_are_and_which_triggers_run_elsewhere(tmp_path: Path) -> None:
+async def test_the_status_has_the_flows_and_the_triggers_that_run_elsewhere(tmp_path: Path) -> None:
     async with scripted() as function, admin(tmp_path, function.url) as it:
         it.broker.publish()
         status = await it.until("/v1/status", lambda found: found["triggers"][0]["counters"]["delivered"] == 1)
@@ -62,7 +62,7 @@ async def test_a_parked_lane_is_listed_and_released(tmp_path: Path) -> None:
         assert await it.post(f"{BASE}/resume", None) == {}
 
 
-async def test_ask_speaks_to_the_socket_line_by_line(tmp_path: Path) -> None:
+async def test_ask_exchanges_lines_with_the_socket(tmp_path: Path) -> None:
     async with scripted() as function, admin(tmp_path, function.url) as it:
         it.broker.publish()
         await it.until("/v1/status", lambda found: found["triggers"][0]["counters"]["delivered"] == 1)

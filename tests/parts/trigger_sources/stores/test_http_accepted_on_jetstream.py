@@ -1,4 +1,4 @@
-"""What was answered 202 on a cluster: kept over killed takers and servers, in order whoever has its turn."""
+"""Requests answered with 202 on a cluster survive killed replicas and servers, and stay in order."""
 
 import asyncio
 import itertools
@@ -30,14 +30,14 @@ UID = "default/HTTPTrigger/orders"
 
 @dataclass
 class Replica:
-    """A process of the HTTP controller, as far as one trigger goes."""
+    """The part of an HTTP controller that serves one trigger."""
 
     flow: Flow
     client: aiohttp.ClientSession
     inbox: Inbox
 
     async def post(self, data: bytes, **headers: str) -> int:
-        """The status; 0: the caller does not know."""
+        """The status; 0 if the caller got no answer."""
         try:
             async with self.client.post("/orders", data=data, headers=headers) as answer:
                 return answer.status
@@ -92,7 +92,7 @@ def delivered(function: Scripted) -> list[bytes]:
     return [call.body for call in function.calls]
 
 
-async def test_what_was_answered_202_survives_kill_9_of_who_took_it() -> None:
+async def test_events_answered_with_202_survive_kill_9_of_the_process_that_took_them() -> None:
     program = """
     import asyncio, sys
     from trigger_sources.http.gateway import Gateway
@@ -149,7 +149,7 @@ async def test_what_was_answered_202_survives_kill_9_of_who_took_it() -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_what_was_answered_202_survives_kill_9_of_the_server_and_meanwhile_callers_are_told_503() -> None:
+async def test_events_answered_with_202_survive_kill_9_of_the_server_and_callers_get_503_meanwhile() -> None:
     accepted: list[bytes] = []
     answers: set[int] = set()
     async with nats_server() as server, scripted() as function, replica(server, function.url) as it:
@@ -227,7 +227,7 @@ async def test_order_per_key_is_kept_while_replicas_take_turns() -> None:
         for round_ in range(8):
             goal = len(function.calls) + 40
             await until(lambda: len(function.calls) >= goal or posting.done())  # noqa: B023
-            turn = -1  # nobody is sure
+            turn = -1  # no replica is sure
             await asyncio.sleep(0.02 * (round_ % 3))
             turn = round_ % 2
         await posting
@@ -238,14 +238,14 @@ async def test_order_per_key_is_kept_while_replicas_take_turns() -> None:
         assert len(function.calls) == 12 * 60, "called twice"
 
 
-async def test_what_does_not_fit_is_refused_with_the_bound_and_the_rest_is_accepted() -> None:
+async def test_an_event_that_does_not_fit_is_refused_with_the_limit_and_the_rest_is_accepted() -> None:
     async with nats_server() as server, scripted() as function, replica(server, function.url) as it:
         async with it.client.post("/orders", data=b"x" * 1_000_000) as answer:
             assert (answer.status, b"786432 bytes" in await answer.read()) == (413, True)
         assert await it.post(b"small") == 202
 
 
-async def test_the_backlog_of_all_replicas_is_bounded() -> None:
+async def test_the_backlog_of_all_replicas_together_is_limited() -> None:
     async with nats_server() as server, scripted() as function:
         await function.stop()
         async with (

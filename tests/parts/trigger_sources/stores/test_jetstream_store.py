@@ -1,4 +1,4 @@
-"""The store on a cluster, on real servers: killed and started again, shared by replicas, in order over all of it."""
+"""The JetStream store on real servers that are killed and restarted, shared by replicas, always in order."""
 
 import asyncio
 import random
@@ -40,7 +40,7 @@ async def inbox_on(server: NATSServer, replica: str = "replica-0", **more: Any) 
 
 
 async def taken(inbox: Inbox, count: int, seconds: float = 15, in_order: bool = False) -> list[Kept]:
-    """So many records, in however many takes."""
+    """Takes until there are so many records."""
     found: list[Kept] = []
     async with asyncio.timeout(seconds):
         while len(found) < count:
@@ -65,12 +65,12 @@ async def until_count(inbox: Inbox, count: int) -> None:
                 if await inbox.count() == count:
                     return
             except SourceError:
-                pass  # it is coming back
+                pass  # the server is restarting
             await asyncio.sleep(0.02)
 
 
 async def until_works(inbox: Inbox, records: list[bytes]) -> None:
-    """Appends, as soon as that is possible."""
+    """Appends, and repeats that until the server accepts it."""
     async with asyncio.timeout(15):
         while True:
             try:
@@ -84,7 +84,7 @@ def numbers(first: int, count: int) -> list[bytes]:
 
 
 async def pause(server: NATSServer) -> None:
-    """Returns once it does nothing any more: a signal is not obeyed at once."""
+    """Returns when the process is paused: SIGSTOP does not work at once."""
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
     async with asyncio.timeout(5):
@@ -103,10 +103,10 @@ async def stream_info(server: NATSServer) -> Any:
         await connection.close()
 
 
-# --- a server that comes and goes
+# --- server restarts
 
 
-async def test_it_connects_with_its_first_use_and_says_where_nothing_answers() -> None:
+async def test_the_store_connects_on_first_use_and_names_the_address_that_does_not_answer() -> None:
     async with nats_server() as server:
         await server.kill()
         async with opened(server) as store:
@@ -121,7 +121,7 @@ async def test_it_connects_with_its_first_use_and_says_where_nothing_answers() -
             assert await inbox.count() == 1
 
 
-async def test_while_the_server_is_away_every_use_is_refused_at_once_and_nothing_that_was_kept_is_lost() -> None:
+async def test_while_the_server_is_away_every_use_fails_at_once_and_no_stored_record_is_lost() -> None:
     async with nats_server() as server, inbox_on(server) as inbox:
         await inbox.append_all(numbers(0, 50))
         held = await taken(inbox, 10)
@@ -145,7 +145,7 @@ async def test_while_the_server_is_away_every_use_is_refused_at_once_and_nothing
         await until_count(inbox, 0)
 
 
-async def test_an_append_under_way_when_the_connection_goes_is_refused_at_once() -> None:
+async def test_an_append_in_progress_fails_at_once_when_the_connection_is_lost() -> None:
     async with nats_server() as server, inbox_on(server) as inbox:
         await pause(server)
         appending = asyncio.create_task(inbox.append_all([b"x"]))
@@ -157,8 +157,8 @@ async def test_an_append_under_way_when_the_connection_goes_is_refused_at_once()
 
 
 @pytest.mark.timeout(150)
-async def test_what_was_settled_around_a_crash_of_the_server_comes_no_second_time() -> None:
-    """Acknowledgements are lost in every way: not sent, not received, received and not written."""
+async def test_records_settled_around_a_crash_of_the_server_do_not_come_again() -> None:
+    """Acknowledgements get lost in every way: not sent, not received, or received and not written."""
     async with nats_server() as server, inbox_on(server) as inbox:
         for round_ in range(6):
             await until_works(inbox, numbers(round_ * 1_000, 300))
@@ -166,7 +166,7 @@ async def test_what_was_settled_around_a_crash_of_the_server_comes_no_second_tim
             for kept in held[:100]:
                 await kept.settle(DONE)
             if round_ % 2:
-                await asyncio.sleep(0.1)  # confirmed, and perhaps not written
+                await asyncio.sleep(0.1)  # confirmed, and perhaps not yet written
             await server.kill()
             for kept in held[100:200]:
                 await kept.settle(DONE)
@@ -184,12 +184,12 @@ async def test_what_was_settled_around_a_crash_of_the_server_comes_no_second_tim
             await until_count(inbox, 0)
 
 
-async def test_what_is_held_over_a_restart_of_the_server_is_not_handed_out_again() -> None:
+async def test_records_held_across_a_restart_of_the_server_are_not_handed_out_again() -> None:
     async with nats_server() as server, inbox_on(server) as inbox:
         await inbox.append_all(numbers(0, 20))
         held = await taken(inbox, 20)
         await server.kill()
-        await asyncio.sleep(ACK_WAIT_SECONDS + 0.5)  # nothing could be extended
+        await asyncio.sleep(ACK_WAIT_SECONDS + 0.5)  # too long to extend anything
         await server.start()
         await until_works(inbox, [b"new"])
         (new,) = await taken(inbox, 1)
@@ -200,7 +200,7 @@ async def test_what_is_held_over_a_restart_of_the_server_is_not_handed_out_again
         await until_count(inbox, 0)
 
 
-async def test_what_is_extended_is_handed_out_to_nobody_else() -> None:
+async def test_an_extended_record_is_not_handed_out_to_another_replica() -> None:
     async with nats_server() as server, inbox_on(server, "one") as one, inbox_on(server, "two") as two:
         await one.append_all(numbers(0, 5))
         held = await taken(one, 5)
@@ -212,17 +212,17 @@ async def test_what_is_extended_is_handed_out_to_nobody_else() -> None:
             assert await two.take(10, 0.5) == []
 
 
-async def test_what_waits_to_be_taken_here_is_not_counted_as_handed_out() -> None:
+async def test_records_that_wait_in_this_replica_are_not_counted_as_handed_out() -> None:
     async with nats_server() as server, inbox_on(server) as inbox:
         await inbox.append_all(numbers(0, 10))
         (first,) = await taken(inbox, 1)
         await inbox.take(5, 0.2)
-        await asyncio.sleep(2 * ACK_WAIT_SECONDS)  # nobody takes; what was pulled waits
+        await asyncio.sleep(2 * ACK_WAIT_SECONDS)  # no one takes records, and those already pulled wait
         rest = await inbox.take(10, 1)
         assert {kept.handed_out for kept in (first, *rest)} == {1}
 
 
-async def test_a_flush_that_was_not_waited_for_leaves_the_connection_hearing() -> None:
+async def test_a_flush_that_times_out_leaves_the_connection_working() -> None:
     async with nats_server() as server, opened(server) as store:
         inbox = store.inbox("uid-1")
         await inbox.prepare()
@@ -239,14 +239,14 @@ async def test_a_flush_that_was_not_waited_for_leaves_the_connection_hearing() -
             await asyncio.wait_for(inbox.append_all([b"x"]), 2)
 
 
-async def test_giving_back_while_acknowledgements_are_confirmed_ends_and_harms_nobody() -> None:
+async def test_giving_back_while_acknowledgements_are_confirmed_ends_and_does_no_harm() -> None:
     dice = random.Random(1)
     async with nats_server() as server, inbox_on(server) as inbox:
         for _ in range(60):
             await asyncio.wait_for(inbox.append_all([b"x"]), 2)
             (kept,) = await taken(inbox, 1)
             await kept.settle(DONE)
-            until = time.monotonic() + 0.05 + dice.random() * 0.0012  # about when they are
+            until = time.monotonic() + 0.05 + dice.random() * 0.0012  # about the moment of their confirmation
             while time.monotonic() < until:
                 await asyncio.sleep(0)
             await asyncio.wait_for(inbox.give_back(), 2)
@@ -255,7 +255,7 @@ async def test_giving_back_while_acknowledgements_are_confirmed_ends_and_harms_n
 # --- replicas
 
 
-async def test_two_replicas_share_what_there_is_and_neither_gets_what_the_other_has() -> None:
+async def test_two_replicas_share_the_records_and_neither_gets_one_that_the_other_holds() -> None:
     async with nats_server() as server, inbox_on(server, "one") as one, inbox_on(server, "two") as two:
         seen: dict[str, list[bytes]] = {"one": [], "two": []}
 
@@ -276,7 +276,7 @@ async def test_two_replicas_share_what_there_is_and_neither_gets_what_the_other_
         assert seen["two"]
 
 
-async def test_who_may_not_take_gets_nothing_and_appends() -> None:
+async def test_a_replica_that_may_not_take_can_still_append() -> None:
     async with (
         nats_server() as server,
         inbox_on(server, "holder") as holder,
@@ -289,7 +289,7 @@ async def test_who_may_not_take_gets_nothing_and_appends() -> None:
         assert [kept.record for kept in await taken(holder, 3)] == numbers(0, 3)
 
 
-async def test_who_may_take_no_more_has_to_give_back_and_the_next_gets_it_in_order_at_once() -> None:
+async def test_a_replica_that_loses_its_turn_gives_records_back_and_the_next_gets_them_in_order_at_once() -> None:
     turn = "one"
     async with (
         nats_server() as server,
@@ -312,7 +312,7 @@ async def test_who_may_take_no_more_has_to_give_back_and_the_next_gets_it_in_ord
             await taker.give_back()
 
 
-async def test_what_a_replica_still_holds_is_waited_for_before_anything_newer_comes() -> None:
+async def test_newer_records_wait_until_a_replica_has_settled_those_that_it_still_holds() -> None:
     turn = "one"
     async with (
         nats_server() as server,
@@ -323,7 +323,7 @@ async def test_what_a_replica_still_holds_is_waited_for_before_anything_newer_co
         held = await taken(one, 10, in_order=True)
         turn = "two"
         taking = asyncio.create_task(taken(two, 12, in_order=True))
-        for kept in held[:8]:  # what runs there may end
+        for kept in held[:8]:  # calls in progress there may finish
             await asyncio.sleep(0.1)
             assert not taking.done()
             await kept.settle(DONE)
@@ -348,7 +348,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_holder_had_that_was_killed_comes_to_the_next_in_order_and_counted() -> None:
+async def test_records_of_a_killed_holder_come_to_the_next_in_order_with_their_attempt_counted() -> None:
     async with nats_server() as server, inbox_on(server, "lives") as inbox:
         await inbox.append_all(numbers(0, 30))
         for times in range(1, 3):
@@ -364,13 +364,13 @@ async def test_what_a_holder_had_that_was_killed_comes_to_the_next_in_order_and_
         found = await taken(inbox, 30, in_order=True)
         assert [kept.record for kept in found] == numbers(0, 30)
         assert [kept.handed_out for kept in found[:10]] == [3] * 10
-        assert [kept.handed_out for kept in found[20:]] == [1] * 10, "what no holder had fetched"
+        assert [kept.handed_out for kept in found[20:]] == [1] * 10, "records that no holder had fetched"
 
 
-# --- what operators do
+# --- actions of operators
 
 
-async def test_a_consumer_or_stream_that_someone_removed_is_made_anew_and_positions_are_others() -> None:
+async def test_a_deleted_consumer_or_stream_is_created_again_with_different_positions() -> None:
     async with nats_server() as server, inbox_on(server) as inbox:
         await inbox.append_all(numbers(0, 10))
         first = await taken(inbox, 5)
@@ -379,7 +379,7 @@ async def test_a_consumer_or_stream_that_someone_removed_is_made_anew_and_positi
         (consumer,) = await stream.consumers_info(INBOX)
         await stream.delete_consumer(INBOX, consumer.name)
         rest = await taken(inbox, 5)
-        assert [kept.record for kept in rest] == numbers(5, 5), "what is held is not handed out again"
+        assert [kept.record for kept in rest] == numbers(5, 5), "held records are not handed out again"
         await first[0].settle(DONE)
         await nothing_comes(inbox, 1)
         await until_count(inbox, 9)
@@ -392,7 +392,7 @@ async def test_a_consumer_or_stream_that_someone_removed_is_made_anew_and_positi
         await connection.close()
 
 
-async def test_a_stream_that_would_lose_accepted_events_is_refused_in_words() -> None:
+async def test_a_stream_that_would_lose_accepted_events_is_refused_with_the_reason() -> None:
     async with nats_server() as server:
         connection = await nats.connect(server.url)
         await connection.jetstream().add_stream(name=INBOX, subjects=[f"$KUBEIRQ.inbox.{INBOX}.*"])
@@ -402,7 +402,7 @@ async def test_a_stream_that_would_lose_accepted_events_is_refused_in_words() ->
                 await store.inbox("uid-1").prepare()
 
 
-async def test_a_stream_with_a_bound_refuses_the_newest_and_keeps_the_oldest() -> None:
+async def test_a_full_stream_refuses_new_records_and_keeps_old_ones() -> None:
     async with nats_server() as server, inbox_on(server) as inbox:
         connection = await nats.connect(server.url)
         config = (await connection.jetstream().stream_info(INBOX)).config
@@ -415,7 +415,7 @@ async def test_a_stream_with_a_bound_refuses_the_newest_and_keeps_the_oldest() -
         assert [kept.record for kept in await taken(inbox, 5)] == numbers(0, 5)
 
 
-async def test_a_record_over_what_the_server_takes_is_refused_in_words() -> None:
+async def test_a_record_over_the_servers_limit_is_refused_with_the_reason() -> None:
     async with nats_server(config="max_payload: 65536") as server, inbox_on(server) as inbox:
         assert inbox.largest_bytes == 49152
         with pytest.raises(SourceError, match=r"takes at most 65536 bytes \(max_payload\)"):
@@ -427,7 +427,7 @@ async def test_a_record_over_what_the_server_takes_is_refused_in_words() -> None
     ("denied", "words"),
     [("$JS.API.STREAM.CREATE.>", "STREAM.CREATE"), ("$KUBEIRQ.>", "KUBEIRQ"), ("$JS.API.CONSUMER.>", "CONSUMER")],
 )
-async def test_a_right_that_is_missing_is_told_before_the_first_event(denied: str, words: str) -> None:
+async def test_a_missing_right_is_reported_before_the_first_event(denied: str, words: str) -> None:
     config = f"""
     authorization {{ users = [{{
         user: fabric, password: secret,
@@ -443,7 +443,7 @@ async def test_a_right_that_is_missing_is_told_before_the_first_event(denied: st
             assert "secret" not in str(refused.value)
 
 
-async def test_a_refused_login_is_told_without_its_password_and_tried_again() -> None:
+async def test_a_refused_login_is_reported_without_its_password_and_retried() -> None:
     async with nats_server(config="authorization { user: fabric, password: right }") as server:
         url = server.url.replace("nats://", "nats://fabric:wrong@")
         async with JetStreamStore.open([url], replica="r") as store:
@@ -454,7 +454,7 @@ async def test_a_refused_login_is_told_without_its_password_and_tried_again() ->
                 assert "wrong" not in str(refused.value)
 
 
-async def test_consumers_are_one_a_trigger_and_last_over_replicas() -> None:
+async def test_each_trigger_has_one_consumer_that_outlives_replicas() -> None:
     async with nats_server() as server:
         for replica in ("one", "two"):
             async with opened(server, replica) as store:

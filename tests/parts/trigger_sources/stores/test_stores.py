@@ -1,4 +1,4 @@
-"""What every store of the fabric keeps to: dead letters and inboxes, on one machine and on a cluster."""
+"""The contract of every store of the fabric: dead letters and inboxes, on one machine and on a cluster."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ Opens = Callable[[], AbstractAsyncContextManager[EventStore]]
 
 @pytest.fixture(params=["sqlite", "jetstream"])
 async def opens(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opens]:
-    """Opens the store; again: the same one."""
+    """Opens the store. Each call opens the same one."""
     if request.param == "sqlite":
         yield lambda: Store.open(tmp_path / "store.db")
         return
@@ -43,7 +43,7 @@ async def opened(opens: Opens, uid: str = "uid-1") -> AsyncIterator[Inbox]:
 
 
 async def taken(inbox: Inbox, count: int, limit: int = 100) -> list[Kept]:
-    """So many records, in however many takes."""
+    """Takes until there are so many records."""
     found: list[Kept] = []
     async with asyncio.timeout(15):
         while len(found) < count:
@@ -70,7 +70,7 @@ def numbers(first: int, count: int) -> list[bytes]:
 # --- dead letters
 
 
-async def test_dead_letters_are_whole_oldest_first_and_one_an_identity(opens: Opens) -> None:
+async def test_dead_letters_are_complete_oldest_first_and_unique_by_identity(opens: Opens) -> None:
     async with opens() as store:
         letters = store.dead_letters("uid-1", "pay")
         await letters.prepare()
@@ -93,7 +93,7 @@ async def test_dead_letters_are_whole_oldest_first_and_one_an_identity(opens: Op
         assert len([one async for one in others.letters()]) == await others.count() == 1
 
 
-async def test_dead_letters_that_nobody_prepared_for_are_none_and_the_first_is_written(opens: Opens) -> None:
+async def test_an_unprepared_store_has_no_dead_letters_and_writes_the_first_one(opens: Opens) -> None:
     async with opens() as store:
         letters = store.dead_letters("uid-1", "pay")
         assert [one async for one in letters.letters()] == []
@@ -116,10 +116,10 @@ async def test_records_come_in_order_and_none_twice_while_it_is_held(opens: Open
         assert {kept.handed_out for kept in held} == {1}
         assert len({kept.position for kept in held}) == 100
         await nothing_comes(inbox)
-        assert await inbox.count() == 100, "what is held is counted"
+        assert await inbox.count() == 100, "held records count"
 
 
-async def test_what_is_settled_is_gone_for_good_and_what_was_held_comes_again(opens: Opens) -> None:
+async def test_settled_records_are_gone_and_held_ones_come_again(opens: Opens) -> None:
     async with opened(opens) as inbox:
         await inbox.append_all(numbers(0, 20))
         held = await taken(inbox, 20)
@@ -132,7 +132,7 @@ async def test_what_is_settled_is_gone_for_good_and_what_was_held_comes_again(op
         await nothing_comes(inbox)
 
 
-async def test_what_is_returned_comes_again_at_once_and_is_counted(opens: Opens) -> None:
+async def test_a_returned_record_comes_again_at_once_with_its_attempt_counted(opens: Opens) -> None:
     async with opened(opens) as inbox:
         await inbox.append_all(numbers(0, 3))
         first, second, third = await taken(inbox, 3)
@@ -147,7 +147,7 @@ async def test_what_is_returned_comes_again_at_once_and_is_counted(opens: Opens)
         await until_count(inbox, 0)
 
 
-async def test_what_is_returned_for_later_comes_later(opens: Opens) -> None:
+async def test_a_record_returned_with_a_delay_comes_after_the_delay(opens: Opens) -> None:
     async with opened(opens) as inbox:
         await inbox.append_all(numbers(0, 1))
         (kept,) = await taken(inbox, 1)
@@ -169,7 +169,7 @@ async def test_a_take_ends_in_time_and_a_record_that_arrives_ends_it_sooner(open
         assert kept.record == b"news"
 
 
-async def test_what_is_given_back_comes_again_in_order_and_a_late_settle_does_no_harm(opens: Opens) -> None:
+async def test_records_given_back_come_again_in_order_and_a_late_settle_does_no_harm(opens: Opens) -> None:
     async with opened(opens) as inbox:
         await inbox.append_all(numbers(0, 30))
         held = await taken(inbox, 20)
@@ -180,14 +180,14 @@ async def test_what_is_given_back_comes_again_in_order_and_a_late_settle_does_no
         assert [kept.record for kept in again] == numbers(0, 30)
         await held[1].settle(RETURNED)
         await nothing_comes(inbox)
-        with contextlib.suppress(ConnectionError):  # it may say that it is too late
+        with contextlib.suppress(ConnectionError):  # it may report that it is too late
             await held[2].settle(DONE)
         for kept in again:
             await kept.settle(DONE)
         await until_count(inbox, 0)
 
 
-async def test_inboxes_of_two_triggers_know_nothing_of_each_other(opens: Opens) -> None:
+async def test_inboxes_of_two_triggers_are_separate(opens: Opens) -> None:
     async with opens() as store:
         one, two = store.inbox("uid-1"), store.inbox("uid-2")
         assert store.inbox("uid-1") is one
@@ -204,7 +204,7 @@ async def test_inboxes_of_two_triggers_know_nothing_of_each_other(opens: Opens) 
         assert [kept.record for kept in await taken(two, 1)] == [b"two"]
 
 
-async def test_many_append_take_and_settle_at_once_and_every_record_is_there_once(opens: Opens) -> None:
+async def test_concurrent_appends_takes_and_settles_handle_every_record_once(opens: Opens) -> None:
     seen: list[bytes] = []
     async with opened(opens) as inbox:
 

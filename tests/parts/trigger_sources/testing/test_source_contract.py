@@ -1,4 +1,4 @@
-"""The shipped contract, kept by every source that comes along and by the plugin."""
+"""Every built-in source and the example plugin keep the published source contract."""
 
 import asyncio
 import importlib.util
@@ -89,7 +89,7 @@ class TestCronTrigger(SourceContract):
     @asynccontextmanager
     async def origin(self) -> AsyncIterator[Origin]:
         async def produce(count: int) -> None:
-            """The clock makes them."""
+            """Does nothing: the clock creates the events."""
 
         trigger = CronTrigger.model_validate(
             {"function": "f", "schedule": "* * * * * *", "concurrencyPolicy": "Allow", "ordering": "none"}

@@ -1,4 +1,4 @@
-"""The contract fails the sources that break it: each of these breaks one promise."""
+"""The contract's tests fail for sources that break it. Each source here breaks one promise."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +13,7 @@ from trigger_sources.testing import Origin, SourceContract
 
 
 class Faulty(TriggerSource):
-    """Files as events, kept well; a subclass keeps them badly."""
+    """A correct source of files as events. Each subclass has one fault."""
 
     folder: Path
     acknowledges_at_once: ClassVar[bool] = False

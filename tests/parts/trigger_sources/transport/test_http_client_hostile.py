@@ -1,4 +1,4 @@
-"""The dispatcher's client against servers that lie, dawdle and disappear."""
+"""The dispatcher's HTTP client with servers that send false data, are slow, or disappear."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Hostile:
-    """What the server saw."""
+    """The requests that the server received."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -66,7 +66,7 @@ async def client(url: str, **options: float) -> AsyncIterator[Endpoint]:
 
 
 def answering(*parts: bytes | float) -> Serve:
-    """Answers one request with these bytes, waiting between where a number stands, then closes."""
+    """Answers one request with these bytes, waits where there is a number of seconds, then closes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request_of(reader)
@@ -92,7 +92,7 @@ def answering(*parts: bytes | float) -> Serve:
         ((OK + b"HTTP/1.1 500 Injected\r\ncontent-length: 0\r\n\r\n",), 200, b"ok"),
     ],
 )
-async def test_whole_answers(parts: tuple[bytes | float, ...], status: int, body: bytes) -> None:
+async def test_complete_answers_are_read(parts: tuple[bytes | float, ...], status: int, body: bytes) -> None:
     async with hostile(answering(*parts)) as server, client(server.url) as endpoint:
         answer = await post(endpoint)
         assert (answer.status, answer.body) == (status, body)
@@ -115,7 +115,7 @@ async def test_whole_answers(parts: tuple[bytes | float, ...], status: int, body
         (b"",),
     ],
 )
-async def test_what_is_no_whole_bounded_answer_is_no_answer(parts: tuple[bytes, ...]) -> None:
+async def test_incomplete_or_oversized_answers_are_errors(parts: tuple[bytes, ...]) -> None:
     async with hostile(answering(*parts)) as server, client(server.url, max_body_bytes=60_000) as endpoint:
         with pytest.raises(NoAnswer):
             await post(endpoint)
@@ -146,7 +146,7 @@ async def test_a_server_that_never_reads_ends_with_the_time_out() -> None:
             await post(endpoint, timeout_seconds=0.3, body=b"x" * 8_000_000)
 
 
-async def test_a_kept_connection_that_was_closed_is_made_anew_and_the_request_sent_once_more() -> None:
+async def test_a_request_on_a_closed_kept_connection_is_sent_again_on_a_new_one() -> None:
     requests = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -166,14 +166,14 @@ async def test_a_kept_connection_that_was_closed_is_made_anew_and_the_request_se
         assert (server.connections, requests) == (2, 3)
 
 
-async def test_a_fresh_connection_that_closes_is_not_tried_again() -> None:
+async def test_a_request_on_a_new_connection_that_closes_is_not_repeated() -> None:
     async with hostile(answering()) as server, client(server.url) as endpoint:
         with pytest.raises(NoAnswer, match="before an answer"):
             await post(endpoint)
         assert server.connections == 1
 
 
-async def test_a_kept_connection_that_breaks_in_the_middle_of_an_answer_is_not_tried_again() -> None:
+async def test_a_request_is_not_repeated_if_the_connection_breaks_in_the_middle_of_its_answer() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request_of(reader)
         writer.write(OK)
@@ -199,7 +199,7 @@ async def test_garbage_after_an_answer_is_never_the_next_answer() -> None:
 
     async with hostile(serve) as server, client(server.url) as endpoint:
         assert (await post(endpoint)).status == 200
-        await asyncio.sleep(0.15)  # the garbage comes meanwhile
+        await asyncio.sleep(0.15)  # the garbage arrives in this time
         assert (await post(endpoint)).status == 200
         assert server.connections == 2
 
@@ -219,7 +219,7 @@ async def test_plain_http_on_a_tls_address_is_unreachable() -> None:
 @pytest.mark.parametrize(
     ("method", "target"), [(b"PO ST", b"/"), (b"POST", b"/ x"), (b"POST", b"/\r\nhost: evil"), (b"", b"/")]
 )
-async def test_a_request_line_cannot_be_broken(method: bytes, target: bytes) -> None:
+async def test_a_url_cannot_inject_into_the_request_line(method: bytes, target: bytes) -> None:
     async with client("http://127.0.0.1:9/") as endpoint:
         with pytest.raises(ValueError, match="is no"):
             await endpoint.send(method, target, b"", b"", timeout_seconds=1)

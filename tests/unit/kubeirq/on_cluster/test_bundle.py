@@ -1,12 +1,12 @@
-"""What resources of files become on a cluster."""
+"""Resources of files become the objects to apply to a cluster."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kubeirq.manifests import load
-from kubeirq.on_cluster.bundle import objects_of, of_other_namespaces, without_function
+from kubeirq.manifests.loading import load
+from kubeirq.on_cluster.bundle import missing_functions, objects_of, wrong_namespaces
 from kubeirq.on_cluster.resources import kinds_in
 
 HEAD = "apiVersion: kubeirq.dev/v1\nkind: Function\nmetadata: {name: pay}\nspec:\n"
@@ -21,7 +21,7 @@ SECRET = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: hush}\nstringData:
 
 def bundled(folder: Path, text: str, **options: Any) -> tuple[list[dict[str, Any]], list[str]]:
     (folder / "app.yaml").write_text(text)
-    resources, problems = load([folder / "app.yaml"], namespace="shop", whole=False)
+    resources, problems = load([folder / "app.yaml"], namespace="shop", complete=False)
     assert problems == []
     objects, problems = objects_of(resources, **options)
     return objects, [f"{problem.field}: {problem.message}" for problem in problems]
@@ -43,7 +43,9 @@ def bundled(folder: Path, text: str, **options: Any) -> tuple[list[dict[str, Any
         ({}, "{image: 'mine:1'}", {"image": "mine:1"}),
     ],
 )
-def test_files_go_into_the_resource(tmp_path: Path, files: dict[str, str], source: str, wanted: dict[str, Any]) -> None:
+def test_files_become_part_of_the_resource(
+    tmp_path: Path, files: dict[str, str], source: str, wanted: dict[str, Any]
+) -> None:
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -51,7 +53,7 @@ def test_files_go_into_the_resource(tmp_path: Path, files: dict[str, str], sourc
     assert (found["spec"], problems) == ({"source": wanted, "timeoutSeconds": 5}, [])
 
 
-def test_each_object_comes_after_what_it_refers_to_as_json_has_it(tmp_path: Path) -> None:
+def test_each_object_has_only_json_types_and_comes_after_the_objects_that_it_refers_to(tmp_path: Path) -> None:
     (tmp_path / "needs.txt").write_text("six\n")
     dated = "  podTemplate: {metadata: {annotations: {since: 2026-01-01}}}\n"
     objects, _ = bundled(
@@ -67,28 +69,28 @@ def test_each_object_comes_after_what_it_refers_to_as_json_has_it(tmp_path: Path
     assert objects[0]["metadata"] == {"name": "pay"}
 
 
-def test_what_no_resource_can_hold_is_refused_with_ways_out(tmp_path: Path) -> None:
+def test_binary_and_large_files_are_refused_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "logo.png").write_bytes(b"\xff\xfe")
     _, (problem,) = bundled(tmp_path, HEAD + "  source: {path: code}\n")
-    assert problem.startswith("spec.source: 'logo.png' is no text") and "image" in problem
+    assert problem.startswith("spec.source: 'logo.png' is not text") and "image" in problem
     (tmp_path / "code" / "logo.png").write_text("x" * 921_601)
     _, (problem,) = bundled(tmp_path, HEAD + "  source: {path: code}\n")
     assert problem.startswith("spec.source: 900 KiB") and "url" in problem and "image" in problem
 
 
-def test_references_and_namespaces_that_are_wrong_are_found(tmp_path: Path) -> None:
+def test_missing_functions_and_wrong_namespaces_are_found(tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_text(CRON)
-    resources, _ = load([tmp_path / "app.yaml"], namespace="shop", whole=False)
-    assert list(without_function(resources, {("shop", "pay")})) == []
-    (problem,) = without_function(resources, {("shop", "play"), ("other", "pay")})
+    resources, _ = load([tmp_path / "app.yaml"], namespace="shop", complete=False)
+    assert list(missing_functions(resources, {("shop", "pay")})) == []
+    (problem,) = missing_functions(resources, {("shop", "play"), ("other", "pay")})
     assert problem.message == "no Function 'pay' in these files, nor in namespace shop; did you mean 'play'?"
-    assert list(of_other_namespaces(resources, "shop")) == []
-    (problem,) = of_other_namespaces(resources, "stage")
+    assert list(wrong_namespaces(resources, "shop")) == []
+    (problem,) = wrong_namespaces(resources, "stage")
     assert problem.field == "metadata.namespace"
 
 
-def test_kinds_are_those_of_our_category_whatever_their_group() -> None:
+def test_kinds_of_the_kubeirq_category_are_found_in_every_api_group() -> None:
     def version(name: str, category: str, *kinds: str) -> dict[str, Any]:
         resources = [
             {"resource": f"{kind.lower()}s", "responseKind": {"kind": kind}, "categories": [category]} for kind in kinds

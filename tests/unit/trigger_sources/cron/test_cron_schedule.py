@@ -1,4 +1,4 @@
-"""When schedules fire, through changes of the clock in both directions."""
+"""The times at which schedules fire, across clock changes in both directions."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -11,7 +11,7 @@ from trigger_sources.cron.schedule import Schedule, checked
 
 
 def times(expression: str, zone: str, after: str, count: int) -> list[str]:
-    """The next times on the wall, with their offsets."""
+    """The next local times, with their offsets."""
     schedule, moment, found = checked(expression, zone), datetime.fromisoformat(after), []
     for _ in range(count):
         moment = schedule.next_after(moment)
@@ -40,13 +40,13 @@ def test_intervals_fire_at_every_real_one_in_both_directions() -> None:
     ]  # fmt: skip
 
 
-def test_half_an_hour_of_daylight_saving() -> None:
+def test_a_daylight_saving_shift_of_half_an_hour_is_handled() -> None:
     assert times("15 2 * * *", "Australia/Lord_Howe", "2026-10-03T12:00:00+10:30", 2) == [
         "04 02:30 +1100", "05 02:15 +1100",
     ]  # fmt: skip
 
 
-def test_a_whole_day_that_never_was() -> None:
+def test_a_day_that_a_time_zone_skipped_is_handled() -> None:
     assert times("0 12 * * *", "Pacific/Apia", "2011-12-29T00:00:00-10:00", 3) == [
         "29 12:00 -1000", "31 00:00 +1400", "31 12:00 +1400",
     ]  # fmt: skip
@@ -66,7 +66,7 @@ zones = st.sampled_from(["Europe/Berlin", "America/New_York", "Australia/Lord_Ho
     st.integers(1_577_836_800, 1_893_456_000),
 )
 @settings(max_examples=60, deadline=None)
-def test_times_rise_and_no_day_is_left_out(expression: str, zone: str, seconds: int) -> None:
+def test_times_increase_and_no_day_is_left_out(expression: str, zone: str, seconds: int) -> None:
     schedule = Schedule(expression, ZoneInfo(zone))
     moment = datetime.fromtimestamp(seconds, UTC)
     for _ in range(6):
@@ -85,6 +85,6 @@ def test_times_rise_and_no_day_is_left_out(expression: str, zone: str, seconds: 
         ("* * * * *", "Europe/Berln", "is not a time zone"),
     ],
 )
-def test_what_is_no_schedule_says_why(expression: str, zone: str, problem: str) -> None:
+def test_an_invalid_schedule_is_refused_with_the_reason(expression: str, zone: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         checked(expression, zone)

@@ -1,4 +1,4 @@
-"""Ticks by a clock in the test's hands: no test waits."""
+"""The cron source with a clock that the test controls, so that no test waits."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ DONE = Outcome("delivered")
 
 
 class Time:
-    """A clock that jumps to where it is asked to wait; it stops the source at `until`."""
+    """A clock that jumps to the end of each wait, and stops the source at `until`."""
 
     def __init__(self, start: str, until: str) -> None:
         self.at = datetime.fromisoformat(start).timestamp()
@@ -68,7 +68,7 @@ async def test_a_tick_has_the_id_and_time_of_its_schedule_and_is_never_early() -
             await delivery.settle(DONE)
 
 
-async def test_one_tick_per_time_over_restarts() -> None:
+async def test_each_time_has_one_tick_across_restarts() -> None:
     state, positions = MemoryState(), []
     for minute in range(3):
         async with ticking(
@@ -88,7 +88,7 @@ async def test_a_started_tick_that_was_not_settled_comes_again_with_the_same_id(
     assert found.event.extensions["pastdue"] == "true"
 
 
-async def test_catching_up_after_downtime() -> None:
+async def test_missed_ticks_are_caught_up_after_downtime() -> None:
     for policy, expected in (("none", []), ("latest", ["05"]), ("all", ["01", "02", "03", "04", "05"])):
         state = MemoryState()
         spec = {"schedule": "* * * * *", "catchUp": policy}
@@ -115,7 +115,7 @@ async def test_forbid_leaves_a_tick_out_while_one_is_unsettled() -> None:
         "2026-01-01T00:00:30Z", "2026-01-01T00:04:30Z", schedule="* * * * *", concurrencyPolicy="Forbid"
     ) as (generator, _, time):
         (first,) = await anext(generator)
-        time.at += 90  # two ticks come and go
+        time.at += 90  # two ticks pass
         settled = asyncio.get_running_loop().create_task(first.settle(DONE))
         rest = []
         async for (delivery,) in generator:
@@ -138,7 +138,7 @@ async def test_replace_withdraws_the_unsettled_one() -> None:
         assert not lost(second)
 
 
-async def test_a_returned_tick_comes_again_and_a_late_one_past_its_deadline_does_not() -> None:
+async def test_a_returned_tick_comes_again_unless_its_deadline_has_passed() -> None:
     async with ticking("2026-01-01T00:00:30Z", "2026-01-01T00:01:30Z", schedule="* * * * *") as (generator, _, _):
         (first,) = await anext(generator)
         await first.settle(Outcome("returned"))
@@ -153,7 +153,7 @@ async def test_a_returned_tick_comes_again_and_a_late_one_past_its_deadline_does
         assert context.lost == [(1, "StartingDeadline")]
 
 
-async def test_once_at_a_time_and_then_it_completes() -> None:
+async def test_a_trigger_with_a_fixed_time_fires_once_and_completes() -> None:
     async with ticking("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", at="2026-01-01T06:00:00+02:00") as (
         generator,
         _,
@@ -172,7 +172,7 @@ async def test_a_clock_that_jumps_back_fires_nothing_twice() -> None:
     assert (first.position, second.position) == ("2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z")
 
 
-async def test_a_late_tick_is_waited_for_and_not_asked_for_all_the_time() -> None:
+async def test_waiting_for_a_late_tick_does_not_poll_the_clock() -> None:
     start, until = "2026-01-01T00:00:30Z", "2026-01-01T00:30:00Z"
     async with ticking(start, until, schedule="0 * * * *", jitterSeconds=3_600) as (_, context, _):
         time, turns = Time("2026-01-01T00:59:59Z", "2026-01-01T01:01:00Z"), 0

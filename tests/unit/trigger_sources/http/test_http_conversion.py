@@ -1,4 +1,4 @@
-"""Requests to events, outcomes to answers, and who may call."""
+"""Requests become events, outcomes become answers, and callers are authenticated."""
 
 import base64
 
@@ -18,7 +18,7 @@ def events(headers: list[tuple[str, str]], body: bytes = b"") -> list[Event]:
     return events_of(headers, body, subject="/orders/7", source="/http/default/orders", id="new", time="T")
 
 
-def test_a_plain_request_is_an_event_of_its_own() -> None:
+def test_a_plain_request_becomes_an_event() -> None:
     (event,) = events(
         [("content-type", "text/plain"), ("traceparent", "00-a-b-01"), ("ce-partitionkey", "k"), ("x", "y")], b"hi"
     )
@@ -34,7 +34,7 @@ def test_a_plain_request_is_an_event_of_its_own() -> None:
     )
 
 
-def test_a_cloudevent_is_passed_on_as_the_event_it_is_in_all_modes() -> None:
+def test_a_cloudevent_stays_the_same_event_in_all_modes() -> None:
     expected = Event(id="1", source="/s", type="t", data=b'{"a":1}', datacontenttype="application/json")
     binary = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")]
     assert events([*binary, ("content-type", "application/json")], b'{"a":1}') == [expected]
@@ -58,19 +58,19 @@ def test_a_cloudevent_is_passed_on_as_the_event_it_is_in_all_modes() -> None:
         ([("content-type", "a/b"), ("content-type", "c/d")], b"", "content-type: given twice"),
     ],
 )
-def test_what_claims_to_be_an_event_and_is_none_is_named(
+def test_an_invalid_cloudevent_is_refused_with_the_reason(
     headers: list[tuple[str, str]], body: bytes, named: str
 ) -> None:
     with pytest.raises(InvalidEvent, match=named):
         events(headers, body)
 
 
-def test_an_event_format_that_is_not_known_is_told_apart() -> None:
+def test_an_unknown_event_format_has_its_own_error() -> None:
     with pytest.raises(UnknownFormat, match=r"application/cloudevents\+avro is not known"):
         events([("content-type", "application/cloudevents+avro")])
 
 
-def test_a_request_goes_on_without_what_belongs_to_this_hop() -> None:
+def test_hop_by_hop_headers_are_not_passed_on() -> None:
     headers = [
         ("host", "shop.example"), ("connection", "keep-alive, X-Mine"), ("x-mine", "1"), ("keep-alive", "1"),
         ("transfer-encoding", "chunked"), ("te", "trailers"), ("expect", "100-continue"), ("content-length", "3"),
@@ -97,7 +97,7 @@ def test_a_request_goes_on_without_what_belongs_to_this_hop() -> None:
     text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
     headers=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.text(st.characters(exclude_categories=["Cs"])))),
 )
-def test_an_accepted_event_comes_back_from_its_record_whole(
+def test_an_accepted_event_survives_the_round_trip_through_its_record(
     data: bytes | None, text: str, headers: list[tuple[str, str]]
 ) -> None:
     event = Event(id=text, source="/s", type="t", data=data, subject=text, extensions={"partitionkey": text})
@@ -106,7 +106,7 @@ def test_an_accepted_event_comes_back_from_its_record_whole(
 
 
 @pytest.mark.parametrize("record", [b"", b"{}\n", b'{"version":2}\n', b"[]\n", b"\xff"])
-def test_a_record_that_is_none_is_refused(record: bytes) -> None:
+def test_an_invalid_record_is_refused(record: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         from_record(record)
 
@@ -143,7 +143,7 @@ def test_every_outcome_has_its_answer(outcome: Outcome, status: int, retry_after
     assert answer.header("retry-after") == retry_after
 
 
-def test_the_functions_answer_is_passed_on_without_its_hop() -> None:
+def test_the_functions_answer_is_passed_on_without_hop_by_hop_headers() -> None:
     answer = answer_to(Outcome("dropped", "PermanentAnswer", ANSWER))
     assert answer == Answer(422, [("content-type", "text/plain"), ("x-own", "2")], b"no")
 
@@ -152,7 +152,7 @@ def basic(text: str) -> dict[str, str]:
     return {"authorization": "Basic " + base64.b64encode(text.encode()).decode()}
 
 
-def test_only_whole_credentials_are_accepted() -> None:
+def test_only_complete_credentials_are_accepted() -> None:
     accepted = credentials([("ann", "s3cret:x"), ("bob", "pass")], ["token-1", "token-2"])
     assert accepted.admit(basic("ann:s3cret:x")) is None
     assert accepted.admit(basic("bob:pass")) is None
@@ -179,7 +179,7 @@ def test_only_whole_credentials_are_accepted() -> None:
         ]
 
 
-def test_users_are_read_from_lines_and_errors_repeat_no_secret() -> None:
+def test_users_are_read_from_lines_and_errors_do_not_contain_secrets() -> None:
     assert users_of("# people\nann:a:b\n\nbob:c\n") == [("ann", "a:b"), ("bob", "c")]
     for text, problem in (
         ("ann", "line 1"),
@@ -191,7 +191,7 @@ def test_users_are_read_from_lines_and_errors_repeat_no_secret() -> None:
         assert "secret" not in str(refused.value)
 
 
-def test_one_attempt_is_made_while_a_caller_waits_unless_more_are_asked_for() -> None:
+def test_one_attempt_is_made_while_a_caller_waits_unless_the_spec_asks_for_more() -> None:
     def attempts(**spec: object) -> int | None:
         return HTTPTrigger.model_validate({"function": "f", **spec}).delivery.attempts
 
@@ -217,11 +217,11 @@ def test_one_attempt_is_made_while_a_caller_waits_unless_more_are_asked_for() ->
         ({"pfad": "/"}, "pfad"),
     ],
 )
-def test_a_spec_that_is_wrong_names_the_field(spec: dict[str, object], problem: str) -> None:
+def test_an_invalid_spec_is_refused_with_the_field(spec: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         HTTPTrigger.model_validate({"function": "f", **spec})
 
 
-def test_a_user_whose_name_cannot_be_sent_is_refused() -> None:
+def test_a_user_name_that_basic_auth_cannot_send_is_refused() -> None:
     with pytest.raises(ValueError, match="a name cannot contain :"):
         BasicAuth.model_validate({"username": "a:b", "password": {"name": "s", "key": "k"}})

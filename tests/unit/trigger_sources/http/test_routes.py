@@ -1,4 +1,4 @@
-"""Which trigger a request is for: against a naive model, and the cases that people meet."""
+"""Routing of requests to triggers, compared with a naive model and with typical cases."""
 
 import re
 from itertools import permutations, product
@@ -38,7 +38,7 @@ def winner(table: RouteTable[str], path: str, method: str = "POST", host: str = 
     return found.value if isinstance(found, Found) else None
 
 
-def test_a_literal_wins_over_a_parameter_and_that_over_the_rest_in_any_order_of_adding() -> None:
+def test_a_literal_wins_over_a_parameter_and_a_parameter_over_the_rest_in_any_order() -> None:
     paths = ["/orders/new", "/orders/{id}", "/orders/{rest...}", "/{all...}"]
     for order in permutations(paths):
         table = table_of(*(Route(path) for path in order))
@@ -50,7 +50,7 @@ def test_a_literal_wins_over_a_parameter_and_that_over_the_rest_in_any_order_of_
         assert winner(table, "/") == "/{all...}"
 
 
-def test_parameters_are_decoded_and_a_slash_in_one_stays_in_it() -> None:
+def test_parameters_are_decoded_and_may_contain_an_encoded_slash() -> None:
     table = table_of(Route("/{user}/files/{path...}"))
     found = table.match("any", "POST", segments_of("/a%2Fb/files/x%20y/z"))
     assert isinstance(found, Found)
@@ -72,7 +72,7 @@ def test_a_less_specific_route_serves_the_methods_that_the_more_specific_one_doe
     assert table.match("any", "PUT", ["nowhere"]) == Missing()
 
 
-def test_the_same_shape_is_taken_whatever_its_parameters_are_called() -> None:
+def test_routes_that_differ_only_in_parameter_names_conflict() -> None:
     table = table_of(Route("/orders/{id}", ("GET", "POST"), trigger="default/first"))
     with pytest.raises(Taken) as taken:
         table.add(Route("/orders/{number}", ("POST", "PUT")), "second")
@@ -82,7 +82,7 @@ def test_the_same_shape_is_taken_whatever_its_parameters_are_called() -> None:
     table.add(Route("/orders/{number}", ("POST",), host="shop.example"), "fourth")
 
 
-def test_a_route_that_is_removed_is_missed_and_its_place_is_free() -> None:
+def test_a_removed_route_no_longer_matches_and_can_be_added_again() -> None:
     first, second = Route("/a/{x}"), Route("/a/{x}", ("PUT",))
     table = table_of(first, second)
     table.remove(first)
@@ -139,13 +139,13 @@ def test_the_winner_is_the_most_specific_of_all_that_match(paths: list[str], req
         ("/{a}/{a}", "twice"),
     ],
 )
-def test_a_path_that_is_none_says_why(path: str, problem: str) -> None:
+def test_an_invalid_path_is_refused_with_the_reason(path: str, problem: str) -> None:
     found = problem_of(path)
     assert found is not None
     assert re.search(problem, found)
 
 
-def test_paths_that_are_good_have_no_problem() -> None:
+def test_valid_paths_have_no_problem() -> None:
     for path in ("/", "/orders/", "/orders/{id}/lines/{rest...}", "/größe", "/a.b/c~d"):
         assert problem_of(path) is None
 
@@ -172,7 +172,7 @@ def test_a_host_is_compared_without_port_and_case(header: str, host: str) -> Non
     assert host_of(header) == host
 
 
-def test_a_browser_of_an_allowed_origin_may_and_of_another_may_not() -> None:
+def test_cors_allows_the_listed_origins_and_no_other() -> None:
     cors = Cors(origins=["https://shop.example"], headers=["content-type"], credentials=True)
     route = Route("/orders", ("POST", "GET"), cors=cors)
     answer = preflight(route, "https://shop.example", "x-anything")
@@ -190,7 +190,7 @@ def test_a_browser_of_an_allowed_origin_may_and_of_another_may_not() -> None:
     assert cors_headers(cors, "null") == cors_headers(cors, "") == [("vary", "origin")]
 
 
-def test_every_origin_and_header_is_allowed_by_a_star() -> None:
+def test_a_star_allows_every_origin_and_header() -> None:
     route = Route("/orders", cors=Cors(origins=["*"], headers=["*"]))
     headers = dict(preflight(route, "null", "x-a, x-b").headers)
     assert headers["access-control-allow-origin"] == "*"
@@ -214,7 +214,7 @@ def test_credentials_for_every_origin_are_refused() -> None:
         (Route("/a/{x}/{rest...}"), Route("/a/{y}/{all...}")),
     ],
 )
-def test_two_routes_claim_the_same_exactly_when_one_table_cannot_have_both(one: Route, other: Route) -> None:
+def test_two_routes_claim_the_same_if_and_only_if_one_table_cannot_hold_both(one: Route, other: Route) -> None:
     table: RouteTable[int] = RouteTable()
     table.add(one, 1)
     try:
@@ -241,8 +241,8 @@ REQUESTS = list(
 )
 
 
-def test_a_route_takes_from_another_exactly_when_a_request_says_so() -> None:
-    """Against the table itself, over all pairs of small routes."""
+def test_a_route_takes_requests_from_another_if_and_only_if_some_request_shows_it() -> None:
+    """Compares the function with the table itself, for all pairs of small routes."""
     for one, other in product(ROUTES, ROUTES):
         alone: RouteTable[str] = RouteTable()
         alone.add(other, "other")
@@ -261,7 +261,7 @@ def test_a_route_takes_from_another_exactly_when_a_request_says_so() -> None:
         assert takes_from(one, other) == takes, (one, other)
 
 
-def test_an_index_finds_exactly_the_paths_that_have_a_request_in_common() -> None:
+def test_the_index_finds_exactly_the_paths_that_share_a_request() -> None:
     requests = {
         path: {segments for segments in SOME_SEGMENTS if winner(table_of(Route(path)), "/" + "/".join(segments))}
         for path in SMALL_PATHS
@@ -292,12 +292,12 @@ def test_an_index_finds_exactly_the_paths_that_have_a_request_in_common() -> Non
         ("/files/%4", "encodes nothing"),
     ],
 )
-def test_a_path_that_the_next_one_may_read_differently_is_refused(path: str, problem: str) -> None:
+def test_a_path_that_the_next_server_may_read_differently_is_refused(path: str, problem: str) -> None:
     with pytest.raises(BadTarget, match=problem):
         segments_of(path)
 
 
-def test_dots_that_mean_nothing_are_let_in() -> None:
+def test_dots_that_are_not_path_segments_are_accepted() -> None:
     assert segments_of("/a..b/...%2f.c/%252e%252e") == ["a..b", ".../.c", "%2e%2e"]
 
 
@@ -311,7 +311,7 @@ def test_dots_that_mean_nothing_are_let_in() -> None:
         ("", ""),
     ],
 )
-def test_a_host_is_without_its_port_and_final_dot(header: str, host: str) -> None:
+def test_the_port_and_the_final_dot_of_a_host_are_removed(header: str, host: str) -> None:
     assert host_of(header) == host
 
 
@@ -329,7 +329,7 @@ def test_a_host_is_without_its_port_and_final_dot(header: str, host: str) -> Non
         "::1",
     ],
 )
-def test_a_host_that_is_none_is_refused(header: str) -> None:
+def test_an_invalid_host_is_refused(header: str) -> None:
     with pytest.raises(BadTarget, match="the Host header is not a host"):
         host_of(header)
 
@@ -338,17 +338,17 @@ def test_a_host_that_is_none_is_refused(header: str) -> None:
     "origin",
     ["null", "shop.example", "https://shop.example/", "https://Shop.example", "https://*.example", "", "https://a b"],
 )
-def test_an_origin_that_no_browser_sends_or_everybody_can_is_refused(origin: str) -> None:
+def test_an_origin_that_no_browser_sends_or_any_page_can_send_is_refused(origin: str) -> None:
     with pytest.raises(ValueError, match="an origin as a browser writes it is needed"):
         Cors(origins=["https://shop.example:8443", "http://[::1]:80", origin])
 
 
 @pytest.mark.parametrize("fields", [{"headers": ["x\r\ny: z"]}, {"headers": [""]}, {"methods": ["a b"]}])
-def test_what_no_header_can_say_is_refused(fields: dict[str, list[str]]) -> None:
+def test_values_that_no_header_can_hold_are_refused(fields: dict[str, list[str]]) -> None:
     with pytest.raises(ValueError, match="the name of a method or header is needed"):
         Cors(origins=["*"], **fields)
 
 
 @pytest.mark.parametrize("path", ["/a/..;/b", "/a/.", "/..;x"])
-def test_a_path_that_no_request_may_have_is_no_route(path: str) -> None:
+def test_a_path_that_no_request_can_have_is_not_a_valid_route(path: str) -> None:
     assert "never matches" in (problem_of(path) or "")

@@ -1,4 +1,4 @@
-"""What event a Kafka record is."""
+"""Kafka records become events."""
 
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ def event_of(record: Record) -> Event:
 OWN = [("ce_specversion", b"1.0"), ("ce_id", b"own"), ("ce_source", b"/own"), ("ce_type", b"own.type")]
 
 
-def test_a_plain_record_is_named_by_its_place() -> None:
+def test_the_id_of_a_plain_record_is_its_position() -> None:
     event = event_of(Record(key=b"k1", headers=[("X-Tenant", b"acme"), ("traceparent", b"00-aa-bb-01")]))
     assert event == Event(
         id="cluster/orders/3/7",
@@ -49,7 +49,7 @@ def test_a_plain_record_is_named_by_its_place() -> None:
     )
 
 
-def test_a_key_that_is_no_text_is_given_in_hexadecimal() -> None:
+def test_a_binary_key_is_given_in_hexadecimal() -> None:
     extensions = event_of(Record(key=b"\xff\x00")).extensions
     assert extensions["partitionkeyhex"] == "ff00"
     assert "partitionkey" not in extensions
@@ -76,11 +76,11 @@ def test_the_content_type_is_guessed_from_the_ends_of_the_value(value: bytes | N
     assert (event.data, event.datacontenttype) == (value, content_type)
 
 
-def test_a_content_type_that_the_producer_gives_stands() -> None:
+def test_the_producers_content_type_is_kept() -> None:
     assert event_of(Record(headers=[("Content-Type", b"text/csv")])).datacontenttype == "text/csv"
 
 
-def test_a_cloudevent_in_binary_mode_keeps_its_identity_and_learns_its_place() -> None:
+def test_a_cloudevent_in_binary_mode_keeps_its_identity_and_gets_its_position() -> None:
     headers = [
         *OWN,
         ("ce_kafkaoffset", b"forged"),
@@ -117,7 +117,7 @@ def test_a_cloudevent_in_structured_mode_is_the_event_in_its_envelope() -> None:
         (Record(value=None, headers=[("content-type", b"application/cloudevents+json")]), "not JSON"),
     ],
 )
-def test_what_only_claims_to_be_a_cloudevent_is_a_plain_record_that_says_why(record: Record, reason: str) -> None:
+def test_an_invalid_cloudevent_becomes_a_plain_record_with_the_reason(record: Record, reason: str) -> None:
     event = event_of(record)
     assert event.id == "cluster/orders/3/7"
     assert event.data == record.value
@@ -150,7 +150,7 @@ def test_no_record_stops_the_flow(record: Record) -> None:
     assert head.count(b"\r\n") == len([line for line in head.split(b"\r\n") if line])
 
 
-def test_what_is_published_comes_back_the_same() -> None:
+def test_a_published_event_comes_back_unchanged() -> None:
     event = Event("1", "/s", "t", b"x", "text/plain", subject="s", time="2026-01-01T00:00:00Z", extensions={"a": "b"})
     headers: list[tuple[str, bytes | None]] = [*headers_from_event(event)]
     found = event_of(Record(value=b"x", headers=headers))

@@ -1,4 +1,4 @@
-"""What a KafkaTrigger's spec may say, and what its clients are told."""
+"""The spec of a KafkaTrigger, and the settings that its clients get from it."""
 
 import re
 import ssl
@@ -66,7 +66,7 @@ def test_a_pattern_matches_whole_names_and_no_dead_letters() -> None:
 SECRETS = {("kafka", "password"): "secret", ("kafka", "token"): "t1"}
 
 
-async def test_sasl_and_tls_are_told_to_the_client() -> None:
+async def test_sasl_and_tls_settings_reach_the_client() -> None:
     password = {"name": "kafka", "key": "password"}
     sasl = {"mechanism": "SCRAM-SHA-512", "username": "u", "password": password}
     context = StandInContext(secrets=SECRETS)
@@ -87,7 +87,7 @@ async def test_sasl_and_tls_are_told_to_the_client() -> None:
     assert await client_arguments(None, context) == {}
 
 
-async def test_a_token_is_read_anew_for_each_connection() -> None:
+async def test_a_token_is_read_again_for_each_connection() -> None:
     context = StandInContext(secrets=dict(SECRETS))
     sasl = {"mechanism": "OAUTHBEARER", "token": {"name": "kafka", "key": "token"}}
     found = await client_arguments(Security.model_validate({"sasl": sasl}), context)
@@ -97,7 +97,7 @@ async def test_a_token_is_read_anew_for_each_connection() -> None:
     assert await provider.token() == "t2"
 
 
-async def test_a_missing_secret_is_known_before_the_client_starts() -> None:
+async def test_a_missing_secret_is_reported_before_the_client_starts() -> None:
     sasl = {"mechanism": "OAUTHBEARER", "token": {"name": "kafka", "key": "token"}}
     with pytest.raises(MissingSecret):
         await client_arguments(Security.model_validate({"sasl": sasl}), StandInContext())

@@ -1,4 +1,4 @@
-"""The watermark against a naive model, and its metadata."""
+"""The watermark compared with a naive model, and its metadata."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ from trigger_sources.kafka.watermark import Watermark, decode, encode
 class WatermarkAgainstAModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.known = {103, 104, 109, 130}  # settled before this life: read again, and skipped
+        self.known = {103, 104, 109, 130}  # settled before the restart: read again, and skipped
         self.mark = Watermark(100, self.known)
         self.after = 100
         self.open: list[int] = []

@@ -1,4 +1,4 @@
-"""The exposition as a scraper reads it."""
+"""The metrics as a Prometheus scraper reads them."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,7 +11,7 @@ def reading(trigger: str, counters: Counters) -> Reading:
     return Reading(labels, counters, 3, {"running": 2, "retrying": 1}, True, False, 1.5, 4, 100, None)
 
 
-def test_a_scraper_reads_back_what_was_counted() -> None:
+def test_a_scraper_reads_back_the_counts() -> None:
     counters = Counters()
     counters.received = 5
     counters.settled("delivered")
@@ -41,7 +41,7 @@ def test_a_scraper_reads_back_what_was_counted() -> None:
     assert value("kubeirq_attempt_seconds", "kubeirq_attempt_seconds_count") == 3
     assert value("kubeirq_held_events_by_state", "kubeirq_held_events_by_state", state="retrying") == 1
     assert value("kubeirq_lag_events", "kubeirq_lag_events") == 100
-    assert families["kubeirq_lag_seconds"].samples == [], "what is not known is not shown as a number"
+    assert families["kubeirq_lag_seconds"].samples == [], "an unknown lag is not shown as a number"
     labels = families["kubeirq_held_events"].samples[0].labels
     assert labels["function"] == 'a "quoted" one\n'
 

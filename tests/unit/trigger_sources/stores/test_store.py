@@ -1,4 +1,4 @@
-"""The store: what it keeps, for whom, and what it says when its file cannot be used."""
+"""The SQLite store: it keeps records separate by trigger, and names the problem with an unusable file."""
 
 import asyncio
 import sqlite3
@@ -17,7 +17,7 @@ from trigger_sources.stores.sqlite import Store, StoreError
 
 
 async def held(inbox: Inbox, limit: int = 1_000_000) -> list[Kept]:
-    """What can be taken now."""
+    """The records that can be taken now."""
     return await inbox.take(limit, 0)
 
 
@@ -25,7 +25,7 @@ async def records(inbox: Inbox) -> list[bytes]:
     return [kept.record for kept in await held(inbox)]
 
 
-async def test_a_state_keeps_its_values_apart_by_trigger_and_function(tmp_path: Path) -> None:
+async def test_values_are_separate_for_each_trigger_and_function(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "deep" / "store.db") as store:
         await store.state("a", "f").put("cursor", b"1")
         await store.state("a", "g").put("cursor", b"2")
@@ -51,7 +51,7 @@ async def test_everything_is_there_when_the_file_is_opened_again(tmp_path: Path)
         assert await records(store.inbox("a")) == [b"record"]
 
 
-async def test_dead_letters_are_whole_oldest_first_and_one_an_identity(tmp_path: Path) -> None:
+async def test_dead_letters_are_complete_oldest_first_and_unique_by_identity(tmp_path: Path) -> None:
     async with Store.open(tmp_path / "store.db") as store:
         letters = store.dead_letters("uid-1", "pay")
         await letters.prepare()
@@ -72,7 +72,7 @@ async def test_dead_letters_are_whole_oldest_first_and_one_an_identity(tmp_path:
         assert len([one async for one in letters.letters()]) == 149
 
 
-async def test_an_inbox_never_gives_a_position_twice_and_is_its_triggers_alone(tmp_path: Path) -> None:
+async def test_an_inbox_never_repeats_a_position_and_belongs_to_one_trigger(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with Store.open(path) as store:
         inbox = store.inbox("a")
@@ -133,7 +133,7 @@ async def test_concurrent_writes_share_transactions(tmp_path: Path) -> None:
         assert await store.inbox("a").count() == 500
 
 
-async def test_a_write_that_cannot_be_done_takes_no_other_with_it(tmp_path: Path) -> None:
+async def test_a_failed_write_does_not_affect_the_others(tmp_path: Path) -> None:
     def fails(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO inbox (uid, record) VALUES ('a', NULL)")
 
@@ -159,7 +159,7 @@ async def test_a_cancelled_writer_leaves_the_store_in_order(tmp_path: Path) -> N
         assert (await records(store.inbox("a")))[-1] == b"last"
 
 
-async def test_closing_waits_for_what_is_being_written(tmp_path: Path) -> None:
+async def test_closing_waits_for_writes_in_progress(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with Store.open(path) as store:
         tasks = [asyncio.create_task(store.inbox("a").append_all([b"x"])) for _ in range(50)]
@@ -204,7 +204,7 @@ async def test_a_file_that_another_process_has_open_is_refused_by_name(tmp_path:
         assert await records(store.inbox("a")) == [b"theirs"]
 
 
-async def test_a_file_that_is_no_store_is_refused_by_name(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_store_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     path.write_bytes(b"this is a text, and a long one at that. " * 200)
     with pytest.raises(StoreError, match=r"store\.db: file is not a database") as refused:
@@ -243,7 +243,7 @@ async def test_a_damaged_page_is_an_error_that_names_the_file(tmp_path: Path) ->
     assert refused.value.reason == "StoreCorrupt"
 
 
-def test_what_does_not_fit_on_the_disk_is_refused_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_on_a_full_disk_writes_are_refused_and_earlier_ones_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     program = f"""
     import asyncio, resource
@@ -266,7 +266,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_and_the_rest_is_kept(tmp_path:
     assert str(path) in found.stdout
 
 
-def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     program = f"""
     import asyncio
@@ -291,7 +291,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
             assert process.stdout is not None
             for count, line in enumerate(process.stdout):
                 if not line.endswith("\n"):
-                    break  # it was killed in the middle of a line
+                    break  # the process was killed in the middle of a line
                 worker, number = line.split()
                 acknowledged.append(f"{worker}/{number}".encode())
                 if count == 200:

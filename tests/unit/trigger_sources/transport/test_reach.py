@@ -1,4 +1,4 @@
-"""What a trigger of a cluster may call: tables of hosts and of what they resolve to."""
+"""The addresses that a trigger on a cluster may call, by host and by resolved address."""
 
 import asyncio
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def test_a_short_name_is_a_service_of_the_triggers_own_namespace(host: str, abso
         ("93.184.215.14", []),
     ],
 )
-def test_services_of_the_namespace_and_public_addresses_are_reached(host: str, addresses: Sequence[str]) -> None:
+def test_services_of_the_namespace_and_public_addresses_may_be_called(host: str, addresses: Sequence[str]) -> None:
     assert REACH.refusal(host, "shop", addresses) is None
 
 
@@ -87,7 +87,7 @@ def test_services_of_the_namespace_and_public_addresses_are_reached(host: str, a
         ("ff02::1", "an address that is not a single host's"),
     ],
 )
-def test_what_a_host_is_by_its_text_is_refused_before_anybody_asks_dns(host: str, problem: str) -> None:
+def test_a_host_that_its_text_alone_forbids_is_refused_before_any_dns_query(host: str, problem: str) -> None:
     assert problem in (REACH.refusal(host, "shop") or "")
 
 
@@ -102,18 +102,20 @@ def test_what_a_host_is_by_its_text_is_refused_before_anybody_asks_dns(host: str
         ("pay.shop", ["169.254.169.254"], "a link-local"),
     ],
 )
-def test_what_a_name_is_resolved_to_is_refused(host: str, addresses: Sequence[str], problem: str) -> None:
+def test_a_name_that_resolves_to_a_forbidden_address_is_refused(
+    host: str, addresses: Sequence[str], problem: str
+) -> None:
     assert REACH.refusal(host, "shop") is None
     assert problem in (REACH.refusal(host, "shop", addresses) or "")
 
 
-def test_the_api_server_is_nobodys_to_call_not_even_from_its_own_namespace() -> None:
+def test_the_api_server_may_not_be_called_even_from_its_own_namespace() -> None:
     assert "the API server" in (REACH.refusal("kubernetes.default.svc", "default") or "")
     assert "the API server" in (REACH.refusal("kubernetes", "default") or "")
     assert REACH.refusal("kubernetes", "shop") is None  # a Service of theirs
 
 
-def test_the_chart_opens_names_suffixes_and_networks() -> None:
+def test_the_chart_can_allow_names_suffixes_and_networks() -> None:
     reach = egress_policy_from(["pay.other.svc", "*.corp.example", "10.1.0.0/16", "127.0.0.1", "fd00::/8"], RESOLV_CONF)
     assert reach.cluster_domain == "k8s.example"
     for host, addresses in (
@@ -133,12 +135,12 @@ def test_the_chart_opens_names_suffixes_and_networks() -> None:
 
 
 @pytest.mark.parametrize("entry", ["http://x.example", "pay", "10.0.0.0/33", "*", "*.", "a..b", "x.example:80"])
-def test_what_opens_nothing_is_refused_by_name(entry: str) -> None:
+def test_an_exception_that_allows_nothing_is_refused_by_name(entry: str) -> None:
     with pytest.raises(ValueError, match=r"a host like name\.namespace\.svc"):
         egress_policy_from([entry], "")
 
 
-async def test_an_alias_of_what_is_out_of_reach_is_so_too() -> None:
+async def test_an_alias_of_a_forbidden_name_is_forbidden_too() -> None:
     async def lookup(name: str) -> tuple[str, Sequence[str]]:
         assert name == "mine.shop.svc.cluster.local."
         return "secret.other.svc.cluster.local.", PRIVATE
@@ -149,7 +151,7 @@ async def test_an_alias_of_what_is_out_of_reach_is_so_too() -> None:
         await resolve("mine")
 
 
-async def test_an_alias_of_one_label_is_no_service_of_the_namespace() -> None:
+async def test_an_alias_with_one_label_is_not_a_service_of_the_namespace() -> None:
     async def lookup(name: str) -> tuple[str, Sequence[str]]:
         return "intranet.", PRIVATE
 
@@ -160,21 +162,21 @@ async def test_an_alias_of_one_label_is_no_service_of_the_namespace() -> None:
 
 
 @pytest.mark.parametrize("name", ["a..b.", f"{'a' * 64}.example."])
-async def test_a_name_that_dns_cannot_be_asked_for_is_no_crash(name: str) -> None:
+async def test_a_name_that_dns_cannot_resolve_causes_no_crash(name: str) -> None:
     async with asyncio.timeout(5):
         with pytest.raises(OSError, match="is not a host name"):
             await looked_up(name)
 
 
 def test_a_rejection_names_the_field_the_problem_and_the_way_out() -> None:
-    def said(**spec: object) -> tuple[str, str] | None:
+    def rejection(**spec: object) -> tuple[str, str] | None:
         trigger = {"metadata": {"namespace": "shop", "name": "t"}, "spec": {"schedule": "@daily", **spec}}
         return egress_rejection(REACH, trigger, CronTrigger.model_validate(trigger["spec"]))
 
     way_out = "call a Service of the trigger's own namespace or a public address, or add it to reach.allow in the chart"
     other = f"'pay.other.svc': a Service of another namespace, 'other'; {way_out}"
-    assert said(url="http://pay.other.svc/x") == ("OutOfReach", f"spec.url: {other}")
-    assert said(target={"url": "http://pay.other.svc/x"}) == ("OutOfReach", f"spec.target.url: {other}")
-    assert said(function="f", reply={"url": "http://pay.other.svc/"}) == ("OutOfReach", f"spec.reply.url: {other}")
-    assert said(url="http://[::1]:8080/") == ("OutOfReach", f"spec.url: '::1': a loopback address; {way_out}")
-    assert said(url="http://pay/", reply={"function": "f"}) is None
+    assert rejection(url="http://pay.other.svc/x") == ("OutOfReach", f"spec.url: {other}")
+    assert rejection(target={"url": "http://pay.other.svc/x"}) == ("OutOfReach", f"spec.target.url: {other}")
+    assert rejection(function="f", reply={"url": "http://pay.other.svc/"}) == ("OutOfReach", f"spec.reply.url: {other}")
+    assert rejection(url="http://[::1]:8080/") == ("OutOfReach", f"spec.url: '::1': a loopback address; {way_out}")
+    assert rejection(url="http://pay/", reply={"function": "f"}) is None

@@ -1,0 +1,61 @@
+"""The commands that show the state of functions and triggers: get, describe, logs."""
+
+import click
+
+from kubeirq.commands.arguments import FUNCTION_OR_TRIGGER, OUTPUT, print_tables
+from kubeirq.commands.open_fabric import complete_names, with_fabric
+from kubeirq.fabric_client import FabricClient
+from kubeirq.output.formats import to_text
+
+
+@click.command()
+@click.argument(
+    "selector", metavar="[KIND|NAME]", required=False, shell_complete=complete_names("functions", "triggers")
+)
+@click.option("-A", "--all-namespaces", is_flag=True, help="List all namespaces of the cluster.")
+@OUTPUT
+@with_fabric
+async def get(fabric: FabricClient, selector: str | None, all_namespaces: bool, output: str) -> int:
+    """List functions and triggers, the worst first.
+
+    KIND is functions, triggers, or a kind such as KafkaTrigger. Exit code 3 means that something is not Ready.
+    """
+    found = await fabric.overview(selector, all_namespaces)
+    if output != "table":
+        click.echo(to_text(found.value, output), nl=False)
+    elif any(rows for _, rows in found.tables):
+        print_tables(found.tables)
+    else:
+        click.echo("(no functions and no triggers)", err=True)
+    return 0 if found.is_healthy else 3
+
+
+@click.command()
+@FUNCTION_OR_TRIGGER
+@OUTPUT
+@with_fabric
+async def describe(fabric: FabricClient, name: str, output: str) -> int:
+    """Show one function or trigger in detail.
+
+    The output ends with the next steps, if there are any.
+    """
+    found = await fabric.describe(name)
+    click.echo(to_text(found.value, output) if output != "table" else "\n".join(found.lines), nl=output == "table")
+    return 0
+
+
+@click.command()
+@FUNCTION_OR_TRIGGER
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come, until you press Ctrl-C.")
+@click.option(
+    "--tail", type=click.IntRange(0), default=100, show_default=True, help="The number of past lines to print."
+)
+@with_fabric
+async def logs(fabric: FabricClient, name: str, follow: bool, tail: int) -> int:
+    """Print the log of a function or trigger.
+
+    For a function, this is its output. For a trigger, these are the lines about it in the fabric's log.
+    """
+    async for line in fabric.logs(name, tail, follow):
+        click.echo(line)
+    return 0

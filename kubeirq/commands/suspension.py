@@ -1,0 +1,35 @@
+"""The commands that stop and start a trigger: suspend and resume."""
+
+import click
+
+from kubeirq.commands.arguments import TRIGGER
+from kubeirq.commands.open_fabric import with_fabric
+from kubeirq.fabric_client import FabricClient
+
+
+@click.command()
+@TRIGGER
+@with_fabric
+async def suspend(fabric: FabricClient, trigger: str) -> int:
+    """Suspend a trigger.
+
+    It finishes the events that it has taken, and takes no new ones until you resume it.
+    """
+    found = await fabric.trigger(trigger)
+    await fabric.suspend(found)
+    click.echo(f"{found['kind']}/{found['name']} suspended")
+    return 0
+
+
+@click.command()
+@TRIGGER
+@with_fabric
+async def resume(fabric: FabricClient, trigger: str) -> int:
+    """Resume a suspended or failing trigger.
+
+    A trigger holds its events if it is suspended, or if every call fails. This starts it again.
+    """
+    found = await fabric.trigger(trigger)
+    await fabric.resume(found)
+    click.echo(f"{found['kind']}/{found['name']} resumed")
+    return 0

@@ -1,0 +1,48 @@
+"""Loads the manifests of files and folders."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kubeirq.manifests.reader import Reader
+from kubeirq.manifests.references import reference_problems
+from kubeirq.manifests.resources import Resources
+from trigger_sources.problems import Problem
+
+SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv"})
+
+
+def load(
+    paths: Sequence[Path], secrets: Path | None = None, *, namespace: str = "default", complete: bool = True
+) -> tuple[Resources, list[Problem]]:
+    """The resources of these files and folders, and all their problems, by file and line.
+
+    `secrets` is a folder with a folder for each Secret, with a file for each key. Resources without a namespace get
+    `namespace`. If `complete`, everything that the resources refer to has to be in the files; otherwise it may be in a
+    cluster.
+    """
+    reader = Reader(namespace)
+    for path in paths:
+        if not path.exists():
+            reader.problems.append(Problem(path, 1, "", "no such file or folder"))
+        for file in manifest_files(path):
+            reader.read(file)
+    if secrets is not None:
+        reader.read_secrets(secrets)
+    problems = {*reader.problems, *reference_problems(reader.found, reader.lines, reader.invalid_functions, complete)}
+    return Resources(reader.found), sorted(problems)
+
+
+def manifest_files(path: Path) -> Iterator[Path]:
+    """The YAML files of a folder, sorted, without hidden ones and without folders of tools. A file yields itself."""
+    if path.is_file():
+        yield path
+        return
+    if not path.is_dir():
+        return
+    for found in sorted(path.iterdir()):
+        if found.name.startswith(".") or found.name in SKIPPED_FOLDERS:
+            continue
+        if found.is_dir():
+            yield from manifest_files(found)
+        elif found.suffix in (".yaml", ".yml"):
+            yield found

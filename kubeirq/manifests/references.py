@@ -1,0 +1,96 @@
+"""Checks what resources refer to: functions, secrets, files and filters. Reads nothing but whether files exist."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from pydantic import BaseModel
+
+from controllers.functions.resource import FunctionSpec
+from kubeirq.manifests.field_lines import FieldLines
+from kubeirq.manifests.resources import Resource
+from trigger_sources.dispatch.filters import compile_filter
+from trigger_sources.problems import Place, Problem, dotted, nearest
+from trigger_sources.source import TriggerSource
+from trigger_sources.spec import secret_refs
+
+Found = tuple[Place, str]  # the place below `spec`, and the problem
+Name = tuple[str, str]  # namespace, name
+
+
+def reference_problems(
+    resources: Sequence[Resource],
+    lines: Mapping[int, FieldLines],
+    invalid_functions: Collection[Name],
+    complete: bool,
+) -> Iterator[Problem]:
+    """Every problem that shows only when all resources are known.
+
+    `lines` holds each resource's lines by its id(). `invalid_functions` have problems of their own, and count as
+    present. If not `complete`, functions and secrets may be somewhere else.
+    """
+    functions = {(found.namespace, found.name): found for found in resources if found.kind == "Function"}
+    secrets = {(found.namespace, found.name): found.spec for found in resources if found.kind == "Secret"}
+    for resource in resources:
+        found: list[Found] = []
+        if isinstance(resource.spec, FunctionSpec):
+            found += _file_problems(resource, resource.spec)
+        elif isinstance(resource.spec, TriggerSource):
+            found += _trigger_problems(resource, resource.spec, functions, invalid_functions, complete)
+        if isinstance(resource.spec, BaseModel):
+            found += _secret_problems(resource, resource.spec, secrets, complete)
+        for place, message in found:
+            whole = ("spec", *place)
+            own = lines.get(id(resource))
+            line = own.at(whole) if own is not None else resource.line
+            yield Problem(resource.file, line, dotted(whole), message)
+
+
+def _file_problems(resource: Resource, spec: FunctionSpec) -> Iterator[Found]:
+    base = resource.file.parent
+    for name, path in (("path", spec.source.path), *(("include", found) for found in spec.source.include)):
+        if path is not None and not (base / path).exists():
+            yield ("source", name), f"no file {str(base / path)!r}"
+    path = spec.dependencies_path
+    if path is not None and not (base / path).is_file():
+        yield ("dependenciesPath",), f"no file {str(base / path)!r}"
+
+
+def _trigger_problems(
+    resource: Resource,
+    spec: TriggerSource,
+    functions: Mapping[Name, Resource],
+    invalid_functions: Collection[Name],
+    complete: bool,
+) -> Iterator[Found]:
+    target = spec.target
+    assert target is not None
+    neighbours = {name: found for (namespace, name), found in functions.items() if namespace == resource.namespace}
+    known = set(neighbours) | {name for namespace, name in invalid_functions if namespace == resource.namespace}
+    if complete and target.function is not None and target.function not in known:
+        yield ("function",), f"no Function {target.function!r} in these files{nearest(target.function, known)}"
+    if target.selector is not None:
+        matching = [found for found in neighbours.values() if target.selector.matches(dict(found.labels))]
+        if complete and not matching:
+            yield ("functionSelector",), "no Function in these files has these labels"
+        elif len(matching) > 1 and not spec.fan_out:
+            names = ", ".join(found.name for found in matching)
+            yield ("functionSelector",), f"a {resource.kind} calls one function; these match: {names}"
+    name = spec.reply.function if spec.reply is not None else None
+    if complete and name is not None and name not in known:
+        yield ("reply", "function"), f"no Function {name!r} in these files{nearest(name, known)}"
+    if spec.filter is not None:
+        try:
+            compile_filter(spec.filter)
+        except ValueError as error:
+            yield ("filter",), str(error)
+
+
+def _secret_problems(
+    resource: Resource, spec: BaseModel, secrets: Mapping[Name, Mapping[str, str]], complete: bool
+) -> Iterator[Found]:
+    for place, reference in secret_refs(spec):
+        data = secrets.get((resource.namespace, reference.name))
+        if data is None:
+            if complete:
+                yield place, f"no Secret {reference.name!r} in these files; add a Secret document, or use --secrets DIR"
+        elif reference.key not in data:
+            yield place, f"Secret {reference.name!r} has no key {reference.key!r}{nearest(reference.key, data)}"

@@ -1,0 +1,206 @@
+"""The client of a cluster's fabric. It uses the user's own rights: first the resources, then the controllers."""
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from controllers.functions.status import FUNCTION_LABEL, PORT
+from kubeirq import name_lookup
+from kubeirq.fabric_client import Answer, Description, Overview, Published, Refused, ResourceView
+from kubeirq.name_lookup import find_one, select
+from kubeirq.on_cluster.connection import AccessDenied, Cluster, connect
+from kubeirq.on_cluster.controller_client import ControllerClient
+from kubeirq.on_cluster.merge_flows import worst_conditions
+from kubeirq.on_cluster.pod_logs import pod_log_lines
+from kubeirq.on_cluster.replicas import component_of
+from kubeirq.on_cluster.resource_text import controller_lines, function_lines, tables, trigger_lines
+from kubeirq.on_cluster.resources import FUNCTION, Kind, installed_kinds, list_resources, view_of, worst_first
+from kubeirq.output.fabric_log_lines import line_about
+from kubeirq.output.trigger_lines import next_steps
+
+FIELD_MANAGER = "kubeirq"
+
+
+@asynccontextmanager
+async def open_cluster(
+    context: str | None, kubeconfig: Path | None, namespace: str | None, system_namespace: str | None, *, announce: bool
+) -> AsyncIterator["ClusterClient"]:
+    """`announce`: write to standard error which cluster this is. Raises FabricUnreachable."""
+    async with connect(context, kubeconfig, namespace) as cluster:
+        if announce:
+            click.echo(f"(cluster of context {cluster.context}, namespace {cluster.namespace})", err=True)
+        yield ClusterClient(cluster, system_namespace)
+
+
+class ClusterClient:
+    """Implements `fabric_client.FabricClient` for a cluster."""
+
+    def __init__(self, cluster: Cluster, system_namespace: str | None) -> None:
+        self._cluster = cluster
+        self._controllers = ControllerClient(cluster, system_namespace)
+        self._where = f" in namespace {cluster.namespace}"
+
+    async def overview(self, selector: str | None, all_namespaces: bool) -> Overview:
+        kinds = await installed_kinds(self._cluster)
+        found, problems = await list_resources(
+            self._cluster, kinds, None if all_namespaces else self._cluster.namespace
+        )
+        for problem in problems:
+            click.echo(f"(not shown: {problem})", err=True)
+        where = "" if all_namespaces else self._where
+        selected = select(
+            [view_of(one) for one in found], _full_kind(selector, kinds), [kind.name for kind in kinds], where
+        )
+        views = sorted(selected, key=worst_first)
+        return Overview(
+            {
+                "functions": [view for view in views if view["kind"] == FUNCTION],
+                "triggers": [view for view in views if view["kind"] != FUNCTION],
+            },
+            tables(views, all_namespaces),
+            all(view["ready"] for view in views),
+        )
+
+    async def describe(self, name: str) -> Description:
+        view = find_one(await self._views(), name, where=self._where)
+        if view["kind"] == FUNCTION:
+            return Description(view, function_lines(view))
+        state = await self._controllers.state(view)
+        conditions = worst_conditions([view["conditions"], *(flow.get("conditions", []) for flow in state.flows)])
+        view = {**view, "conditions": conditions}
+        if state.problem:
+            own_lines = [f"  (lag, held events and dead letters are not known: {state.problem})"]
+        else:
+            own_lines = controller_lines(state.flows, state.replicas)
+        steps = [
+            step
+            for flow in state.flows or [{"function": view["function"], "deadLetters": 0}]
+            for step in next_steps({**view, **flow})
+        ]
+        lines = [*trigger_lines(view, own_lines), *(f"  next: {step}" for step in dict.fromkeys(steps))]
+        return Description({**view, "flows": list(state.flows), "replicas": list(state.replicas)}, lines)
+
+    async def call(self, function: str, body: bytes, content_type: str) -> Answer:
+        functions = [view for view in await self._views([FUNCTION]) if view["kind"] == FUNCTION]
+        view = find_one(functions, function, name_lookup.FUNCTION, self._where)
+        available = next((one for one in view["conditions"] if one["type"] == "Available"), None)
+        if available is None or available["status"] != "True":
+            raise Refused(f"function {view['name']!r} is not ready: {view['reason']}: {view['message']}".rstrip(": "))
+        headers = {
+            "content-type": content_type,
+            "ce-specversion": "1.0",
+            "ce-id": str(uuid.uuid4()),
+            "ce-type": "dev.kubeirq.call",
+            "ce-source": "/kubeirq/call",
+        }
+        path = f"/api/v1/namespaces/{view['namespace']}/services/{view['name']}:{PORT}/proxy/"
+        async with self._cluster.stream("POST", path, headers=headers, body=body) as answer:
+            answer_body = await answer.read()
+            if (problem := _api_server_problem(answer.status, answer_body)) is not None:
+                raise problem
+            return Answer(answer.status, answer_body)
+
+    async def publish(self, trigger: str, body: bytes, content_type: str, key: str | None, count: int) -> Published:
+        view = await self.trigger(trigger)
+        raise Refused(
+            f"{view['name']}: `kubeirq publish` works only on this machine; on a cluster, use a client of the source, "
+            f"or call the function with `kubeirq call {view['function']}`"
+        )
+
+    async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
+        view = find_one(await self._views(), name, where=self._where)
+        if view["kind"] == FUNCTION:
+            labels = {FUNCTION_LABEL: view["name"]}
+            lines = pod_log_lines(self._cluster, view["namespace"], labels, tail, follow)
+        else:
+            replicas = await self._controllers.replicas(view["kind"])
+            labels = {"app.kubernetes.io/name": "kubeirq", "app.kubernetes.io/component": component_of(view["kind"])}
+            trigger = f"{view['namespace']}/{view['name']}"
+            lines = pod_log_lines(
+                self._cluster, replicas[0].namespace, labels, tail, follow, lambda line: line_about(line, trigger)
+            )
+        async for line in lines:
+            yield line
+
+    async def trigger(self, name: str) -> ResourceView:
+        triggers = [view for view in await self._views() if view["kind"] != FUNCTION]
+        return find_one(triggers, name, name_lookup.TRIGGER, self._where)
+
+    async def suspend(self, trigger: ResourceView) -> None:
+        await self._set_suspended(trigger, True)
+
+    async def resume(self, trigger: ResourceView) -> None:
+        """Resumes a suspended trigger. One that is not suspended may hold its events because every call fails: then the
+        replicas that run it continue.
+        """
+        if trigger["suspended"]:
+            await self._set_suspended(trigger, False)
+        else:
+            await self._controllers.request_all(trigger, "POST", "resume")
+
+    async def dead_letters(self, trigger: ResourceView, limit: int) -> list[dict[str, Any]]:
+        answer = await self._controllers.request_one(trigger, "GET", "dead-letters", limit=str(limit))
+        found: list[dict[str, Any]] = answer["deadLetters"]
+        return found
+
+    async def dead_letter(self, trigger: ResourceView, identity: str) -> dict[str, Any]:
+        found: dict[str, Any] = await self._controllers.request_one(
+            trigger, "GET", "dead-letters/show", identity=identity
+        )
+        return found
+
+    async def redrive(self, trigger: ResourceView, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async for line in self._controllers.redrive(trigger, request):
+            yield line
+
+    async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> int:
+        answer = await self._controllers.request_one(trigger, "POST", "dead-letters/purge", {"identities": identities})
+        return int(answer["purged"])
+
+    async def lanes(self, trigger: ResourceView) -> list[dict[str, Any]]:
+        answers = await self._controllers.request_all(trigger, "GET", "lanes")
+        return [{**lane, "replica": name} for name, answer in answers for lane in answer["lanes"]]
+
+    async def act_on_lanes(self, trigger: ResourceView, verb: str, key: str | None) -> int:
+        answers = await self._controllers.request_all(trigger, "POST", f"lanes/{verb}", {"key": key})
+        return sum(int(answer["lanes"]) for _, answer in answers)
+
+    async def _views(self, only: Sequence[str] | None = None) -> list[ResourceView]:
+        """All functions and triggers of the namespace, or those of the kinds in `only`."""
+        kinds = [kind for kind in await installed_kinds(self._cluster) if only is None or kind.name in only]
+        found, _ = await list_resources(self._cluster, kinds, self._cluster.namespace)
+        return [view_of(one) for one in found]
+
+    async def _set_suspended(self, trigger: ResourceView, suspended: bool) -> None:
+        kind = next(kind for kind in await installed_kinds(self._cluster) if kind.name == trigger["kind"])
+        await self._cluster.patch(
+            kind.path(trigger["namespace"], trigger["name"]),
+            {"spec": {"suspend": suspended}},
+            "application/merge-patch+json",
+            [("fieldManager", FIELD_MANAGER)],
+        )
+
+
+def _full_kind(selector: str | None, kinds: Sequence[Kind]) -> str | None:
+    """The kind's name for its short name or plural; any other selector unchanged."""
+    return next((kind.name for kind in kinds if selector in (*kind.short_names, kind.plural)), selector)
+
+
+def _api_server_problem(status: int, body: bytes) -> Refused | None:
+    """The error, if the answer comes from the API server and not from the function."""
+    if status < 400:
+        return None
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or found.get("kind") != "Status" or found.get("apiVersion") != "v1":
+        return None
+    if status == 403:
+        return AccessDenied(f"no permission: {found.get('message')}")
+    return Refused(f"the function cannot be reached: {found.get('message')}")

@@ -1,0 +1,65 @@
+"""Merges the states that the replicas of a controller report for one trigger. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Flow = Mapping[str, Any]  # the flow to one function, as one replica's admin API reports it
+
+_WORST_FIRST = ("False", "Unknown", "True")  # the status values of a condition
+
+
+def flows_of(status: Mapping[str, Any], uid: str) -> list[Flow]:
+    """The flows of the trigger that run in the replica with this status."""
+    return [flow for flow in status["triggers"] if flow["uid"] == uid and flow["function"] is not None]
+
+
+def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
+    """One flow for each function.
+
+    Counts of single replicas add up. For values that all replicas see, the largest or the newest one counts.
+    """
+    found = []
+    for function in sorted({flow["function"] for flow in flows}):
+        same = [flow for flow in flows if flow["function"] == function]
+        answered = max(
+            (flow for flow in same if flow["lastAnswer"]), key=lambda flow: flow["lastAnswer"]["at"], default=None
+        )
+        errors = [flow["lastError"] for flow in ([answered] if answered else []) + same if flow["lastError"]]
+        found.append(
+            {
+                "function": function,
+                "counters": {name: sum(flow["counters"][name] for flow in same) for name in same[0]["counters"]},
+                "inFlight": sum(flow["inFlight"] for flow in same),
+                "held": sum(flow["held"] for flow in same),
+                "lag": _merge_lags([flow["lag"] for flow in same if flow["lag"] is not None]),
+                "deadLetters": max(flow["deadLetters"] for flow in same),
+                "lastAnswer": answered["lastAnswer"] if answered else None,
+                "lastError": errors[0] if errors else "",
+                "conditions": worst_conditions(flow.get("conditions", []) for flow in same),
+            }
+        )
+    return found
+
+
+def worst_conditions(reports: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The worst condition of each type: one replica may have a problem that another does not see."""
+    worst: dict[str, dict[str, Any]] = {}
+    for conditions in reports:
+        for condition in conditions:
+            known = worst.setdefault(condition["type"], dict(condition))
+            if _WORST_FIRST.index(condition["status"]) < _WORST_FIRST.index(known["status"]):
+                worst[condition["type"]] = dict(condition)
+    return list(worst.values())
+
+
+def _merge_lags(lags: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The sum, if each replica reports the lag of its own share; else the largest, because all report the whole."""
+    if not lags:
+        return None
+    events = [lag["events"] for lag in lags if lag["events"] is not None]
+    seconds = [lag["seconds"] for lag in lags if lag["seconds"] is not None]
+    of_share = all(lag.get("ofShare") for lag in lags)
+    return {
+        "events": (sum(events) if of_share else max(events)) if events else None,
+        "seconds": max(seconds, default=None),
+    }

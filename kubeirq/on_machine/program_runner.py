@@ -1,0 +1,182 @@
+"""Runs one version of a function as a process: starts it, waits until it is ready, restarts it when it ends."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubeirq.on_machine.child_processes import exit_text, free_port, kill_group, start_child, stop_child
+from kubeirq.output.function_log_lines import LineCutter, LogLine
+
+_FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 15.0
+_STAYED_UP_SECONDS = 30.0  # after such a run, the restart delay starts again at the first one
+_POLL_SECONDS = 0.03
+_PROBE_SECONDS = 2.0
+_READ_BYTES = 64 * 1024
+_LAST_LINES = 20
+_RUNTIME_LINE = "runtime: the function does not start"  # comes after the line that says why
+
+
+@dataclass(frozen=True)
+class Program:
+    """The command, code and environment of one version of a function. Equal programs need no new process."""
+
+    command: tuple[str, ...]
+    folder: Path  # a copy of the code, and the working directory
+    environment: Mapping[str, str]
+    origin: Path | None = None  # the author's folder; replaces the copy's path in the lines that are shown
+    ready_seconds: float = 60.0  # how long a start may take
+    stop_seconds: float = 30.0  # how long calls in progress may take to finish
+
+
+class NotServing(Exception):
+    """A process ended or did not become ready. The text says how, with the last line that it printed."""
+
+
+class ProgramRunner:
+    """Keeps one program running, in one task, until it is stopped.
+
+    `on_ready` gets the port and the declared concurrency. `on_failure` gets the error, and returns whether to restart.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        *,
+        on_ready: Callable[["ProgramRunner", int, int | None], None],
+        on_failure: Callable[["ProgramRunner", NotServing], bool],
+        show: Callable[[LogLine], None],
+    ) -> None:
+        self.program = program
+        self.pid: int | None = None
+        self._name = name
+        self._on_ready = on_ready
+        self._on_failure = on_failure
+        self._show = show
+        self._process: asyncio.subprocess.Process | None = None
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._reader: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._keep_running())
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._end_process()
+
+    async def _keep_running(self) -> None:
+        delay_seconds = _FIRST_DELAY_SECONDS
+        while True:
+            started = time.monotonic()
+            try:
+                await self._run_once()
+            except NotServing as error:
+                await self._end_process()
+                if not self._on_failure(self, error):
+                    return
+            if time.monotonic() - started > _STAYED_UP_SECONDS:
+                delay_seconds = _FIRST_DELAY_SECONDS
+            await asyncio.sleep(delay_seconds)
+            delay_seconds = min(_LAST_DELAY_SECONDS, delay_seconds * 2)
+
+    async def _run_once(self) -> None:
+        """Runs the process until it ends, and then always raises NotServing."""
+        port = free_port()
+        self._last_lines.clear()
+        try:
+            process = await start_child(
+                self.program.command,
+                environment={**self.program.environment, "FUNC_PORT": str(port)},
+                folder=self.program.folder,
+                output=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            raise NotServing(f"{self.program.command[0]}: {error.strerror}") from error
+        self._process = process
+        self.pid = process.pid
+        self._reader = asyncio.create_task(self._read(process))
+        concurrency = await self._until_ready(process, port)
+        self._on_ready(self, port, concurrency)
+        await process.wait()
+        raise await self._ended(process)
+
+    async def _until_ready(self, process: asyncio.subprocess.Process, port: int) -> int | None:
+        """Returns the declared concurrency as soon as the health check answers 200. Raises NotServing."""
+        deadline = time.monotonic() + self.program.ready_seconds
+        problem = "nothing listens on FUNC_PORT"
+        while process.returncode is None:
+            try:
+                async with asyncio.timeout(_PROBE_SECONDS):
+                    status, concurrency = await _health(port)
+                if status == 200:
+                    return concurrency
+                problem = f"/healthz answers {status}"
+            except (OSError, ValueError, asyncio.IncompleteReadError):
+                pass
+            if time.monotonic() > deadline:
+                raise NotServing(f"not ready after {self.program.ready_seconds:g} s: {problem}{self._last_line()}")
+            await asyncio.sleep(_POLL_SECONDS)
+        raise await self._ended(process)
+
+    async def _ended(self, process: asyncio.subprocess.Process) -> NotServing:
+        kill_group(process)  # children that it left behind would keep its output open
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=1)
+        return NotServing(f"its process ended: {exit_text(process.returncode or 0)}{self._last_line()}")
+
+    def _last_line(self) -> str:
+        printed = (line for line in reversed(self._last_lines) if line.strip() and not line.startswith(_RUNTIME_LINE))
+        line = next(printed, "")
+        return f": {line.strip()}" if line else ""
+
+    async def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await stop_child(process, self.program.stop_seconds)
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await asyncio.wait({reader}, timeout=1)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        cutter = LineCutter(self._name, time.monotonic)
+        while True:
+            try:
+                async with asyncio.timeout(1 if cutter.owes_note else None):
+                    data = await process.stdout.read(_READ_BYTES)
+            except TimeoutError:
+                self._show_lines(cutter.pause())
+                continue
+            if not data:
+                break
+            self._show_lines(cutter.feed(data))
+        self._show_lines(cutter.end())
+
+    def _show_lines(self, lines: Iterable[LogLine]) -> None:
+        for line in lines:
+            if self.program.origin is not None and (copied := f"{self.program.folder}/") in line.text:
+                line = line._replace(text=line.text.replace(copied, f"{self.program.origin}/"))
+            if not line.left_out:
+                self._last_lines.append(line.text)
+            self._show(line)
+
+
+async def _health(port: int) -> tuple[int, int | None]:
+    """The status of /healthz, and the concurrency that it declares."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    status_line, *lines = head.split("\r\n")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    declared = headers.get("kubeirq-concurrency", "")
+    return int(status_line.split(" ")[1]), int(declared) if declared.isdigit() else None

@@ -1,0 +1,75 @@
+"""Formats values for the terminal: tables, YAML, JSON, ages, counts. Pure but for the clock of `age`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import yaml
+
+_CELL_CHARACTERS = 60
+
+
+def table_lines(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """The lines of a table; none if there are no rows."""
+    if not rows:
+        return []
+    texts = [names, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(names))]
+    return ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in texts]
+
+
+def to_text(value: Any, output: str) -> str:
+    """The value as `json` or `yaml`."""
+    if output == "json":
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"
+    return to_yaml([value])
+
+
+def to_yaml(documents: Sequence[Any]) -> str:
+    """YAML that shows a text of several lines, such as code, as a block."""
+    return yaml.dump_all(documents, Dumper=_ReadableDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def age(at: float | None) -> str:
+    """The time since `at` (seconds since the epoch), in its largest unit."""
+    if not at:
+        return "-"
+    seconds = max(0, int(time.time() - at))
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def last_answer(answer: Mapping[str, Any] | None) -> str:
+    """A function's last answer, from the fields that the admin API gives."""
+    if answer is None:
+        return "-"
+    return f"{answer['status']}, {answer['latencySeconds'] * 1000:.1f} ms, {age(answer['at'])} ago"
+
+
+def counted(count: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        value = value[0] if value else "-"
+    text = " ".join(str(value).split())
+    return text if len(text) <= _CELL_CHARACTERS else text[: _CELL_CHARACTERS - 1] + "…"
+
+
+class _ReadableDumper(yaml.SafeDumper):
+    """Writes no anchors, and a text of several lines as a block."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_ReadableDumper.add_representer(str, _represent_text)

@@ -1,0 +1,19 @@
+"""Shows the fabric's own warnings to the person at the terminal."""
+
+import logging
+from collections.abc import Callable
+
+from trigger_sources.observe.logs import data_of
+
+
+class TerminalWarnings(logging.Handler):
+    """Shows warnings of kubeirq. Those of other libraries go to the log file only."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] in ("kubeirq", "trigger_sources"):
+            details = "  ".join(f"{name}={value}" for name, value in data_of(record).items() if value not in ("", None))
+            self._show(f"{record.getMessage()}  {details}".rstrip())
