@@ -56,10 +56,7 @@ class Counters:
         self._buckets[bisect_left(BUCKETS, latency_seconds)] += 1
 
     def settled(self, kind: OutcomeKind) -> None:
-        if kind == "delivered":
-            self.delivered += 1
-        else:
-            setattr(self, kind, getattr(self, kind) + 1)
+        setattr(self, kind, getattr(self, kind) + 1)
 
     def histogram(self) -> list[tuple[str, int]]:
         """Cumulative counts by upper bound, as Prometheus has them."""

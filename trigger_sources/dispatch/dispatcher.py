@@ -201,7 +201,10 @@ class Dispatcher:
             if known is not None:
                 self._hand_out_again(known, delivery)
                 return None
-        held = Held(delivery, self._lane_of(delivery), now, delivery.handed_out > 1 and Suspects.is_suspect(delivery))
+        held = Held(delivery, self._lane_of(delivery), now)
+        if delivery.handed_out > 1:
+            held.suspect = Suspects.is_suspect(delivery)
+        held.checked = self._filter is None and not delivery.unreadable
         self._step(held, _TAKEN)
         if delivery.caller_waits and self._gate.is_down and not self._gate.may_probe:
             self._refuse(held)
@@ -209,10 +212,8 @@ class Dispatcher:
         return held
 
     def _lane_of(self, delivery: Delivery) -> Hashable | None:
-        if self._ordering == "none":
-            return None
-        if self._ordering == "partition":
-            return delivery.partition
+        if self._ordering != "key":
+            return delivery.partition if self._ordering == "partition" else None
         # Two partitions may hold the same key when a topic was grown: order is per partition, as at the broker
         return None if delivery.key is None else (delivery.partition, delivery.key)
 
@@ -339,7 +340,11 @@ class Dispatcher:
 
     def _count(self, held: Held) -> None:
         assert held.outcome is not None
-        self.counters.settled(held.outcome.kind)
+        kind = held.outcome.kind
+        if kind == "delivered":
+            self.counters.delivered += 1
+        else:
+            self.counters.settled(kind)
 
     def _count_returned(self, held: Held) -> None:
         self.counters.returned += 1
@@ -390,11 +395,18 @@ class Dispatcher:
         if self._starting:
             return  # the caller that is starting events goes on until none may start
         self._starting = True
-        ready, gate = self._lanes.ready, self._gate
+        ready, gate, hold, may_start = self._lanes.ready, self._gate, self.hold, self._may_start
         try:
             while ready and self._places_taken < self._concurrency:
                 held = ready[0]
-                if not self._may_start_now(held):
+                if (
+                    self._stopping
+                    or self._alone is not None
+                    or (held.suspect and self._places_taken)  # it runs alone: the last event that ends comes by again
+                    or (hold.since is not None and not hold.may_start)
+                    # Another replica may have taken over: the events here are about to be withdrawn
+                    or (may_start is not None and not may_start())
+                ):
                     return
                 if not held.checked and (given := self._screened(held)) is not None:
                     self._step(held, given)
@@ -404,24 +416,14 @@ class Dispatcher:
                         self._refuse_callers()
                     return
                 held.admitted = True
-                if self.hold.since is not None:
-                    self.hold.started()
+                if hold.since is not None:
+                    hold.started()
                 try:
                     self._step(held, Input.STARTED_ALONE if held.suspect else _STARTED)
                 except Exception:  # noqa: BLE001  it is logged there
                     self._faulted(held)
         finally:
             self._starting = False
-
-    def _may_start_now(self, held: Held) -> bool:
-        if self._stopping or self._alone is not None:
-            return False
-        if held.suspect and self._places_taken > 0:
-            return False  # it runs alone: the last event that ends comes by here again
-        if self.hold.since is not None and not self.hold.may_start:
-            return False
-        # Another replica may have taken over: the events here are about to be withdrawn
-        return self._may_start is None or self._may_start()
 
     def _screened(self, held: Held) -> Input | None:
         """How an event ends that is not called: unreadable, or stopped by the filter. None for one that is called."""

@@ -63,11 +63,11 @@ class Held:
         "work",
     )  # fmt: skip
 
-    def __init__(self, delivery: Delivery, lane: Hashable | None, taken_at: float, suspect: bool) -> None:
+    def __init__(self, delivery: Delivery, lane: Hashable | None, taken_at: float) -> None:
         self.delivery = delivery
         self.lane = lane
         self.taken_at = taken_at  # seconds since the epoch
-        self.suspect = suspect
+        self.suspect = False  # it may be what ends the process
         self.size = len(delivery.event.data or b"")
         self.state: State = State.NEW
         self.first = True  # of its lane
