@@ -49,6 +49,7 @@ class Context(Protocol):
     uid: str
     function: str  # the function's name, or the URL's host for a plain URL
     replica: str  # the name of this process, stable while it lives
+    draining: asyncio.Event  # set when the flow begins to stop: pull no more; what was taken still settles
     stopping: asyncio.Event  # set when the trigger stops; events that a read still brings are settled as `returned`
     defaults: Mapping[str, Sequence[str]]  # addresses for a spec that names none, by kind: "kafka", "nats"
 

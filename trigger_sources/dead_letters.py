@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import orjson
@@ -36,6 +36,10 @@ class DeadLetter:
         return f"{self.function}/{self.position}"
 
 
+class LetterTooLarge(Exception):
+    """The place of the dead letters takes no letter of this size."""
+
+
 class DeadLetters(Protocol):
     """The place of a trigger's dead letters. Every method may raise SourceError or the transport's OSError."""
 
@@ -55,6 +59,18 @@ class DeadLetters(Protocol):
         """Returns once it is gone. A letter that is gone already is no error."""
 
     async def close(self) -> None: ...
+
+
+SLIMMEST = 2
+
+
+def slimmer(letter: DeadLetter, steps: int) -> DeadLetter:
+    """The letter without parts that are not the event: 1 without the function's answers, 2 without its attempts too."""
+    if steps == 0:
+        return letter
+    if steps == 1:
+        return replace(letter, attempts=tuple(replace(attempt, answer_head=b"") for attempt in letter.attempts))
+    return replace(letter, attempts=())
 
 
 def metadata_from_letter(letter: DeadLetter) -> bytes:

@@ -213,12 +213,14 @@ class Marks(Scripted):
 class Stage:
     """One process: `play` makes a move happen to it."""
 
-    def __init__(self, loop: ManualLoop, rules: Rules, *, kept: bool, marked: set[int]) -> None:
+    def __init__(
+        self, loop: ManualLoop, rules: Rules, *, kept: bool, marked: set[int] | None = None, limit: int = 100
+    ) -> None:
         self.loop, self.rules = loop, rules
         self.log: list[tuple[object, ...]] = []
         self.cut = False
         self.settling = Scripted()
-        self.marks = Marks(marked)
+        self.marks = Marks(marked or set())
         self.function = ScriptedFunction(self.say, kept=kept)
         self.letters = ScriptedLetters(self.say)
         self.publisher = ScriptedPublisher(self.say)
@@ -231,7 +233,7 @@ class Stage:
             "delivery": {"attempts": rules.attempts, "onFailure": rules.on_failure, "holdAfter": None},
         })  # fmt: skip
         self.dispatcher = Dispatcher(
-            trigger, IDENTITY, self.gate, state=self.marks, limit=100, jitter=lambda: 0.5
+            trigger, IDENTITY, self.gate, state=self.marks, limit=limit, jitter=lambda: 0.5
         )  # fmt: skip
         self.dispatcher.letters.store = self.letters
         if rules.reply:
@@ -363,7 +365,7 @@ def labels(world: World) -> Counter[str]:
 async def perform(loop: ManualLoop, rules: Rules, path: Sequence[Move], *, kept: bool) -> None:
     """Plays the path on the real dispatcher. Raises AssertionError where it does anything but what the table says."""
     world = rules.start()
-    stage = Stage(loop, rules, kept=kept, marked=set())
+    stage = Stage(loop, rules, kept=kept)
     try:
         for index, move in enumerate(path):
             world, seen = expected(rules, world, move)

@@ -27,7 +27,7 @@ from trigger_sources.dispatch.lanes import Lanes
 from trigger_sources.dispatch.letter_writer import LetterWriter
 from trigger_sources.dispatch.life import LIFE, Action, IllegalInput, Input, Label, State
 from trigger_sources.dispatch.replies import ReplyFailed, publish_reply, reply_to
-from trigger_sources.dispatch.retry import delay_after, reason_to_give_up, retry_after_of, verdict_on
+from trigger_sources.dispatch.retry import delay_after, retry_after_of, verdict_on, within_age
 from trigger_sources.dispatch.suspects import Suspects
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.source import TriggerSource
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _HELD_BYTES = 64 * 1024 * 1024
 _OUTCOMES_REMEMBERED = 10_000
+_MOST_LIMITS = 8  # limits of events are held at most, with those of stuck lanes that are over their share
 
 # Attributes of an Enum are found slowly, and each event needs these
 _TAKEN, _STARTED, _DECIDED, _SETTLED = Input.TAKEN, Input.STARTED, Input.DECIDED, Input.SETTLED
@@ -64,6 +65,8 @@ class Dispatcher:
         self.identity = identity
         self.counters = Counters()
         self.limit = limit
+        self.most = limit * _MOST_LIMITS
+        self.beside = 0  # held events that are over their lane's share of the room
         self.room_changed = asyncio.Event()  # set whenever an event is held no longer
         self.last_answer: tuple[int, float, float] | None = None  # status, epoch seconds, latency in seconds
         self.last_error = ""
@@ -85,6 +88,8 @@ class Dispatcher:
         self._held: dict[Hashable, Held] = {}
         self._untold: OrderedDict[str, Held] = OrderedDict()  # by position: settled, but the source does not know
         self._lanes: Lanes[Held] = Lanes()
+        self._share = max(1, limit // 4)
+        self._over: dict[Hashable, int] = {}  # by lane, the events over its share
         self._places_taken = 0
         self._bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,10 +111,20 @@ class Dispatcher:
 
     @property
     def room(self) -> int:
-        """How many deliveries may be taken now; also 0 while the held events are as large as they may be."""
+        """How many deliveries may be taken now; 0 while the held events are as large, or as many, as they may be.
+
+        A lane takes a quarter of the limit at most. Its further events wait beside the room, so that one lane that is
+        stuck leaves the room of all others alone; `most` bounds them.
+        """
         if self._bytes >= _HELD_BYTES:
             return 0
-        return max(0, self.limit - len(self._held))
+        held = len(self._held)
+        return max(0, min(self.limit - (held - self.beside), self.most - held))
+
+    @property
+    def is_filled_by_lanes(self) -> bool:
+        """Whether nothing more is taken because stuck lanes hold as many events as may be held at all."""
+        return self.beside > 0 and (len(self._held) >= self.most or self._bytes >= _HELD_BYTES)
 
     @property
     def pulls(self) -> bool:
@@ -121,9 +136,7 @@ class Dispatcher:
     @property
     def can_settle_more(self) -> bool:
         """Whether waiting lets further held events settle: not where all of them wait for a timer or a person."""
-        if self._gate.is_down:
-            return any(held.runs for held in self._held.values())
-        return any(held.state.label in ("running", "settling", "queued") for held in self._held.values())
+        return any(held.runs or (held.state is State.QUEUED and not self._gate.is_down) for held in self._held.values())
 
     @property
     def oldest_held_at(self) -> float | None:
@@ -183,10 +196,9 @@ class Dispatcher:
         self._kick()
         return True
 
-    def give_back(self, deliveries: Iterable[Delivery]) -> None:
-        """Gives back deliveries that came too late to be taken."""
-        for delivery in deliveries:
-            self._spawn(self._return_untaken(delivery))
+    async def give_back(self, deliveries: Iterable[Delivery]) -> None:
+        """Gives back deliveries that came too late to be taken. Returns when the source has been told of all."""
+        await asyncio.gather(*(self._return_untaken(delivery) for delivery in deliveries))
 
     async def _return_untaken(self, delivery: Delivery) -> None:
         try:
@@ -245,7 +257,10 @@ class Dispatcher:
         self._held[position if position is not None else held] = held
         self._bytes += held.size
         self.counters.received += 1
-        held.first = self._lanes.add(held.lane, held)
+        if not self._lanes.add(held.lane, held):
+            held.first = False
+            if self._lanes.size(held.lane) > self._share:
+                self._count_beside(held.lane, 1)
 
     def _unqueue(self, held: Held) -> None:
         ready = self._lanes.ready
@@ -356,12 +371,23 @@ class Dispatcher:
         position = held.delivery.position
         del self._held[position if position is not None else held]
         self._bytes -= held.size
+        if self._over and held.lane in self._over:
+            self._count_beside(held.lane, -1)
         if held.first and held.lane is not None:
             following = self._lanes.finish(held.lane)
             if following is not None:
                 following.first = True
         if not self.room_changed.is_set():
             self.room_changed.set()
+
+    def _count_beside(self, lane: Hashable, more: int) -> None:
+        """Counts an event of a lane that is over its share. Any event that leaves such a lane makes it one less."""
+        self.beside += more
+        over = self._over.get(lane, 0) + more
+        if over:
+            self._over[lane] = over
+        else:
+            del self._over[lane]
 
     def _remember(self, held: Held) -> None:
         position, outcome = held.delivery.position, held.outcome
@@ -398,12 +424,13 @@ class Dispatcher:
         ready, gate, hold, may_start = self._lanes.ready, self._gate, self.hold, self._may_start
         try:
             while ready and self._places_taken < self._concurrency:
+                if hold.since is not None and not self._may_try():
+                    return
                 held = ready[0]
                 if (
                     self._stopping
                     or self._alone is not None
                     or (held.suspect and self._places_taken)  # it runs alone: the last event that ends comes by again
-                    or (hold.since is not None and not hold.may_start)
                     # Another replica may have taken over: the events here are about to be withdrawn
                     or (may_start is not None and not may_start())
                 ):
@@ -424,6 +451,20 @@ class Dispatcher:
                     self._faulted(held)
         finally:
             self._starting = False
+
+    def _may_try(self) -> bool:
+        """While the trigger holds: whether an event may be tried now. Brings that event to the front."""
+        ready = self._lanes.ready
+        found = next((held for held in ready if self.hold.may_start(_lane_or_event(held))), None)
+        if found is None:
+            return False
+        if found is not ready[0]:
+            ready.remove(found)
+            ready.appendleft(found)
+        return True
+
+    def _others_are_held(self, lanes: set[Hashable]) -> bool:
+        return any(_lane_or_event(held) not in lanes for held in self._held.values())
 
     def _screened(self, held: Held) -> Input | None:
         """How an event ends that is not called: unreadable, or stopped by the filter. None for one that is called."""
@@ -552,9 +593,15 @@ class Dispatcher:
         error, head = (message, b"") if answer is None else ("", answer.body[:ANSWER_HEAD_BYTES])
         held.attempted(Attempt(now - latency, latency, status, error, head))
         policy = self._policy
-        delay = delay_after(held.tries, policy, self._jitter(), retry_after_of(answer, now))
-        reason = "PermanentAnswer" if permanent else reason_to_give_up(policy, held.tries, held.first_at, now + delay)
-        if reason is None:
+        wanted = delay_after(held.tries, policy, self._jitter(), retry_after_of(answer, now))
+        delay = within_age(policy, held.first_at, now, wanted)
+        if permanent:
+            reason = "PermanentAnswer"
+        elif policy.attempts is not None and held.tries >= policy.attempts:
+            reason = "AttemptsExhausted"
+        elif delay is None:
+            reason = "TooOld"
+        else:
             self.counters.retried += 1
             if self._observe is not None:
                 self._tell(held, "retry", status, latency, f"{message}; again in {delay:.1f} s")
@@ -569,8 +616,8 @@ class Dispatcher:
 
     def _give_up(self, held: Held, reason: str, message: str, answer: Answer | None) -> Input:
         """No attempt is left. While everything fails that is the function's fault, and the event stays."""
-        lane = held.lane if held.lane is not None else held
-        if self.hold.failed_finally(lane, self.last_error, counts=held.redriven == 0):
+        lane, counts = _lane_or_event(held), held.redriven == 0
+        if self.hold.failed_finally(lane, self.last_error, self._others_are_held, counts=counts):
             return Input.HELD_BACK
         if self._policy.on_failure == "drop":
             return self._end(held, "dropped", reason, message, answer)
@@ -766,6 +813,11 @@ class Dispatcher:
                 held.delivery.event.id, what, held.tries, status, latency, message,
             )
         )  # fmt: skip
+
+
+def _lane_or_event(held: Held) -> Hashable:
+    """The lane; an event that is ordered with nothing is a lane of its own."""
+    return held.lane if held.lane is not None else held
 
 
 def _label(state: State) -> Label:

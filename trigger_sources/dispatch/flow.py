@@ -206,7 +206,7 @@ class Flow:
             except StopAsyncIteration:
                 return None
             if self._draining:
-                dispatcher.give_back(deliveries)
+                await dispatcher.give_back(deliveries)
                 return await self._until_closed()
             if deliveries:
                 if not self._extends and deliveries[0].extend is not None:
@@ -220,6 +220,7 @@ class Flow:
 
     async def _end_pull(self) -> None:
         self._draining = True
+        self.context.draining.set()
         self.dispatcher.room_changed.set()
         await drain(self.dispatcher, self._grace_seconds)
         self.context.stopping.set()
@@ -379,12 +380,24 @@ class Flow:
             return ("False", "FunctionDown", f"{self.identity.function}: {self.gate.down_reason}")
         if dispatcher.hold.since is not None:
             return ("False", "EverythingFails", f"last: {dispatcher.last_error}; one event is tried every 30 s")
+        if dispatcher.is_filled_by_lanes:
+            return ("False", "LaneFull", self._lane_full())
         if parked := dispatcher.states().get("parked", 0):
             return ("False", "Parked", f"{parked} lanes wait for `kubeirq lanes release` or `skip`")
         if retrying := dispatcher.states().get("retrying", 0):
             events = "1 event waits" if retrying == 1 else f"{retrying} events wait"
-            return ("True", "Retrying", f"{events} for another attempt; last: {dispatcher.last_error}")
+            queued = dispatcher.states().get("queued", 0) if dispatcher.beside else 0
+            behind = f", {queued} queue behind" if queued else ""
+            return ("True", "Retrying", f"{events} for another attempt{behind}; last: {dispatcher.last_error}")
         return ("True", "Flowing" if dispatcher.held else "Idle", "")
+
+    def _lane_full(self) -> str:
+        longest = max(self.dispatcher.lanes_view(), key=lambda lane: lane.events)
+        return (
+            f"{self.dispatcher.held} events are held, {longest.events} of them in one lane that is stuck "
+            f"({longest.message or longest.state}); nothing more is taken until it moves: mend the function, or "
+            "`kubeirq lanes release` or `skip` it"
+        )
 
     def _condition(self, name: str, status: ConditionStatus, reason: str, message: str) -> Condition:
         shown, since = self._since.get(name, ("", 0.0))
@@ -417,6 +430,7 @@ class FlowContext:
         self.uid = identity.uid
         self.function = identity.function
         self.replica = host.replica
+        self.draining = asyncio.Event()
         self.stopping = asyncio.Event()
         self.state = state
         self.defaults = host.defaults
@@ -429,7 +443,7 @@ class FlowContext:
 
     @property
     def room(self) -> int:
-        return self._flow.dispatcher.room
+        return 0 if self.draining.is_set() else self._flow.dispatcher.room
 
     async def secret(self, reference: SecretRef) -> str:
         return await self._host.secret(self.namespace, reference)

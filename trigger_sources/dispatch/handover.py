@@ -47,13 +47,20 @@ def _forget(dispatcher: Dispatcher, events: Iterable[Held]) -> "list[asyncio.Tas
 
 
 async def drain(dispatcher: Dispatcher, grace_seconds: float) -> None:
-    """Lets held events settle within the grace. Events that are not settled then are given back to the source."""
+    """Lets running events settle within the grace. All others are given back to the source at once.
+
+    Callers that wait for an answer cannot be given back: their events are still started within the grace.
+    """
+    for held in dispatcher.events():
+        if not held.runs and not held.delivery.caller_waits:
+            dispatcher.give(held, Input.STOPPED)
     deadline = time.monotonic() + grace_seconds
     while (left := deadline - time.monotonic()) > 0 and dispatcher.can_settle_more:
         await dispatcher.room_changes(min(_LOOK_SECONDS, left))
     dispatcher.start_no_more()
     for held in dispatcher.events():
-        dispatcher.give(held, Input.STOPPED)
+        if held.state is not State.RETURNING:
+            dispatcher.give(held, Input.STOPPED)
     await _until_gone(dispatcher, dispatcher.events())
     late = [held for held in dispatcher.events() if held.state is not State.RETURNING]
     for held in late:

@@ -30,10 +30,12 @@ class FailureHold:
         self._trial = False
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def may_start(self) -> bool:
-        """Whether an event may start; while it holds, as the one on trial."""
-        return self.since is None or (not self._trial and self._timer is None)
+    def may_start(self, lane: Hashable) -> bool:
+        """Whether an event of that lane may start; while the trigger holds, as the one on trial.
+
+        An event of a lane that has not failed need not wait for the timer: it may show that not everything fails.
+        """
+        return self.since is None or (not self._trial and (self._timer is None or lane not in self.run.lanes))
 
     def started(self) -> None:
         """An event starts. While it holds, that event is the one on trial."""
@@ -48,15 +50,18 @@ class FailureHold:
         if self.since is not None:
             self._wait()
 
-    def failed_finally(self, lane: Hashable, last: str, *, counts: bool) -> bool:
+    def failed_finally(
+        self, lane: Hashable, last: str, others_are_held: Callable[[set[Hashable]], bool], *, counts: bool
+    ) -> bool:
         """An event has no attempt left. Returns whether the trigger holds, so that the event is not to blame.
 
         `counts`: false for a redriven event, which failed before. `last` says how the attempt ended, for the log.
+        `others_are_held` says whether events outside these lanes are held.
         """
         if counts:
             self.run.failed(lane)
         if self.since is None:
-            if not self.run.everything_fails:
+            if not self.run.everything_fails(others_are_held):
                 return False
             self.since = time.time()
             log.error("everything fails: the trigger holds", extra={**self._where, "last": last})

@@ -1,10 +1,14 @@
-"""Writes dead letters, as often as it takes: an event is acknowledged only after its dead letter is durable."""
+"""Writes dead letters, as often as it takes: an event is acknowledged only after its dead letter is durable.
+
+A place that is gone is made again before the next try. A letter that its place finds too large loses the answers of the
+function first, then its attempts; it never loses the event.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from trigger_sources.dead_letters import DeadLetter, DeadLetters
+from trigger_sources.dead_letters import SLIMMEST, DeadLetter, DeadLetters, LetterTooLarge, slimmer
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +31,19 @@ class LetterWriter:
 
     async def write(self, letter_of: Callable[[], DeadLetter]) -> None:
         """Returns once the dead letter is durable. Any failure leads to another try."""
-        failures = 0
+        failures = slimmed = 0
         while True:
             try:
-                letter = letter_of()
+                letter = slimmer(letter_of(), slimmed)
                 assert self.store is not None
+                if failures:
+                    await self.store.prepare()  # the topic or stream may have been deleted
                 await self.store.write(letter)
                 break
             except Exception as error:
+                if isinstance(error, LetterTooLarge) and slimmed < SLIMMEST:
+                    slimmed += 1
+                    continue
                 self.unwritable = f"dead letter not written: {error}"
                 if failures == 0:
                     log.warning("dead letter not written", extra={**self._where, "error": str(error)}, exc_info=True)

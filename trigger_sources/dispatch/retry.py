@@ -1,6 +1,6 @@
-"""Pure: what an answer means, when to try again, and when to stop trying everything."""
+"""Decides what an answer means, when the next attempt is made, and when the function is to blame. Pure."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -13,10 +13,13 @@ Verdict = Literal["delivered", "retry", "permanent"]
 # Besides every 5xx. 408 is the runtime's own time-out; 409 and 425 say "not now"; 429 says "too much".
 _RETRIED = frozenset({408, 409, 425, 429})
 _LONGEST_RETRY_AFTER_SECONDS = 3_600.0
+_SHORTEST_WAIT_SECONDS = 0.001  # a timer may fire this much early
+_ENOUGH_LANES = 3
+_LANES_KEPT = 1_000
 
 
 def verdict_on(status: int) -> Verdict:
-    """What the function's status says of the event. Redirects are not followed: 3xx is as permanent as 4xx."""
+    """The meaning of the function's status. Redirects are not followed: 3xx is as permanent as 4xx."""
     if 200 <= status < 300:
         return "delivered"
     if status >= 500 or status in _RETRIED:
@@ -29,7 +32,7 @@ def delay_after(
 ) -> float:
     """Seconds to wait after so many attempts (≥ 1). `jitter` is uniform over 0 to 1: full jitter spreads a herd best.
 
-    What the function asked for by Retry-After is kept, on top of a little jitter, up to an hour.
+    A Retry-After of the function is kept, plus a little jitter, up to an hour.
     """
     bound = min(policy.backoff_max_seconds, policy.backoff_seconds * 2.0 ** min(attempts - 1, 60))
     delay = bound * jitter
@@ -55,39 +58,43 @@ def retry_after_of(answer: Answer | None, now: float) -> float | None:
     return max(0.0, (at - datetime.fromtimestamp(now, UTC)).total_seconds())
 
 
-def reason_to_give_up(policy: DeliveryPolicy, attempts: int, first_at: float, next_at: float) -> str | None:
-    """Why no further attempt is made: a reason's name; None to go on. Times in seconds of one clock."""
-    if policy.attempts is not None and attempts >= policy.attempts:
-        return "AttemptsExhausted"
-    if policy.max_age_seconds is not None and next_at - first_at > policy.max_age_seconds:
-        return "TooOld"
-    return None
+def within_age(policy: DeliveryPolicy, first_at: float, now: float, delay_seconds: float) -> float | None:
+    """The delay, cut so that the last attempt is made when the event reaches its age limit. None past that limit.
+
+    Times in seconds of one clock; the age counts from the first attempt.
+    """
+    if policy.max_age_seconds is None:
+        return delay_seconds
+    left = first_at + policy.max_age_seconds - now
+    return min(delay_seconds, left) if left > _SHORTEST_WAIT_SECONDS else None
 
 
 class FailureRun:
-    """Final failures in a row. A bad deploy must not empty a topic into the dead letters.
+    """Final failures in a row, and the lanes that they were in. A success ends the run."""
 
-    `everything_fails` once there were `hold_after` of them without a success between, over three lanes or more: one
-    poison key alone never holds a trigger.
-    """
-
-    __slots__ = ("_hold_after", "_lanes", "count")
+    __slots__ = ("_hold_after", "count", "lanes")
 
     def __init__(self, hold_after: int | None) -> None:
         self._hold_after = hold_after
         self.count = 0
-        self._lanes: set[Hashable] = set()
+        self.lanes: set[Hashable] = set()
 
     def failed(self, lane: Hashable) -> None:
         self.count += 1
-        if len(self._lanes) < 3:
-            self._lanes.add(lane)
+        if len(self.lanes) < _LANES_KEPT:
+            self.lanes.add(lane)
 
     def succeeded(self) -> None:
         if self.count:
             self.count = 0
-            self._lanes.clear()
+            self.lanes.clear()
 
-    @property
-    def everything_fails(self) -> bool:
-        return self._hold_after is not None and self.count >= self._hold_after and len(self._lanes) >= 3
+    def everything_fails(self, others_are_held: Callable[[set[Hashable]], bool]) -> bool:
+        """Whether the function is to blame and not the events: `hold_after` failures in a row, over three lanes.
+
+        With fewer lanes the trigger has to have no others: `others_are_held` says whether it holds events outside the
+        lanes that failed. So one poison key does not hold the keys beside it, and a trigger with one key is protected.
+        """
+        if self._hold_after is None or self.count < self._hold_after:
+            return False
+        return len(self.lanes) >= _ENOUGH_LANES or not others_are_held(self.lanes)

@@ -5,9 +5,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import MessageSizeTooLargeError
 
 from trigger_sources.context import Context, SourceError
-from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
+from trigger_sources.dead_letters import DeadLetter, LetterTooLarge, letter_from_metadata, metadata_from_letter
 from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, shared_producer
 from trigger_sources.kafka.security import Security, client_arguments
 
@@ -39,7 +40,12 @@ class KafkaDeadLetters:
     async def write(self, letter: DeadLetter) -> None:
         assert self._producer is not None
         headers = [*letter.headers, (METADATA_HEADER, metadata_from_letter(letter))]
-        await self._producer.send_and_wait(self.topic, letter.event.data or b"", key=_key(letter), headers=headers)
+        try:
+            await self._producer.send_and_wait(self.topic, letter.event.data or b"", key=_key(letter), headers=headers)
+        except MessageSizeTooLargeError as error:
+            raise LetterTooLarge(
+                f"topic {self.topic!r}: {error}; its max.message.bytes bounds a dead letter"
+            ) from error
 
     async def remove(self, letter: DeadLetter) -> None:
         assert self._producer is not None

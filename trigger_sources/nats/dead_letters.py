@@ -3,14 +3,14 @@
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
-from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
+from trigger_sources.dead_letters import DeadLetter, LetterTooLarge, letter_from_metadata, metadata_from_letter
 from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.streams import check_publishing, ensure_stream
 
 _LENGTH_BYTES = 4
+_TOO_LARGE = 10054  # JetStream's code for a message that is larger than its stream takes
 
 
 class StreamDeadLetters:
@@ -54,9 +54,16 @@ class StreamDeadLetters:
             await self.prepare()
         connection = await self._connection()
         body = _body(letter)
-        if len(body) > connection.client.max_payload:  # drop the function's answers, never the event
-            body = _body(replace(letter, attempts=tuple(replace(a, answer_head=b"") for a in letter.attempts[-1:])))
-        await connection.publish(self._subject(letter), [body])
+        if len(body) > connection.client.max_payload:
+            raise LetterTooLarge(f"{len(body)} bytes; the server's max_payload is {connection.client.max_payload}")
+        try:
+            await connection.publish(self._subject(letter), [body])
+        except JetStreamError as error:
+            if error.code == _TOO_LARGE:
+                raise LetterTooLarge(
+                    f"stream {self._stream!r}: {error}; its max_msg_size bounds a dead letter"
+                ) from error
+            raise
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
         found = []

@@ -44,6 +44,7 @@ class StandInContext:
     room: int = 64
     defaults: Mapping[str, Sequence[str]] = field(default_factory=dict)
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     state: MemoryState = field(default_factory=MemoryState)
     reports: list[tuple[bool, str, str]] = field(default_factory=list)

@@ -591,6 +591,42 @@ async def test_withdrawing_grants_what_runs_its_grace(tmp_path: Path) -> None:
         assert it.broker.final() == {"1": "delivered"}
 
 
+async def test_a_stop_gives_its_queue_back_at_once_and_lets_running_events_settle(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def decide(call: Call) -> Answer:
+        await go.wait()
+        return 200
+
+    async with scripted(decide) as function, bench(function.url, tmp_path, concurrency=2) as it:
+        for number in range(20):
+            it.broker.publish(key=f"{number % 4}")
+        await it.until(lambda: function.running == 2 and it.flow.dispatcher.held == 20)
+        stopping = asyncio.create_task(it.flow.stop(30))
+        await it.until(lambda: len(it.broker.outcomes) == 18)
+        assert {outcome.kind for outcomes in it.broker.outcomes.values() for outcome in outcomes} == {"returned"}
+        assert not stopping.done()
+        go.set()
+        await stopping
+        assert sorted(it.broker.final()) == ["1", "2"]
+        assert len(function.calls) == 2
+
+
+async def test_one_hot_poison_key_leaves_every_other_key_flowing(tmp_path: Path) -> None:
+    async def decide(call: Call) -> Answer:
+        return 500 if call.body == b"poison" else 200
+
+    async with scripted(decide) as function:
+        async with bench(function.url, tmp_path, delivery={"backoffSeconds": 30}, grace_seconds=0) as it:
+            for number in range(9_000):
+                it.broker.publish(b"poison" if number % 3 == 0 else b"%d" % number, key=f"{number % 3}")
+            await it.until(lambda: it.flow.dispatcher.counters.delivered == 6_000, 40)
+            assert it.flow.dispatcher.held == 3_000
+            assert it.flow.dispatcher.room == it.flow.dispatcher.limit - it.flow.dispatcher.limit // 4
+            (condition,) = [found for found in it.flow.status().conditions if found.type == "Delivering"]
+            assert condition.message == "1 event waits for another attempt, 2999 queue behind; last: status 500"
+
+
 async def test_an_event_that_ended_the_process_while_it_ran_alone_is_a_crash_loop(tmp_path: Path) -> None:
     """The mark of a process that did not survive the call: it is what a kill -9 leaves."""
     broker = Broker()
