@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubeirq.on_machine.child_processes import exit_text, start_child, stop_child
+from trigger_sources.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class _NotReady(Exception):
 
 
 async def _supervise(broker: Broker, start: Callable[[], Processes]) -> None:
-    delay_seconds = _FIRST_DELAY_SECONDS
+    backoff = Backoff(_FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS)
     while True:
         try:
             async with start() as processes:
@@ -104,15 +105,14 @@ async def _supervise(broker: Broker, start: Callable[[], Processes]) -> None:
                 ended = await _first_to_end(processes)
             broker.problem = exit_text(ended.returncode or 0)
             if asyncio.get_running_loop().time() - began > _STAYED_UP_SECONDS:
-                delay_seconds = _FIRST_DELAY_SECONDS
+                backoff.reset()
         except BrokerFailed as error:
             if not broker.is_ready.is_set():
                 raise
             broker.problem = str(error)
         broker.restarts += 1
         log.warning("broker ended", extra={"broker": broker.kind, "problem": broker.problem})
-        await asyncio.sleep(delay_seconds)
-        delay_seconds = min(_LAST_DELAY_SECONDS, delay_seconds * 2)
+        await asyncio.sleep(backoff.next())
 
 
 async def _first_to_end(processes: Sequence[asyncio.subprocess.Process]) -> asyncio.subprocess.Process:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kubeirq.on_machine.child_processes import exit_text, free_port, kill_group, start_child, stop_child
 from kubeirq.output.function_log_lines import LineCutter, LogLine
+from trigger_sources.backoff import Backoff
 
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 15.0
 _STAYED_UP_SECONDS = 30.0  # after such a run, the restart delay starts again at the first one
@@ -68,7 +69,7 @@ class ProgramRunner:
         await self._end_process()
 
     async def _keep_running(self) -> None:
-        delay_seconds = _FIRST_DELAY_SECONDS
+        backoff = Backoff(_FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS)
         while True:
             started = time.monotonic()
             try:
@@ -78,9 +79,8 @@ class ProgramRunner:
                 if not self._on_failure(self, error):
                     return
             if time.monotonic() - started > _STAYED_UP_SECONDS:
-                delay_seconds = _FIRST_DELAY_SECONDS
-            await asyncio.sleep(delay_seconds)
-            delay_seconds = min(_LAST_DELAY_SECONDS, delay_seconds * 2)
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     async def _run_once(self) -> None:
         """Runs the process until it ends, and then always raises NotServing."""

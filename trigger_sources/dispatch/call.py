@@ -1,11 +1,11 @@
-"""Pure: the request that puts a delivery to a function."""
+"""The request that calls a function with an event. Pure."""
 
 import orjson
 
 from trigger_sources.delivery import Delivery, HttpRequest
 from trigger_sources.events import binary_headers
 
-# What the event's own attributes and this hop say anew.
+# Headers that come from the event's own attributes, or belong to this hop
 _OWN_HEADERS = frozenset(
     {"content-type", "content-length", "host", "connection", "transfer-encoding", "traceparent", "tracestate", "expect"}
 )

@@ -1,4 +1,4 @@
-"""One trigger's flow to one function: its life from prepare to closed, with the one task that pulls."""
+"""One trigger's flow to one function, from prepare to closed, with the one task that pulls."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
+from trigger_sources.backoff import Backoff
 from trigger_sources.context import SourceError, State
 from trigger_sources.dead_letters import DeadLetter, DeadLetters
 from trigger_sources.delivery import Delivery, Outcome
@@ -33,6 +34,8 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 _RESTART_FIRST_SECONDS = 0.2
 _RESTART_MAX_SECONDS = 15.0
+_RUNS_WELL_SECONDS = 60.0
+_PREPARE_MAX_SECONDS = 5.0
 _LAG_SECONDS = 5.0
 _CLOSE_SECONDS = 10.0
 
@@ -120,7 +123,7 @@ class Flow:
         return self.dispatcher.letters.store
 
     async def open_dead_letters(self) -> DeadLetters | None:
-        """Those of a suspended trigger are opened when someone asks for them. None: it starts, and they are not known.
+        """Opens the dead letters of a suspended trigger when someone asks for them. None while the trigger starts.
 
         Raises SourceError, or what the transport raises.
         """
@@ -164,8 +167,8 @@ class Flow:
 
     async def _pull(self) -> None:
         """The pump: the one task that owns the generator, and does nothing else."""
-        restart_seconds = _RESTART_FIRST_SECONDS
-        while not self._draining:
+        backoff = Backoff(_RESTART_FIRST_SECONDS, _RESTART_MAX_SECONDS)
+        while not self._stop.is_set():
             generator = self.trigger.deliveries(self.context)
             started = time.monotonic()
             try:
@@ -177,18 +180,19 @@ class Flow:
             except SourceError as error:
                 self._report(False, error.reason, str(error))
                 problem = str(error)
-            except Exception as error:  # whatever a source raises, it is started again
-                self._report(False, "SourceFailed", f"{type(error).__name__}: {error}")
-                log.warning("source failed", extra=self._where(), exc_info=True)
-                problem = repr(error)
+            except Exception as error:  # the source is started again after any exception
+                problem = f"{type(error).__name__}: {error}"
+                if self.connected != (False, "SourceFailed", problem):  # the same traceback fills no log
+                    log.warning("source failed", extra=self._where(), exc_info=True)
+                self._report(False, "SourceFailed", problem)
             finally:
                 await _close(generator)
-            if time.monotonic() - started > 60:
-                restart_seconds = _RESTART_FIRST_SECONDS
-            log.info("source restarts", extra={**self._where(), "seconds": restart_seconds, "problem": problem})
+            if time.monotonic() - started > _RUNS_WELL_SECONDS:
+                backoff.reset()
+            seconds = backoff.next()
+            log.info("source restarts", extra={**self._where(), "seconds": seconds, "problem": problem})
             self.dispatcher.counters.restarts += 1
-            await _first(self._stop.wait(), restart_seconds)
-            restart_seconds = min(_RESTART_MAX_SECONDS, restart_seconds * 2)
+            await _first(self._stop.wait(), seconds)
 
     async def _pull_from(self, generator: AsyncIterator[Sequence[Delivery]]) -> None:
         dispatcher = self.dispatcher
@@ -212,6 +216,8 @@ class Flow:
                 if not self._extends and deliveries[0].extend is not None:
                     self._extends = True
                 dispatcher.take(deliveries)
+            else:
+                await asyncio.sleep(0)  # a source that yields nothing, and does not wait, must not keep the loop
         return await self._until_closed()
 
     async def _until_closed(self) -> None:
@@ -231,7 +237,7 @@ class Flow:
 
     async def _until_prepared(self) -> bool:
         """Whether everything that is needed is there now; False when stopped before."""
-        seconds = _RESTART_FIRST_SECONDS
+        backoff = Backoff(_RESTART_FIRST_SECONDS, _PREPARE_MAX_SECONDS)
         while not self._stop.is_set():
             try:
                 await self.trigger.prepare(self.context)
@@ -251,8 +257,7 @@ class Flow:
             except Exception as error:  # a broker that is not there yet raises whatever its client raises
                 self._report(False, "NotPrepared", f"{type(error).__name__}: {error}")
                 log.debug("not prepared", extra=self._where(), exc_info=True)
-            await _first(self._stop.wait(), seconds)
-            seconds = min(5.0, seconds * 2)
+            await _first(self._stop.wait(), backoff.next())
         return False
 
     async def _prepare_dead_letters(self) -> None:
@@ -260,7 +265,7 @@ class Flow:
         if letters.store is None:
             beside = self.trigger.dead_letters(self.context)
             letters.store = beside or self._host.store.dead_letters(self.identity.uid, self.identity.function)
-            # What is kept in the fabric's own store need not be had by who never needs it
+            # A trigger that never needs dead letters does without the fabric's own store
             self._needs_dead_letters = beside is not None or self.trigger.needs_dead_letters
         if self._needs_dead_letters:
             await letters.store.prepare()
@@ -302,7 +307,7 @@ class Flow:
         dispatcher = self.dispatcher
         connected, delivering = self._connected_condition(), self._delivering_condition()
         ready: tuple[ConditionStatus, str, str] = ("True", "Ready", "")
-        # a source that was not asked for anything yet, since the function is down, is not what is wrong
+        # While the function is down, a source that was not asked for anything yet is not to blame
         for found in (delivering, connected) if connected[1] == "Starting" else (connected, delivering):
             if found[0] != "True":
                 ready = ("False" if found[0] == "False" else "Unknown", found[1], found[2])
@@ -421,7 +426,7 @@ class Flow:
 
 
 class FlowContext:
-    """What a source may ask of its flow: the fabric's side of `source.Context`."""
+    """The fabric's side of `Context`: the requests of a source, answered by its flow."""
 
     def __init__(self, flow: Flow, host: Host, state: State) -> None:
         identity = flow.identity

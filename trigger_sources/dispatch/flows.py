@@ -1,4 +1,4 @@
-"""The flows of one process: which trigger runs for which function, started, changed and ended as that is wanted."""
+"""The flows of one process: starts, changes and ends them, so that the wanted triggers run."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ FlowKey = tuple[str, str]  # trigger's uid, function
 
 @dataclass(frozen=True)
 class TriggerResource:
-    """A trigger as someone declared it."""
+    """A trigger as a person declared it."""
 
     kind: str
     namespace: str
@@ -28,7 +28,7 @@ class TriggerResource:
     spec: TriggerSource
     uid: str
     example: str = field(default="", compare=False)  # data to try it with
-    secrets: str = ""  # stands for the content of what it refers to: another one is a change
+    secrets: str = ""  # changes with the content of the Secrets that the trigger refers to
 
 
 @dataclass
@@ -44,8 +44,8 @@ class RunningTrigger:
 class Flows:
     """Made, used and stopped in one event loop. `gate(namespace, name)` is the way to a function.
 
-    `may_start(trigger)` gives what says, before each call, whether this process may still act for that trigger; None
-    where nobody else could.
+    `may_start(trigger)` returns a function that says, before each call, whether this process may still act for that
+    trigger; None where no other process can.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Flows:
     async def apply(
         self, wanted: Mapping[FlowKey, TriggerResource], grace_seconds: float, *, uid: str | None = None
     ) -> None:
-        """Makes what runs what is wanted: of all triggers, or of the one with this uid.
+        """Makes the running flows the wanted ones: those of all triggers, or of the one with this uid.
 
-        What did not change is not touched; what goes away or changes is drained first.
+        An unchanged flow is not touched. A flow that ends or changes is drained first.
         """
         gone = [
             key
@@ -80,9 +80,9 @@ class Flows:
                 self._start(key, trigger)
 
     async def end(self, key: FlowKey, grace_seconds: float) -> None:
-        """Drains and closes it; returns once nothing of it acts any more. That it is gone already is no fault.
+        """Drains and closes a flow; returns once nothing of it acts any more. Does nothing if it has ended already.
 
-        Who is cancelled here leaves it draining, for another `end`.
+        A caller that is cancelled leaves the flow draining; another `end` waits for it.
         """
         running = self.running.get(key)
         if running is None:
@@ -104,12 +104,12 @@ class Flows:
         await asyncio.gather(*(self.end(key, grace_seconds) for key in list(self.running)))
 
     def hurry(self) -> None:
-        """Ends draining at once: what is not settled goes back to its source."""
+        """Ends draining at once: events that are not settled go back to their source."""
         for running in self.running.values():
             running.task.cancel()
 
     def of(self, uid: str) -> list[RunningTrigger]:
-        """One for each function of the trigger."""
+        """The flows of a trigger: one for each of its functions."""
         return [running for (found, _), running in self.running.items() if found == uid]
 
     @property
@@ -141,7 +141,10 @@ class Flows:
 
 
 def functions_of(spec: TriggerSource, functions: Iterable[tuple[str, Mapping[str, str]]]) -> list[str]:
-    """The names of what a trigger calls. `functions`: name and labels of each of its namespace, for a selector."""
+    """The names of the functions that a trigger calls.
+
+    `functions`: name and labels of each function of its namespace, for a selector.
+    """
     target = spec.target
     assert target is not None
     if target.function is not None:

@@ -1,4 +1,4 @@
-"""The way to one function, shared by this process' triggers: where it is, whether it is down, how much it takes."""
+"""The gate to one function, shared by the triggers of a process: its address, whether it is down, and its limit."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable
 
+from trigger_sources.backoff import Backoff
 from trigger_sources.transport.client import Endpoint, Resolve
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class Gate:
         self, name: str, url: str, *, tls: ssl.SSLContext | None = None, resolve: Resolve | None = None
     ) -> None:
         self.name = name
-        self.concurrency: int | None = None  # what the function says it runs at once
+        self.concurrency: int | None = None  # the number of calls that the function says it runs at once
         self.in_flight = 0
         self.down_since: float | None = None  # seconds since the epoch
         self.down_reason = ""
@@ -36,9 +37,9 @@ class Gate:
         self._ramp = _UNLIMITED
         self._queue_bound = _UNLIMITED
         self._probing = False
-        self._probe_seconds = _FIRST_PROBE_SECONDS
+        self._backoff = Backoff(_FIRST_PROBE_SECONDS, _PROBE_MAX_SECONDS)
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._closed = False  # whoever watches the function says that it is not there
+        self._closed = False  # a watcher of the function says that it is not there
         self._known_down = False  # and is sure of it
         self._retired: set[asyncio.Task[None]] = set()
         self.move(url)
@@ -113,19 +114,19 @@ class Gate:
         was_probe, self._probing = self._probing, False
         if self.down_since is None:
             self.down_since = time.time()
-            self._probe_seconds = _FIRST_PROBE_SECONDS
+            self._backoff.reset()
             log.warning("function down", extra={"function": self.name, "reason": reason})
         elif was_probe:
-            self._probe_seconds = min(_PROBE_MAX_SECONDS, self._probe_seconds * 2)
+            self._backoff.next()
         if not self._closed:
             self.down_reason = reason
         self._probe_later()
 
     def close(self, reason: str, *, probe: bool = False) -> None:
-        """Its process is known not to be there: not even a probe is made until `open`.
+        """A watcher knows that no process serves the function: not even a probe is made until `open`.
 
-        `probe`: that is believed, by who may have missed something. One call is still let through every five seconds;
-        its answer opens the gate, that of a call which began before does not.
+        `probe`: the watcher may have missed something. One call is still let through every five seconds. Its answer
+        opens the gate; the answer of a call that began before does not.
         """
         self._closed = True
         self._known_down = not probe
@@ -133,7 +134,7 @@ class Gate:
         if self.down_since is None:
             self.down_since = time.time()
         if probe:
-            self._probe_seconds = _PROBE_MAX_SECONDS
+            self._backoff.seconds = _PROBE_MAX_SECONDS
             self._probe_later()
 
     def open(self) -> None:
@@ -144,7 +145,7 @@ class Gate:
     @property
     def next_probe_seconds(self) -> float:
         """A fair answer to "when shall I try again"."""
-        return max(1.0, self._probe_seconds)
+        return max(1.0, self._backoff.seconds)
 
     def _up(self) -> None:
         log.info(
@@ -154,7 +155,7 @@ class Gate:
         self.down_reason = ""
         self._closed = self._known_down = False
         self._probing = False
-        self._probe_seconds = _FIRST_PROBE_SECONDS
+        self._backoff.reset()
         if self._probe_timer is not None:
             self._probe_timer.cancel()
             self._probe_timer = None
@@ -168,7 +169,7 @@ class Gate:
 
     def _probe_later(self) -> None:
         if self._probe_timer is None and not self._probing and not self._known_down:
-            self._probe_timer = asyncio.get_running_loop().call_later(self._probe_seconds, self._probe_due)
+            self._probe_timer = asyncio.get_running_loop().call_later(self._backoff.seconds, self._probe_due)
 
     def _probe_due(self) -> None:
         self._probe_timer = None

@@ -1,4 +1,4 @@
-"""What a process gives to the flows that run in it."""
+"""The surroundings that a process gives to its flows: store, gateway, secrets, shared connections."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ class EventStore(Protocol):
 
 
 class FabricStore(EventStore, Protocol):
-    """What the fabric itself keeps. Asking for a part of it costs nothing; using it may raise SourceError."""
+    """The fabric's own store. Asking for a part of it costs nothing; using it may raise SourceError."""
 
     def state(self, uid: str, function: str) -> State:
         """The small durable state of that trigger and function."""
@@ -54,7 +54,7 @@ class Host(Protocol):
     defaults: Mapping[str, Sequence[str]]  # addresses where a spec names none: "kafka", "nats"
     store: FabricStore
     gateway: HttpGateway
-    reach: Reach | None  # what triggers may call; None: everything, on a machine that is one person's
+    reach: Reach | None  # the addresses that triggers may call; None: all, on a machine that is one person's
 
     async def secret(self, namespace: str, reference: SecretRef) -> str:
         """The secret's text. Raises MissingSecret."""
@@ -62,10 +62,10 @@ class Host(Protocol):
     async def shared(
         self, owner: str, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]
     ) -> T:
-        """What that key stands for, opened by the first owner that asks."""
+        """The connection of that key, opened by the first owner that asks."""
 
     async def release(self, owner: str) -> None:
-        """The owner is done: what no other owner uses is closed."""
+        """The owner is done. Connections without another owner are closed."""
 
 
 class Shared:
@@ -95,7 +95,7 @@ class Shared:
             del self._open[key]
             if isinstance(error, Exception):
                 future.set_exception(error)
-                future.exception()  # whoever waits gets it; that nobody waits is no fault
+                future.exception()  # the callers that wait get it; there need not be any
             else:
                 future.cancel()
             raise

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from trigger_sources.backoff import Backoff
 from trigger_sources.dead_letters import SLIMMEST, DeadLetter, DeadLetters, LetterTooLarge, slimmer
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class LetterWriter:
 
     async def write(self, letter_of: Callable[[], DeadLetter]) -> None:
         """Returns once the dead letter is durable. Any failure leads to another try."""
+        backoff = Backoff(_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS)
         failures = slimmed = 0
         while True:
             try:
@@ -47,8 +49,8 @@ class LetterWriter:
                 self.unwritable = f"dead letter not written: {error}"
                 if failures == 0:
                     log.warning("dead letter not written", extra={**self._where, "error": str(error)}, exc_info=True)
-                await asyncio.sleep(min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2**failures))
                 failures += 1
+                await asyncio.sleep(backoff.next())
         self.unwritable = ""
         if letter.redriven == 0:  # a redriven event that failed again replaces its own dead letter
             self.count += 1

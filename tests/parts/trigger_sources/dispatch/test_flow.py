@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from servers.broker import BROKERS, Broker, ListTrigger
 from servers.scripted import Answer, Call, scripted
 from servers.stores import ComposedStore
 
+from trigger_sources.context import Context
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Delivery
 from trigger_sources.dispatch.flow import Flow
@@ -67,11 +68,12 @@ async def bench(
     gate: Gate | None = None,
     events: EventStore | None = None,
     observe: Callable[[Seen], None] | None = None,
+    kind: type[ListTrigger] = ListTrigger,
     **spec: Any,
 ) -> AsyncIterator[Bench]:
     broker = broker or Broker()
     BROKERS["it"] = broker
-    trigger = ListTrigger.model_validate({"broker": "it", "function": "f", "ordering": "key", "delivery": FAST, **spec})
+    trigger = kind.model_validate({"broker": "it", "function": "f", "ordering": "key", "delivery": FAST, **spec})
     gate = gate or Gate("f", url)
     async with Store.open(tmp_path / "state.db") as store:
         kept = store if events is None else ComposedStore(events)
@@ -686,6 +688,33 @@ async def test_a_source_that_fails_is_started_again_and_its_condition_says_why(t
         it.broker.publish()
         await it.until(it.settled(1))
         assert it.flow.status().ready
+
+
+class RudeTrigger(ListTrigger):
+    """A source that never waits: it raises, or yields nothing, at once."""
+
+    manners: str = "raises"
+
+    async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
+        while self.manners == "yields nothing":
+            yield []
+        raise RuntimeError("no manners")
+
+
+@pytest.mark.parametrize("manners", ["raises", "yields nothing"])
+async def test_a_source_that_never_waits_starves_nobody_and_stops(
+    manners: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trigger_sources.dispatch.flow._RESTART_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("trigger_sources.dispatch.flow._RESTART_MAX_SECONDS", 0.0)
+    async with scripted() as function, bench(function.url, tmp_path, kind=RudeTrigger, manners=manners) as it:
+        ticks = 0
+        async with asyncio.timeout(10):
+            while ticks < 100 or (manners == "raises" and it.flow.dispatcher.counters.restarts < 1000):
+                await asyncio.sleep(0)
+                ticks += 1
+            await it.flow.stop(0)
+    assert sum("source failed" in record.message for record in caplog.records) <= 1, "one traceback for one problem"
 
 
 async def test_a_waiting_caller_learns_at_once_that_the_function_is_down(tmp_path: Path) -> None:
