@@ -50,7 +50,11 @@ class DeadLetters(Protocol):
         """Returns once it is durable and confirmed. It replaces an older letter of the same identity."""
 
     def letters(self) -> AsyncIterator[DeadLetter]:
-        """All letters of this trigger, oldest failure first, each identity once."""
+        """The letters that this trigger has now, each identity once, in the order in which they were written.
+
+        Holds few letters in memory at a time. A letter that is written later is not among them, so that a caller who
+        redrives what it reads comes to an end.
+        """
 
     async def count(self) -> int:
         """The number of `letters`, without reading their data: there may be very many."""

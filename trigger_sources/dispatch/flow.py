@@ -141,7 +141,7 @@ class Flow:
             if not await self._until_prepared():
                 return
             self._pump = asyncio.create_task(self._pull())
-            tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._extend())]
+            tasks = [asyncio.create_task(work) for work in (self._watch(), self._extend(), self._count_letters())]
             stop = asyncio.create_task(self._stop.wait())
             tasks.append(cast("asyncio.Task[None]", stop))
             await asyncio.wait({self._pump, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -271,19 +271,26 @@ class Flow:
             await letters.store.prepare()
 
     async def _watch(self) -> None:
-        """Asks for the lag, and once for how many dead letters there are."""
-        counted = False
+        """Asks for the lag."""
         while True:
             try:
                 async with asyncio.timeout(_LAG_SECONDS * 2):  # not wait_for: it may swallow that we are cancelled
                     self.lag = await self.trigger.lag(self.context)
-                letters = self.dispatcher.letters
-                if not counted and letters.store is not None:
-                    letters.count = await letters.store.count()
-                    counted = True
             except Exception as error:  # noqa: BLE001  lag is for looking at; the flow goes on without it
                 log.debug("lag not known", extra={**self._where(), "error": repr(error)})
             await asyncio.sleep(_LAG_SECONDS)
+
+    async def _count_letters(self) -> None:
+        """Counts the dead letters that the store has at the start, however long that takes."""
+        letters = self.dispatcher.letters
+        backoff = Backoff(_RESTART_FIRST_SECONDS, _RESTART_MAX_SECONDS)
+        while letters.store is not None:
+            try:
+                letters.count = await letters.store.count()
+                return
+            except Exception as error:  # noqa: BLE001  the number is for looking at; the flow goes on without it
+                log.debug("dead letters not counted", extra={**self._where(), "error": repr(error)})
+            await asyncio.sleep(backoff.next())
 
     async def _extend(self) -> None:
         while True:
@@ -349,7 +356,7 @@ class Flow:
         )
 
     def redrive(
-        self, letters: Sequence[DeadLetter], rate_per_second: float | None
+        self, letters: AsyncIterator[DeadLetter], rate_per_second: float | None
     ) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
         """Dispatches dead letters anew; yields each with its outcome."""
         return redrive(self.dispatcher, letters, rate_per_second)

@@ -1,7 +1,7 @@
 """Dispatches dead letters again, beside the live flow, with the trigger's own delivery settings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Delivery, Outcome
@@ -11,7 +11,7 @@ _AT_ONCE = 64  # under way at the same time, beside the room of the live flow
 
 
 async def redrive(
-    dispatcher: Dispatcher, letters: Sequence[DeadLetter], rate_per_second: float | None
+    dispatcher: Dispatcher, letters: AsyncIterator[DeadLetter], rate_per_second: float | None
 ) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
     """Yields each dead letter with its outcome, as it settles. A dead letter is removed once its event is settled.
 
@@ -20,7 +20,7 @@ async def redrive(
     """
     done: asyncio.Queue[tuple[DeadLetter, Outcome]] = asyncio.Queue()
     under_way = 0
-    for letter in letters:
+    async for letter in letters:
         while under_way >= _AT_ONCE or not done.empty():
             yield await done.get()
             under_way -= 1

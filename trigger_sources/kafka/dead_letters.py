@@ -1,6 +1,7 @@
 """A Kafka trigger's dead letters: records of a compacted topic on the same brokers, removed by tombstones."""
 
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
@@ -14,6 +15,7 @@ from trigger_sources.kafka.security import Security, client_arguments
 
 METADATA_HEADER = "kubeirq-dead-letter"
 _LARGEST_BYTES = 16 * 1024 * 1024
+_OFFSET_BITS = 48
 _SILENCE_SECONDS = 30.0
 
 
@@ -52,40 +54,42 @@ class KafkaDeadLetters:
         await self._producer.send_and_wait(self.topic, None, key=_key(letter))
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
-        found: dict[bytes, DeadLetter] = {}
+        """Reads the topic twice: first where each letter is, then the letters, one at a time, in their order there."""
+        newest = await self._newest()
+        if not newest:
+            return
         async with contextlib.aclosing(self._records()) as records:
-            async for key, metadata, value in records:
-                if metadata is None or value is None:
-                    found.pop(key, None)
+            async for place, key, metadata, value in records:
+                if newest.get(_digest(key)) != place or metadata is None or value is None:
                     continue
                 try:
                     letter = letter_from_metadata(metadata, value)
                 except ValueError:
                     continue  # from another program, or of a newer version: it stays where it is
-                if (letter.trigger_uid, letter.function) == (self._context.uid, self._context.function):
-                    found.pop(key, None)  # the newest failure comes last
-                    found[key] = letter
-        for letter in sorted(found.values(), key=lambda one: one.failed_at):
-            yield letter
+                yield letter
 
     async def count(self) -> int:
+        return len(await self._newest())
+
+    async def _newest(self) -> dict[int, int]:
+        """The place of each letter, by the digest of its key: 100 bytes a letter, however large it is."""
         mine = f"{self._context.uid}/{self._context.function}/".encode()
-        found: set[bytes] = set()
+        found: dict[int, int] = {}
         async with contextlib.aclosing(self._records()) as records:
-            async for key, metadata, value in records:
+            async for place, key, metadata, value in records:
                 if not key.startswith(mine):
                     continue
                 if metadata is None or value is None:
-                    found.discard(key)
+                    found.pop(_digest(key), None)
                 else:
-                    found.add(key)
-        return len(found)
+                    found[_digest(key)] = place
+        return found
 
     async def close(self) -> None:
         """The producer is shared: it closes with its last user."""
 
-    async def _records(self) -> AsyncGenerator[tuple[bytes, bytes | None, bytes | None], None]:
-        """Key, metadata and value of each record, from the beginning to the present end."""
+    async def _records(self) -> AsyncGenerator[tuple[int, bytes, bytes | None, bytes | None], None]:
+        """Place, key, metadata and value of each record, from the beginning to the present end."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=brokers_of(self._brokers, self._context),
             enable_auto_commit=False,
@@ -114,9 +118,15 @@ class KafkaDeadLetters:
                 for records in found.values():
                     for record in records:
                         metadata = dict(record.headers).get(METADATA_HEADER)
-                        yield record.key or b"", metadata, record.value
+                        place = record.partition << _OFFSET_BITS | record.offset
+                        yield place, record.key or b"", metadata, record.value
         finally:
             await consumer.stop()
+
+
+def _digest(key: bytes) -> int:
+    """Stands for the key among a million others: 64 bits."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
 
 
 def _key(letter: DeadLetter) -> bytes:

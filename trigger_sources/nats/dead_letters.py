@@ -66,9 +66,15 @@ class StreamDeadLetters:
             raise
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
-        found = []
-        sequence = 1
-        while True:
+        connection = await self._connection()
+        try:
+            info = await connection.api(f"STREAM.INFO.{self._stream}", {})
+        except JetStreamError as error:
+            if error.not_found:
+                return
+            raise
+        sequence, last = 1, info["state"]["last_seq"]
+        while sequence <= last:
             connection = await self._connection()
             try:
                 message = await connection.api(
@@ -79,15 +85,16 @@ class StreamDeadLetters:
                     break
                 raise
             sequence = message["message"]["seq"] + 1
+            if sequence > last + 1:
+                break  # a newer failure of a letter that was yielded already, or of another event
             data = base64.b64decode(message["message"].get("data", ""))
             length = int.from_bytes(data[:_LENGTH_BYTES], "big")
             try:
-                found.append(
-                    letter_from_metadata(data[_LENGTH_BYTES : _LENGTH_BYTES + length], data[_LENGTH_BYTES + length :])
+                letter = letter_from_metadata(
+                    data[_LENGTH_BYTES : _LENGTH_BYTES + length], data[_LENGTH_BYTES + length :]
                 )
             except ValueError:
                 continue  # from another program, or of a newer version: it stays where it is
-        for letter in sorted(found, key=lambda one: one.failed_at):
             yield letter
 
     async def count(self) -> int:

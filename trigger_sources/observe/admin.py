@@ -16,7 +16,7 @@ import orjson
 from aiohttp import web
 
 from trigger_sources.context import SourceError
-from trigger_sources.dead_letters import DeadLetter, metadata_from_letter
+from trigger_sources.dead_letters import DeadLetter, DeadLetters, metadata_from_letter
 from trigger_sources.dispatch.flows import Flows, RunningTrigger, TriggerResource
 from trigger_sources.source import Lag
 
@@ -160,15 +160,15 @@ class FlowAdmin:
         rate = asked.get("ratePerSecond")
         if not asked.get("dryRun") and any(running.flow.trigger.suspend for running in self._running(request)):
             raise Refused(409, f"{self.trigger(request).name} is suspended: nothing is delivered; resume it first")
-        chosen: dict[int, tuple[RunningTrigger, list[DeadLetter]]] = {}
-        async for letter, running in self._letters(request, asked.get("identities")):
-            chosen.setdefault(id(running), (running, []))[1].append(letter)
+        chosen = [(running, await self._place(running)) for running in self._running(request)]
+        wanted = asked.get("identities")
         response = web.StreamResponse(headers={"content-type": "application/x-ndjson"})
         await response.prepare(request)
         counts = {"delivered": 0, "failed": 0}
-        for running, letters in chosen.values():
+        for running, place in chosen:
+            letters = _chosen(place, wanted)
             if asked.get("dryRun"):
-                for letter in letters:
+                async for letter in letters:
                     await _write_line(response, {"identity": letter.identity, "outcome": "dryRun", "status": None})
                 continue
             async for letter, outcome in running.flow.redrive(letters, rate):
@@ -185,9 +185,7 @@ class FlowAdmin:
     async def purge(self, request: web.Request) -> web.Response:
         purged = 0
         asked = await json_object(request)
-        chosen = [found async for found in self._letters(request, asked.get("identities"))]
-        for letter, running in chosen:
-            assert running.flow.dead_letters is not None
+        async for letter, running in self._letters(request, asked.get("identities")):
             await running.flow.dispatcher.letters.remove(letter)
             purged += 1
         log.info("dead letters purged", extra={**self._where(request), "count": purged})
@@ -240,18 +238,28 @@ class FlowAdmin:
         self, request: web.Request, identities: list[str] | None = None
     ) -> AsyncIterator[tuple[DeadLetter, RunningTrigger]]:
         """The dead letters of all functions of the trigger: those with these identities, or all for None."""
-        wanted = None if identities is None else set(identities)
         for running in self._running(request):
-            dead_letters = await running.flow.open_dead_letters()
-            if dead_letters is None:
-                why = running.flow.connected[2] or "it is starting"
-                raise Refused(503, f"{running.resource.name}: the place of its dead letters is not known yet: {why}")
-            async for letter in dead_letters.letters():
-                if wanted is None or letter.identity in wanted:
-                    yield letter, running
+            async for letter in _chosen(await self._place(running), identities):
+                yield letter, running
+
+    async def _place(self, running: RunningTrigger) -> DeadLetters:
+        """The place of its dead letters. Raises Refused while that is not known."""
+        found = await running.flow.open_dead_letters()
+        if found is None:
+            why = running.flow.connected[2] or "it is starting"
+            raise Refused(503, f"{running.resource.name}: the place of its dead letters is not known yet: {why}")
+        return found
 
     def _where(self, request: web.Request) -> dict[str, str]:
         return {"trigger": f"{request.match_info['namespace']}/{request.match_info['name']}"}
+
+
+async def _chosen(place: DeadLetters, identities: list[str] | None) -> AsyncIterator[DeadLetter]:
+    """The letters with these identities, or all for None, one at a time."""
+    wanted = None if identities is None else set(identities)
+    async for letter in place.letters():
+        if wanted is None or letter.identity in wanted:
+            yield letter
 
 
 def process_status() -> dict[str, Any]:

@@ -188,8 +188,16 @@ class StoreDeadLetters:
     async def letters(self) -> AsyncIterator[DeadLetter]:
         """Reads a page at a time, so that only few letters are in memory."""
         failed_at, number = float("-inf"), -1
+        # Not the time of now: a clock that was ahead has left letters of the future
+        until: float | None = await self._store.run(
+            lambda connection: connection.execute(
+                "SELECT max(failed_at) FROM dead_letters WHERE uid = ?", (self._uid,)
+            ).fetchone()[0]
+        )
+        if until is None:
+            return
         while True:
-            page = await self._store.run(self._page(failed_at, number))
+            page = await self._store.run(self._page(failed_at, number, until))
             for number, failed_at, metadata, data in page:  # noqa: B007  where the next page begins
                 try:
                     letter = letter_from_metadata(metadata, data)
@@ -224,13 +232,13 @@ class StoreDeadLetters:
         """Does nothing: the owner of the store closes it."""
 
     def _page(
-        self, failed_at: float, number: int
+        self, failed_at: float, number: int, until: float
     ) -> Callable[[sqlite3.Connection], list[tuple[int, float, bytes, bytes | None]]]:
         return lambda connection: connection.execute(
             "SELECT number, failed_at, metadata, data FROM dead_letters"
-            " WHERE uid = ? AND (failed_at, number) > (?, ?) AND function = coalesce(?, function)"
+            " WHERE uid = ? AND (failed_at, number) > (?, ?) AND failed_at <= ? AND function = coalesce(?, function)"
             " ORDER BY failed_at, number LIMIT ?",
-            (self._uid, failed_at, number, self._function, _LETTERS_A_READ),
+            (self._uid, failed_at, number, until, self._function, _LETTERS_A_READ),
         ).fetchall()
 
 

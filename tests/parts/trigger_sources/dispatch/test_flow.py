@@ -97,6 +97,11 @@ async def bench(
             assert counters.received == settled + counters.withdrawn + flow.dispatcher.held
 
 
+async def each(letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetter]:
+    for letter in letters:
+        yield letter
+
+
 async def test_every_event_is_delivered_in_order_per_key(tmp_path: Path) -> None:
     async with scripted() as function, bench(function.url, tmp_path) as it:
         for number in range(500):
@@ -209,12 +214,12 @@ async def test_a_redriven_dead_letter_is_delivered_and_removed(tmp_path: Path) -
         it.broker.publish(b"2", key="a")
         await it.until(it.settled(2))
         letters = await it.letters()
-        again = [outcome.kind async for _, outcome in it.flow.redrive(letters, None)]
+        again = [outcome.kind async for _, outcome in it.flow.redrive(each(letters), None)]
         assert again == ["deadLettered", "deadLettered"]
         (first, second) = await it.letters()
         assert (first.redriven, len(first.attempts)) == (1, 2), "its history grew"
         mended = True
-        again = [outcome.kind async for _, outcome in it.flow.redrive([first, second], 1000)]
+        again = [outcome.kind async for _, outcome in it.flow.redrive(each([first, second]), 1000)]
         assert again == ["delivered", "delivered"]
         assert [call.body for call in function.calls[-2:]] == [b"1", b"2"], "in key order among themselves"
         assert await it.letters() == []
@@ -591,6 +596,53 @@ async def test_withdrawing_grants_what_runs_its_grace(tmp_path: Path) -> None:
         asyncio.get_running_loop().call_later(0.05, go.set)
         await it.flow.context.withdraw(lambda delivery: True, 5)
         assert it.broker.final() == {"1": "delivered"}
+
+
+async def test_dead_letters_are_redriven_though_parked_lanes_fill_the_room(tmp_path: Path) -> None:
+    mended = False
+
+    async def decide(call: Call) -> Answer:
+        return 200 if mended else 400
+
+    spec = {"ordering": "none", "delivery": {"attempts": 1, "onFailure": "park", "holdAfter": None}}
+    async with scripted(decide) as function, bench(function.url, tmp_path, **spec) as it:
+        for _ in range(100):
+            it.broker.publish()
+        await it.until(lambda: it.flow.dispatcher.states() == {"parked": 64} and it.flow.dispatcher.room == 0)
+        mended = True
+        place = it.flow.dead_letters
+        assert place is not None
+        held = it.flow.dispatcher.events()[0]
+        held_letters = [
+            DeadLetter(
+                trigger_uid=it.flow.identity.uid, namespace="default", trigger="t", function="f", position=f"dead/{n}",
+                event=held.delivery.event, reason="PermanentAnswer", message="status 400", failed_at=float(n),
+            )
+            for n in range(200)
+        ]  # fmt: skip
+        for letter in held_letters:
+            await place.write(letter)
+        async with asyncio.timeout(20):
+            outcomes = [outcome.kind async for _, outcome in it.flow.redrive(place.letters(), None)]
+        assert outcomes == ["delivered"] * 200
+        assert await place.count() == 0
+        assert it.flow.dispatcher.release(None) == 64
+
+
+async def test_a_redrive_of_events_that_fail_again_comes_to_an_end(tmp_path: Path) -> None:
+    async def decide(call: Call) -> Answer:
+        return 400
+
+    async with scripted(decide) as function, bench(function.url, tmp_path, delivery={"holdAfter": None}) as it:
+        for number in range(30):
+            it.broker.publish(key=f"{number}")
+        await it.until(it.settled(30))
+        place = it.flow.dead_letters
+        assert place is not None
+        async with asyncio.timeout(20):
+            outcomes = [outcome.kind async for _, outcome in it.flow.redrive(place.letters(), None)]
+        assert outcomes == ["deadLettered"] * 30
+        assert await place.count() == 30 == it.flow.dispatcher.letters.count
 
 
 async def test_a_stop_gives_its_queue_back_at_once_and_lets_running_events_settle(tmp_path: Path) -> None:
