@@ -57,7 +57,7 @@ class Flow:
 
     async def restart_api_server(self) -> None:
         await self.progress()
-        await self.place.cluster.node.restart_api_server()
+        await self.place.cluster.restart_api_server()
 
     async def until_all_are_delivered(self) -> Account:
         """Fails if an event is missing, or if a kill repeated more events than were in progress at that moment."""
@@ -81,8 +81,8 @@ def ledger_function(folder: Path) -> dict[str, Any]:
 
 async def test_no_kafka_record_is_lost_or_out_of_order(place: Namespace, cluster: Cluster, tmp_path: Path):
     topic = f"{place.name}-orders"
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
-    sent = await kafka.publish(cluster.kafka.bootstrap, topic, range(EVENTS), KEYS)
+    await kafka.create_topic(cluster.kafka, topic)
+    sent = await kafka.publish(cluster.kafka, topic, range(EVENTS), KEYS)
     flow = Flow(place, tmp_path / "ledger", sent)
     await place.apply(
         ledger_function(tmp_path),
@@ -100,7 +100,7 @@ async def test_no_kafka_record_is_lost_or_out_of_order(place: Namespace, cluster
 @pytest.mark.parametrize("ordering", ["none", "key"])
 async def test_no_jetstream_message_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path, ordering: str):
     stream = f"{place.name}-orders"
-    sent = await nats.publish(cluster.nats.url, stream, EVENTS, KEYS)
+    sent = await nats.publish(cluster.nats, stream, EVENTS, KEYS)
     flow = Flow(place, tmp_path / "ledger", sent)
     spec = {"function": "ledger", "subject": f"{stream}.>", "ordering": ordering, "ackWaitSeconds": 5}
     await place.apply(

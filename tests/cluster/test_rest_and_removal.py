@@ -19,7 +19,7 @@ SOURCE = "def handler(event, context):\n    return None\n"
 async def one_of_each(place: Namespace, cluster: Cluster) -> None:
     """A function and a trigger of every kind that calls it, all ready."""
     topic = f"{place.name}-orders"
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await kafka.create_topic(cluster.kafka, topic)
     triggers: list[tuple[str, dict[str, Any]]] = [
         ("HTTPTrigger", {"path": f"/{place.name}", "answer": "accepted"}),
         ("CronTrigger", {"schedule": "0 0 1 1 *"}),
@@ -90,7 +90,7 @@ def writes(cluster: Cluster, *, leases: bool = False) -> list[dict[str, Any]]:
 async def until_members(place: Namespace, wanted: int) -> None:
     """Returns when the group of the namespace's Kafka trigger has so many members."""
     async with asyncio.timeout(30):
-        while len(await kafka.assigned(place.cluster.kafka.bootstrap, f"kubeirq.{place.name}.calls.idle")) != wanted:
+        while len(await kafka.assigned(place.cluster.kafka, f"kubeirq.{place.name}.calls.idle")) != wanted:
             await asyncio.sleep(0.3)
 
 

@@ -28,7 +28,7 @@ KEYS = 50
 async def test_the_orders_of_the_example_flow_through_all_four_triggers(place: Namespace, cluster: Cluster):
     """HTTP → Kafka → NATS → function, with cron ticks beside it: every event that comes in comes out, by its id."""
     topic, subject = f"{place.name}-orders", f"{place.name}-invoices"
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await kafka.create_topic(cluster.kafka, topic)
     await place.apply(*example(topic, subject, f"/{place.name}"))
     for kind, name in (
         ("HTTPTrigger", "shop"),
@@ -40,7 +40,7 @@ async def test_the_orders_of_the_example_flow_through_all_four_triggers(place: N
     for name in ("validate", "place", "invoice", "notify"):
         await place.until_ready("Function", name)
     gateway = await cluster.gateway()
-    async with messages(cluster.nats.url, subject) as invoices:
+    async with messages(cluster.nats, subject) as invoices:
         accepted: list[str] = []
         async with aiohttp.ClientSession() as session:
             for number in range(ORDERS):
@@ -66,11 +66,11 @@ async def test_the_orders_of_the_example_flow_through_all_four_triggers(place: N
 
 async def test_replicas_share_the_partitions_of_a_topic(place: Namespace, cluster: Cluster, tmp_path: Path):
     ledger, topic = tmp_path / "ledger", f"{place.name}-orders"
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await kafka.create_topic(cluster.kafka, topic)
     await place.apply(function("ledger", FUNCTION, **keeping(tmp_path)), kafka_trigger(topic))
     await place.until_ready("KafkaTrigger", "ledger")
     await until_shared(place, topic)
-    sent = await kafka.publish(cluster.kafka.bootstrap, topic, range(EVENTS), KEYS)
+    sent = await kafka.publish(cluster.kafka, topic, range(EVENTS), KEYS)
     await place.until_it_holds(lambda: count(ledger) >= EVENTS, f"{EVENTS} deliveries", 60)
     shares = [await delivered_by(pod, place.name) for pod in await cluster.controllers("kafka")]
     assert len(shares) == 2
@@ -84,10 +84,10 @@ async def test_an_upgrade_of_the_controllers_repeats_nothing(place: Namespace, c
     topic = stream = f"{place.name}-orders"
     for folder in (for_kafka, for_nats):
         folder.mkdir()
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await kafka.create_topic(cluster.kafka, topic)
     work = {"WORKS_SECONDS": "0.005"}
-    records = await kafka.publish(cluster.kafka.bootstrap, topic, range(2 * EVENTS), KEYS)
-    letters = await nats.publish(cluster.nats.url, stream, 2 * EVENTS, KEYS)
+    records = await kafka.publish(cluster.kafka, topic, range(2 * EVENTS), KEYS)
+    letters = await nats.publish(cluster.nats, stream, 2 * EVENTS, KEYS)
     await place.apply(
         function("of-kafka", FUNCTION, handler="of_kafka.handler", **keeping(for_kafka, **work)),
         function("of-nats", FUNCTION, handler="of_nats.handler", **keeping(for_nats, **work)),
@@ -112,7 +112,7 @@ async def test_changing_a_trigger_under_load_loses_no_event_and_deletes_its_old_
     place: Namespace, cluster: Cluster, tmp_path: Path
 ):
     ledger, one, two = tmp_path / "ledger", f"{place.name}-one", f"{place.name}-two"
-    bootstrap = cluster.kafka.bootstrap
+    bootstrap = cluster.kafka
     for topic in (one, two):
         await kafka.create_topic(bootstrap, topic)
     await place.apply(
@@ -149,10 +149,10 @@ async def test_events_wait_while_a_function_is_deleted_and_created_again(
     place: Namespace, cluster: Cluster, tmp_path: Path
 ):
     ledger, topic = tmp_path / "ledger", f"{place.name}-orders"
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await kafka.create_topic(cluster.kafka, topic)
     target = function("ledger", FUNCTION, **keeping(tmp_path, WORKS_SECONDS="0.005"))
     await place.apply(target, kafka_trigger(topic))
-    sent = await kafka.publish(cluster.kafka.bootstrap, topic, range(EVENTS), KEYS)
+    sent = await kafka.publish(cluster.kafka, topic, range(EVENTS), KEYS)
     await place.until_it_holds(lambda: count(ledger) > 50, "deliveries", 60)
     await place.kubectl("delete", "function", "ledger", "--timeout=20s")
     await place.until_condition("KafkaTrigger", "ledger", "Delivering", "FunctionDown", 40)
@@ -249,7 +249,7 @@ async def until_shared(place: Namespace, topic: str) -> None:
     found: Any = None
     try:
         async with asyncio.timeout(60):
-            while (found := await kafka.assigned(place.cluster.kafka.bootstrap, group)) != [{topic}, {topic}]:
+            while (found := await kafka.assigned(place.cluster.kafka, group)) != [{topic}, {topic}]:
                 await asyncio.sleep(0.3)
     except TimeoutError:
         raise AssertionError(f"the group's members have {found}\n{await place.told()}") from None
