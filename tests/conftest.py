@@ -59,14 +59,18 @@ def pytest_keyboard_interrupt() -> None:
                 psutil.Process(pid).terminate()
 
 
-# Files of tests that share a server of their own: each runs in one worker, and every other test where there is room
-TOGETHER = frozenset(("test_chart.py", "test_chart_rights.py", "test_exposure.py", "test_workload_admission.py"))
+# Files of tests that share a server of their own, and folders: each runs in one worker, other tests where there is room
+TOGETHER = frozenset(
+    ("test_chart.py", "test_chart_rights.py", "test_exposure.py", "test_workload_admission.py", "alone")
+)
 
 
 class Schedule(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        file, _, _ = nodeid.partition("::")
-        return file if Path(file).name in TOGETHER else nodeid
+        file = Path(nodeid.partition("::")[0])
+        if file.parent.name in TOGETHER:
+            return str(file.parent)
+        return str(file) if file.name in TOGETHER else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)

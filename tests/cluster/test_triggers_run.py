@@ -12,10 +12,10 @@ import nats as nats_client
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from servers import kafka, nats
+from servers import kafka
 from servers.cluster import Cluster, Namespace, function, keeping
 from servers.fabric import manifest
-from servers.ledger import FUNCTION, account, count, entries
+from servers.ledger import FUNCTION, account, clean, count, entries
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300, func_only=True)]
 
@@ -77,35 +77,6 @@ async def test_replicas_share_the_partitions_of_a_topic(place: Namespace, cluste
     assert sum(shares) == EVENTS
     assert min(shares) > EVENTS / 10, shares
     assert str(account(ledger, sent)) == clean(EVENTS)
-
-
-async def test_an_upgrade_of_the_controllers_repeats_nothing(place: Namespace, cluster: Cluster, tmp_path: Path):
-    for_kafka, for_nats = tmp_path / "kafka", tmp_path / "nats"
-    topic = stream = f"{place.name}-orders"
-    for folder in (for_kafka, for_nats):
-        folder.mkdir()
-    await kafka.create_topic(cluster.kafka, topic)
-    work = {"WORKS_SECONDS": "0.005"}
-    records = await kafka.publish(cluster.kafka, topic, range(2 * EVENTS), KEYS)
-    letters = await nats.publish(cluster.nats, stream, 2 * EVENTS, KEYS)
-    await place.apply(
-        function("of-kafka", FUNCTION, handler="of_kafka.handler", **keeping(for_kafka, **work)),
-        function("of-nats", FUNCTION, handler="of_nats.handler", **keeping(for_nats, **work)),
-        kafka_trigger(topic, function="of-kafka"),
-        manifest("NATSTrigger", "ledger", function="of-nats", subject=f"{stream}.>", concurrency=16),
-    )
-    ledgers = (for_kafka / "ledger", for_nats / "ledger")
-    await place.until_it_holds(lambda: all(map(count, ledgers)), "deliveries", 60)
-    names = [f"deployment/kubeirq-{name}" for name in ("kafka", "nats")]
-    await cluster.kubectl("rollout", "restart", *names)
-    for name in names:
-        await cluster.kubectl("rollout", "status", name, "--timeout=90s")
-    before = [count(ledger) for ledger in ledgers]
-    await place.until_it_holds(lambda: all(count(ledger) >= 2 * EVENTS for ledger in ledgers), "end", 90)
-    print(f"\n{before} of {2 * EVENTS} were delivered when the new controllers were ready")
-    assert str(account(ledgers[0], records)) == clean(2 * EVENTS)
-    of_nats = account(ledgers[1], letters)
-    assert (of_nats.lost, of_nats.duplicates) == (0, 0), of_nats  # without order, which is its default
 
 
 async def test_changing_a_trigger_under_load_loses_no_event_and_deletes_its_old_consumer(
@@ -171,11 +142,6 @@ async def test_events_wait_while_a_function_is_deleted_and_created_again(
 
 def kafka_trigger(*topics: str, **spec: Any) -> dict[str, Any]:
     return manifest("KafkaTrigger", "ledger", **{"function": "ledger", "topics": topics, "concurrency": 16, **spec})
-
-
-def clean(events: int) -> str:
-    """The summary of a run in which every event came once and in order."""
-    return f"sent {events}, delivered {events}, lost 0, duplicates 0, out of order 0"
 
 
 def numbers(ledger: Path) -> set[int]:

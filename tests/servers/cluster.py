@@ -61,6 +61,7 @@ class Place:
 
 @dataclass
 class Cluster:
+    name: str  # the keeper's
     node: Node
     api: Api
     kafka: str  # the broker's address
@@ -99,7 +100,7 @@ class Cluster:
 
     async def restart_api_server(self) -> None:
         """SIGKILL, and started again."""
-        await ask("restart-api-server")
+        await ask(f"{self.name} restart-api-server")
 
     async def kubectl(self, *arguments: str) -> str:
         """In the release's namespace."""
@@ -285,20 +286,20 @@ async def started() -> AsyncIterator[tuple[Node, Place]]:
                 nats_server(host=ADDRESS) as nats,
                 package_index(Path(folder), ADDRESS) as index,
             ):
-                await Cluster(it, api, kafka.bootstrap, nats.url, Path(folder)).install(index, Path(store))
+                await Cluster("", it, api, kafka.bootstrap, nats.url, Path(folder)).install(index, Path(store))
                 assert it.first is not None
                 yield it, Place(str(it.folder), it.port, it.first.pid, kafka.bootstrap, nats.url, folder)
 
 
 @asynccontextmanager
-async def cluster() -> AsyncIterator[Cluster]:
-    """The one cluster of this test run. Meanwhile this thread is on its network."""
-    place = Place(**await ask("cluster"))
+async def cluster(name: str) -> AsyncIterator[Cluster]:
+    """The cluster of this test run that the keeper knows by this name. Meanwhile this thread is on its network."""
+    place = Place(**await ask(name))
     it = Node(Path(place.folder), await asyncio.to_thread(programs), place.port)
     it.enter(psutil.Process(place.first))
     with it.joined():
         async with _api(it) as api:
-            yield Cluster(it, api, place.kafka, place.nats, Path(place.packages))
+            yield Cluster(name, it, api, place.kafka, place.nats, Path(place.packages))
 
 
 @asynccontextmanager

@@ -1,12 +1,14 @@
 """Servers that all workers of a test run share, each started when the first test asks for it.
 
 One process keeps them; it ends with the run, whose end it notices by its standard input: also where the run was killed.
+A cluster has a process of its own, since that is on the cluster's network; the first process asks it.
 
-Usage: -m servers.keeper SOCKET
+Usage: -m servers.keeper SOCKET [apart]
 """
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,7 +22,15 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
 ADDRESS = "KUBEIRQ_TEST_KEEPER"  # the variable that tells workers the keeper's socket
+APART = ("cluster", "cluster-alone")
 STOP_SECONDS = 60
+
+
+def _command(socket: str, *more: str) -> tuple[list[str], dict[str, str]]:
+    """With the environment that it needs."""
+    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return [sys.executable, "-m", "servers.keeper", socket, *more], environment
 
 
 # --- the side of the tests
@@ -32,13 +42,11 @@ class Keeper:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="keeper-")
         socket = str(Path(self._folder.name) / "socket")
-        paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        command, environment = _command(socket)
         # in a session of its own: an interrupt from the keyboard is for the tests, which still need the servers
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "servers.keeper", socket],
-            stdin=subprocess.PIPE, env=environment, cwd=TESTS.parent, start_new_session=True,
-        )  # fmt: skip
+            command, stdin=subprocess.PIPE, env=environment, cwd=TESTS.parent, start_new_session=True
+        )
         os.environ[ADDRESS] = socket
 
     def stop(self) -> None:
@@ -54,15 +62,22 @@ class Keeper:
         self._folder.cleanup()
 
 
-async def ask(name: str) -> Any:
-    """The answer of the keeper to this request. A server that is not there yet is started first."""
-    reader, writer = await _connected(os.environ[ADDRESS])
+async def ask(request: str) -> Any:
+    """The answer of the keeper: to the name of a server, where it is; to its name and an action, nothing.
+
+    A server that is not there yet is started first.
+    """
+    return await _asked(os.environ[ADDRESS], request)
+
+
+async def _asked(socket: str, request: str) -> Any:
+    reader, writer = await _connected(socket)
     try:
-        writer.write(name.encode() + b"\n")
+        writer.write(request.encode() + b"\n")
         found = json.loads(await reader.readline() or b'{"problem": "the keeper ended"}')
     finally:
         writer.close()
-    assert "problem" not in found, f"{name}: {found['problem']}"
+    assert "problem" not in found, f"{request}: {found['problem']}"
     return found["answer"]
 
 
@@ -79,25 +94,32 @@ async def _connected(socket: str) -> tuple[asyncio.StreamReader, asyncio.StreamW
 
 
 class Kept:
-    """The servers that were asked for, and the requests that tests may make."""
+    """The servers that were asked for. `stack` stops them."""
 
-    def __init__(self, stack: AsyncExitStack) -> None:
-        self._stack = stack
-        self._started: dict[str, asyncio.Task[Any]] = {}
-        self._starts: dict[str, Callable[[], Awaitable[Any]]] = {
-            "kafka": self._kafka,
-            "embedded-kafka": self._embedded_kafka,
-            "cluster": self._cluster,
-        }
-        self._restart_api_server: Callable[[], Awaitable[None]] | None = None
+    def __init__(self, stack: AsyncExitStack, socket: str, apart: bool) -> None:
+        self._stack, self._socket, self._apart = stack, socket, apart
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._actions: dict[str, Callable[[], Awaitable[None]]] = {}
 
     async def answer(self, request: str) -> Any:
-        if request == "restart-api-server":
-            assert self._restart_api_server is not None, "no cluster was asked for"
-            return await self._restart_api_server()
-        if request not in self._started:
-            self._started[request] = asyncio.create_task(self._starts[request]())
-        return await asyncio.shield(self._started[request])
+        name, _, action = request.partition(" ")
+        if name in APART and not self._apart:
+            return await _asked(await self._once(f"{name} apart", lambda: self._process(name)), request)
+        if action:
+            return await self._actions[action]()
+        starts = {"kafka": self._kafka, "embedded-kafka": self._embedded_kafka, **dict.fromkeys(APART, self._cluster)}
+        return await self._once(name, starts[name])
+
+    async def end_starts(self) -> None:
+        """Of servers that are about to start."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _once(self, name: str, start: Callable[[], Any]) -> Any:
+        if name not in self._tasks:
+            self._tasks[name] = asyncio.create_task(start())
+        return await asyncio.shield(self._tasks[name])
 
     async def _kafka(self) -> Any:
         from servers.kafka import apache_kafka
@@ -112,18 +134,32 @@ class Kept:
     async def _cluster(self) -> Any:
         from servers.cluster import started
 
-        running, remote = await self._stack.enter_async_context(started())
-        self._restart_api_server = running.restart_api_server
-        return asdict(remote)
+        running, place = await self._stack.enter_async_context(started())
+        self._actions["restart-api-server"] = running.restart_api_server
+        return asdict(place)
+
+    async def _process(self, name: str) -> str:
+        """Its socket."""
+        socket = f"{self._socket}-{name}"
+        command, environment = _command(socket, "apart")
+        process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, env=environment)
+
+        async def stop() -> None:
+            assert process.stdin is not None
+            process.stdin.close()
+            await process.wait()
+
+        self._stack.push_async_callback(stop)
+        return socket
 
 
-async def main(socket: str) -> None:
+async def main(socket: str, *apart: str) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     loop.add_reader(sys.stdin, ended.set)  # nothing is ever written there: it can only end
     async with AsyncExitStack() as stack:
-        kept = Kept(stack)
+        kept = Kept(stack, socket, bool(apart))
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -133,9 +169,13 @@ async def main(socket: str) -> None:
             writer.write(json.dumps(found).encode() + b"\n")
             writer.close()
 
-        async with await asyncio.start_unix_server(serve, socket):
-            await ended.wait()
+        server = await asyncio.start_unix_server(serve, socket)
+        await ended.wait()
+        loop.remove_reader(sys.stdin)
+        server.close()
+        await kept.end_starts()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a server that starts refuses connections first
+    asyncio.run(main(*sys.argv[1:]))

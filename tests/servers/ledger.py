@@ -86,6 +86,11 @@ def account(path: Path, sent: Mapping[str, Sequence[int]]) -> Account:
     return Account(total, delivered, lost, duplicates, out_of_order)
 
 
+def clean(events: int) -> str:
+    """The summary of a run in which every event came once and in order."""
+    return f"sent {events}, delivered {events}, lost 0, duplicates 0, out of order 0"
+
+
 def count(path: Path) -> int:
     """How many lines there are: cheap enough to be asked often."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
