@@ -105,9 +105,10 @@ class Kafka:
             formatting = await asyncio.create_subprocess_exec(
                 program, *arguments, "kafka.tools.StorageTool", "format", "-t", "A" * 22, "-c", properties,
                 *self._scram(),
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             )  # fmt: skip
-            assert await formatting.wait() == 0
+            _, problems = await formatting.communicate()
+            assert formatting.returncode == 0, problems.decode()
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 program, *arguments, "kafka.Kafka", properties, stdout=log, stderr=log

@@ -27,6 +27,7 @@ async def test_that_waits(number):
 """
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda found: found.name)
 async def test_a_run_that_is_ended_by_a_signal_stops_what_its_workers_and_the_keeper_started(
     tmp_path: Path, number: signal.Signals
