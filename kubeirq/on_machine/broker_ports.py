@@ -37,7 +37,7 @@ async def choose_port(state: Path, kind: str, usual: int) -> int:
 
 
 def _take(port: int) -> bool:
-    """Takes a port that nobody listens on and that no other fabric is about to use. This process keeps it until it ends.
+    """Takes a port that nobody listens on and that no other fabric is about to use. The process keeps it until it ends.
 
     Two fabrics that start at the same moment both find a port free, and the slower one would use the other's broker.
     The lock is on the byte of a shared file that has the port's number.
@@ -53,7 +53,7 @@ def _take(port: int) -> bool:
 
 @cache
 def _ports_file() -> int | None:
-    """The shared file, open until the process ends: closing it would unlock every port. None where it cannot be made."""
+    """The shared file, open until the process ends: closing it unlocks every port. None where it cannot be made."""
     path = Path(tempfile.gettempdir()) / f"kubeirq-ports-{os.getuid()}"
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
