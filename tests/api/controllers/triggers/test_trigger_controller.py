@@ -304,9 +304,9 @@ async def test_a_more_specific_route_of_another_namespace_takes_nothing_from_an_
         await it.until("httptrigger", "second", lambda found: "served" not in found["status"])
         await it.apply(resource("HTTPTrigger", "second", {**spec, "path": "/elsewhere"}))
         await it.until("httptrigger", "second", lambda found: "POST /elsewhere" in str(found["status"].get("served")))
-        await it.apply(resource("HTTPTrigger", "first", {**spec, "path": "/elsewhere"}, "shop"))
+        await it.apply(resource("HTTPTrigger", "first", {**spec, "path": "/elsewhere"}, shop))
         async with asyncio.timeout(20):  # though it is older: it did not exist when the other took the route
-            while condition(await it.get("httptrigger", "first", "shop"))["reason"] != "Taken":
+            while condition(await it.get("httptrigger", "first", shop))["reason"] != "Taken":
                 await asyncio.sleep(0.1)
         assert condition(await it.get("httptrigger", "second"))["reason"] != "Taken"
         await it.server.kubectl("delete", "httptrigger", "second", "--timeout=10s")
