@@ -40,7 +40,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python tests/run.py unit
 
 docs: install
 	$(BIN)/kubeirq crds --chart helm/kubeirq

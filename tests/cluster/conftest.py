@@ -10,7 +10,9 @@ from servers.kafka import jars
 from servers.kubernetes_build.build import programs
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return  # it is all there
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         programs()
         jars()
@@ -18,10 +20,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         project_archives()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", name="cluster")
+@pytest_asyncio.fixture(scope="module", loop_scope="session", name="cluster")
 async def shared_cluster() -> AsyncIterator[Cluster]:
-    """The one cluster with the chart installed, for tests that bring a namespace of their own."""
-    async with cluster() as found:
+    """The cluster with the chart installed that tests share which bring a namespace of their own."""
+    async with cluster("cluster") as found:
         yield found
 
 

@@ -109,7 +109,7 @@ async def test_a_folder_is_deployed_called_and_inspected_and_its_dead_letters_ar
 ):
     kubeirq = terminal(place, tmp_path)
     topic = f"{place.name}-orders"
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await kafka.create_topic(cluster.kafka, topic)
     result = await kubeirq("deploy", "app.yaml")
     assert result.code == 0, result
     assert result.output.splitlines()[-1] == "2 objects applied and Ready"
@@ -127,7 +127,7 @@ async def test_a_folder_is_deployed_called_and_inspected_and_its_dead_letters_ar
     assert (result.code, result.errors) == (0, ""), result
     assert "KafkaTrigger/orders" in result.output and "2/2" in result.output
 
-    await kafka.publish(cluster.kafka.bootstrap, topic, range(4))
+    await kafka.publish(cluster.kafka, topic, range(4))
     result = await until(
         lambda: kubeirq("dead-letters", "list", "orders", "-o", "json"),
         lambda result: result.code == 0 and len(json.loads(result.output)) == 2,
@@ -174,13 +174,13 @@ async def test_a_folder_is_deployed_called_and_inspected_and_its_dead_letters_ar
 async def test_a_parked_lane_is_listed_and_skipped(place: Namespace, cluster: Cluster, tmp_path: Path):
     kubeirq = terminal(place, tmp_path)
     topic = f"{place.name}-orders"
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
+    await kafka.create_topic(cluster.kafka, topic)
     app = tmp_path / "app.yaml"
     app.write_text(
         app.read_text().replace("function: tax, topics", "function: tax, delivery: {onFailure: park}, topics")
     )
     assert (await kubeirq("deploy", "app.yaml")).code == 0
-    await kafka.publish(cluster.kafka.bootstrap, topic, [1])
+    await kafka.publish(cluster.kafka, topic, [1])
     result = await until(lambda: kubeirq("lanes", "list", "orders"), lambda result: "parked" in result.output)
     assert "k1" in result.output
     result = await until(lambda: kubeirq("describe", "orders"), lambda result: "Parked" in result.output)
@@ -233,7 +233,7 @@ async def test_only_users_who_may_exec_see_payloads(place: Namespace, cluster: C
     person = await cluster.node.kubeconfig_of(f"person-{place.name}")
     kubeirq = terminal(place, tmp_path, person)
     admin = Terminal(tmp_path, cluster.node.kubeconfig, place.name)
-    await kafka.create_topic(cluster.kafka.bootstrap, f"{place.name}-orders")
+    await kafka.create_topic(cluster.kafka, f"{place.name}-orders")
     result = await kubeirq("deploy", "app.yaml")
     assert (result.code, "no permission: " in result.errors) == (1, True), result
     await place.kubectl("create", "rolebinding", "edit", "--clusterrole=edit", f"--user=person-{place.name}")

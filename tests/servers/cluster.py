@@ -1,7 +1,7 @@
 """kubeirq on a real node: its chart installed, a real Kafka and a real NATS server beside it, and what tests ask of it.
 
-One serves all tests of a session; each has a namespace of its own. The session's thread is on the node's network:
-clients in a test reach Services, pods and brokers by their addresses.
+One serves all tests of a run; each has a namespace of its own. The keeper starts it, and each worker joins it: its
+thread is on the node's network, so that clients in a test reach Services, pods and brokers by their addresses.
 """
 
 import asyncio
@@ -20,10 +20,12 @@ from kubernetes.aio.client import ApiClient, Configuration
 from servers import images
 from servers.fabric import manifest
 from servers.helm import CHART, RELEASE, HelmError, helm
-from servers.kafka import Kafka, apache_kafka
+from servers.kafka import apache_kafka
+from servers.keeper import ask
 from servers.kubernetes import KubectlError
+from servers.kubernetes_build.build import programs
 from servers.kubernetes_node import ADDRESS, Node, node
-from servers.nats import NATSServer, nats_server
+from servers.nats import nats_server
 from servers.package_index import package_index
 
 from controllers.cluster.api import Api, Object
@@ -45,12 +47,25 @@ LAST_CHARACTERS = 1500
 LEDGER_FOLDER = "/ledger"  # inside a pod
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a cluster is that another process keeps."""
+
+    folder: str  # of its node
+    port: int  # of its API server
+    first: int  # the first process of its namespace of process ids
+    kafka: str  # addresses
+    nats: str
+    packages: str
+
+
 @dataclass
 class Cluster:
+    name: str  # the keeper's
     node: Node
     api: Api
-    kafka: Kafka
-    nats: NATSServer
+    kafka: str  # the broker's address
+    nats: str  # the server's
     packages: Path  # what a function's dependencies are installed from: see `package_index.add_wheel`
 
     async def install(self, index: str, store: Path) -> None:
@@ -74,14 +89,18 @@ class Cluster:
                 "images": dict.fromkeys(runtimes.NAMES, images.PYTHON),
                 "packageIndex": {"url": index, "trustedHosts": [ADDRESS]},
             },
-            "kafka": {"brokers": [self.kafka.bootstrap]},
-            "nats": {"servers": [self.nats.url]},
+            "kafka": {"brokers": [self.kafka]},
+            "nats": {"servers": [self.nats]},
         }
         where = (f"--namespace={RELEASE}", "--create-namespace", "--wait", "--timeout=300s")
         try:
             await helm("install", RELEASE, str(CHART), *where, kubeconfig=self.node.kubeconfig, values=values)
         except HelmError as error:
             raise AssertionError(f"{error}\n{await Namespace(self, RELEASE).told()}") from None
+
+    async def restart_api_server(self) -> None:
+        """SIGKILL, and started again."""
+        await ask(f"{self.name} restart-api-server")
 
     async def kubectl(self, *arguments: str) -> str:
         """In the release's namespace."""
@@ -254,24 +273,41 @@ def keeping(folder: Path, **environment: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def cluster() -> AsyncIterator[Cluster]:
+async def started() -> AsyncIterator[tuple[Node, Place]]:
     """A node with the chart installed and ready, gone at the end, whatever happened."""
     archives = await asyncio.to_thread(images.project_archives)
     async with node() as it:
         for archive in archives:
             await it.load(archive)
         with it.joined(), tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as store:
-            configuration = Configuration()
-            await config.load_kube_config(str(it.kubeconfig), client_configuration=configuration)
             async with (
-                ApiClient(configuration) as client,
+                _api(it) as api,
                 apache_kafka(host=ADDRESS) as kafka,
                 nats_server(host=ADDRESS) as nats,
                 package_index(Path(folder), ADDRESS) as index,
             ):
-                found = Cluster(it, Api(client), kafka, nats, Path(folder))
-                await found.install(index, Path(store))
-                yield found
+                await Cluster("", it, api, kafka.bootstrap, nats.url, Path(folder)).install(index, Path(store))
+                assert it.first is not None
+                yield it, Place(str(it.folder), it.port, it.first.pid, kafka.bootstrap, nats.url, folder)
+
+
+@asynccontextmanager
+async def cluster(name: str) -> AsyncIterator[Cluster]:
+    """The cluster of this test run that the keeper knows by this name. Meanwhile this thread is on its network."""
+    place = Place(**await ask(name))
+    it = Node(Path(place.folder), await asyncio.to_thread(programs), place.port)
+    it.enter(psutil.Process(place.first))
+    with it.joined():
+        async with _api(it) as api:
+            yield Cluster(name, it, api, place.kafka, place.nats, Path(place.packages))
+
+
+@asynccontextmanager
+async def _api(it: Node) -> AsyncIterator[Api]:
+    configuration = Configuration()
+    await config.load_kube_config(str(it.kubeconfig), client_configuration=configuration)
+    async with ApiClient(configuration) as client:
+        yield Api(client)
 
 
 def _named(image: str) -> dict[str, str]:

@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 from servers.kubernetes import APIServer, api_server
+from servers.kubernetes_objects import Kind, connected, kinds_of, named, paths_of_all, remove_all_but
 from servers.ports import free_port
 
+from controllers.cluster.api import Api, Refused
 from controllers.cluster.leases import slot_of
 from controllers.definitions.crds import crds
 from controllers.triggers.process import LEASE_COUNT
@@ -63,6 +66,8 @@ class Cluster:
 
     server: APIServer
     folder: Path
+    api: Api
+    kinds: list[Kind]  # that the server knows; more are looked up
     controllers: list[Controller] = field(default_factory=list)
 
     async def start(self, *arguments: str, replica: str = "one", **environment: str) -> Controller:
@@ -84,13 +89,24 @@ class Cluster:
         await found.start()
         return found
 
+    async def new_namespace(self) -> str:
+        """Of a name that no earlier test had: a namespace takes seconds to go."""
+        name = f"t-{uuid4().hex[:8]}"
+        await self.server.kubectl("create", "namespace", name)
+        return name
+
     async def apply(self, *documents: dict[str, Any]) -> None:
         await self.server.kubectl("apply", "-f", "-", input="\n---\n".join(json.dumps(found) for found in documents))
 
     async def get(self, kind: str, name: str = "", namespace: str = "default") -> Any:
-        names = [name] if name else []
-        text = await self.server.kubectl("get", kind, *names, "-n", namespace, "--ignore-not-found", "-o", "json")
-        return json.loads(text) if text else None if name else {"items": []}
+        """The object, None for none; without a name a list of all."""
+        path = (await self._kind(kind)).path(namespace, name)
+        try:
+            return await self.api.request("GET", path)
+        except Refused as refused:
+            if refused.status == 404 and name:
+                return None
+            raise
 
     async def until(self, kind: str, name: str, holds: Callable[[Any], Any], seconds: float = 20) -> Any:
         """The object, as soon as that holds of it."""
@@ -98,10 +114,17 @@ class Cluster:
         try:
             async with asyncio.timeout(seconds):
                 while not holds(found := await self.get(kind, name)):
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"{kind} {name}: {json.dumps(found)[:2000]}\n{self.logs()}") from None
         return found
+
+    async def _kind(self, name: str) -> Kind:
+        try:
+            return named(self.kinds, name)
+        except StopIteration:  # a plugin's definition came later
+            self.kinds = await kinds_of(self.api)
+            return named(self.kinds, name)
 
     def logs(self) -> str:
         """The ends of all of them."""
@@ -109,13 +132,36 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(folder: Path) -> AsyncIterator[Cluster]:
-    """Ready for controllers and resources; all of it is stopped at the end, whatever happened."""
+async def server_for_controllers() -> AsyncIterator[APIServer]:
+    """With the controller manager and our definitions; all of it is stopped at the end, whatever happened."""
     async with api_server(controllers=True) as server:
         await server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(crds()))
         await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
         await server.kubectl("create", "namespace", SYSTEM)
-        found = Cluster(server, folder)
+        yield server
+
+
+@asynccontextmanager
+async def cluster(server: APIServer, folder: Path) -> AsyncIterator[Cluster]:
+    """Ready for controllers and resources; at the end the controllers are killed, and what was made is removed."""
+    async with connected(server) as api:
+        kinds = await kinds_of(api)
+        kept = await paths_of_all(api, kinds)
+        server.forget()
+        found = Cluster(server, folder, api, kinds)
+        try:
+            yield found
+        finally:
+            for controller in found.controllers:
+                await controller.kill()
+        await remove_all_but(api, await kinds_of(api), kept)
+
+
+@asynccontextmanager
+async def own_cluster(folder: Path) -> AsyncIterator[Cluster]:
+    """For a test that kills the API server."""
+    async with server_for_controllers() as server, connected(server) as api:
+        found = Cluster(server, folder, api, await kinds_of(api))
         try:
             yield found
         finally:

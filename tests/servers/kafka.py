@@ -1,6 +1,6 @@
 """A real Apache Kafka in a process of its own, from Maven's jars, kept outside the checkout; and the embedded broker.
 
-Tests share a broker by a fixture of their module's scope, with topics and groups of their own.
+Tests of all workers share one broker, with topics and groups of their own; tests that kill a broker start one.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
+from servers.keeper import ask
 from servers.ports import free_port
 
 from kubeirq.on_machine.brokers import kafka_broker
@@ -104,9 +105,10 @@ class Kafka:
             formatting = await asyncio.create_subprocess_exec(
                 program, *arguments, "kafka.tools.StorageTool", "format", "-t", "A" * 22, "-c", properties,
                 *self._scram(),
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             )  # fmt: skip
-            assert await formatting.wait() == 0
+            _, problems = await formatting.communicate()
+            assert formatting.returncode == 0, problems.decode()
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 program, *arguments, "kafka.Kafka", properties, stdout=log, stderr=log
@@ -203,6 +205,17 @@ async def apache_kafka(*, sasl: str | None = None, host: str = "127.0.0.1") -> A
         finally:
             if found.process is not None and found.process.returncode is None:
                 await found.kill()
+
+
+async def shared_kafka() -> Kafka:
+    """The one broker of this test run, which no test may stop: with topics and groups of a test's own."""
+    return Kafka(Path(), (await ask("kafka"))["port"], 0, 0)
+
+
+async def shared_embedded_kafka() -> str:
+    """The address of the one of this test run."""
+    address: str = await ask("embedded-kafka")
+    return address
 
 
 async def create_topic(bootstrap: str, name: str, partitions: int = 4, **configuration: str) -> None:

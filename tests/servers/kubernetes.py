@@ -1,6 +1,6 @@
 """A real Kubernetes API server on etcd, without nodes: what controllers talk to. Ready in about five seconds.
 
-Tests share a server by a fixture of their module's scope, with namespaces of their own.
+Tests share a server: one that is emptied after each, or, with namespaces of their own, that of their module.
 """
 
 import asyncio
@@ -48,6 +48,7 @@ class APIServer:
     addresses: tuple[str, ...] = ("127.0.0.1", "10.96.0.1")
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     commands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what each was started with
+    audited: int = 0  # bytes of the audit log that are an earlier test's
 
     @property
     def url(self) -> str:
@@ -86,7 +87,9 @@ class APIServer:
 
     def audit(self, *, user: str | None = None, resource: str | None = None) -> list[dict[str, Any]]:
         """Every request that is over, in order, as the audit log has it: at most by this user, to this resource."""
-        lines = (self.folder / "audit.log").read_bytes().split(b"\n")[:-1]  # the last may be half written
+        with (self.folder / "audit.log").open("rb") as log:
+            log.seek(self.audited)
+            lines = log.read().split(b"\n")[:-1]  # the last may be half written
         events: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return [
             event
@@ -94,6 +97,10 @@ class APIServer:
             if (user is None or event["user"]["username"] == user)
             and (resource is None or event.get("objectRef", {}).get("resource") == resource)
         ]
+
+    def forget(self) -> None:
+        """`audit` tells of later requests only."""
+        self.audited = (self.folder / "audit.log").read_bytes().rfind(b"\n") + 1
 
     def writes(self, *, user: str | None = None, resource: str | None = None) -> list[dict[str, Any]]:
         """Those of `audit` that asked for a change."""

@@ -95,6 +95,11 @@ class Node(APIServer):
 
     first: psutil.Process | None = None  # of the namespace of process ids
 
+    def enter(self, first: psutil.Process) -> None:
+        """Programs are run in the namespaces of this process from now on."""
+        self.first = first
+        self.inside = ("nsenter", f"--target={first.pid}", "--net", "--mount", "--pid", "--")
+
     async def execute(self, *command: str) -> str:
         """What a command inside the namespaces wrote to standard output. It must succeed."""
         process = await asyncio.create_subprocess_exec(
@@ -180,8 +185,7 @@ class Node(APIServer):
         self.processes["unshare"] = process
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
-        self.first = psutil.Process(process.pid).children()[0]
-        self.inside = ("nsenter", f"--target={self.first.pid}", "--net", "--mount", "--pid", "--")
+        self.enter(psutil.Process(process.pid).children()[0])
 
     async def _start_control_plane(self) -> None:
         await self.start(

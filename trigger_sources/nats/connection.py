@@ -23,6 +23,7 @@ from trigger_sources.spec import SecretRef, Spec
 
 log = logging.getLogger(__name__)
 
+_CANCEL_SECONDS = 0.05
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 5.0
 _STALE_SECONDS = 60  # longer than the client keeps a connection that does not answer
@@ -256,21 +257,21 @@ async def connect(
             connection._refusal = str(error)
 
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            await client.connect(
-                servers=list(servers),
-                name=name,
-                error_cb=failed,
-                disconnected_cb=connection._gone,
-                reconnected_cb=connection._back,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.2,
-                connect_timeout=2,
-                ping_interval=10,
-                max_outstanding_pings=2,
-                skip_subject_validation=True,
-                **arguments,
-            )
+        connecting = client.connect(
+            servers=list(servers),
+            name=name,
+            error_cb=failed,
+            disconnected_cb=connection._gone,
+            reconnected_cb=connection._back,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,
+            connect_timeout=2,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            skip_subject_validation=True,
+            **arguments,
+        )
+        await in_time(connecting, _CONNECT_SECONDS)
     except (NatsError, TimeoutError, OSError) as error:
         with contextlib.suppress(Exception):
             await client.close()
@@ -280,6 +281,24 @@ async def connect(
         word = "Unauthorized" if _is_refusal(reason) else unreachable
         raise SourceError(word, f"{connection.place}: {str(reason) or type(reason).__name__}") from error
     return connection
+
+
+async def in_time(work: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Waits for it so long, then ends it and raises TimeoutError.
+
+    The client uses `wait_for`, which in Python 3.11 forgets a cancellation that comes together with an answer: the
+    client would try to connect for ever. So the work is cancelled until it ends.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
+    if task.cancelled():
+        raise TimeoutError
+    task.result()
 
 
 def _without_password(server: str) -> str:

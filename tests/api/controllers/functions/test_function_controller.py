@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from servers.controllers import Cluster
 from servers.controllers import cluster as empty_cluster
+from servers.kubernetes import APIServer
 
 
 @asynccontextmanager
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(server: APIServer, folder: Path) -> AsyncIterator[Cluster]:
     """A cluster with a single replica of the controller."""
-    async with empty_cluster(tmp_path) as found:
+    async with empty_cluster(server, folder) as found:
         await found.start("functions", KUBEIRQ_NAMESPACE="")
         yield found
 
@@ -36,8 +37,10 @@ def ready(found: Any) -> Any:
 
 
 @pytest.mark.timeout(120)
-async def test_a_function_gets_its_objects_and_drift_is_repaired_within_seconds(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_a_function_gets_its_objects_and_drift_is_repaired_within_seconds(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.apply(function())
         made = await it.until("deployment", "greet", bool)
         container = made["spec"]["template"]["spec"]["containers"][0]
@@ -51,11 +54,13 @@ async def test_a_function_gets_its_objects_and_drift_is_repaired_within_seconds(
 
 
 @pytest.mark.timeout(120)
-async def test_removed_fields_are_undone_and_an_autoscalers_replicas_stay(tmp_path: Path) -> None:
+async def test_removed_fields_are_undone_and_an_autoscalers_replicas_stay(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
     def variables(found: Any) -> set[str]:
         return {item["name"] for item in found["spec"]["template"]["spec"]["containers"][0]["env"]}
 
-    async with cluster(tmp_path) as it:
+    async with cluster(kubernetes, tmp_path) as it:
         cpu = {"requests": {"cpu": "100m"}}
         env = [{"name": name, "value": "1"} for name in ("KEPT", "GONE")]
         await it.apply(function(env=env, scale={"min": 3}, resources=cpu))
@@ -71,8 +76,10 @@ async def test_removed_fields_are_undone_and_an_autoscalers_replicas_stay(tmp_pa
 
 
 @pytest.mark.timeout(120)
-async def test_changed_code_gets_a_new_config_map_and_the_old_one_stays_for_a_rollback(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_changed_code_gets_a_new_config_map_and_the_old_one_stays_for_a_rollback(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.apply(function())
         await it.until("deployment", "greet", bool)
 
@@ -93,8 +100,10 @@ async def test_changed_code_gets_a_new_config_map_and_the_old_one_stays_for_a_ro
 
 
 @pytest.mark.timeout(180)
-async def test_deleting_a_function_deletes_its_objects_even_while_no_controller_runs(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_deleting_a_function_deletes_its_objects_even_while_no_controller_runs(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         for name in ("one", "two"):
             cpu = {"requests": {"cpu": "100m"}}
             await it.apply(function(name, scale={"min": 2, "max": 4}, resources=cpu))
@@ -112,8 +121,10 @@ async def test_deleting_a_function_deletes_its_objects_even_while_no_controller_
 
 
 @pytest.mark.timeout(120)
-async def test_a_problem_becomes_a_condition_with_field_problem_and_way_out(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_a_problem_becomes_a_condition_with_field_problem_and_way_out(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"},
                         "spec": {"ports": [{"port": 80}]}})  # fmt: skip
         await it.apply(function("taken"), function("patched", podTemplate={"spec": {"containers": "none"}}))
@@ -133,8 +144,10 @@ async def test_a_problem_becomes_a_condition_with_field_problem_and_way_out(tmp_
 
 
 @pytest.mark.timeout(120)
-async def test_a_pods_later_problem_is_reported_while_its_deployment_is_unchanged(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_a_pods_later_problem_is_reported_while_its_deployment_is_unchanged(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.apply(function())
         pods = await it.until("pod", "", lambda found: found["items"])
         await it.until("function", "greet", lambda f: ready(f) and ready(f)["reason"] in ("RollingOut", "Starting"))
@@ -148,8 +161,8 @@ async def test_a_pods_later_problem_is_reported_while_its_deployment_is_unchange
 
 
 @pytest.mark.timeout(180)
-async def test_at_rest_nothing_is_written(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_at_rest_nothing_is_written(kubernetes: APIServer, tmp_path: Path) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.apply(*(function(f"f{number}") for number in range(20)))
         for number in range(20):
             await it.until("function", f"f{number}", ready)

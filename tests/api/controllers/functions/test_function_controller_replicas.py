@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from servers.controllers import SYSTEM, Cluster, cluster, condition, resource
+from servers.kubernetes import APIServer
 
 
 def function(name: str) -> dict[str, Any]:
@@ -18,8 +19,10 @@ async def leader_of(it: Cluster) -> str:
 
 
 @pytest.mark.timeout(150)
-async def test_one_replica_writes_and_the_other_takes_over_when_it_is_killed(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_one_replica_writes_and_the_other_takes_over_when_it_is_killed(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         replicas = {}
         for name in ("one", "two"):
             login = await it.server.kubeconfig_of(f"replica-{name}", "system:masters")
@@ -48,8 +51,10 @@ async def test_one_replica_writes_and_the_other_takes_over_when_it_is_killed(tmp
 
 
 @pytest.mark.timeout(150)
-async def test_at_rest_two_replicas_write_nothing_but_one_renewal_after_the_other(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_at_rest_two_replicas_write_nothing_but_one_renewal_after_the_other(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         for name in ("one", "two"):
             login = await it.server.kubeconfig_of(f"replica-{name}", "system:masters")
             await it.start("functions", replica=name, KUBECONFIG=str(login))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from servers.controllers import Cluster, cluster, condition, holder_of, resource
 from servers.function import function
+from servers.kubernetes import APIServer
 from servers.nats import nats_server
 
 COPIES = """
@@ -45,10 +46,12 @@ async def definitions(environment: dict[str, str]) -> str:
 
 
 @pytest.mark.timeout(120)
-async def test_a_plugins_trigger_runs_in_one_replica_and_moves_to_the_other(tmp_path: Path) -> None:
+async def test_a_plugins_trigger_runs_in_one_replica_and_moves_to_the_other(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
     environment, ledger, incoming = installed(tmp_path), tmp_path / "ledger", tmp_path / "in"
     incoming.mkdir()
-    async with cluster(tmp_path) as it, nats_server() as store, function(COPIES, LEDGER=str(ledger)) as f:
+    async with cluster(kubernetes, tmp_path) as it, nats_server() as store, function(COPIES, LEDGER=str(ledger)) as f:
         await it.server.kubectl("apply", "--server-side", "-f", "-", input=await definitions(environment))
         await it.server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
         given = {**environment, "KUBEIRQ_STORE_NATS_SERVERS": store.url}

@@ -13,9 +13,10 @@ import nats
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from servers.controllers import Cluster, Controller, cluster, condition, holder_of, resource
+from servers.controllers import Cluster, Controller, cluster, condition, holder_of, own_cluster, resource
 from servers.function import function
 from servers.kafka import apache_kafka, assigned, create_topic
+from servers.kubernetes import APIServer
 from servers.ledger import FUNCTION, account, count, entries
 from servers.nats import nats_server
 
@@ -108,11 +109,12 @@ async def delivered_by(controller: Controller) -> int:
 
 @pytest.mark.timeout(180)
 async def test_replicas_share_the_partitions_of_a_topic_and_take_over_those_of_one_that_is_killed(
+    kubernetes: APIServer,
     tmp_path: Path,
 ) -> None:
     ledger = tmp_path / "ledger"
     async with (
-        cluster(tmp_path) as it,
+        cluster(kubernetes, tmp_path) as it,
         apache_kafka() as kafka,
         function(FUNCTION, LEDGER=str(ledger), **WORK) as f,
     ):
@@ -143,18 +145,19 @@ async def test_replicas_share_the_partitions_of_a_topic_and_take_over_those_of_o
 
 @pytest.mark.timeout(240)
 async def test_an_ordered_trigger_runs_in_one_replica_and_continues_in_the_other_after_a_kill(
+    kubernetes: APIServer,
     tmp_path: Path,
 ) -> None:
     """The server hands out a dead replica's messages after the Lease has a new holder, which waits for them."""
     ledger = tmp_path / "ledger"
     async with (
-        cluster(tmp_path) as it,
+        cluster(kubernetes, tmp_path) as it,
         nats_server() as server,
         function(FUNCTION, LEDGER=str(ledger), **WORK) as f,
     ):
         replicas = [await it.start("trigger", "nats", replica=name) for name in ("one", "two")]
         spec = {"servers": [server.url], "subject": "orders.*", "stream": "ORDERS", "createStream": True, "url": f.url}
-        ordered = {"ordering": "key", "concurrency": CONCURRENCY}
+        ordered = {"ordering": "key", "concurrency": CONCURRENCY, "ackWaitSeconds": 20}
         await it.apply(resource("NATSTrigger", "orders", {**spec, **ordered}))
         await it.until("natstrigger", "orders", lambda found: condition(found)["status"] == "True", 40)
         kills = 2
@@ -183,7 +186,7 @@ async def test_events_flow_on_while_the_api_server_is_killed_and_started_again(t
     """Events of an ordered trigger, which needs its Lease, wait and continue. Those of the other never stop."""
     ledgers = {name: tmp_path / name for name in ("kept", "shared")}
     async with (
-        cluster(tmp_path) as it,
+        own_cluster(tmp_path) as it,
         nats_server() as server,
         function(FUNCTION, LEDGER=str(ledgers["kept"]), **WORK) as kept,
         function(FUNCTION, LEDGER=str(ledgers["shared"]), **WORK) as shared,

@@ -11,6 +11,7 @@ import nats
 import pytest
 from servers.controllers import Cluster, cluster, condition, holder_of, resource
 from servers.function import function
+from servers.kubernetes import APIServer
 from servers.ledger import FUNCTION, account, count
 from servers.nats import nats_server
 
@@ -38,9 +39,13 @@ async def until_counted(ledger: Path, wanted: int, it: Cluster) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_a_trigger_runs_changes_suspends_and_goes(tmp_path: Path) -> None:
+async def test_a_trigger_runs_changes_suspends_and_goes(kubernetes: APIServer, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    async with cluster(tmp_path) as it, nats_server() as server, function(FUNCTION, LEDGER=str(ledger)) as f:
+    async with (
+        cluster(kubernetes, tmp_path) as it,
+        nats_server() as server,
+        function(FUNCTION, LEDGER=str(ledger)) as f,
+    ):
         await it.start("trigger", "nats")
         await it.apply(nats_trigger("orders", server.url, f.url))
         found = await it.until("natstrigger", "orders", lambda found: condition(found)["status"] == "True")
@@ -72,19 +77,19 @@ async def test_a_trigger_runs_changes_suspends_and_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_a_problem_is_reported_with_field_problem_and_way_out(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it, nats_server(config="authorization { token: right }") as server:
+async def test_a_problem_is_reported_with_field_problem_and_way_out(kubernetes: APIServer, tmp_path: Path) -> None:
+    async with cluster(kubernetes, tmp_path) as it, nats_server(config="authorization { token: right }") as server:
         await it.start("trigger", "nats", KUBEIRQ_SECRET_NAMESPACES="kubeirq-system default")
         url = "http://127.0.0.1:1/"
         key = {"token": {"name": "nats", "key": "token"}}
-        await it.server.kubectl("create", "namespace", "shop")
+        shop = await it.new_namespace()
         elsewhere = nats_trigger("elsewhere", server.url, url, security=key)
         await it.apply(
             nats_trigger("bad-filter", server.url, url, filter="data.total >"),
             nats_trigger("secretless", server.url, url, security=key),
             resource("NATSTrigger", "absent", {"servers": [server.url], "subject": "a", "function": "nobody"}),
             resource("NATSTrigger", "nobody", {"subject": "a", "functionSelector": {"matchLabels": {"app": "x"}}}),
-            {**elsewhere, "metadata": {"name": "elsewhere", "namespace": "shop"}},
+            {**elsewhere, "metadata": {"name": "elsewhere", "namespace": shop}},
         )
         expected = {
             "bad-filter": ("Invalid", "spec.filter: "),
@@ -95,7 +100,7 @@ async def test_a_problem_is_reported_with_field_problem_and_way_out(tmp_path: Pa
             found = await it.until("natstrigger", name, lambda f, reason=reason: condition(f)["reason"] == reason)
             assert words in condition(found)["message"]
         async with asyncio.timeout(20):
-            while condition(found := await it.get("natstrigger", "elsewhere", "shop"))["reason"] != "SecretForbidden":
+            while condition(found := await it.get("natstrigger", "elsewhere", shop))["reason"] != "SecretForbidden":
                 await asyncio.sleep(0.1)
         assert "add it to secretNamespaces in the chart's values" in condition(found)["message"]
         async with asyncio.timeout(10):
@@ -104,10 +109,10 @@ async def test_a_problem_is_reported_with_field_problem_and_way_out(tmp_path: Pa
 
 
 @pytest.mark.timeout(120)
-async def test_a_rotated_secret_restarts_only_the_triggers_that_use_it(tmp_path: Path) -> None:
+async def test_a_rotated_secret_restarts_only_the_triggers_that_use_it(kubernetes: APIServer, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
-        cluster(tmp_path) as it,
+        cluster(kubernetes, tmp_path) as it,
         nats_server(config="authorization { token: right }") as guarded,
         nats_server() as free,
         function(FUNCTION, LEDGER=str(ledger)) as f,
@@ -131,8 +136,10 @@ async def test_a_rotated_secret_restarts_only_the_triggers_that_use_it(tmp_path:
 
 
 @pytest.mark.timeout(120)
-async def test_a_trigger_calls_the_selected_function_and_holds_events_while_it_is_down(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it, nats_server() as server:
+async def test_a_trigger_calls_the_selected_function_and_holds_events_while_it_is_down(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it, nats_server() as server:
         await it.start("trigger", "nats")
         spec = {"servers": [server.url], "subject": "orders", "stream": "ORDERS", "createStream": True}
         selector = {"functionSelector": {"matchLabels": {"app": "shop"}}}
@@ -150,8 +157,8 @@ async def test_a_trigger_calls_the_selected_function_and_holds_events_while_it_i
 
 
 @pytest.mark.timeout(180)
-async def test_at_rest_nothing_is_written_but_leases(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it, nats_server() as server:
+async def test_at_rest_nothing_is_written_but_leases(kubernetes: APIServer, tmp_path: Path) -> None:
+    async with cluster(kubernetes, tmp_path) as it, nats_server() as server:
         await it.start("trigger", "nats")
         names = [f"t{number}" for number in range(20)]
         await it.apply(*(nats_trigger(name, server.url, "http://127.0.0.1:1/") for name in names))
@@ -175,8 +182,10 @@ async def test_at_rest_nothing_is_written_but_leases(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_an_exposed_trigger_has_an_ingress_without_drift_and_reports_its_state(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_an_exposed_trigger_has_an_ingress_without_drift_and_reports_its_state(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.start("trigger", "http")
         function = resource("Function", "greet", {"source": {"inline": "def handler(event, context): pass"}})
         way = {"expose": {"ingress": {"className": "nginx"}}, "host": "shop.example"}
@@ -202,11 +211,13 @@ async def test_an_exposed_trigger_has_an_ingress_without_drift_and_reports_its_s
 
 
 @pytest.mark.timeout(180)
-async def test_every_tick_comes_once_while_the_leader_is_killed_again_and_again(tmp_path: Path) -> None:
+async def test_every_tick_comes_once_while_the_leader_is_killed_again_and_again(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
     ledger = tmp_path / "ledger"
     ticks = "import os\n\ndef handler(event, context):\n"
     ticks += "    with open(os.environ['LEDGER'], 'a') as f: f.write(event['event-id'] + '\\n')\n"
-    async with cluster(tmp_path) as it, function(ticks, LEDGER=str(ledger)) as f:
+    async with cluster(kubernetes, tmp_path) as it, function(ticks, LEDGER=str(ledger)) as f:
         replicas = [await it.start("trigger", "cron", replica=name) for name in ("one", "two")]
         spec = {"schedule": "* * * * * *", "url": f.url, "catchUp": "all", "delivery": {"onFailure": "drop"}}
         await it.apply(resource("CronTrigger", "tick", spec))
@@ -236,9 +247,11 @@ def open_ticks(trigger: Any) -> list[str]:
 
 
 @pytest.mark.timeout(180)
-async def test_requests_that_the_gateway_accepted_survive_kill_9_of_the_controller(tmp_path: Path) -> None:
+async def test_requests_that_the_gateway_accepted_survive_kill_9_of_the_controller(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
     ledger, sent = tmp_path / "ledger", 0
-    async with cluster(tmp_path) as it, nats_server() as store, function(FUNCTION, LEDGER=str(ledger)) as f:
+    async with cluster(kubernetes, tmp_path) as it, nats_server() as store, function(FUNCTION, LEDGER=str(ledger)) as f:
         controller = await it.start("trigger", "http", KUBEIRQ_STORE_NATS_SERVERS=store.url)
         await it.apply(resource("HTTPTrigger", "orders", {"url": f.url, "answer": "accepted", "concurrency": 2}))
         await it.until("httptrigger", "orders", lambda found: condition(found)["status"] == "True")
@@ -261,10 +274,11 @@ async def test_requests_that_the_gateway_accepted_survive_kill_9_of_the_controll
 
 
 @pytest.mark.timeout(60)
-async def test_the_older_trigger_owns_a_path_and_the_younger_one_reports_the_conflict(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_the_older_trigger_owns_a_path_and_the_younger_one_reports_the_conflict(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.start("trigger", "http")
-        await it.server.kubectl("create", "namespace", "shop")
         await it.apply(resource("HTTPTrigger", "first", {"url": "http://127.0.0.1:1/", "path": "/orders"}))
         await asyncio.sleep(1.1)  # creation times are whole seconds
         await it.apply(resource("HTTPTrigger", "second", {"url": "http://127.0.0.1:1/", "path": "/orders"}))
@@ -275,33 +289,37 @@ async def test_the_older_trigger_owns_a_path_and_the_younger_one_reports_the_con
 
 
 @pytest.mark.timeout(60)
-async def test_a_more_specific_route_of_another_namespace_takes_nothing_from_an_older_one(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_a_more_specific_route_of_another_namespace_takes_nothing_from_an_older_one(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.start("trigger", "http")
-        await it.server.kubectl("create", "namespace", "shop")
+        shop = await it.new_namespace()
         spec = {"url": "http://127.0.0.1:1/", "path": "/pay/{rest...}"}
-        await it.apply(resource("HTTPTrigger", "first", spec, "shop"))
+        await it.apply(resource("HTTPTrigger", "first", spec, shop))
         await asyncio.sleep(1.1)  # creation times are whole seconds
         await it.apply(resource("HTTPTrigger", "second", {**spec, "path": "/pay/card"}))
         found = await it.until("httptrigger", "second", lambda found: condition(found)["reason"] == "Taken")
-        assert "some of /pay/{rest...} is served by HTTPTrigger shop/first already" in condition(found)["message"]
+        assert f"some of /pay/{{rest...}} is served by HTTPTrigger {shop}/first already" in condition(found)["message"]
         await it.until("httptrigger", "second", lambda found: "served" not in found["status"])
         await it.apply(resource("HTTPTrigger", "second", {**spec, "path": "/elsewhere"}))
         await it.until("httptrigger", "second", lambda found: "POST /elsewhere" in str(found["status"].get("served")))
-        await it.apply(resource("HTTPTrigger", "first", {**spec, "path": "/elsewhere"}, "shop"))
+        await it.apply(resource("HTTPTrigger", "first", {**spec, "path": "/elsewhere"}, shop))
         async with asyncio.timeout(20):  # though it is older: it did not exist when the other took the route
-            while condition(await it.get("httptrigger", "first", "shop"))["reason"] != "Taken":
+            while condition(await it.get("httptrigger", "first", shop))["reason"] != "Taken":
                 await asyncio.sleep(0.1)
         assert condition(await it.get("httptrigger", "second"))["reason"] != "Taken"
         await it.server.kubectl("delete", "httptrigger", "second", "--timeout=10s")
         async with asyncio.timeout(20):
-            while condition(await it.get("httptrigger", "first", "shop"))["reason"] == "Taken":
+            while condition(await it.get("httptrigger", "first", shop))["reason"] == "Taken":
                 await asyncio.sleep(0.1)
 
 
 @pytest.mark.timeout(60)
-async def test_a_trigger_that_calls_a_forbidden_address_is_rejected_at_admission(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_a_trigger_that_calls_a_forbidden_address_is_rejected_at_admission(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.start("trigger", "cron", KUBEIRQ_REACH_ALLOW="")
         spec = {"schedule": "@yearly", "url": "http://127.0.0.1:1/"}
         await it.apply(resource("CronTrigger", "metadata", {**spec, "url": "http://169.254.169.254/latest"}))

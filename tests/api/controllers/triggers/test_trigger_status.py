@@ -2,23 +2,30 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
-from servers.controllers import Cluster, cluster, resource
+from servers.controllers import Cluster, cluster, own_cluster, resource
+from servers.kubernetes import APIServer
 
 from controllers.cluster.api import Api
 from controllers.triggers.status import StatusState, TriggerStatus
 from trigger_sources.source import SourceError
 
 
+def trigger(server: APIServer, folder: Path) -> AbstractAsyncContextManager[tuple[Cluster, Api, dict[str, Any]]]:
+    return trigger_on(cluster(server, folder))
+
+
 @asynccontextmanager
-async def trigger(folder: Path) -> AsyncIterator[tuple[Cluster, Api, dict[str, Any]]]:
-    async with cluster(folder) as it:
+async def trigger_on(
+    place: AbstractAsyncContextManager[Cluster],
+) -> AsyncIterator[tuple[Cluster, Api, dict[str, Any]]]:
+    async with place as it:
         await it.apply(resource("CronTrigger", "tick", {"schedule": "@yearly", "url": "http://127.0.0.1:1/"}))
         found = await it.get("crontrigger", "tick")
         configuration = Configuration()
@@ -28,8 +35,8 @@ async def trigger(folder: Path) -> AsyncIterator[tuple[Cluster, Api, dict[str, A
 
 
 @pytest.mark.timeout(60)
-async def test_a_former_holder_cannot_write_after_another_has_begun(tmp_path: Path) -> None:
-    async with trigger(tmp_path) as (it, client, found):
+async def test_a_former_holder_cannot_write_after_another_has_begun(kubernetes: APIServer, tmp_path: Path) -> None:
+    async with trigger(kubernetes, tmp_path) as (it, client, found):
         old = StatusState(TriggerStatus(client, found, term=lambda: 7, fenced=True), "f")
         new = StatusState(TriggerStatus(client, found, term=lambda: 8, fenced=True), "f")
         assert await old.get("ticks") is None
@@ -47,8 +54,10 @@ async def test_a_former_holder_cannot_write_after_another_has_begun(tmp_path: Pa
 
 
 @pytest.mark.timeout(60)
-async def test_many_changes_share_few_writes_and_each_is_durable_when_it_returns(tmp_path: Path) -> None:
-    async with trigger(tmp_path) as (it, client, found):
+async def test_many_changes_share_few_writes_and_each_is_durable_when_it_returns(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with trigger(kubernetes, tmp_path) as (it, client, found):
         state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
         before = len(it.server.writes(resource="crontriggers"))
         await asyncio.gather(*(state.put(f"key-{number}", b"x") for number in range(50)))
@@ -60,7 +69,7 @@ async def test_many_changes_share_few_writes_and_each_is_durable_when_it_returns
 
 @pytest.mark.timeout(90)
 async def test_a_change_waits_for_an_unreachable_api_server_and_keeps_the_changes_of_others(tmp_path: Path) -> None:
-    async with trigger(tmp_path) as (it, client, found):
+    async with trigger_on(own_cluster(tmp_path)) as (it, client, found):
         state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
         await state.put("ticks", b"1")
         await it.server.kubectl("label", "crontrigger", "tick", "app=shop")  # another version than was read
@@ -77,8 +86,10 @@ async def test_a_change_waits_for_an_unreachable_api_server_and_keeps_the_change
 
 
 @pytest.mark.timeout(60)
-async def test_a_trigger_that_was_deleted_and_created_again_starts_with_empty_state(tmp_path: Path) -> None:
-    async with trigger(tmp_path) as (it, client, found):
+async def test_a_trigger_that_was_deleted_and_created_again_starts_with_empty_state(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with trigger(kubernetes, tmp_path) as (it, client, found):
         state = StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=True), "f")
         await state.put("ticks", b"1")
         await it.server.kubectl("delete", "crontrigger", "tick")

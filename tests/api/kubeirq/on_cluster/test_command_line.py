@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from servers.controllers import Cluster, cluster
-from servers.kubernetes import api_server
+from servers.kubernetes import APIServer, api_server
 
 FUNCTION = """
 apiVersion: kubeirq.dev/v1
@@ -95,8 +95,10 @@ async def set_ready_condition(it: Cluster, kind: str, name: str, status: str, re
 
 
 @pytest.mark.timeout(120)
-async def test_deploy_applies_waits_and_reports_changes_and_unready_resources(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_deploy_applies_waits_and_reports_changes_and_unready_resources(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         config = it.server.kubeconfig
         written(tmp_path, FUNCTION, TRIGGER, SECRET)
         result = await kubeirq(config, tmp_path, "deploy", "app.yaml", "--dry-run")
@@ -138,8 +140,8 @@ async def test_deploy_applies_waits_and_reports_changes_and_unready_resources(tm
 
 
 @pytest.mark.timeout(120)
-async def test_problems_of_files_are_reported_before_anything_is_sent(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_problems_of_files_are_reported_before_anything_is_sent(kubernetes: APIServer, tmp_path: Path) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         config = it.server.kubeconfig
         written(tmp_path, FUNCTION, TRIGGER.replace("greet", "greeet"))
         result = await kubeirq(config, tmp_path, "deploy", "app.yaml")
@@ -164,8 +166,8 @@ async def test_problems_of_files_are_reported_before_anything_is_sent(tmp_path: 
 
 
 @pytest.mark.timeout(120)
-async def test_a_folder_becomes_files_that_the_controller_mounts(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_a_folder_becomes_files_that_the_controller_mounts(kubernetes: APIServer, tmp_path: Path) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         await it.start("functions")
         code = tmp_path / "code"
         (code / "shop").mkdir(parents=True)
@@ -189,8 +191,10 @@ async def test_a_folder_becomes_files_that_the_controller_mounts(tmp_path: Path)
 
 
 @pytest.mark.timeout(120)
-async def test_get_and_describe_show_the_state_of_resources_with_the_worst_first(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_get_and_describe_show_the_state_of_resources_with_the_worst_first(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         config = it.server.kubeconfig
         result = await kubeirq(config, tmp_path, "get")
         assert (result.code, result.output) == (0, "")
@@ -239,8 +243,8 @@ async def test_get_and_describe_show_the_state_of_resources_with_the_worst_first
 
 
 @pytest.mark.timeout(120)
-async def test_a_missing_right_is_named_and_everything_else_is_shown(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as it:
+async def test_a_missing_right_is_named_and_everything_else_is_shown(kubernetes: APIServer, tmp_path: Path) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
         written(tmp_path, FUNCTION, TRIGGER)
         await kubeirq(it.server.kubeconfig, tmp_path, "deploy", "app.yaml", "--no-wait")
         visitor = await it.server.kubeconfig_of("visitor", "people")

@@ -13,6 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from nats.js.api import StreamConfig
+from servers.ports import free_port
 
 from kubeirq.on_machine.broker_supervisor import Broker
 from kubeirq.on_machine.brokers import kafka_broker, nats_server
@@ -75,6 +76,34 @@ async def test_both_brokers_come_back_at_the_same_address_with_their_data(tmp_pa
         client = await nats.connect(server.address)
         assert (await client.jetstream().stream_info("invoices")).state.messages == 2
         await client.close()
+
+
+TAKES_A_PORT = """
+import asyncio, pathlib, sys
+from kubeirq.on_machine.broker_ports import choose_port
+
+print(asyncio.run(choose_port(pathlib.Path(sys.argv[1]), "kafka", int(sys.argv[2]))), flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_fabrics_that_start_at_the_same_moment_take_ports_of_their_own(tmp_path: Path) -> None:
+    usual = free_port()
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", TAKES_A_PORT, str(tmp_path / str(number)), str(usual),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    try:
+        ports = [int(await process.stdout.readline()) for process in processes if process.stdout is not None]
+    finally:
+        for process in processes:
+            process.kill()
+            await process.wait()
+    assert len(set(ports)) == 3, "though nobody listens on them yet"
+    assert usual in ports
 
 
 async def test_a_port_that_is_taken_is_replaced_by_a_free_one(tmp_path: Path) -> None:

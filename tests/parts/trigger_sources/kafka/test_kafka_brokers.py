@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,9 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from servers.kafka import apache_kafka, create_topic, embedded_kafka
+from servers.kafka import create_topic, shared_embedded_kafka, shared_kafka
 
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Delivery, Outcome
@@ -27,14 +26,11 @@ DONE = Outcome("delivered")
 Generator = AsyncGenerator[Sequence[Delivery], None]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["apache", "embedded"])
-async def address(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+@pytest.fixture(params=["apache", "embedded"])
+async def address(request: pytest.FixtureRequest) -> str:
     if request.param == "embedded":
-        async with embedded_kafka() as embedded:
-            yield embedded
-    else:
-        async with apache_kafka() as apache:
-            yield apache.bootstrap
+        return await shared_embedded_kafka()
+    return (await shared_kafka()).bootstrap
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """The Kafka source on a real broker: offsets are committed in order, after records are settled."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from servers.kafka import Kafka, apache_kafka, committed_and_ends, create_topic
+from servers.kafka import committed_and_ends, create_topic, shared_kafka
 
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Delivery, Outcome
@@ -16,28 +17,40 @@ from trigger_sources.source import SourceError
 from trigger_sources.testing import StandInContext
 
 DONE = Outcome("delivered")
-GROUP = "kubeirq.default.trigger.function"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A topic, a group and a topic of dead letters on the broker that no other test uses."""
+
+    bootstrap: str
+    topic: str = field(default_factory=lambda: f"t-{uuid4().hex[:8]}")
+
+    @property
+    def group(self) -> str:
+        return f"g-{self.topic}"
 
 
 @pytest.fixture
-async def kafka() -> AsyncIterator[Kafka]:
-    async with apache_kafka() as broker:
-        yield broker
+async def kafka() -> Place:
+    return Place((await shared_kafka()).bootstrap)
 
 
-def trigger(kafka: Kafka, **spec: Any) -> KafkaTrigger:
-    return KafkaTrigger.model_validate({"function": "f", "brokers": [kafka.bootstrap], "topics": ["t"], **spec})
+def trigger(kafka: Place, **spec: Any) -> KafkaTrigger:
+    place = {"brokers": [kafka.bootstrap], "topics": [kafka.topic], "group": kafka.group}
+    delivery = {"deadLetter": {"name": f"{kafka.topic}-dead"}}
+    return KafkaTrigger.model_validate({"function": "f", **place, "delivery": delivery, **spec})
 
 
-async def produce(kafka: Kafka, count: int, partition: int | None = 0, **more: Any) -> None:
+async def produce(kafka: Place, count: int, partition: int | None = 0, **more: Any) -> None:
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for number in range(count):
-            await producer.send_and_wait("t", b"%d" % number, key=b"k", partition=partition, **more)
+            await producer.send_and_wait(kafka.topic, b"%d" % number, key=b"k", partition=partition, **more)
 
 
-async def has_committed(kafka: Kafka, offset: int) -> bool:
+async def has_committed(kafka: Place, offset: int) -> bool:
     try:
-        return (await committed_and_ends(kafka.bootstrap, GROUP, "t"))[0] == {0: offset}
+        return (await committed_and_ends(kafka.bootstrap, kafka.group, kafka.topic))[0] == {0: offset}
     except KafkaError:
         return False  # the group has no coordinator before its first member
 
@@ -51,49 +64,49 @@ async def take(generator: Any, count: int) -> list[Delivery]:
 
 
 async def test_after_a_crash_unsettled_records_return_and_records_settled_out_of_order_do_not(
-    kafka: Kafka,
+    kafka: Place,
 ) -> None:
-    await create_topic(kafka.bootstrap, "t", 1)
+    await create_topic(kafka.bootstrap, kafka.topic, 1)
     await produce(kafka, 10)
     context = StandInContext()
     first = trigger(kafka).deliveries(context)
     taken = await take(first, 10)
-    assert [delivery.position for delivery in taken] == [f"t/0/{offset}" for offset in range(10)]
+    assert [delivery.position for delivery in taken] == [f"{kafka.topic}/0/{offset}" for offset in range(10)]
     assert {delivery.key for delivery in taken} == {b"k"}
     for delivery in (*taken[:2], *taken[5:8]):
         await delivery.settle(DONE)
     await first.aclose()  # type: ignore[attr-defined]
-    assert await committed_and_ends(kafka.bootstrap, GROUP, "t") == ({0: 2}, {0: 10})
+    assert await committed_and_ends(kafka.bootstrap, kafka.group, kafka.topic) == ({0: 2}, {0: 10})
     with pytest.raises(ConnectionError):
         await taken[3].settle(DONE)  # a late settle has no effect
     again = trigger(kafka).deliveries(context)
     returned = await take(again, 5)
-    assert [delivery.position for delivery in returned] == [f"t/0/{offset}" for offset in (2, 3, 4, 8, 9)]
+    assert [delivery.position for delivery in returned] == [f"{kafka.topic}/0/{offset}" for offset in (2, 3, 4, 8, 9)]
     assert returned[0].event.id == taken[2].event.id
     for delivery in returned:
         await delivery.settle(DONE)
     await again.aclose()  # type: ignore[attr-defined]
-    assert await committed_and_ends(kafka.bootstrap, GROUP, "t") == ({0: 10}, {0: 10})
+    assert await committed_and_ends(kafka.bootstrap, kafka.group, kafka.topic) == ({0: 10}, {0: 10})
 
 
-async def test_a_partition_at_its_limit_stops_and_the_others_go_on(kafka: Kafka) -> None:
-    await create_topic(kafka.bootstrap, "t", 2)
+async def test_a_partition_at_its_limit_stops_and_the_others_go_on(kafka: Place) -> None:
+    await create_topic(kafka.bootstrap, kafka.topic, 2)
     await produce(kafka, 50, 0)
     context = StandInContext(room=10)
     generator = trigger(kafka, maxDistance=10).deliveries(context)
     taken = await take(generator, 10)
     await produce(kafka, 5, 1)
     others = await take(generator, 5)
-    assert {delivery.partition for delivery in taken} == {"t/0"}
-    assert {delivery.partition for delivery in others} == {"t/1"}
+    assert {delivery.partition for delivery in taken} == {f"{kafka.topic}/0"}
+    assert {delivery.partition for delivery in others} == {f"{kafka.topic}/1"}
     for delivery in taken:
         await delivery.settle(DONE)
-    assert {delivery.partition for delivery in await take(generator, 1)} == {"t/0"}
+    assert {delivery.partition for delivery in await take(generator, 1)} == {f"{kafka.topic}/0"}
     await generator.aclose()  # type: ignore[attr-defined]
 
 
-async def test_starting_at_the_latest_and_tombstones_and_cloudevents(kafka: Kafka) -> None:
-    await create_topic(kafka.bootstrap, "t", 1)
+async def test_starting_at_the_latest_and_tombstones_and_cloudevents(kafka: Place) -> None:
+    await create_topic(kafka.bootstrap, kafka.topic, 1)
     await produce(kafka, 3)
     context = StandInContext()
     generator = trigger(kafka, start="latest").deliveries(context)
@@ -101,10 +114,10 @@ async def test_starting_at_the_latest_and_tombstones_and_cloudevents(kafka: Kafk
     while not await has_committed(kafka, 3):
         await asyncio.sleep(0.1)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
-        await producer.send_and_wait("t", None, key=b"gone")
+        await producer.send_and_wait(kafka.topic, None, key=b"gone")
         headers = [("ce_specversion", b"1.0"), ("ce_id", b"own"), ("ce_source", b"/own"), ("ce_type", b"own.type")]
-        await producer.send_and_wait("t", b"{}", headers=headers)
-        await producer.send_and_wait("t", b"{}", headers=headers[:2])
+        await producer.send_and_wait(kafka.topic, b"{}", headers=headers)
+        await producer.send_and_wait(kafka.topic, b"{}", headers=headers[:2])
     tombstone, own, invalid = (delivery.event for delivery in await waiting)
     assert tombstone.data is None
     assert (own.id, own.source, own.type) == ("own", "/own", "own.type")
@@ -113,8 +126,8 @@ async def test_starting_at_the_latest_and_tombstones_and_cloudevents(kafka: Kafk
     await generator.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_missing_topic_and_an_unreachable_broker_are_named(kafka: Kafka) -> None:
-    with pytest.raises(SourceError, match="no topic 't'"):
+async def test_a_missing_topic_and_an_unreachable_broker_are_named(kafka: Place) -> None:
+    with pytest.raises(SourceError, match=f"no topic '{kafka.topic}'"):
         await trigger(kafka).prepare(StandInContext())
     await trigger(kafka, createTopics=True).prepare(StandInContext())
     await trigger(kafka).prepare(StandInContext())
@@ -122,8 +135,8 @@ async def test_a_missing_topic_and_an_unreachable_broker_are_named(kafka: Kafka)
         await KafkaTrigger.model_validate({"function": "f", "topics": ["t"]}).prepare(StandInContext())
 
 
-async def test_dead_letters_keep_every_byte_and_are_replaced_and_removed(kafka: Kafka) -> None:
-    await create_topic(kafka.bootstrap, "t", 1)
+async def test_dead_letters_keep_every_byte_and_are_replaced_and_removed(kafka: Place) -> None:
+    await create_topic(kafka.bootstrap, kafka.topic, 1)
     await produce(kafka, 1, headers=[("h", b"\xff")])
     context = StandInContext()
     generator = trigger(kafka).deliveries(context)
@@ -132,7 +145,7 @@ async def test_dead_letters_keep_every_byte_and_are_replaced_and_removed(kafka: 
     letters = trigger(kafka).dead_letters(context)
     await letters.prepare()
     letter = DeadLetter(
-        context.uid, "default", "trigger", context.function, "t/0/0", delivery.event, "R", "m", 1.0,
+        context.uid, "default", "trigger", context.function, f"{kafka.topic}/0/0", delivery.event, "R", "m", 1.0,
         delivery.key, delivery.partition, tuple(delivery.headers),
     )  # fmt: skip
     await letters.write(letter)

@@ -2,17 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
-from servers.kafka import SASL_PASSWORD, SASL_USER, Kafka, apache_kafka, committed_and_ends, create_topic
+from servers.kafka import (
+    SASL_PASSWORD,
+    SASL_USER,
+    Kafka,
+    apache_kafka,
+    committed_and_ends,
+    create_topic,
+    shared_kafka,
+)
 
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.kafka import KafkaTrigger
@@ -23,10 +30,9 @@ DONE = Outcome("delivered")
 Generator = AsyncGenerator[Sequence[Delivery], None]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def kafka() -> AsyncIterator[Kafka]:
-    async with apache_kafka() as broker:
-        yield broker
+@pytest.fixture
+async def kafka() -> Kafka:
+    return await shared_kafka()
 
 
 @pytest.fixture

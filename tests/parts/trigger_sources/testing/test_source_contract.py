@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import nats
 import pytest
 from aiokafka import AIOKafkaProducer
-from servers.kafka import apache_kafka, create_topic, embedded_kafka
+from servers.kafka import apache_kafka, create_topic, shared_embedded_kafka, shared_kafka
 from servers.nats import nats_server
 from servers.stores import ComposedStore
 
@@ -27,35 +28,45 @@ from trigger_sources.stores.sqlite import Store
 from trigger_sources.testing import Origin, SourceContract
 
 
-def kafka_origin(bootstrap: str, **more: Any) -> Origin:
+async def kafka_origin(bootstrap: str, **more: Any) -> Origin:
+    """With a topic, a group and a topic of dead letters that no other test uses."""
+    topic = f"t-{uuid4().hex[:8]}"
+    await create_topic(bootstrap, topic, 2)
+
     async def produce(count: int) -> None:
         async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
             for _ in range(count):
-                await producer.send_and_wait("t", b"the same", key=b"k")
+                await producer.send_and_wait(topic, b"the same", key=b"k")
 
-    trigger = KafkaTrigger.model_validate({"function": "f", "brokers": [bootstrap], "topics": ["t"]})
+    place = {"brokers": [bootstrap], "topics": [topic], "group": f"g-{topic}"}
+    delivery = {"deadLetter": {"name": f"{topic}-dead"}}
+    trigger = KafkaTrigger.model_validate({"function": "f", **place, "delivery": delivery})
     return Origin(trigger, produce, patience_seconds=40, **more)
 
 
 class TestKafkaTrigger(SourceContract):
+    @pytest.fixture(autouse=True)
+    def _kills(self, request: pytest.FixtureRequest) -> None:
+        self.kills = "dropped_connection" in request.node.name
+
     @asynccontextmanager
     async def origin(self) -> AsyncIterator[Origin]:
+        if not self.kills:
+            yield await kafka_origin((await shared_kafka()).bootstrap)
+            return
         async with apache_kafka() as broker:
-            await create_topic(broker.bootstrap, "t", 2)
 
             async def restart() -> None:
                 await broker.kill()
                 await broker.start()
 
-            yield kafka_origin(broker.bootstrap, interrupt=restart)
+            yield await kafka_origin(broker.bootstrap, interrupt=restart)
 
 
 class TestKafkaTriggerOnTheEmbeddedBroker(SourceContract):
     @asynccontextmanager
     async def origin(self) -> AsyncIterator[Origin]:
-        async with embedded_kafka() as bootstrap:
-            await create_topic(bootstrap, "t", 2)
-            yield kafka_origin(bootstrap)
+        yield await kafka_origin(await shared_embedded_kafka())
 
 
 class TestNATSTrigger(SourceContract):

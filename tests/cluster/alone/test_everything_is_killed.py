@@ -35,6 +35,7 @@ class Flow:
     place: Namespace
     ledger: Path
     sent: Mapping[str, Sequence[int]]
+    name: str = "ledger"  # of the function
     controllers_killed_at: list[float] = field(default_factory=list)
     functions_killed: int = 0
 
@@ -50,14 +51,14 @@ class Flow:
             await self.place.cluster.kill_containers(pod)
 
     async def kill_function(self) -> None:
-        for pod in await self.place.pods("ledger"):
+        for pod in await self.place.pods(self.name):
             await self.progress()
             self.functions_killed += 1
             await self.place.cluster.kill_containers(pod)
 
     async def restart_api_server(self) -> None:
         await self.progress()
-        await self.place.cluster.node.restart_api_server()
+        await self.place.cluster.restart_api_server()
 
     async def until_all_are_delivered(self) -> Account:
         """Fails if an event is missing, or if a kill repeated more events than were in progress at that moment."""
@@ -75,14 +76,16 @@ class Flow:
         return found
 
 
-def ledger_function(folder: Path) -> dict[str, Any]:
-    return function("ledger", FUNCTION, scale={"min": 2}, **keeping(folder, **WORK))
+def ledger_function(folder: Path, name: str = "ledger") -> dict[str, Any]:
+    return function(
+        name, FUNCTION, handler=f"{name.replace('-', '_')}.handler", scale={"min": 2}, **keeping(folder, **WORK)
+    )
 
 
 async def test_no_kafka_record_is_lost_or_out_of_order(place: Namespace, cluster: Cluster, tmp_path: Path):
     topic = f"{place.name}-orders"
-    await kafka.create_topic(cluster.kafka.bootstrap, topic)
-    sent = await kafka.publish(cluster.kafka.bootstrap, topic, range(EVENTS), KEYS)
+    await kafka.create_topic(cluster.kafka, topic)
+    sent = await kafka.publish(cluster.kafka, topic, range(EVENTS), KEYS)
     flow = Flow(place, tmp_path / "ledger", sent)
     await place.apply(
         ledger_function(tmp_path),
@@ -97,24 +100,31 @@ async def test_no_kafka_record_is_lost_or_out_of_order(place: Namespace, cluster
     assert found.out_of_order == 0
 
 
-@pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_no_jetstream_message_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path, ordering: str):
-    stream = f"{place.name}-orders"
-    sent = await nats.publish(cluster.nats.url, stream, EVENTS, KEYS)
-    flow = Flow(place, tmp_path / "ledger", sent)
-    spec = {"function": "ledger", "subject": f"{stream}.>", "ordering": ordering, "ackWaitSeconds": 5}
-    await place.apply(
-        ledger_function(tmp_path),
-        manifest("NATSTrigger", "ledger", **spec, concurrency=CONCURRENCY, delivery=FAST),
-    )
-    await flow.progress(1, 90)
+async def test_no_jetstream_message_is_lost(place: Namespace, cluster: Cluster, tmp_path: Path):
+    """Two triggers run beside each other: one in no order, which is the default, and one in order for each key."""
+    sent, flows = {}, {}
+    for ordering in ("none", "key"):
+        stream, folder = f"{place.name}-{ordering}", tmp_path / ordering
+        folder.mkdir()
+        sent[ordering] = await nats.publish(cluster.nats, stream, EVENTS, KEYS)
+        flows[ordering] = Flow(place, folder / "ledger", sent[ordering], name=f"of-{ordering}")
+        spec = {"subject": f"{stream}.>", "ordering": ordering, "ackWaitSeconds": 5, "concurrency": CONCURRENCY}
+        await place.apply(
+            ledger_function(folder, f"of-{ordering}"),
+            manifest("NATSTrigger", ordering, function=f"of-{ordering}", delivery=FAST, **spec),
+        )
+    slower, faster = flows["key"], flows["none"]
+    for flow in flows.values():
+        await flow.progress(1, 90)
     for _ in range(2):
-        await flow.kill_controllers("nats")
-        await flow.kill_function()
-    await flow.restart_api_server()
-    found = await flow.until_all_are_delivered()
-    if ordering == "key":
-        assert found.out_of_order == 0
+        await slower.kill_controllers("nats")
+        for flow in flows.values():
+            await flow.kill_function()
+    faster.controllers_killed_at = slower.controllers_killed_at
+    await slower.restart_api_server()
+    for ordering, flow in flows.items():
+        found = await flow.until_all_are_delivered()
+        assert ordering == "none" or found.out_of_order == 0
 
 
 async def test_every_tick_has_one_id_and_none_is_missed(place: Namespace, cluster: Cluster, tmp_path: Path):
