@@ -157,7 +157,7 @@ class DeliveryPolicy(Spec):
     hold_after: int | None = Field(
         20,
         ge=1,
-        description="The trigger holds after this many final failures in a row over three keys or more; null: never",
+        description="The trigger holds after this many final failures in a row; null: never",
     )
 
     @model_validator(mode="after")
