@@ -1,15 +1,29 @@
-"""CEL filters over an event. Pure."""
+"""CEL filters over an event, with bounded cost. Pure."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from trigger_sources.delivery import Delivery
+from trigger_sources.dispatch.cel_tree import Kind, Node, tree_of
+from trigger_sources.dispatch.filter_cost import SMALL, TooMuchToLookAt, anything_in, cost_at_most, cost_on
+from trigger_sources.dispatch.filter_problems import ROOTS, compile_problem, tree_problems
 from trigger_sources.events import Event, is_json
+from trigger_sources.patterns import TenantPattern
 
-ROOTS = ("event", "data", "key", "headers")
+if TYPE_CHECKING:
+    from cel_expr_python.cel import Env, Expression, Value
+
+# An estimate is twice the time or more, so an evaluation ends within about 10 ms
+MOST_NANOSECONDS = 20_000_000.0
+MOST_DATA_BYTES = 4 * 1024 * 1024
+MOST_DATA_VALUES = 50_000  # parsing and handing them over takes 5 to 15 ms
+
+_FEW_BYTES = 2 * MOST_DATA_VALUES  # so many bytes of JSON cannot have more values
+_SIZES = tuple(2**power for power in range(8, 23))
 
 
 class FilterError(Exception):
@@ -17,86 +31,184 @@ class FilterError(Exception):
 
 
 def compile_filter(text: str) -> Callable[[Delivery], bool]:
-    """What decides whether an event passes. Raises ValueError for what is no filter: syntax, unknown names.
+    """The decision whether an event passes. Raises ValueError for a text that is no filter.
 
     `event` has the CloudEvent's attributes, `data` its JSON (text for text/*, bytes otherwise), `key` the key as text,
     `headers` the source's headers, each parsed only if the filter names it. The decision raises FilterError.
     """
-    import cel  # only where there is a filter: it brings a whole command line along, 12 MB and half of the start
-
-    try:
-        program = cel.compile(text)
-    except ValueError as error:
-        raise ValueError(_syntax_problem(error)) from error
-    roots = frozenset(program.variables())
-    unknown = sorted(roots - set(ROOTS) - set(_BOUND_NAME.findall(text)))
-    if unknown:
-        raise ValueError(f"no name {unknown[0]!r} in a filter; known: {', '.join(ROOTS)}")
-    functions = sorted(name for name in program.functions() if name.isidentifier() and name not in _FUNCTIONS)
-    if functions:
-        raise ValueError(f"no function {functions[0]!r} in a filter; known: {', '.join(sorted(_FUNCTIONS))}")
+    tree = _checked_tree(text)
+    programs = {pattern: TenantPattern(pattern).instructions for pattern in _patterns(tree)}
+    if cost_at_most(tree, SMALL, programs.__getitem__) > MOST_NANOSECONDS:
+        raise ValueError(
+            "it takes too long even on a small event; use fewer macros in macros, fewer concatenations, or simpler"
+            " patterns"
+        )
+    largest = _largest_for_sure(tree, programs.__getitem__)
+    evaluate = _ready(_environment().compile(text))
+    names = frozenset(node.name for node in tree.walk() if node.kind is Kind.NAME)
+    sees_event, sees_data, sees_key, sees_headers = (root in names for root in ROOTS)
 
     def passes(delivery: Delivery) -> bool:
+        event = delivery.event
         values: dict[str, Any] = {}
-        if "event" in roots:
-            values["event"] = delivery.event.attributes()
-        if "data" in roots:
-            values["data"] = _data(delivery.event)
-        if "key" in roots:
-            values["key"] = None if delivery.key is None else delivery.key.decode(errors="replace")
-        if "headers" in roots:
-            values["headers"] = _headers(delivery.headers)
+        size = 0
+        if sees_event:
+            attributes = values["event"] = event.attributes()
+            for value in attributes.values():
+                size += len(value)
+            size += 24 * len(attributes)  # with room for their names
+        if sees_key:
+            values["key"] = key = None if delivery.key is None else delivery.key.decode(errors="replace")
+            size += 0 if key is None else len(key)
+        if sees_headers:
+            values["headers"] = headers = _headers(delivery.headers)
+            size += sum(len(name) + len(value) + 2 for name, value in headers.items())
+        if sees_data:
+            values["data"] = _data(event)
+            size += len(event.data or b"")
+        if size > largest:
+            _refuse_if_costly(tree, values, programs.__getitem__)
         try:
-            result = program.execute(values)
-        except Exception as error:
-            raise FilterError(f"{type(error).__name__}: {error}") from error
-        if not isinstance(result, bool):
-            raise FilterError(f"a filter answers true or false, not {type(result).__name__}")
-        return result
+            result = evaluate(data=values)
+        except RuntimeError as error:
+            raise FilterError(_without_code(str(error))) from error
+        answer = result.value()
+        if answer is True or answer is False:
+            return answer
+        kind = result.type().name()
+        if kind == "ERROR":
+            raise FilterError(_without_code(answer))
+        raise FilterError(f"a filter answers true or false, not {kind.lower()}")
 
     return passes
 
 
-# The name that a macro binds, which the library takes for one of ours.
-_BOUND_NAME = re.compile(r"\.\s*(?:all|exists|exists_one|filter|map)\s*\(\s*([A-Za-z_]\w*)\s*,")
+# --- compiling
 
-# CEL's own functions and macros, as named in its specification.
-_FUNCTIONS = frozenset(
-    {
-        *("all", "exists", "exists_one", "filter", "has", "map"),
-        *("bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"),
-        *("contains", "endsWith", "matches", "max", "min", "size", "startsWith"),
-        *("getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours"),
-        *("getMilliseconds", "getMinutes", "getMonth", "getSeconds"),
-    }
-)
+
+def _checked_tree(text: str) -> Node:
+    """The expression with its types. Raises ValueError."""
+    expression = _compiled(text)
+    answer = expression.return_type().name()
+    if answer not in ("BOOL", "DYN"):
+        raise ValueError(f"a filter answers true or false, not {answer.lower()}; compare its value with something")
+    tree = tree_of(expression.serialize())
+    for problem in tree_problems(tree, _pattern_problem, _literal_problem):
+        raise ValueError(problem)
+    return tree
+
+
+def _compiled(text: str) -> "Expression":
+    try:
+        return _checker().compile(text)
+    except RuntimeError as error:
+        raise ValueError(compile_problem(text, _without_code(str(error)))) from error
+
+
+@cache
+def _environment() -> "Env":
+    """Evaluates. The values may be anything, so that null is one of them."""
+    cel = _runtime()
+    env: Env = cel.NewEnv(variables=dict.fromkeys(ROOTS, cel.Type.DYN))
+    return env
+
+
+@cache
+def _checker() -> "Env":
+    """Knows the types: attributes, headers and the key are text, or null."""
+    cel = _runtime()
+    text = cel.Type("google.protobuf.StringValue")
+    texts = cel.Type.Map(cel.Type.STRING, text)
+    env: Env = cel.NewEnv(variables={"event": texts, "data": cel.Type.DYN, "key": text, "headers": texts})
+    return env
+
+
+def _runtime() -> Any:
+    try:
+        from cel_expr_python import cel  # only where there is a filter: it takes 6 MB
+    except ImportError as error:
+        raise ValueError(
+            "filters need the package cel-expr-python, which is not installed; it is built for Linux with glibc"
+            " (x86-64, ARM64), macOS (ARM64) and Windows: run the fabric on one of these, or leave out spec.filter"
+        ) from error
+    return cel
+
+
+def _literal_problem(expression: str) -> str | None:
+    """The error of an expression without names; None if it has a value."""
+    result = _compiled(expression).eval(data={})
+    return _without_code(result.value()) if result.type().name() == "ERROR" else None
+
+
+def _patterns(tree: Node) -> set[str]:
+    calls = (node for node in tree.walk() if node.kind is Kind.CALL and node.name == "matches")
+    return {pattern for call in calls if isinstance(pattern := call.parts[-1].literal, str)}
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    try:
+        TenantPattern(pattern)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _largest_for_sure(tree: Node, program_size: Callable[[str], int]) -> int:
+    """The size of events up to which no event costs too much. Larger ones are looked at one by one."""
+    largest = 0
+    for size in _SIZES:
+        if cost_at_most(tree, anything_in(size), program_size) > MOST_NANOSECONDS:
+            break
+        largest = size
+    return largest
+
+
+def _ready(expression: "Expression") -> "Callable[..., Value]":
+    """Evaluates once without an event: the first evaluation of an expression plans it, which takes long."""
+    with suppress(RuntimeError):
+        expression.eval(data={})
+    return expression.eval
+
+
+# --- evaluating
+
+
+def _refuse_if_costly(tree: Node, values: Mapping[str, Any], program_size: Callable[[str], int]) -> None:
+    try:
+        if cost_on(tree, values, program_size) <= MOST_NANOSECONDS:
+            return
+    except TooMuchToLookAt:
+        pass
+    raise FilterError(
+        "the filter could take too long on an event of this size; use fewer macros in macros, or compare shorter lists"
+        " and texts"
+    )
 
 
 def _data(event: Event) -> Any:
-    if event.data is None:
+    data = event.data
+    if data is None:
         return None
+    if len(data) > MOST_DATA_BYTES:
+        raise FilterError(f"data has {len(data)} bytes; a filter reads at most {MOST_DATA_BYTES}")
     if is_json(event.datacontenttype):
+        if len(data) > _FEW_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_DATA_VALUES:
+            raise FilterError(f"data has more than {MOST_DATA_VALUES} values; a filter reads at most so many")
         try:
-            return orjson.loads(event.data)
+            return orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise FilterError(f"data is not JSON: {error}") from error
     if (event.datacontenttype or "").startswith("text/"):
-        return event.data.decode(errors="replace")
-    return event.data
+        return data.decode(errors="replace")
+    return data
 
 
 def _headers(headers: Sequence[tuple[str, bytes]]) -> Mapping[str, str]:
     return {name: value.decode(errors="replace") for name, value in headers}
 
 
-def _syntax_problem(error: ValueError) -> str:
-    """The parser's first complaint, without the expected token list that no one reads."""
-    text = str(error).partition("ERROR: ")[2].splitlines()
-    if not text:
-        return f"no CEL expression: {error}"
-    place, _, problem = text[0].partition(": ")
-    column = place.rpartition(":")[2]
-    problem = problem.partition(" expecting")[0].removeprefix("Syntax error: ")
-    if problem == "mismatched input '<EOF>'":
-        problem = "it ends too early"
-    return f"no CEL expression: {problem}, at character {column}"
+def _without_code(error: str) -> str:
+    """The runtime's text without its status code, which stands in front, at the end, or both."""
+    first, separator, rest = error.partition(": ")
+    text = rest if separator and first.isupper() else error
+    return text.rpartition(" [")[0] if text.endswith("]") and text.rpartition(" [")[2][:-1].isupper() else text
