@@ -46,6 +46,8 @@ def next_steps(trigger: Mapping[str, Any]) -> list[str]:
         found.append(
             f"fix the function, then run kubeirq resume {name}, or wait: the fabric tries one event every 30 s"
         )
+    if reason == "FilterFails":
+        found.append(f"edit spec.filter, or run kubeirq resume {name}: events that it fails on become dead letters")
     if reason == "Parked":
         found.append(f"kubeirq lanes list {name}")
     if reason == "Suspended":

@@ -27,8 +27,8 @@ class Node:
     """One expression.
 
     `name` is the name, or the name of the field, the function or the variable that a loop binds. `parts` are the
-    operand of a field; the target, if any, and the arguments of a call; the elements of a list; the keys and values of a
-    map; the range of a loop, its accumulator's start, its condition, its step and its result.
+    operand of a field; the target, if any, and the arguments of a call; the elements of a list; the keys and values
+    of a map; the range of a loop, its accumulator's start, its condition, its step and its result.
     """
 
     kind: Kind

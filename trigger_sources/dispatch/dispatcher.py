@@ -129,7 +129,7 @@ class Dispatcher:
     @property
     def pulls(self) -> bool:
         """Whether it makes sense to take more: not while the function is down or everything fails."""
-        if self.hold.since is not None:
+        if self.hold.since is not None and self.hold.reason == "EverythingFails":
             return len(self._held) < EVENTS_TRIED
         return not self._gate.is_down
 
@@ -436,7 +436,10 @@ class Dispatcher:
                 ):
                     return
                 if not held.checked and (given := self._screened(held)) is not None:
-                    self._step(held, given)
+                    if given is Input.HELD_BACK:
+                        ready.rotate(-1)  # it stays in the queue; an event that the filter has not seen comes first
+                    else:
+                        self._step(held, given)
                     continue
                 if not gate.admits(self._wake):
                     if gate.is_down:
@@ -467,7 +470,10 @@ class Dispatcher:
         return any(_lane_or_event(held) not in lanes for held in self._held.values())
 
     def _screened(self, held: Held) -> Input | None:
-        """How an event ends that is not called: unreadable, or stopped by the filter. None for one that is called."""
+        """How an event ends that is not called: unreadable, or stopped by the filter. None for one that is called.
+
+        HELD_BACK for one that stays in its queue, because the filter fails on every event.
+        """
         if held.delivery.unreadable:
             return self._part_with(held, "Unreadable", held.delivery.unreadable)
         if self._filter is not None:
@@ -478,8 +484,14 @@ class Dispatcher:
                 if self._trigger.filter_error != "deliver":
                     if self._trigger.filter_error == "drop" or held.delivery.caller_waits:
                         return self._end(held, "dropped", "FilterError", str(error))
+                    self.last_error = f"spec.filter: {error}"
+                    if held.redriven == 0 and self.hold.filter_failed(_lane_or_event(held), self.last_error):
+                        return Input.HELD_BACK
                     return self._condemn(held, "FilterError", f"spec.filter: {error}", None)
                 passes = True
+            else:
+                if not self.hold.filter_works:
+                    self.hold.filter_worked()
             if not passes:
                 return self._end(held, "filtered", "Filtered", "")
         held.checked = True
@@ -766,7 +778,7 @@ class Dispatcher:
                 return
 
     def resume(self) -> None:
-        """A person ends the hold that began when everything failed."""
+        """A person ends the hold that began when everything failed, or the filter on every event."""
         self.hold.end()
         self.room_changed.set()
         self._kick()

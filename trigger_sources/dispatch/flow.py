@@ -390,6 +390,8 @@ class Flow:
             return ("False", "DeadLettersUnwritable", dispatcher.letters.unwritable)
         if self.gate.is_down:
             return ("False", "FunctionDown", f"{self.identity.function}: {self.gate.down_reason}")
+        if dispatcher.hold.since is not None and dispatcher.hold.reason == "FilterFails":
+            return ("False", "FilterFails", self._filter_fails())
         if dispatcher.hold.since is not None:
             return ("False", "EverythingFails", f"last: {dispatcher.last_error}; one event is tried every 30 s")
         if dispatcher.is_filled_by_lanes:
@@ -402,6 +404,12 @@ class Flow:
             behind = f", {queued} queue behind" if queued else ""
             return ("True", "Retrying", f"{events} for another attempt{behind}; last: {dispatcher.last_error}")
         return ("True", "Flowing" if dispatcher.held else "Idle", "")
+
+    def _filter_fails(self) -> str:
+        return (
+            f"the filter could not be evaluated on any of the first {self.trigger.delivery.hold_after} events;"
+            f" last: {self.dispatcher.last_error}; edit spec.filter, or say `kubeirq resume {self.identity.trigger}`"
+        )
 
     def _lane_full(self) -> str:
         longest = max(self.dispatcher.lanes_view(), key=lambda lane: lane.events)

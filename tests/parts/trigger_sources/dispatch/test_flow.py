@@ -477,6 +477,56 @@ async def test_a_filter_error_follows_its_policy(tmp_path: Path, policy: str, ou
         assert it.broker.final() == {"1": outcome}
 
 
+def reasons(it: Bench) -> set[str]:
+    return {condition.reason for condition in it.flow.status().conditions}
+
+
+async def test_a_filter_that_fails_on_every_event_holds_its_trigger(tmp_path: Path) -> None:
+    async with scripted() as function, bench(function.url, tmp_path, filter="data.totl > 1", concurrency=4) as it:
+        for number in range(50):
+            it.broker.publish(b'{"total": 2}', key=f"{number % 7}")
+        await it.until(lambda: "FilterFails" in reasons(it))
+        assert len(await it.letters()) == 19
+        assert not function.calls
+        told = [condition for condition in it.flow.status().conditions if condition.reason == "FilterFails"]
+        assert {(condition.type, condition.status) for condition in told} == {
+            ("Ready", "False"),
+            ("Delivering", "False"),
+        }
+        assert "first 20 events; last: spec.filter: " in told[0].message
+        assert "kubeirq resume" in told[0].message
+
+
+async def test_an_event_on_which_the_filter_works_ends_the_hold(tmp_path: Path) -> None:
+    async with scripted() as function, bench(function.url, tmp_path, filter="data.total > 1") as it:
+        for number in range(25):
+            it.broker.publish(b"{}", key=f"{number}")
+        await it.until(lambda: "FilterFails" in reasons(it))
+        it.broker.publish(b'{"total": 2}', key="good")
+        await it.until(it.settled(26))
+        outcomes = list(it.broker.final().values())
+        assert (outcomes.count("deadLettered"), outcomes.count("delivered")) == (25, 1)
+
+
+async def test_a_person_ends_the_hold_of_a_filter(tmp_path: Path) -> None:
+    async with scripted() as function, bench(function.url, tmp_path, filter="data.total > 1") as it:
+        for number in range(25):
+            it.broker.publish(b"{}", key=f"{number}")
+        await it.until(lambda: "FilterFails" in reasons(it))
+        it.flow.resume()
+        await it.until(it.settled(25))
+        assert "FilterFails" not in reasons(it)
+
+
+async def test_bad_events_after_a_good_one_hold_nothing(tmp_path: Path) -> None:
+    async with scripted() as function, bench(function.url, tmp_path, filter="data.total > 1") as it:
+        it.broker.publish(b'{"total": 0}')
+        for number in range(40):
+            it.broker.publish(b"{}", key=f"{number}")
+        await it.until(it.settled(41))
+        assert len(await it.letters()) == 40
+
+
 async def test_no_more_is_taken_than_there_is_room_for(tmp_path: Path) -> None:
     go = asyncio.Event()
 
