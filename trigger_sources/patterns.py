@@ -19,9 +19,9 @@ class TenantPattern:
         except re2.error as error:
             problem = error.args[0]
             reason = problem.decode(errors="replace") if isinstance(problem, bytes) else str(problem)
-            raise ValueError(
-                f"no regular expression of RE2, which has no look-ahead and no back reference: {reason}"
-            ) from None
+            if reason.startswith(("invalid perl operator", "invalid escape sequence")):
+                reason += "; the syntax is RE2's, without look-ahead and back references"
+            raise ValueError(f"not a regular expression: {reason}") from None
         self.text = text
         self.instructions = int(compiled.programsize)
         self._matches_whole = compiled.fullmatch

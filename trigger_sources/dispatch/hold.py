@@ -20,8 +20,8 @@ class FailureHold:
     A bad deploy must not empty a topic into the dead letters: after a run of final failures the function is to blame,
     not the events. A success ends the hold, and so does a person.
 
-    A wrong filter must not do that either. So the trigger holds, too, if the filter could not be evaluated on any of the
-    first events. Then no event is tried twice: the filter says the same again. Only a further event can end that hold.
+    A wrong filter must not do that either. So the trigger also holds if the filter could not be evaluated on any of the
+    first events. Then no event is tried twice, since the filter fails on it again. Only another event can end the hold.
     """
 
     __slots__ = (

@@ -28,6 +28,7 @@ from trigger_sources.kafka.client import admin_client, brokers_of, create_topics
 from trigger_sources.kafka.dead_letters import KafkaDeadLetters
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.security import Security, client_arguments
+from trigger_sources.kafka.topic_names import TopicNames, subscribe
 from trigger_sources.kafka.watermark import Watermark, decode
 from trigger_sources.source import Lag, Ordering, Sharing, TriggerSource
 from trigger_sources.spec import Brokers
@@ -103,10 +104,9 @@ class KafkaTrigger(TriggerSource):
             raise ValueError("topics: at least one topic is needed")
         if self.topic_pattern:
             try:
-                re.compile(self.topic_pattern)
-                re.compile(_whole_name(self.topic_pattern, None))
-            except re.error as error:
-                raise ValueError(f"topicPattern: not a regular expression: {error}") from None
+                TopicNames(self.topic_pattern, None)
+            except ValueError as error:
+                raise ValueError(f"topicPattern: {error}") from None
         return self
 
     @property
@@ -147,12 +147,6 @@ class KafkaTrigger(TriggerSource):
 
 def _missing_text(topics: Sequence[str]) -> str:
     return f"spec.topics: no topic {', '.join(map(repr, topics))}; create it, or set createTopics"
-
-
-def _whole_name(pattern: str, dead_letters: str | None) -> str:
-    """A pattern for whole names, except those of topics with dead letters: an event that fails again would loop."""
-    own = rf"(?!{re.escape(dead_letters)}\Z)" if dead_letters else ""
-    return rf"{own}(?!kubeirq\..+\.dead-letters\Z)(?:{pattern})\Z"
 
 
 def _time_of(text: str) -> int:
@@ -249,8 +243,7 @@ class _Consumption(ConsumerRebalanceListener):  # type: ignore[misc]
         except (KafkaError, OSError) as error:
             raise not_connected(brokers, trigger.security, error) from error
         if trigger.topic_pattern:
-            pattern = _whole_name(trigger.topic_pattern, trigger.delivery.dead_letter.name)
-            consumer.subscribe(pattern=pattern, listener=self)
+            subscribe(consumer, TopicNames(trigger.topic_pattern, trigger.delivery.dead_letter.name), self)
         else:
             consumer.subscribe(topics=trigger.topics, listener=self)
         context.report(connected=True)

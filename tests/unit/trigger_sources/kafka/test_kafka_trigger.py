@@ -2,6 +2,7 @@
 
 import re
 import ssl
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from trigger_sources.kafka import KafkaTrigger
 from trigger_sources.kafka.security import Security, client_arguments
-from trigger_sources.kafka.trigger import _whole_name
+from trigger_sources.kafka.topic_names import TopicNames
 from trigger_sources.problems import problem_text
 from trigger_sources.source import MissingSecret
 from trigger_sources.testing import StandInContext
@@ -24,7 +25,8 @@ def spec(**fields: Any) -> dict[str, Any]:
     [
         (spec(topics=[]), "topics: at least one topic is needed"),
         (spec(topicPattern="o.*"), "topics and topicPattern: one of them"),
-        (spec(topics=[], topicPattern="o("), "topicPattern: not a regular expression: missing ), "),
+        (spec(topics=[], topicPattern="(?!o).*"), "topicPattern: not a regular expression: invalid perl operator: (?!"),
+        (spec(topics=[], topicPattern="o("), "topicPattern: not a regular expression: missing ): o("),
         (spec(topics=["o o"]), "'o o' is not a topic: letters, digits"),
         (spec(brokers=["kafka"]), "'kafka': host:port each is needed, as kafka:9092"),
         (spec(brokers=["kafka:0"]), "'kafka:0': host:port each is needed"),
@@ -55,12 +57,20 @@ def test_unset_fields_lose_nothing_and_keep_order() -> None:
 
 
 def test_a_pattern_matches_whole_names_and_no_dead_letters() -> None:
-    pattern = re.compile(_whole_name("orders|.*letters|kubeirq.*", "failed-letters"))
+    pattern = TopicNames("orders|.*letters|kubeirq.*", "failed-letters")
     assert pattern.match("orders")
     assert pattern.match("love-letters")
     assert not pattern.match("orders-2")
     assert not pattern.match("failed-letters")
     assert not pattern.match("kubeirq.default.orders.dead-letters")
+    assert pattern.match("kubeirq.orders")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+", "(a|aa)+", "(.*a){20}", "((a*)*)*b"])
+def test_no_pattern_takes_exponential_time(pattern: str) -> None:
+    began = time.process_time()
+    assert not TopicNames(pattern, None).match("a" * 200 + "-x")
+    assert time.process_time() - began < 0.1
 
 
 SECRETS = {("kafka", "password"): "secret", ("kafka", "token"): "t1"}
