@@ -30,14 +30,16 @@ _MACRO_ARGUMENT = re.compile(r"(\w+)\(\) variable name must be a simple identifi
 
 def compile_problem(text: str, error: str) -> str:
     """The first complaint of the runtime's compiler, in our words."""
-    reported = _REPORTED.search(error)
+    complaints = list(_REPORTED.finditer(error))
     if "recursion" in error:
         return (
             "it has more than 32 levels of brackets, fields or operators in each other; use fewer of them:"
             " several triggers, or a list (x in [...]) for many comparisons"
         )
-    if reported is None:
+    if not complaints:
         return f"no CEL expression: {error}"
+    # A macro that is written as a function makes its variable unknown, too, and that is complained of first
+    reported = next((found for found in complaints if _unknown_macro(found[3])), complaints[0])
     complaint = reported[3]
     at = sum(len(line) + 1 for line in text.split("\n")[: int(reported[1]) - 1]) + int(reported[2])
     if unknown := _UNKNOWN.match(complaint):
@@ -53,6 +55,11 @@ def compile_problem(text: str, error: str) -> str:
     if complaint == "mismatched input '<EOF>'":
         complaint = "it ends too early"
     return f"no CEL expression: {complaint}, {place}"
+
+
+def _unknown_macro(complaint: str) -> bool:
+    unknown = _UNKNOWN.match(complaint)
+    return unknown is not None and unknown[1] in _MACROS
 
 
 def _unknown_name(name: str, text: str, at: int) -> str:
