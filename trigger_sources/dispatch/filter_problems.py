@@ -70,12 +70,12 @@ def _unknown_name(name: str, text: str, at: int) -> str:
     if text[at - 1 : at] == "(":
         if name in _MACROS:
             return f"{_usage(name)}, {place}"
-        return f"no function {name!r} in a filter; known: {', '.join(sorted(_FUNCTIONS))} ({place})"
+        return f"no function {name!r} in a filter; known: {', '.join(sorted(_FUNCTIONS))}"
     if opened := _OPENED_MACRO.search(text[: at - 1]):
         return f"{_usage(opened[1])}, {place}"
     bound = re.search(rf"\.\s*(?:{'|'.join(_MACROS)})\s*\(\s*{re.escape(name)}\s*,", text)
     only = f" {name!r} is known only inside the brackets of its macro;" if bound else ""
-    return f"no name {name!r} in a filter;{only} known: {', '.join(ROOTS)} ({place})"
+    return f"no name {name!r} in a filter;{only} known: {', '.join(ROOTS)}"
 
 
 def _usage(macro: str) -> str:

@@ -1,5 +1,6 @@
 """CEL filters over an event, with bounded cost. Pure."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -128,8 +129,8 @@ def _runtime() -> Any:
         from cel_expr_python import cel  # only where there is a filter: it takes 6 MB
     except ImportError as error:
         raise ValueError(
-            "filters need the package cel-expr-python, which is not installed; it is built for Linux with glibc"
-            " (x86-64, ARM64), macOS (ARM64) and Windows: run the fabric on one of these, or leave out spec.filter"
+            "filters need the package cel-expr-python, which is not installed; it exists for Linux with glibc"
+            " (x86-64, ARM64), macOS and Windows, and not for Alpine Linux: run the fabric on one of these, or leave out spec.filter"
         ) from error
     return cel
 
@@ -155,12 +156,14 @@ def _pattern_problem(pattern: str) -> str | None:
 
 def _largest_for_sure(tree: Node, program_size: Callable[[str], int]) -> int:
     """The size of events up to which no event costs too much. Larger ones are looked at one by one."""
-    largest = 0
-    for size in _SIZES:
-        if cost_at_most(tree, anything_in(size), program_size) > MOST_NANOSECONDS:
-            break
-        largest = size
-    return largest
+
+    def costs_too_much(size: int) -> bool:
+        return cost_at_most(tree, anything_in(size), program_size) > MOST_NANOSECONDS
+
+    if not costs_too_much(_SIZES[-1]):
+        return _SIZES[-1]
+    found = bisect_left(_SIZES, True, key=costs_too_much)
+    return _SIZES[found - 1] if found else 0
 
 
 def _ready(expression: "Expression") -> "Callable[..., Value]":

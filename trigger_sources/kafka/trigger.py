@@ -60,7 +60,7 @@ class KafkaTrigger(TriggerSource):
     topics: list[str] = Field(default_factory=list, description="The topics, by name")
     topic_pattern: str | None = Field(
         None,
-        description="A regular expression; a topic whose whole name matches it is read, also one that is created later",
+        description="A regular expression of RE2; a topic whose whole name matches it is read, also one created later",
     )
     group: str | None = Field(
         None, min_length=1, description="The consumer group; unset: kubeirq.<namespace>.<trigger>.<function>"
