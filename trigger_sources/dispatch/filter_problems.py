@@ -54,7 +54,7 @@ def compile_problem(text: str, error: str) -> str:
     complaint = complaint.partition(" expecting")[0].removeprefix("Syntax error: ")
     if complaint == "mismatched input '<EOF>'":
         complaint = "it ends too early"
-    return f"no CEL expression: {complaint}, {place}"
+    return f"no CEL expression: {complaint[:100]}, {place}"
 
 
 def _unknown_macro(complaint: str) -> bool:

@@ -24,7 +24,7 @@ MOST_DATA_BYTES = 4 * 1024 * 1024
 MOST_DATA_VALUES = 50_000  # parsing and handing them over takes 5 to 15 ms
 
 _FEW_BYTES = 2 * MOST_DATA_VALUES  # so many bytes of JSON cannot have more values
-_SIZES = tuple(2**power for power in range(8, 23))
+_SIZES: tuple[int, ...] = tuple(2**power for power in range(8, 23))
 
 
 class FilterError(Exception):
@@ -101,6 +101,10 @@ def _checked_tree(text: str) -> Node:
 
 def _compiled(text: str) -> "Expression":
     try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"no CEL expression: no text in UTF-8, at character {error.start + 1}") from error
+    try:
         return _checker().compile(text)
     except RuntimeError as error:
         raise ValueError(compile_problem(text, _without_code(str(error)))) from error
@@ -130,7 +134,8 @@ def _runtime() -> Any:
     except ImportError as error:
         raise ValueError(
             "filters need the package cel-expr-python, which is not installed; it exists for Linux with glibc"
-            " (x86-64, ARM64), macOS and Windows, and not for Alpine Linux: run the fabric on one of these, or leave out spec.filter"
+            " (x86-64, ARM64), macOS and Windows, and not for Alpine Linux: run the fabric on one of these, or leave"
+            " out spec.filter"
         ) from error
     return cel
 
@@ -162,8 +167,8 @@ def _largest_for_sure(tree: Node, program_size: Callable[[str], int]) -> int:
 
     if not costs_too_much(_SIZES[-1]):
         return _SIZES[-1]
-    found = bisect_left(_SIZES, True, key=costs_too_much)
-    return _SIZES[found - 1] if found else 0
+    too_large = bisect_left(_SIZES, True, key=costs_too_much)
+    return _SIZES[too_large - 1] if too_large else 0
 
 
 def _ready(expression: "Expression") -> "Callable[..., Value]":
