@@ -192,7 +192,9 @@ async def test_a_parked_lane_is_listed_and_skipped(place: Namespace, cluster: Cl
 async def test_deploy_shows_why_a_function_does_not_start(place: Namespace, tmp_path: Path):
     kubeirq = terminal(place, tmp_path)
     (tmp_path / "code" / "main.py").write_text("import nowhere\n")
-    result = await kubeirq("deploy", "app.yaml", "--timeout", "25")
+    assert (await kubeirq("deploy", "app.yaml", "--no-wait")).code == 0
+    await place.until_condition("Function", "tax", "Ready", "CrashLoopBackOff", 120)
+    result = await kubeirq("deploy", "app.yaml", "--timeout", "0")
     assert result.code == 1, result
     assert "Function/tax is not Ready: CrashLoopBackOff: " in result.errors
     assert (

@@ -102,7 +102,7 @@ async def test_the_reason_why_a_function_does_not_start_is_reported_with_the_way
         function("lacking", answering("x"), dependencies="no-such-package-anywhere==1.0\n"),
     )
     found = await place.until_condition("Function", "greedy", "Ready", "OutOfMemory")
-    assert "resources.limits.memory: 64Mi" in found["message"]
+    assert "spec.resources.limits.memory, which is 64Mi" in found["message"]
     found = await place.until_condition("Function", "ending", "Ready", "CrashLoopBackOff")
     assert "no licence" in found["message"]
     found = await place.until_condition("Function", "imageless", "Ready", "ImagePullBackOff")

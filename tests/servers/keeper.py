@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,8 +41,8 @@ class Keeper:
     """The process, as the test run that starts it sees it."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="keeper-")
-        socket = str(Path(self._folder.name) / "socket")
+        self._folder = tempfile.mkdtemp(prefix="keeper-")
+        socket = str(Path(self._folder) / "socket")
         command, environment = _command(socket)
         # in a session of its own: an interrupt from the keyboard is for the tests, which still need the servers
         self._process = subprocess.Popen(
@@ -59,7 +60,7 @@ class Keeper:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 async def ask(request: str) -> Any:
@@ -174,6 +175,8 @@ async def main(socket: str, *apart: str) -> None:
         loop.remove_reader(sys.stdin)
         server.close()
         await kept.end_starts()
+    if not apart:  # the run that made the folder may have been killed
+        shutil.rmtree(Path(socket).parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

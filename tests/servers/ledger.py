@@ -1,5 +1,6 @@
 """A function that writes down what it did, and what that says of events: lost, twice, out of order."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,12 @@ def account(path: Path, sent: Mapping[str, Sequence[int]]) -> Account:
     delivered = sum(len(of_key) for of_key in seen.values())
     lost = sum(len(set(numbers) - set(seen[key])) for key, numbers in sent.items())
     return Account(total, delivered, lost, duplicates, out_of_order)
+
+
+def repeated(path: Path) -> list[Entry]:
+    """Every delivery of the events that were delivered more than once, in order."""
+    times = Counter(entry.number for entry in entries(path))
+    return [entry for entry in entries(path) if times[entry.number] > 1]
 
 
 def clean(events: int) -> str:
