@@ -37,6 +37,7 @@ _RESTART_MAX_SECONDS = 15.0
 _RUNS_WELL_SECONDS = 60.0
 _PREPARE_MAX_SECONDS = 5.0
 _LAG_SECONDS = 5.0
+_READ_SECONDS = 1.0  # no read of a source takes longer
 _CLOSE_SECONDS = 10.0
 
 
@@ -231,7 +232,8 @@ class Flow:
         await drain(self.dispatcher, self._grace_seconds)
         self.context.stopping.set()
         assert self._pump is not None
-        await asyncio.wait({self._pump}, timeout=2)
+        # A source that closes in order commits the last acknowledgements: cut short, it would repeat those events
+        await asyncio.wait({self._pump}, timeout=_READ_SECONDS + _CLOSE_SECONDS)
 
     # --- beside the pump
 
