@@ -134,7 +134,7 @@ class DeliveryPolicy(Spec):
 
     timeout_seconds: float = Field(30, gt=0, le=86_400, description="The longest time that one call may take")
     attempts: int | None = Field(
-        None, ge=1, le=1_000_000, description="The most calls for one event; unset: only maxAgeSeconds limits them"
+        None, ge=1, le=1_000_000, description="The most attempts for one event; unset: only maxAgeSeconds limits them"
     )
     backoff_seconds: float = Field(
         0.5,

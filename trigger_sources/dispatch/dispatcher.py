@@ -27,7 +27,7 @@ from trigger_sources.dispatch.lanes import Lanes
 from trigger_sources.dispatch.letter_writer import LetterWriter
 from trigger_sources.dispatch.life import LIFE, Action, IllegalInput, Input, Label, State
 from trigger_sources.dispatch.replies import ReplyFailed, publish_reply, reply_to
-from trigger_sources.dispatch.retry import delay_after, retry_after_of, verdict_on, within_age
+from trigger_sources.dispatch.retry import Verdict, after_failure, delay_after, retry_after_of, verdict_on
 from trigger_sources.dispatch.suspects import Suspects
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.source import TriggerSource
@@ -563,10 +563,10 @@ class Dispatcher:
         self.counters.attempt(latency)
         held.tries += 1
         if answer is None:
-            return self._failed(held, None, str(found) or "no answer", latency, permanent=False)
+            return self._failed(held, None, str(found) or "no answer", latency, verdict)
         self.last_answer = (answer.status, time.time(), latency)
         if verdict != "delivered":
-            return self._failed(held, answer, f"status {answer.status}", latency, permanent=verdict == "permanent")
+            return self._failed(held, answer, f"status {answer.status}", latency, verdict)
         if self.hold.run.count and self.hold.succeeded():
             self.room_changed.set()
         held.outcome = Outcome("delivered", "", answer)
@@ -596,7 +596,8 @@ class Dispatcher:
             self._tell(held, "held", None, None, message)
         return Input.UNREACHABLE
 
-    def _failed(self, held: Held, answer: Answer | None, message: str, latency: float, *, permanent: bool) -> Input:
+    def _failed(self, held: Held, answer: Answer | None, message: str, latency: float, verdict: Verdict) -> Input:
+        """An attempt did not deliver the event: another one follows, or the event's end."""
         now = time.time()
         if not held.first_at:
             held.first_at = now - latency
@@ -604,27 +605,19 @@ class Dispatcher:
         self.last_error = message
         error, head = (message, b"") if answer is None else ("", answer.body[:ANSWER_HEAD_BYTES])
         held.attempted(Attempt(now - latency, latency, status, error, head))
-        policy = self._policy
-        wanted = delay_after(held.tries, policy, self._jitter(), retry_after_of(answer, now))
-        delay = within_age(policy, held.first_at, now, wanted)
-        if permanent:
-            reason = "PermanentAnswer"
-        elif policy.attempts is not None and held.tries >= policy.attempts:
-            reason = "AttemptsExhausted"
-        elif delay is None:
-            reason = "TooOld"
-        else:
+        retry_after = retry_after_of(answer, now)
+        following = after_failure(self._policy, verdict, held.tries, held.first_at, now, self._jitter(), retry_after)
+        if isinstance(following, float):
             self.counters.retried += 1
             if self._observe is not None:
-                self._tell(held, "retry", status, latency, f"{message}; again in {delay:.1f} s")
+                self._tell(held, "retry", status, latency, f"{message}; again in {following:.1f} s")
             self.hold.attempt_failed()
-            held.delay_seconds = delay
+            held.delay_seconds = following
             return Input.FAILED
         if held.delivery.caller_waits:
-            if answer is None and not permanent:
-                reason = "Timeout" if "time" in error else "NoAnswer"
+            reason = following if answer is not None else "Timeout" if "time" in error else "NoAnswer"
             return self._end(held, "dropped", reason, message, answer)
-        return self._give_up(held, reason, message, answer)
+        return self._give_up(held, following, message, answer)
 
     def _give_up(self, held: Held, reason: str, message: str, answer: Answer | None) -> Input:
         """No attempt is left. While everything fails that is the function's fault, and the event stays."""

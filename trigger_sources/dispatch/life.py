@@ -1,7 +1,8 @@
 """The life of an event from taken to gone, as one table. Pure.
 
 Rule 1: this table decides every change of an event's state. The dispatcher finds out what happened, looks up the row,
-enters the next state and carries out the row's actions in their order. Nothing else assigns a state.
+enters the next state and carries out the row's actions in their order. Nothing else assigns a state. The table begins
+after the judgement: `retry.py` says what an answer means, and `Dispatcher._judged` turns that into an input.
 
 Rule 2: a state says which resources its event holds (`State.holds`). Each row's actions take and give back exactly the
 difference, so that an event that leaves a state leaves nothing behind: no timer, no place, no lane.
@@ -66,7 +67,7 @@ class Input(Enum):
     FAILED = "the attempt failed and another one follows"
     EXHAUSTED = "no attempt is left and the policy parks the lane"
     HELD_BACK = "no attempt is left, but everything fails: the event is not to blame"
-    UNREACHABLE = "the call never reached the function: no attempt is spent"
+    UNREACHABLE = "the call never reached the function: no attempt is spent, and the gate is closed until a probe"
     FAULTED = "our own code raised"
     DUE = "its timer fired"
     RELEASED = "a person lets it try again"

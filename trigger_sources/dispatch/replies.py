@@ -126,7 +126,7 @@ class PostPublisher:
         verdict = verdict_on(answer.status)
         if verdict == "permanent":
             raise ReplyRefused(f"reply to {self._gate.name}: status {answer.status}")
-        if verdict == "retry":
+        if verdict != "delivered":
             raise OSError(f"reply to {self._gate.name}: status {answer.status}")
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from trigger_sources.delivery import Answer
 from trigger_sources.spec import DeliveryPolicy
 
 Verdict = Literal["delivered", "retry", "permanent"]
+Reason = Literal["PermanentAnswer", "AttemptsExhausted", "TooOld"]
 
 # Besides every 5xx. 408 is the runtime's own time-out; 409 and 425 say "not now"; 429 says "too much".
 _RETRIED = frozenset({408, 409, 425, 429})
@@ -19,7 +20,10 @@ _LANES_KEPT = 1_000
 
 
 def verdict_on(status: int) -> Verdict:
-    """The meaning of the function's status. Redirects are not followed: 3xx is as permanent as 4xx."""
+    """The meaning of a status, for an event that a function answers and for a reply that a receiver answers.
+
+    Redirects are not followed: 3xx is as permanent as 4xx.
+    """
     if 200 <= status < 300:
         return "delivered"
     if status >= 500 or status in _RETRIED:
@@ -30,10 +34,11 @@ def verdict_on(status: int) -> Verdict:
 def delay_after(
     attempts: int, policy: DeliveryPolicy, jitter: float, retry_after_seconds: float | None = None
 ) -> float:
-    """Seconds to wait after so many attempts (≥ 1). `jitter` is uniform over 0 to 1: full jitter spreads a herd best.
+    """Seconds to wait after so many attempts, at least one. `jitter` is uniform over 0 to 1: it spreads a herd best.
 
     A Retry-After of the function is kept, plus a little jitter, up to an hour.
     """
+    assert attempts >= 1
     bound = min(policy.backoff_max_seconds, policy.backoff_seconds * 2.0 ** min(attempts - 1, 60))
     delay = bound * jitter
     if retry_after_seconds is not None:
@@ -56,6 +61,28 @@ def retry_after_of(answer: Answer | None, now: float) -> float | None:
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.fromtimestamp(now, UTC)).total_seconds())
+
+
+def after_failure(
+    policy: DeliveryPolicy,
+    verdict: Verdict,
+    attempts: int,
+    first_at: float,
+    now: float,
+    jitter: float,
+    retry_after_seconds: float | None,
+) -> float | Reason:
+    """The seconds to wait after a failed attempt, or the reason why no further one is made.
+
+    `attempts` counts those made so far, this one included; the first one began at `first_at`. Times in seconds of one
+    clock.
+    """
+    if verdict == "permanent":
+        return "PermanentAnswer"
+    if policy.attempts is not None and attempts >= policy.attempts:
+        return "AttemptsExhausted"
+    delay = within_age(policy, first_at, now, delay_after(attempts, policy, jitter, retry_after_seconds))
+    return delay if delay is not None else "TooOld"
 
 
 def within_age(policy: DeliveryPolicy, first_at: float, now: float, delay_seconds: float) -> float | None:

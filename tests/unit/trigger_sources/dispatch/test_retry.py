@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trigger_sources.delivery import Answer
-from trigger_sources.dispatch.retry import FailureRun, delay_after, retry_after_of, verdict_on, within_age
+from trigger_sources.dispatch.retry import (
+    FailureRun,
+    Verdict,
+    after_failure,
+    delay_after,
+    retry_after_of,
+    verdict_on,
+    within_age,
+)
 from trigger_sources.spec import DeliveryPolicy
 
 
@@ -57,6 +65,26 @@ def test_retry_after_is_kept_and_bounded_to_an_hour() -> None:
 def test_retry_after_is_a_number_or_a_date_and_nonsense_is_ignored(text: str, seconds: float | None) -> None:
     answer = Answer(503, [("retry-after", text)])
     assert retry_after_of(answer, now=10.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("verdict", "attempts", "age", "following"),
+    [
+        ("retry", 1, 0.0, 0.25),
+        ("retry", 2, 10.0, 0.5),
+        ("retry", 2, 99.9, 0.1),  # the last attempt is made at the age limit
+        ("retry", 3, 0.0, "AttemptsExhausted"),
+        ("retry", 2, 100.0, "TooOld"),
+        ("permanent", 1, 0.0, "PermanentAnswer"),
+        ("permanent", 3, 200.0, "PermanentAnswer"),
+    ],
+)
+def test_after_a_failure_comes_another_attempt_or_a_reason(
+    verdict: Verdict, attempts: int, age: float, following: float | str
+) -> None:
+    policy = DeliveryPolicy(attempts=3, max_age_seconds=100, backoff_seconds=0.5)
+    found = after_failure(policy, verdict, attempts, 1000.0, 1000.0 + age, 0.5, None)
+    assert found == (pytest.approx(following) if isinstance(following, float) else following)
 
 
 @given(
