@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _LONGEST_SLEEP_SECONDS = 0.5  # to notice a stop, and a clock that jumps
 _PAST_DUE_SECONDS = 1.0
 _MOST_CAUGHT_UP = 1_000
-_MOST_COUNTED = 100_000  # of missed ticks; of more, some are not counted
+_MOST_COUNTED = 10_000  # of missed ticks; of more, some are not counted
 _TICKS_AT_A_TIME = 1_000  # between two of them, other tasks run
 _CLOCK_STEP_SECONDS = 5.0  # a smaller one is a busy machine, or a correction of milliseconds
 

@@ -205,7 +205,7 @@ async def test_a_book_of_version_0_1_0_that_is_ahead_of_the_clock_does_not_stop_
 
 schedules = st.sampled_from(["* * * * *", "*/7 * * * *", "15,45 3-5 * * *", "0 */2 * * *", "@daily", "30 2 * * *"])
 moves = st.one_of(
-    st.tuples(st.just("run"), st.integers(30, 900)),
+    st.tuples(st.just("run"), st.integers(30, 600)),
     st.tuples(st.just("clock"), st.sampled_from([-1, 1]), st.sampled_from([2, 61, 3_600, 86_400, 31_536_000])),
     st.tuples(st.just("clock"), st.sampled_from([-1, 1]), st.integers(1, 200_000)),
     st.tuples(st.just("off"), st.integers(1, 20_000)),
@@ -214,7 +214,7 @@ moves = st.one_of(
 
 
 @given(schedules, st.sampled_from(["none", "latest", "all"]), st.lists(moves, max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 async def test_whatever_happens_to_the_clock_each_time_runs_once_and_regular_ticks_are_on_time(
     schedule: str, policy: str, history: list[tuple[Any, ...]]
 ) -> None:
