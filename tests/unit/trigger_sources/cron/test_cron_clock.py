@@ -215,10 +215,10 @@ moves = st.one_of(
 
 @given(schedules, st.sampled_from(["none", "latest", "all"]), st.lists(moves, max_size=12))
 @settings(max_examples=40, deadline=None)
-async def test_whatever_happens_to_the_clock_each_time_runs_once_and_regular_ticks_are_on_time(
+async def test_clock_moves_edits_and_restarts_run_each_time_once_and_regular_ticks_on_time(
     schedule: str, policy: str, history: list[tuple[Any, ...]]
 ) -> None:
-    """Against a model: the set of the times that ran, and the times that the clock passes while the trigger runs."""
+    """The model: the set of the times that ran, and the times that the clock passes while the trigger runs."""
     machine = Machine("2026-01-05T10:00:30Z", schedule=schedule, catchUp=policy, timeZone="Europe/Berlin")
     ran: set[tuple[str, str]] = set()
     runs_with, began = schedule, machine.clock  # the schedule of the last run, and the time of its first run
