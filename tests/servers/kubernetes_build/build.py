@@ -62,7 +62,7 @@ def lacking() -> str | None:
 
 def programs() -> Path:
     """The folder of the programs, each by its usual name; built by the first caller, while others wait."""
-    return _once(_programs(), build, "building Kubernetes from its Go modules, once: up to ten minutes")
+    return once(_programs(), build, "building Kubernetes from its Go modules, once: up to ten minutes")
 
 
 def gateway_api() -> Path:
@@ -82,10 +82,11 @@ def _fetched(definitions: Definitions) -> Path:
         for definition in Path(json.loads(said)["Dir"]).glob(definitions.files):
             shutil.copyfile(definition, folder / definition.name)
 
-    return _once(definitions.folder, fetch, f"fetching definitions of {definitions.name}, once")
+    return once(definitions.folder, fetch, f"fetching definitions of {definitions.name}, once")
 
 
-def _once(finished: Path, make: Callable[[Path], None], says: str) -> Path:
+def once(finished: Path, make: Callable[[Path], None], says: str) -> Path:
+    """The folder `finished`, which `make` fills for the first caller while others wait."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{finished.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
