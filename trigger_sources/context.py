@@ -80,6 +80,12 @@ class Context(Protocol):
         After the return, none of these deliveries is settled.
         """
 
+    def start_only_while(self, may_start: Callable[[], bool]) -> Callable[[], None]:
+        """Starts events only while `may_start()` is true. It is asked before each call, and must be cheap.
+
+        Returns a function that makes the fabric ask again, for when the answer changes to true.
+        """
+
     def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
         """The HTTP requests that match the route, while the context is open.
 

@@ -478,6 +478,10 @@ class FlowContext:
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
         await withdraw(self._flow.dispatcher, lost, grace_seconds)
 
+    def start_only_while(self, may_start: Callable[[], bool]) -> Callable[[], None]:
+        self._flow.dispatcher.start_only_while(may_start)
+        return self._flow.dispatcher.nudge
+
     def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
         return self._host.gateway.requests(self.uid, route)
 

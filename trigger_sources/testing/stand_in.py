@@ -51,6 +51,7 @@ class StandInContext:
     lost: list[tuple[int, str]] = field(default_factory=list)
     withdrawn: list[Callable[[Delivery], bool]] = field(default_factory=list)
     on_withdraw: Callable[[Callable[[Delivery], bool], float], Awaitable[None]] | None = None
+    may_start: Callable[[], bool] = lambda: True
     gateway: Any = None
     inbox_: Any = None
     _shared: dict[str, tuple[Any, Callable[[Any], Awaitable[None]]]] = field(default_factory=dict)
@@ -71,6 +72,10 @@ class StandInContext:
         self.withdrawn.append(lost)
         if self.on_withdraw is not None:
             await self.on_withdraw(lost, grace_seconds)
+
+    def start_only_while(self, may_start: Callable[[], bool]) -> Callable[[], None]:
+        self.may_start = may_start
+        return lambda: None
 
     def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
         found: AbstractAsyncContextManager[Requests] = self.gateway.requests(self.uid, route)
