@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 
+import orjson
 from aiokafka import TopicPartition
 
 from trigger_sources.context import Context, SourceError
@@ -12,6 +13,8 @@ from trigger_sources.kafka.places import Place, place_of_text
 log = logging.getLogger(__name__)
 
 _STARTED = "started"
+_GONE = "gone"
+_MOST_GONE = 100
 _SECONDS = 5.0
 
 
@@ -24,9 +27,6 @@ class KeptPlaces:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.started = False  # whether the trigger has ever begun: `start` is decided then, once
-
-    async def open(self) -> None:
-        await self.look()
 
     async def look(self) -> bool:
         """Looks whether the trigger has begun meanwhile."""
@@ -64,6 +64,36 @@ class KeptPlaces:
         self.started = self.started or begun
         return True
 
+    async def gone(self, partitions: Iterable[TopicPartition], back: Iterable[TopicPartition]) -> list[TopicPartition]:
+        """The topics of these partitions were deleted: the newest places stay, in case they are created again.
+
+        `back` is there again. Returns the partitions whose places are kept no longer.
+        """
+        state = self._context.state
+        try:
+            async with asyncio.timeout(_SECONDS):
+                found = await state.get(_GONE)
+                names = dict.fromkeys([*(orjson.loads(found) if found is not None else ()), *map(_text, partitions)])
+                for tp in back:
+                    names.pop(_text(tp), None)
+                ordered = list(names)
+                dropped = [_partition(name) for name in ordered[:-_MOST_GONE]]
+                await state.put(_GONE, orjson.dumps(ordered[-_MOST_GONE:]))
+                await asyncio.gather(*(state.delete(_name(tp)) for tp in dropped))
+        except (SourceError, TimeoutError) as error:
+            log.warning("places not tidied", extra={"trigger": self._context.name, "problem": repr(error)})
+            return []
+        return dropped
+
+
+def _text(tp: TopicPartition) -> str:
+    return f"{tp.topic}/{tp.partition}"
+
+
+def _partition(name: str) -> TopicPartition:
+    topic, _, number = name.rpartition("/")
+    return TopicPartition(topic, int(number))
+
 
 def _name(tp: TopicPartition) -> str:
-    return f"place/{tp.topic}/{tp.partition}"
+    return f"place/{_text(tp)}"

@@ -79,6 +79,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._joined = False  # every partition of the first assignment was taken over
         self._failed: Exception | None = None  # in a task beside `read`, which raises it
         self._remembered: dict[TopicPartition, tuple[int, Watermark]] = {}  # of partitions that were revoked
+        self._gone: set[TopicPartition] = set()  # of topics that were deleted
         self._kept = KeptPlaces(context)
         self._kept_at = time.monotonic()
         self._notices = Notices()
@@ -248,7 +249,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._failed = error
 
     async def _take_over(self, assigned: Sequence[TopicPartition]) -> None:
-        self._forget_what_others_have(assigned)
+        await self._forget_what_others_have(assigned)
         beginnings = await self._beginnings.of(assigned)
         again = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "TopicRecreated"}
         if again:
@@ -261,11 +262,16 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._joined = True
         self._report_connected()
 
-    def _forget_what_others_have(self, assigned: Collection[TopicPartition]) -> None:
+    async def _forget_what_others_have(self, assigned: Collection[TopicPartition]) -> None:
         """What this member remembers counts only until another member reads the partition."""
-        for tp in self._remembered.keys() - set(assigned):
-            if self._consumer.partitions_for_topic(tp.topic):
-                del self._remembered[tp]
+        elsewhere = self._remembered.keys() - set(assigned)
+        gone = {tp for tp in elsewhere if not self._consumer.partitions_for_topic(tp.topic)}
+        dropped = elsewhere - gone
+        if gone - self._gone:
+            self._gone = gone
+            dropped |= set(await self._kept.gone(gone, assigned))
+        for tp in dropped:
+            self._remembered.pop(tp, None)
 
     def _tell_recreated(self, beginnings: Mapping[TopicPartition, Beginning], lost: int) -> None:
         if lost:

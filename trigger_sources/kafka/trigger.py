@@ -13,7 +13,7 @@ from trigger_sources.context import Context, SourceError
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import Delivery
 from trigger_sources.kafka.beginnings import milliseconds
-from trigger_sources.kafka.client import admin_client, brokers_of, create_topics
+from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, is_own_broker
 from trigger_sources.kafka.consumer import close_consumer, open_consumer
 from trigger_sources.kafka.dead_letters import KafkaDeadLetters
 from trigger_sources.kafka.member import Member, missing_text
@@ -31,7 +31,7 @@ class KafkaTrigger(TriggerSource):
     printer_columns: ClassVar[Mapping[str, str]] = {"Topics": "topics"}
 
     brokers: Brokers = Field(
-        default_factory=list, description="The brokers, each as host:port; unset: the fabric's own"
+        default_factory=list, description="The brokers, each as host:port; unset: the fabric's default"
     )
     topics: list[str] = Field(default_factory=list, description="The topics, by name")
     topic_pattern: str | None = Field(
@@ -95,7 +95,7 @@ class KafkaTrigger(TriggerSource):
         async with admin_client(brokers, self.security, context) as admin:
             cluster = (await admin.describe_cluster()).get("cluster_id") or "kafka"
         # The embedded broker does not wake a waiting fetch when a record comes; Apache Kafka does
-        fetch_wait_ms = 100 if self.brokers else 10
+        fetch_wait_ms = 10 if is_own_broker(self.brokers, context) else 100
         consumer = await open_consumer(brokers, group, self.security, context, fetch_wait_ms=fetch_wait_ms)
         member = Member(
             context,
@@ -139,7 +139,7 @@ class KafkaTrigger(TriggerSource):
             missing = sorted(set(self.topics) - set(await admin.list_topics()))
             if not missing:
                 return
-            if not self.create_topics and self.brokers:
+            if not self.create_topics and not is_own_broker(self.brokers, context):
                 raise SourceError("TopicMissing", missing_text(missing))
             await create_topics(admin, missing)
 

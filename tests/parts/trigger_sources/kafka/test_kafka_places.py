@@ -8,16 +8,17 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.new_partitions import NewPartitions
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
-from servers.kafka import Kafka, apache_kafka, committed_and_ends, create_topic
+from servers.kafka import Kafka, committed_and_ends, create_topic, shared_kafka
 
+from trigger_sources.context import SourceError
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.testing import StandInContext
 
 DONE = Outcome("delivered")
@@ -26,10 +27,9 @@ Generator = AsyncGenerator[Sequence[Delivery], None]
 OLD_METADATA = "k1:AQICAQ=="
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def kafka() -> AsyncIterator[Kafka]:
-    async with apache_kafka() as broker:
-        yield broker
+@pytest.fixture
+async def kafka() -> Kafka:
+    return await shared_kafka()
 
 
 @pytest.fixture
@@ -375,3 +375,20 @@ async def test_records_that_no_process_survived_say_how_often_they_were_handed_o
         async with reader(trigger(kafka, topic), context, lambda _: False) as running:
             await running.until(lambda: len(running.taken) == 3)
     assert [delivery.handed_out for delivery in running.taken] == [1, 1, 1]
+
+
+async def test_a_missing_topic_is_created_only_on_the_fabrics_own_broker(kafka: Kafka, topic: str) -> None:
+    source = KafkaTrigger.model_validate({"function": "f", "topics": [f"{topic}-missing"]})
+    reply = KafkaReply(topic=f"{topic}-reply")
+    others = StandInContext(defaults={"kafka": [kafka.bootstrap]})
+    for _ in range(2):  # the first attempt did not create it either
+        with pytest.raises(SourceError, match=f"no topic '{topic}-missing'; create it, or set createTopics"):
+            await source.prepare(others)
+        with pytest.raises(SourceError, match=f"no topic '{topic}-reply'; create it"):
+            await reply.open(others, {})
+    own = StandInContext(defaults={"kafka": [kafka.bootstrap]}, own_servers=("kafka",))
+    await source.prepare(own)
+    await reply.open(own, {})
+    await own.close()
+    async with administration(kafka) as admin:
+        assert {f"{topic}-missing", f"{topic}-reply"} <= set(await admin.list_topics())
