@@ -24,14 +24,16 @@ class KeptPlaces:
     On a cluster it is part of the trigger's status, so it is written rarely, and read only if the group knows less.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, scope: str) -> None:
+        """`scope` names the cluster and the group: places of another one do not count."""
         self._context = context
+        self._scope = scope.encode()
         self.started = False  # whether the trigger has ever begun: `start` is decided then, once
 
     async def look(self) -> bool:
         """Looks whether the trigger has begun meanwhile."""
         if not self.started:
-            self.started = await self._context.state.get(_STARTED) is not None
+            self.started = await self._context.state.get(_STARTED) == self._scope
         return self.started
 
     async def read(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Place]:
@@ -54,7 +56,7 @@ class KeptPlaces:
         state = self._context.state
         writes = [state.put(_name(tp), text.encode()) for tp, text in places.items()]
         if begun and not self.started:
-            writes.append(state.put(_STARTED, b"1"))
+            writes.append(state.put(_STARTED, self._scope))
         try:
             async with asyncio.timeout(_SECONDS):
                 await asyncio.gather(*writes)

@@ -59,6 +59,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self,
         context: Context,
         *,
+        cluster: str,
+        group: str,
         topics: Sequence[str],
         start: str,
         max_distance: int,
@@ -66,6 +68,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         concurrency: int,
     ) -> None:
         self._context = context
+        self._cluster = cluster
         self._topics = topics
         self._start = start
         self._max_distance = max_distance
@@ -80,26 +83,21 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._failed: Exception | None = None  # in a task beside `read`, which raises it
         self._remembered: dict[TopicPartition, tuple[int, Watermark]] = {}  # of partitions that were revoked
         self._gone: set[TopicPartition] = set()  # of topics that were deleted
-        self._kept = KeptPlaces(context)
+        self._kept = KeptPlaces(context, f"{cluster}/{group}")
         self._kept_at = time.monotonic()
         self._notices = Notices()
+        self._session = Session(SESSION_SECONDS)
 
-    async def join(
-        self, consumer: AIOKafkaConsumer, cluster: str, subscribe: Callable[[ConsumerRebalanceListener], None]
-    ) -> None:
+    async def join(self, consumer: AIOKafkaConsumer, subscribe: Callable[[ConsumerRebalanceListener], None]) -> None:
         """Joins with a consumer that is started; `close` closes it."""
         self._consumer = consumer
-        self._cluster = cluster
         await self._kept.look()
         self._beginnings = Beginnings(consumer, self._kept, self._start)
         self._fetching = Fetching(consumer, self._most)
-        self._session = Session(SESSION_SECONDS, self._context.start_only_while(self._holds))
+        self._session.on_renewed = self._context.start_only_while(self._session.lasts)
         self._session.watch(consumer)
         subscribe(self)
         self._tasks = [asyncio.create_task(self._commit_always()), asyncio.create_task(self._look_after())]
-
-    def _holds(self) -> bool:
-        return self._session.lasts()
 
     # --- reading
 

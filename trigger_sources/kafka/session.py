@@ -13,9 +13,9 @@ class Session:
     A process that was stopped for longer finds out when it wakes, before its first heartbeat.
     """
 
-    def __init__(self, seconds: float, renewed: Callable[[], None]) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.on_renewed: Callable[[], None] = lambda: None  # called after it had lapsed
         self._seconds = seconds
-        self._renewed = renewed
         self._ends_at = float("-inf")
 
     def watch(self, consumer: AIOKafkaConsumer) -> None:
@@ -37,7 +37,7 @@ class Session:
         lapsed = not self.lasts()
         self._ends_at = max(self._ends_at, at + self._seconds)
         if lapsed and self.lasts():
-            self._renewed()
+            self.on_renewed()
 
     def lasts(self) -> bool:
         return time.monotonic() < self._ends_at

@@ -42,7 +42,8 @@ class KafkaTrigger(TriggerSource):
         None, min_length=1, description="The consumer group; unset: kubeirq.<namespace>.<trigger>.<function>"
     )
     start: str = Field(
-        "earliest", description="The place where a group without commits begins: earliest, latest or an RFC 3339 time"
+        "earliest",
+        description="The place where a group without commits begins, once: earliest, latest or an RFC 3339 time",
     )
     tombstones: Literal["deliver", "skip"] = Field(
         "deliver", description="Whether records without a value call the function"
@@ -99,6 +100,8 @@ class KafkaTrigger(TriggerSource):
         consumer = await open_consumer(brokers, group, self.security, context, fetch_wait_ms=fetch_wait_ms)
         member = Member(
             context,
+            cluster=cluster,
+            group=group,
             topics=self.topics,
             start=self.start,
             max_distance=self.max_distance,
@@ -107,7 +110,7 @@ class KafkaTrigger(TriggerSource):
         )
         identity = context.uid, context.function
         try:
-            await member.join(consumer, cluster, partial(self._subscribe, consumer))
+            await member.join(consumer, partial(self._subscribe, consumer))
             _MEMBERS[identity] = member
             while not context.stopping.is_set():
                 deliveries = await member.read()

@@ -206,6 +206,16 @@ async def test_a_group_that_the_broker_forgot_goes_on_where_it_was(kafka: Kafka,
         assert f"{topic}/0 from 3" in message
 
 
+async def test_another_group_begins_at_the_start_again(kafka: Kafka, topic: str) -> None:
+    context = StandInContext()
+    await produce(kafka, topic, range(5))
+    for group in ("one", "two"):
+        async with reader(trigger(kafka, topic, group=f"{topic}-{group}"), context) as running:
+            await running.until(lambda: len(running.taken) >= 5)
+            assert running.data == list(range(5))
+    assert context.reports[-1] == (True, "", "")
+
+
 async def test_a_group_of_version_0_1_is_adopted(kafka: Kafka, topic: str) -> None:
     async with administration(kafka) as admin:
         await admin.create_partitions({topic: NewPartitions(total_count=2)})
