@@ -81,7 +81,7 @@ class Dispatcher:
         self._concurrency = trigger.concurrency
         self._gate = gate
         self._observe = observe
-        self._may_start = may_start
+        self._host_allows = self._may_start = may_start
         self._jitter = jitter
         self._filter = compile_filter(trigger.filter) if trigger.filter else None
         self._suspects = Suspects(state)
@@ -412,6 +412,11 @@ class Dispatcher:
     def nudge(self) -> None:
         """Starts as many events as may start: something changed that the dispatcher cannot see."""
         self._kick()
+
+    def start_only_while(self, allows: Callable[[], bool]) -> None:
+        """The source decides too whether events may start. The last call counts."""
+        host_allows = self._host_allows
+        self._may_start = allows if host_allows is None else lambda: host_allows() and allows()
 
     def start_no_more(self) -> None:
         """From now on no event starts: the flow stops."""

@@ -456,6 +456,7 @@ class FlowContext:
         self.stopping = asyncio.Event()
         self.state = state
         self.defaults = host.defaults
+        self.own_servers = host.own_servers
         self._flow = flow
         self._host = host
 
@@ -479,6 +480,10 @@ class FlowContext:
 
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
         await withdraw(self._flow.dispatcher, lost, grace_seconds)
+
+    def start_only_while(self, may_start: Callable[[], bool]) -> Callable[[], None]:
+        self._flow.dispatcher.start_only_while(may_start)
+        return self._flow.dispatcher.nudge
 
     def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
         return self._host.gateway.requests(self.uid, route)

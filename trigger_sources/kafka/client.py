@@ -22,6 +22,11 @@ def brokers_of(brokers: Sequence[str], context: Context) -> list[str]:
     return found
 
 
+def is_own_broker(brokers: Sequence[str], context: Context) -> bool:
+    """Whether a spec that names these brokers, or none, means the one that the fabric runs itself."""
+    return not brokers and "kafka" in context.own_servers
+
+
 def not_connected(brokers: Sequence[str], security: Security | None, error: Exception) -> SourceError:
     """The error for a person, who does not see the client's log."""
     problem = str(error) or type(error).__name__

@@ -6,9 +6,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, RecordTooLargeError
 from pydantic import Field
 
-from trigger_sources.context import Context
+from trigger_sources.context import Context, SourceError
 from trigger_sources.events import Event
-from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, shared_producer
+from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, is_own_broker, shared_producer
 from trigger_sources.kafka.events import headers_from_event
 from trigger_sources.kafka.security import Security
 from trigger_sources.publisher import ReplyRefused, ReplyTarget
@@ -32,10 +32,12 @@ class KafkaReply(ReplyTarget):
     async def open(self, context: Context, addresses: Mapping[str, Sequence[str]]) -> "KafkaPublisher":
         named = list(self.brokers) or list(addresses.get("kafka", ()))
         brokers = brokers_of(named, context)
-        if not named:  # the fabric's own broker: topics come with their first use
+        if not named:
             async with admin_client(brokers, self.security, context) as admin:
                 if self.topic not in await admin.list_topics():
-                    await create_topics(admin, [self.topic])
+                    if not is_own_broker(named, context):
+                        raise SourceError("TopicMissing", f"reply.kafka: no topic {self.topic!r}; create it")
+                    await create_topics(admin, [self.topic])  # topics come with their first use
         return KafkaPublisher(await shared_producer(brokers, self.security, context), self.topic)
 
 

@@ -89,41 +89,60 @@ class Watermark:
         """All settled offsets from `offset` on, in case the partition comes back without its last commit."""
         return {*range(offset, self.committable), *(found for found in self._settled if found >= offset)}
 
-    def metadata(self) -> str:
-        """The settled offsets above `committable`, for the commit's metadata: the lowest that fit in 4096 bytes."""
-        return encode(self.committable, (offset for offset in self._settled if offset >= self.committable))
+    def above(self) -> set[int]:
+        """The settled offsets above `committable`."""
+        return {offset for offset in self._settled if offset >= self.committable}
+
+    def metadata(self, marks: Iterable[int] = ()) -> str:
+        """The settled offsets above `committable`, for the commit's metadata: the lowest that fit; and the marks."""
+        return encode(self.committable, self.above(), marks)
 
 
-def encode(base: int, settled: Iterable[int]) -> str:
-    """Run lengths, alternately unsettled and settled, from `base` on, as variable-length numbers in base64."""
-    data = bytearray()
+def encode(base: int, settled: Iterable[int], marks: Iterable[int] = (), most_bytes: int = _MOST_BYTES) -> str:
+    """Run lengths, alternately unsettled and settled, from `base` on, as variable-length numbers in base64.
+
+    Each mark stands at the end as a gap before no settled offset, so that earlier versions read past it.
+    """
+    data, end = bytearray(), b"".join(_number(mark) + b"\0" for mark in marks)
     at = base
     for first, last in _runs(sorted(settled)):
         piece = _number(first - at) + _number(last - first + 1)
-        if len(_VERSION) + (len(data) + len(piece) + 2) // 3 * 4 > _MOST_BYTES:
+        if len(_VERSION) + (len(data) + len(piece) + len(end) + 2) // 3 * 4 > most_bytes:
             break
         data += piece
         at = last + 1
+    data += end
     return (_VERSION + base64.b64encode(bytes(data))).decode() if data else ""
 
 
 def decode(base: int, metadata: str) -> set[int]:
     """The settled offsets; empty if the metadata is damaged or from another program."""
-    if not metadata.startswith(_VERSION.decode()):
-        return set()
-    try:
-        data = base64.b64decode(metadata[len(_VERSION) :], validate=True)
-    except (binascii.Error, ValueError):
-        return set()
     found: set[int] = set()
-    at, numbers = base, _numbers(data)
-    if numbers is None or len(numbers) % 2 or sum(numbers[1::2]) > 1_000_000:
-        return set()
-    for gap, length in zip(numbers[::2], numbers[1::2], strict=True):
+    at = base
+    for gap, length in _pairs(metadata):
         at += gap
         found.update(range(at, at + length))
         at += length
     return found
+
+
+def marks_of(metadata: str) -> list[int]:
+    """The marks; empty if there are none, or if the metadata is damaged or from another program."""
+    return [gap for gap, length in _pairs(metadata) if not length]
+
+
+def _pairs(metadata: str) -> list[tuple[int, int]]:
+    """Each gap with the number of settled offsets behind it."""
+    if not metadata.startswith(_VERSION.decode()):
+        return []
+    try:
+        data = base64.b64decode(metadata[len(_VERSION) :], validate=True)
+    except (binascii.Error, ValueError):
+        return []
+    numbers = _numbers(data)
+    if numbers is None or len(numbers) % 2 or sum(numbers[1::2]) > 1_000_000:
+        return []
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _runs(offsets: list[int]) -> Iterable[tuple[int, int]]:

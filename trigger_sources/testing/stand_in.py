@@ -1,7 +1,7 @@
 """A stand-in for the fabric: a context that a test passes to a source."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ class StandInContext:
     limit: int = 64
     room: int = 64
     defaults: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    own_servers: Collection[str] = ()
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,6 +52,7 @@ class StandInContext:
     lost: list[tuple[int, str]] = field(default_factory=list)
     withdrawn: list[Callable[[Delivery], bool]] = field(default_factory=list)
     on_withdraw: Callable[[Callable[[Delivery], bool], float], Awaitable[None]] | None = None
+    may_start: Callable[[], bool] = lambda: True
     gateway: Any = None
     inbox_: Any = None
     _shared: dict[str, tuple[Any, Callable[[Any], Awaitable[None]]]] = field(default_factory=dict)
@@ -71,6 +73,10 @@ class StandInContext:
         self.withdrawn.append(lost)
         if self.on_withdraw is not None:
             await self.on_withdraw(lost, grace_seconds)
+
+    def start_only_while(self, may_start: Callable[[], bool]) -> Callable[[], None]:
+        self.may_start = may_start
+        return lambda: None
 
     def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
         found: AbstractAsyncContextManager[Requests] = self.gateway.requests(self.uid, route)

@@ -118,6 +118,20 @@ async def test_every_event_is_delivered_in_order_per_key(tmp_path: Path) -> None
         assert call.headers["content-type"] == "application/json"
 
 
+async def test_a_source_that_lost_its_claim_starts_no_event(tmp_path: Path) -> None:
+    claims = False
+    async with scripted() as function, bench(function.url, tmp_path) as it:
+        ask_again = it.flow.context.start_only_while(lambda: claims)
+        it.broker.publish(b"1", key="a")
+        await it.until(lambda: it.flow.dispatcher.held == 1)
+        it.flow.dispatcher.nudge()
+        assert not it.flow.dispatcher.states().get("running")
+        claims = True
+        ask_again()
+        await it.until(it.settled(1))
+    assert len(function.calls) == 1
+
+
 async def test_random_failures_cost_no_event_and_no_order(tmp_path: Path) -> None:
     dice = random.Random(7)
     good: list[int] = []

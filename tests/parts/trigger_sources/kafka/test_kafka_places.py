@@ -1,0 +1,404 @@
+"""Where a Kafka trigger begins: decided once, kept, never taken from one topic for another. On a real Apache Kafka."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.new_partitions import NewPartitions
+from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.structs import OffsetAndMetadata
+from servers.kafka import Kafka, committed_and_ends, create_topic, shared_kafka
+
+from trigger_sources.context import SourceError
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.kafka.reply import KafkaReply
+from trigger_sources.testing import StandInContext
+
+DONE = Outcome("delivered")
+Generator = AsyncGenerator[Sequence[Delivery], None]
+# Written by version 0.1.0: offsets 4, 5 and 8 settled above a committed offset of 3
+OLD_METADATA = "k1:AQICAQ=="
+
+
+@pytest.fixture
+async def kafka() -> Kafka:
+    return await shared_kafka()
+
+
+@pytest.fixture
+async def topic(kafka: Kafka) -> str:
+    name = f"t-{uuid4().hex[:8]}"
+    await create_topic(kafka.bootstrap, name, 1)
+    return name
+
+
+def trigger(kafka: Kafka, topic: str, **spec: Any) -> KafkaTrigger:
+    fields = {"function": "f", "brokers": [kafka.bootstrap], "topics": [topic], "group": f"g-{topic}", **spec}
+    return KafkaTrigger.model_validate(fields)
+
+
+async def produce(kafka: Kafka, topic: str, numbers: Sequence[int], partition: int = 0, **more: Any) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for number in numbers:
+            await producer.send_and_wait(topic, b"%d" % number, partition=partition, **more)
+
+
+@asynccontextmanager
+async def administration(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def recreate(kafka: Kafka, topic: str) -> None:
+    async with administration(kafka) as admin:
+        await admin.delete_topics([topic])
+    await create_topic(kafka.bootstrap, topic, 1)
+
+
+async def forget(kafka: Kafka, group: str, topic: str) -> None:
+    """The broker's retention of offsets: the group is as if it had never been."""
+    async with administration(kafka) as admin, asyncio.timeout(20):
+        while any(code for _, code in (await admin._send_request_to_node(1, DeleteGroupsRequest([group]))).results):
+            await asyncio.sleep(0.1)
+    assert (await committed_and_ends(kafka.bootstrap, group, topic))[0] == {0: 0}
+
+
+async def commit(kafka: Kafka, group: str, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
+    consumer.assign(list(offsets))
+    async with consumer:
+        await consumer.commit(offsets)
+
+
+class Reader:
+    """Runs a trigger's generator; settles what it brings unless told otherwise."""
+
+    def __init__(self, source: KafkaTrigger, context: StandInContext, settles: Callable[[Delivery], bool]) -> None:
+        self.context = context
+        self.taken: list[Delivery] = []
+        self._settles = settles
+        self._generator: Any = source.deliveries(context)
+        self._pump = asyncio.create_task(self._pumped())
+
+    async def _pumped(self) -> None:
+        async with aclosing(self._generator):
+            async for deliveries in self._generator:
+                self.taken += deliveries
+                for delivery in deliveries:
+                    if self._settles(delivery):
+                        await delivery.settle(DONE)
+
+    @property
+    def data(self) -> list[int]:
+        return sorted(int(delivery.event.data or b"-1") for delivery in self.taken)
+
+    async def connected(self) -> None:
+        await self.until(lambda: bool(self.context.reports) and self.context.reports[-1][0])
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        async with asyncio.timeout(40):
+            while not happened():
+                if self._pump.done():
+                    self._pump.result()
+                await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        self.context.stopping.set()
+        await self._pump
+
+
+@asynccontextmanager
+async def reader(
+    source: KafkaTrigger, context: StandInContext, settles: Callable[[Delivery], bool] = lambda _: True
+) -> AsyncIterator[Reader]:
+    context.stopping.clear()
+    found = Reader(source, context, settles)
+    try:
+        await found.connected()
+        yield found
+    finally:
+        await found.stop()
+
+
+async def test_partitions_that_are_added_later_are_read_from_their_beginning(kafka: Kafka, topic: str) -> None:
+    await produce(kafka, topic, [1])
+    async with reader(trigger(kafka, topic, start="latest"), StandInContext()) as running:
+        async with administration(kafka) as admin:
+            await admin.create_partitions({topic: NewPartitions(total_count=3)})
+        await produce(kafka, topic, range(10, 20), partition=1)
+        await produce(kafka, topic, range(20, 30), partition=2)
+        await running.until(lambda: len(running.taken) >= 20)
+        assert running.data == list(range(10, 30))
+
+
+@pytest.mark.parametrize("start", ["latest", "2100-01-01T00:00:00Z"])
+async def test_topics_that_match_later_are_read_from_their_beginning(kafka: Kafka, topic: str, start: str) -> None:
+    source = trigger(kafka, topic, topics=[], topicPattern=f"{topic}-.*", start=start)
+    async with reader(source, StandInContext()) as running:
+        await create_topic(kafka.bootstrap, f"{topic}-new", 1)
+        await produce(kafka, f"{topic}-new", range(10), timestamp_ms=1)
+        await running.until(lambda: len(running.taken) >= 10)
+        assert running.data == list(range(10))
+
+
+async def test_two_replicas_decide_the_start_once_before_they_are_connected(kafka: Kafka, topic: str) -> None:
+    await create_topic(kafka.bootstrap, f"{topic}-four", 4)
+    source = trigger(kafka, f"{topic}-four", start="latest")
+    for partition in range(4):
+        await produce(kafka, f"{topic}-four", range(5), partition)
+    one, two = StandInContext(replica="one"), StandInContext(replica="two")
+    two.state = one.state
+    async with AsyncExitStack() as stack:
+        readers = [Reader(source, context, lambda _: True) for context in (one, two)]
+        for running in readers:
+            stack.push_async_callback(running.stop)
+        await readers[0].connected()
+        committed, ends = await committed_and_ends(kafka.bootstrap, f"g-{topic}-four", f"{topic}-four")
+        assert committed == ends == dict.fromkeys(range(4), 5)
+        for partition in range(4):
+            await produce(kafka, f"{topic}-four", range(100 * partition + 100, 100 * partition + 110), partition)
+        wanted = sorted(100 * partition + 100 + number for partition in range(4) for number in range(10))
+        await readers[0].until(lambda: len({*readers[0].data, *readers[1].data}) == 40)
+        assert sorted({*readers[0].data, *readers[1].data}) == wanted
+
+
+async def test_records_published_while_a_trigger_with_start_latest_is_away_are_delivered(
+    kafka: Kafka, topic: str
+) -> None:
+    context = StandInContext()
+    source = trigger(kafka, topic, start="latest")
+    async with reader(source, context):
+        pass
+    await produce(kafka, topic, range(10))
+    async with administration(kafka) as admin:
+        await admin.create_partitions({topic: NewPartitions(total_count=2)})
+    await produce(kafka, topic, range(10, 20), partition=1)
+    async with reader(source, context) as running:
+        await running.until(lambda: len(running.taken) >= 20)
+        assert running.data == list(range(20))
+
+
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_a_group_that_the_broker_forgot_goes_on_where_it_was(kafka: Kafka, topic: str, start: str) -> None:
+    context = StandInContext()
+    source = trigger(kafka, topic, start=start)
+    async with reader(source, context, lambda delivery: delivery.event.data != b"3") as running:
+        await produce(kafka, topic, range(6))
+        await running.until(lambda: len(running.taken) == 6)
+    await forget(kafka, f"g-{topic}", topic)
+    await produce(kafka, topic, range(10, 20))
+    async with reader(source, context) as running:
+        await running.until(lambda: len(running.taken) >= 11)
+        assert running.data == [3, *range(10, 20)]
+        reason, message = context.reports[-1][1:]
+        assert reason == "OffsetsForgotten"
+        assert f"{topic}/0 from 3" in message
+
+
+async def test_another_group_begins_at_the_start_again(kafka: Kafka, topic: str) -> None:
+    context = StandInContext()
+    await produce(kafka, topic, range(5))
+    for group in ("one", "two"):
+        async with reader(trigger(kafka, topic, group=f"{topic}-{group}"), context) as running:
+            await running.until(lambda: len(running.taken) >= 5)
+            assert running.data == list(range(5))
+    assert context.reports[-1] == (True, "", "")
+
+
+async def test_a_group_of_version_0_1_is_adopted(kafka: Kafka, topic: str) -> None:
+    async with administration(kafka) as admin:
+        await admin.create_partitions({topic: NewPartitions(total_count=2)})
+    await produce(kafka, topic, range(10))
+    await produce(kafka, topic, range(10, 15), partition=1)
+    tp = TopicPartition(topic, 0)
+    await commit(kafka, f"g-{topic}", {tp: OffsetAndMetadata(3, OLD_METADATA)})
+    async with reader(trigger(kafka, topic, start="latest"), StandInContext()) as running:
+        await running.until(lambda: len(running.taken) >= 9)
+        assert running.data == [3, 6, 7, 9, *range(10, 15)]
+        assert {delivery.position for delivery in running.taken} >= {f"{topic}/0/3", f"{topic}/1/0"}
+        cluster = running.taken[0].event.id.split("/")[0]
+        assert {delivery.event.id for delivery in running.taken} >= {f"{cluster}/{topic}/0/9", f"{cluster}/{topic}/1/4"}
+
+
+async def test_a_topic_that_was_recreated_while_nobody_read_it(kafka: Kafka, topic: str) -> None:
+    context = StandInContext()
+    source = trigger(kafka, topic)
+    await produce(kafka, topic, range(40))
+    async with reader(source, context) as running:
+        await running.until(lambda: len(running.taken) == 40)
+        old = {delivery.event.id for delivery in running.taken} | {delivery.position for delivery in running.taken}
+    await recreate(kafka, topic)
+    await produce(kafka, topic, range(100, 160))
+    for _ in range(2):  # and once more, from the group's commits
+        async with reader(source, context, lambda _: False) as running:
+            await running.until(lambda: len(running.taken) >= 60)
+            assert running.data == list(range(100, 160))
+            assert not old & {delivery.event.id for delivery in running.taken}
+            assert not old & {delivery.position for delivery in running.taken}
+            assert {delivery.partition for delivery in running.taken} == {f"{topic}/0"}
+    assert any(reason == "TopicRecreated" for _, reason, _ in context.reports)
+
+
+async def test_a_topic_that_is_recreated_with_more_records_than_the_old_position(kafka: Kafka, topic: str) -> None:
+    withdrawn: list[Callable[[Delivery], bool]] = []
+
+    async def withdraw(lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
+        withdrawn.append(lost)
+
+    context = StandInContext(on_withdraw=withdraw)
+    await produce(kafka, topic, range(40))
+    async with reader(trigger(kafka, topic), context, lambda delivery: delivery.event.data != b"7") as running:
+        await running.until(lambda: len(running.taken) == 40)
+        await recreate(kafka, topic)
+        await produce(kafka, topic, range(100, 185))
+        await running.until(lambda: set(running.data) >= set(range(100, 185)))
+        (old,) = [delivery for delivery in running.taken if delivery.event.data == b"7"]
+        (new,) = [delivery for delivery in running.taken if delivery.event.data == b"107"]
+        assert old.position == f"{topic}/0/7"
+        assert new.position != old.position
+        assert new.event.id != old.event.id
+        assert withdrawn[0](old)
+        assert context.lost == [(1, "TopicRecreated")]
+        with pytest.raises(ConnectionError):
+            await old.settle(DONE)
+        reason, message = context.reports[-1][1:]
+        assert reason == "TopicRecreated"
+        assert "1 records of the old topic" in message
+
+
+async def test_a_commit_of_the_old_topic_is_no_place_of_the_new_one(kafka: Kafka, topic: str) -> None:
+    """A member that did not notice yet commits the old place to the new topic."""
+    context = StandInContext()
+    source = trigger(kafka, topic)
+    await produce(kafka, topic, range(40))
+    async with reader(source, context) as running:
+        await running.until(lambda: len(running.taken) == 40)
+    async with administration(kafka) as admin:
+        offsets = await admin.list_consumer_group_offsets(f"g-{topic}")
+    await recreate(kafka, topic)
+    await produce(kafka, topic, range(100, 160))
+    await commit(kafka, f"g-{topic}", offsets)
+    async with reader(source, context) as running:
+        await running.until(lambda: len(running.taken) >= 60)
+        assert running.data == list(range(100, 160))
+
+
+async def test_a_position_behind_the_end_is_reported(kafka: Kafka, topic: str) -> None:
+    context = StandInContext()
+    await produce(kafka, topic, range(10))
+    await commit(kafka, f"g-{topic}", {TopicPartition(topic, 0): OffsetAndMetadata(50, "")})
+    async with reader(trigger(kafka, topic), context) as running:
+        await running.until(lambda: len(running.taken) >= 10)
+        assert context.lost == [(40, "Truncation")]
+        reason, message = context.reports[-1][1:]
+        assert reason == "Truncated"
+        assert f"{topic}/0 ends at 10" in message
+
+
+async def test_a_member_that_was_stopped_past_its_session_starts_nothing_when_it_wakes(
+    kafka: Kafka, topic: str
+) -> None:
+    context = StandInContext()
+    async with reader(trigger(kafka, topic), context) as running:
+        assert context.may_start()
+        time.sleep(6.5)  # noqa: ASYNC251  the whole process stands still, as under SIGSTOP
+        assert not context.may_start()
+        await running.until(context.may_start)
+
+
+async def test_a_source_that_ends_withdraws_what_it_holds_before_it_leaves(kafka: Kafka, topic: str) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    async def withdraw(lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
+        async with administration(kafka) as admin:
+            (group,) = (await admin.describe_consumer_groups([f"g-{topic}"]))[0].groups
+        seen.append((lost(held[0]), bool(group[5])))
+        await held[0].settle(DONE)
+
+    await produce(kafka, topic, range(2))
+    generator: Any = trigger(kafka, topic).deliveries(StandInContext(on_withdraw=withdraw))
+    held: list[Delivery] = []
+    async with aclosing(generator):
+        while len(held) < 2:
+            held += await anext(generator)
+    assert seen == [(True, True)]  # it was still a member of the group
+    assert (await committed_and_ends(kafka.bootstrap, f"g-{topic}", topic))[0] == {0: 1}
+
+
+async def test_partitions_get_turns(kafka: Kafka, topic: str) -> None:
+    await create_topic(kafka.bootstrap, f"{topic}-four", 4)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, linger_ms=50) as producer:
+        for partition in range(4):
+            pending = [await producer.send(f"{topic}-four", b"%d" % n, partition=partition) for n in range(4_000)]
+            await asyncio.gather(*pending)
+    context = StandInContext(room=100)
+    generator: Any = trigger(kafka, f"{topic}-four").deliveries(context)
+    async with aclosing(generator):
+        taken: list[Delivery] = []
+        while len({delivery.partition for delivery in taken}) < 4:
+            taken += await anext(generator)
+        # The four are fetched by one request, or by two: from then on each read brings some of all
+        assert len(taken) <= 300
+        found = await anext(generator)
+        assert sorted({delivery.partition or "" for delivery in found}) == [f"{topic}-four/{n}" for n in range(4)]
+
+
+async def test_a_read_does_not_go_beyond_the_distance(kafka: Kafka, topic: str) -> None:
+    await produce(kafka, topic, range(30))
+    async with reader(trigger(kafka, topic, maxDistance=10), StandInContext(), lambda _: False) as running:
+        await running.until(lambda: len(running.taken) >= 10)
+        await produce(kafka, topic, [30])
+        assert running.data == list(range(10))
+        for delivery in list(running.taken):
+            await delivery.settle(DONE)
+        await running.until(lambda: len(running.taken) >= 20)
+        assert running.data == list(range(20))
+
+
+async def test_records_that_no_process_survived_say_how_often_they_were_handed_out(kafka: Kafka, topic: str) -> None:
+    await produce(kafka, topic, range(3))
+    context = StandInContext()
+    counts = []
+    for _ in range(3):
+        generator: Any = trigger(kafka, topic).deliveries(context)
+        held: list[Delivery] = []
+        while len(held) < 3:
+            held += await anext(generator)
+        counts.append([delivery.handed_out for delivery in held])
+        async with administration(kafka) as admin:
+            crashed = await admin.list_consumer_group_offsets(f"g-{topic}")
+        await generator.aclose()
+        await commit(kafka, f"g-{topic}", crashed)  # what a process leaves that ends without an orderly stop
+    assert counts == [[1, 1, 1], [2, 2, 2], [3, 3, 3]]
+    for _ in range(2):  # an orderly end begins anew
+        async with reader(trigger(kafka, topic), context, lambda _: False) as running:
+            await running.until(lambda: len(running.taken) == 3)
+    assert [delivery.handed_out for delivery in running.taken] == [1, 1, 1]
+
+
+async def test_a_missing_topic_is_created_only_on_the_fabrics_own_broker(kafka: Kafka, topic: str) -> None:
+    source = KafkaTrigger.model_validate({"function": "f", "topics": [f"{topic}-missing"]})
+    reply = KafkaReply(topic=f"{topic}-reply")
+    others = StandInContext(defaults={"kafka": [kafka.bootstrap]})
+    for _ in range(2):  # the first attempt did not create it either
+        with pytest.raises(SourceError, match=f"no topic '{topic}-missing'; create it, or set createTopics"):
+            await source.prepare(others)
+        with pytest.raises(SourceError, match=f"no topic '{topic}-reply'; create it"):
+            await reply.open(others, {})
+    own = StandInContext(defaults={"kafka": [kafka.bootstrap]}, own_servers=("kafka",))
+    await source.prepare(own)
+    await reply.open(own, {})
+    await own.close()
+    async with administration(kafka) as admin:
+        assert {f"{topic}-missing", f"{topic}-reply"} <= set(await admin.list_topics())

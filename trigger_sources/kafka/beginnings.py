@@ -1,0 +1,132 @@
+"""Decides where this member of the group begins with the partitions that it is assigned."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
+from aiokafka.errors import KafkaError
+
+from trigger_sources.kafka.kept_places import KeptPlaces
+from trigger_sources.kafka.places import AT_BEGINNING, Beginning, Place, beginning_of, place_of_commit
+from trigger_sources.kafka.topic_ids import present_ids
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_RETRY_SECONDS = 0.1
+_LOOK_SECONDS = 0.2
+_LOOKS_PER_STATE = 5
+
+
+class Beginnings:
+    """`start` is decided once, for the whole trigger, and kept as the group's commits before any record is taken.
+
+    The member that is assigned the first partition decides. The group's coordinator accepts its commit only while the
+    assignment holds, so that two members cannot decide differently. The others wait for the commit. Partitions and
+    topics that are found after that begin at their beginning.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, kept: KeptPlaces, start: str) -> None:
+        self._consumer = consumer
+        self._kept = kept
+        self._start = start
+
+    async def of(self, assigned: Collection[TopicPartition]) -> dict[TopicPartition, Beginning]:
+        """Where to begin. Raises CommitFailedError where the group assigns its partitions anew meanwhile."""
+        if self._start != "earliest":
+            await self._until_decided(assigned)
+        commits = await self._commits(assigned)
+        kept = await self._kept.read(tp for tp in assigned if tp not in commits or not commits[tp].topic_id)
+        known = {tp.topic: place.topic_id for tp, place in (*kept.items(), *commits.items()) if place.topic_id}
+        ids = await patiently(
+            lambda: present_ids(self._consumer, {tp.topic: known.get(tp.topic, 0) for tp in assigned})
+        )
+        found = {tp: beginning_of(commits.get(tp), kept.get(tp), ids.get(tp.topic, 0)) for tp in assigned}
+        return await self._with_offsets(found)
+
+    async def anew(self, partitions: Mapping[TopicPartition, int]) -> dict[TopicPartition, Beginning]:
+        """At the beginning of topics that were deleted and created again, given with their present ids."""
+        return await self._with_offsets(
+            {
+                tp: Beginning(Place(AT_BEGINNING, topic_id=topic_id, renamed=True), "TopicRecreated")
+                for tp, topic_id in partitions.items()
+            }
+        )
+
+    async def commit(self, places: Mapping[TopicPartition, Place]) -> None:
+        """Makes places the group's. Raises CommitFailedError where the assignment does not hold any more."""
+        if places:
+            commits = {tp: OffsetAndMetadata(place.offset, place.metadata) for tp, place in places.items()}
+            await self._consumer._coordinator.commit_offsets(None, commits)
+
+    async def _with_offsets(self, found: dict[TopicPartition, Beginning]) -> dict[TopicPartition, Beginning]:
+        unread = [tp for tp, beginning in found.items() if beginning.place.offset == AT_BEGINNING]
+        if unread:
+            offsets = await self._consumer.beginning_offsets(unread)
+            for tp in unread:
+                found[tp] = replace(found[tp], place=replace(found[tp].place, offset=offsets[tp]))
+        return found
+
+    # --- the first start
+
+    async def _until_decided(self, assigned: Collection[TopicPartition]) -> None:
+        looks = 0
+        while not self._kept.started:
+            existing = self._existing()
+            if not existing or await self._commits(existing):
+                return
+            if min(existing) in assigned:
+                await self._decide(existing)
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+            looks += 1
+            if looks % _LOOKS_PER_STATE == 0:
+                await self._kept.look()
+
+    async def _decide(self, existing: Collection[TopicPartition]) -> None:
+        consumer = self._consumer
+        ids = await patiently(lambda: present_ids(consumer, {tp.topic: 0 for tp in existing}))
+        offsets = await consumer.end_offsets(list(existing))
+        if self._start != "latest":
+            found = await consumer.offsets_for_times(dict.fromkeys(existing, milliseconds(self._start)))
+            offsets.update({tp: at.offset for tp, at in found.items() if at is not None})
+        await self.commit({tp: Place(offset, topic_id=ids.get(tp.topic, 0)) for tp, offset in offsets.items()})
+        log.info("start decided", extra={"start": self._start, "partitions": len(offsets)})
+
+    def _existing(self) -> list[TopicPartition]:
+        """The partitions of all topics of the trigger, as far as this member knows."""
+        consumer = self._consumer
+        topics: Iterable[str] = consumer.subscription()
+        return [TopicPartition(topic, p) for topic in topics for p in consumer.partitions_for_topic(topic) or ()]
+
+    async def _commits(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Place]:
+        # The consumer's own `committed` hides the metadata; this is the call that it makes
+        coordinator: Any = self._consumer._coordinator
+        found = await coordinator.fetch_committed_offsets(list(partitions))
+        return {tp: place_of_commit(at.offset, at.metadata or "") for tp, at in found.items() if at.offset >= 0}
+
+
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """The result of a call that is repeated while it fails with an error that passes. Raises KafkaError."""
+    while True:
+        try:
+            return await call()
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+def milliseconds(text: str) -> int:
+    """Milliseconds since the epoch of an RFC 3339 time. Raises ValueError."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither earliest, latest nor an RFC 3339 time") from None
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; end it with Z or an offset")
+    return int(found.timestamp() * 1000)

@@ -1,0 +1,64 @@
+"""Takes fetched records from the client, so that each partition gets its turn and none gets ahead too far."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+Records = Sequence[tuple[TopicPartition, Sequence[Any]]]
+
+
+class Fetching:
+    """The client alone would hand out all that it has of one partition, before anything of the next one."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, most: Callable[[TopicPartition], int]) -> None:
+        """`most` returns how many records of a partition may be taken now."""
+        self._consumer = consumer
+        self._most = most
+        self._turn = 0
+
+    async def read(self, room: int, seconds: float) -> Records:
+        """The next records, at most `room`; after so many seconds none. Raises KafkaError."""
+        consumer: Any = self._consumer
+        consumer._coordinator.check_errors()
+        if consumer._subscription.reassignment_in_progress:
+            await asyncio.sleep(0.05)  # the client itself would wait for the end of it, however long that takes
+            return []
+        open_ = self._open()
+        if not open_:
+            await self._arrival(seconds)
+            open_ = self._open()
+        found: list[tuple[TopicPartition, Sequence[Any]]] = []
+        for waiting, tp in zip(range(len(open_), 0, -1), open_, strict=True):
+            most = min(open_[tp], max(1, room // waiting))
+            try:
+                got = await consumer.getmany(tp, max_records=most)
+            except KafkaError:
+                if not found:
+                    raise
+                break  # it comes again with the next fetch; what was taken must not be lost
+            if tp in got:
+                found.append((tp, got[tp]))
+                room -= len(got[tp])
+            if room < 1:
+                break
+        return found
+
+    def _open(self) -> Mapping[TopicPartition, int]:
+        """The partitions that have fetched records, or an error, and may be read; each time another one is first."""
+        fetched = [(tp, most) for tp in self._consumer._fetcher._records if (most := self._most(tp)) > 0]
+        if len(fetched) > 1:
+            self._turn = (self._turn + 1) % len(fetched)
+            fetched = fetched[self._turn :] + fetched[: self._turn]
+        return dict(fetched)
+
+    async def _arrival(self, seconds: float) -> None:
+        """Returns when something was fetched, or after so many seconds. Raises errors of the group."""
+        waiter = self._consumer._fetcher._create_fetch_waiter()
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            return

@@ -1,0 +1,464 @@
+"""One member of a Kafka trigger's consumer group: reads its partitions, and commits after records are settled."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+
+from trigger_sources.context import Context, SourceError
+from trigger_sources.delivery import Delivery
+from trigger_sources.kafka.beginnings import Beginnings
+from trigger_sources.kafka.events import event_from_record
+from trigger_sources.kafka.fetching import Fetching
+from trigger_sources.kafka.kept_places import KeptPlaces
+from trigger_sources.kafka.notices import Notices, forgotten, recreated, truncated
+from trigger_sources.kafka.partition import Partition
+from trigger_sources.kafka.places import Beginning
+from trigger_sources.kafka.session import Session
+from trigger_sources.kafka.topic_ids import present_ids
+from trigger_sources.kafka.watermark import Watermark
+from trigger_sources.source import Lag
+
+log = logging.getLogger(__name__)
+
+SESSION_SECONDS = 6.0
+_COMMIT_SECONDS = 0.02  # after a crash, events that settled since the last commit are repeated: keep this short
+_COMMIT_SHARE = 0.1  # the largest share of the time that commits take
+_COMMIT_MOST_SECONDS = 1.0
+_CLOSE_GRACE_SECONDS = 5.0
+_CLOSE_COMMIT_SECONDS = 2.0
+_READ_SECONDS = 0.25
+_FULL_SECONDS = 0.05
+_REVOKE_GRACE_SECONDS = 20.0  # a third of the time that the group waits for this member
+_REVOKE_COMMIT_SECONDS = 5.0
+_RECREATED_GRACE_SECONDS = 5.0
+_HEALTH_SECONDS = 3.0
+_KEEP_SECONDS = 60.0
+_SUSPECTS_BESIDE_CONCURRENCY = 64
+_UNBOUNDED = 1_000_000
+
+
+class Member(ConsumerRebalanceListener):  # type: ignore[misc]
+    """From joined to left. `topics` are those that must exist, `max_distance` and the others the trigger's fields."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        cluster: str,
+        group: str,
+        topics: Sequence[str],
+        start: str,
+        max_distance: int,
+        skips_tombstones: bool,
+        concurrency: int,
+    ) -> None:
+        self._context = context
+        self._cluster = cluster
+        self._topics = topics
+        self._start = start
+        self._max_distance = max_distance
+        self._skips_tombstones = skips_tombstones
+        self._suspects = concurrency + _SUSPECTS_BESIDE_CONCURRENCY
+        self._partitions: dict[TopicPartition, Partition] = {}
+        self._settled = asyncio.Event()
+        self._commit_lock = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._taking_over: asyncio.Task[None] | None = None
+        self._joined = False  # every partition of the first assignment was taken over
+        self._failed: Exception | None = None  # in a task beside `read`, which raises it
+        self._remembered: dict[TopicPartition, tuple[int, Watermark]] = {}  # of partitions that were revoked
+        self._gone: set[TopicPartition] = set()  # of topics that were deleted
+        self._kept = KeptPlaces(context, f"{cluster}/{group}")
+        self._kept_at = time.monotonic()
+        self._notices = Notices()
+        self._session = Session(SESSION_SECONDS)
+
+    async def join(self, consumer: AIOKafkaConsumer, subscribe: Callable[[ConsumerRebalanceListener], None]) -> None:
+        """Joins with a consumer that is started; `close` closes it."""
+        self._consumer = consumer
+        await self._kept.look()
+        self._beginnings = Beginnings(consumer, self._kept, self._start)
+        self._fetching = Fetching(consumer, self._most)
+        self._session.on_renewed = self._context.start_only_while(self._session.lasts)
+        self._session.watch(consumer)
+        subscribe(self)
+        self._tasks = [asyncio.create_task(self._commit_always()), asyncio.create_task(self._look_after())]
+
+    # --- reading
+
+    async def read(self) -> list[Delivery]:
+        """The next records, at most as many as there is room for."""
+        if self._failed is not None:
+            raise SourceError("ConsumerFailed", f"no partitions: {self._failed!r}") from self._failed
+        room = self._context.room
+        if room < 1:
+            await asyncio.sleep(_FULL_SECONDS)
+            return []
+        try:
+            fetched = await self._fetching.read(room, _READ_SECONDS)
+        except NoOffsetForPartitionError:
+            await asyncio.sleep(_FULL_SECONDS)  # taking over is about to set the offset
+            return []
+        except OffsetOutOfRangeError as error:
+            await self._out_of_range(error.args[0])
+            return []
+        except KafkaError as error:
+            if not error.retriable:
+                raise SourceError("ConsumerFailed", f"{type(error).__name__}: {error}") from error
+            await asyncio.sleep(0.2)
+            return []
+        deliveries: list[Delivery] = []
+        for tp, records in fetched:
+            partition = self._partitions.get(tp)
+            if partition is None or not partition.reads:
+                continue  # not taken over yet, or revoked meanwhile: it is read again from its place
+            taken = self._taken(partition, records)
+            deliveries += partition.suspected(taken) if partition.suspects else taken
+        return deliveries
+
+    def _taken(self, partition: Partition, records: Sequence[Any]) -> list[Delivery]:
+        deliveries = []
+        mark, name, position, skips_tombstones = (
+            partition.mark, partition.name, partition.position, self._skips_tombstones,
+        )  # fmt: skip
+        for record in records:
+            offset = record.offset
+            if mark.knows(offset) or (skips_tombstones and record.value is None):
+                mark.skip(offset)
+                self._settled.set()
+                continue
+            mark.take(offset, record.timestamp)
+            headers = record.headers
+            deliveries.append(
+                Delivery(
+                    event_from_record(record, partition.id_prefix, partition.source),
+                    partial(partition.settle, offset),
+                    f"{position}{offset}",
+                    record.key,
+                    name,
+                    headers=tuple((title, value or b"") for title, value in headers) if headers else (),
+                    settles_at_once=True,
+                )
+            )
+        return deliveries
+
+    def _most(self, tp: TopicPartition) -> int:
+        """How many records of a partition may be taken. Those of partitions that are not read here are thrown away."""
+        partition = self._partitions.get(tp)
+        if partition is None or not partition.reads:
+            return _UNBOUNDED
+        return self._max_distance - partition.mark.distance
+
+    async def lag(self) -> Lag | None:
+        """The lag; its seconds are the age of the oldest record that is taken and not settled."""
+        if not self._partitions:
+            return None
+        partitions = dict(self._partitions)
+        ends = await self._consumer.end_offsets(list(partitions))
+        marks = {tp: partition.mark for tp, partition in partitions.items()}
+        events = sum(max(0, ends[tp] - mark.committable) for tp, mark in marks.items())
+        oldest = min((mark.oldest_at for mark in marks.values() if mark.oldest_at is not None), default=None)
+        if oldest is not None:
+            return Lag(events, max(0.0, time.time() - oldest / 1000), of_share=True)
+        return Lag(events, None if events else 0.0, of_share=True)
+
+    async def leave(self) -> None:
+        """Withdraws the events that are held, so that no other member runs their keys at the same time, and commits."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stop_taking_over()
+        partitions = list(self._partitions.values())
+        if partitions and not self._context.stopping.is_set():  # a flow that stops has settled or returned them
+            await self._withdraw(partitions, _CLOSE_GRACE_SECONDS)
+        for partition in partitions:
+            partition.leaves = True
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_COMMIT_SECONDS):
+                    await asyncio.gather(self._commit(), self._keep())
+        finally:
+            for partition in partitions:
+                partition.alive = False
+            self._partitions.clear()
+            self._context.start_only_while(lambda: True)
+
+    async def _withdraw(self, partitions: Collection[Partition], grace_seconds: float) -> None:
+        names = {partition.name for partition in partitions}
+        # Once the session has lapsed, another member may run these keys: no call may go on
+        grace_seconds = grace_seconds if self._session.lasts() else 0.0
+        await self._context.withdraw(lambda delivery: delivery.partition in names, grace_seconds)
+
+    # --- the group; aiokafka awaits these two, without heartbeats while it awaits the second one
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        await self._stop_taking_over()
+        partitions = [self._partitions[tp] for tp in revoked if tp in self._partitions]
+        if not partitions:
+            return
+        await self._withdraw(partitions, _REVOKE_GRACE_SECONDS)
+        for partition in partitions:
+            partition.leaves = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REVOKE_COMMIT_SECONDS):
+                await self._commit()
+        for partition in partitions:
+            partition.alive = False
+            if partition.reads:  # the commit may have failed: a restarted broker no longer knows this member
+                self._remembered[partition.tp] = (partition.place.topic_id, partition.mark)
+            self._partitions.pop(partition.tp, None)
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        self._session.renew(time.monotonic())
+        await self._stop_taking_over()
+        self._take_over_in_a_task(partial(self._take_over, list(assigned)))
+
+    def _take_over_in_a_task(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._taking_over = asyncio.create_task(self._until_taken_over(work))
+
+    async def _stop_taking_over(self) -> None:
+        task, self._taking_over = self._taking_over, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _until_taken_over(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except (CommitFailedError, IllegalStateError) as error:
+            # The group has assigned its partitions anew, or is about to
+            log.info("assignment out of date", extra={"trigger": self._context.name, "error": repr(error)})
+        except Exception as error:  # noqa: BLE001  `read` raises it
+            self._failed = error
+
+    async def _take_over(self, assigned: Sequence[TopicPartition]) -> None:
+        await self._forget_what_others_have(assigned)
+        beginnings = await self._beginnings.of(assigned)
+        again = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "TopicRecreated"}
+        if again:
+            marks = [self._remembered.pop(tp)[1] for tp in again if tp in self._remembered]
+            self._tell_recreated(again, sum(mark.unsettled for mark in marks))
+        kept = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "OffsetsForgotten"}
+        if kept:
+            self._notices.add(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()}))
+        await self._begin(beginnings)
+        self._joined = True
+        self._report_connected()
+
+    async def _forget_what_others_have(self, assigned: Collection[TopicPartition]) -> None:
+        """What this member remembers counts only until another member reads the partition."""
+        elsewhere = self._remembered.keys() - set(assigned)
+        gone = {tp for tp in elsewhere if not self._consumer.partitions_for_topic(tp.topic)}
+        dropped = elsewhere - gone
+        if gone - self._gone:
+            self._gone = gone
+            dropped |= set(await self._kept.gone(gone, assigned))
+        for tp in dropped:
+            self._remembered.pop(tp, None)
+
+    def _tell_recreated(self, beginnings: Mapping[TopicPartition, Beginning], lost: int) -> None:
+        if lost:
+            self._context.report_lost(lost, "TopicRecreated")
+        self._notices.add(recreated({tp: beginning.place.offset for tp, beginning in beginnings.items()}, lost))
+
+    async def _begin(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
+        """Begins to read at these places, once they are durable."""
+        places = {}
+        for tp, beginning in beginnings.items():
+            place = beginning.place
+            topic_id, mark = self._remembered.pop(tp, (0, None))
+            if mark is not None and topic_id == place.topic_id and beginning.origin == "Committed":
+                place = replace(place, settled=place.settled | mark.settled_from(place.offset))
+            places[tp] = replace(place, times=place.times + 1)
+        await self._beginnings.commit(places)
+        new = {tp for tp, beginning in beginnings.items() if not beginning.in_group}
+        texts = {tp: place.kept_text() for tp, place in places.items() if tp in new or not self._kept.started}
+        kept = await self._kept.write(texts, begun=True) if texts or not self._kept.started else True
+        for tp, place in places.items():
+            partition = Partition(tp, place, self._cluster, self._settled, self._suspects)
+            partition.kept = texts.get(tp) if kept else None
+            self._partitions[tp] = partition
+            self._consumer.seek(tp, place.offset)
+
+    # --- places that are none any more
+
+    async def _compare_topics(self) -> None:
+        """Notices topics that were deleted and created again. Raises KafkaError."""
+        if self._taking_over is not None and not self._taking_over.done():
+            return
+        reading = [partition for partition in self._partitions.values() if partition.reads]
+        expected = {partition.tp.topic: partition.place.topic_id for partition in reading}
+        ids = await present_ids(self._consumer, expected)
+        others = {}
+        for partition in reading:
+            topic_id = ids.get(partition.tp.topic, 0)
+            if topic_id and not partition.place.topic_id:
+                partition.place = replace(partition.place, topic_id=topic_id)
+                self._settled.set()
+            elif topic_id not in (0, partition.place.topic_id):
+                others[partition.tp] = topic_id
+        if others and (self._taking_over is None or self._taking_over.done()):
+            self._take_over_in_a_task(partial(self._begin_anew, others))
+
+    async def _begin_anew(self, topic_ids: Mapping[TopicPartition, int]) -> None:
+        """Goes on at the beginning of topics that were deleted and created again."""
+        partitions = [
+            partition
+            for tp, partition in self._partitions.items()
+            if topic_ids.get(tp, partition.place.topic_id) != partition.place.topic_id
+        ]
+        for partition in partitions:
+            partition.reads = False
+        await self._withdraw(partitions, _RECREATED_GRACE_SECONDS)
+        lost = sum(partition.mark.unsettled for partition in partitions)
+        beginnings = await self._beginnings.anew({partition.tp: topic_ids[partition.tp] for partition in partitions})
+        self._tell_recreated(beginnings, lost)
+        for partition in partitions:
+            partition.alive = False
+        await self._begin(beginnings)
+        self._report_connected()
+
+    async def _out_of_range(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """The broker does not have these offsets: of another topic, deleted by retention, or lost by the broker."""
+        try:
+            await self._compare_topics()
+        except KafkaError:
+            await asyncio.sleep(_FULL_SECONDS)
+            return  # the same offset is fetched again
+        known = {tp: offset for tp, offset in offsets.items() if tp in self._partitions and self._partitions[tp].reads}
+        if not known or (self._taking_over is not None and not self._taking_over.done()):
+            return
+        beginnings = await self._consumer.beginning_offsets(list(known))
+        ends = await self._consumer.end_offsets(list(known))
+        for tp, offset in known.items():
+            partition, beginning, end = self._partitions[tp], beginnings[tp], ends[tp]
+            if beginning > offset:
+                self._context.report_lost(beginning - offset, "Retention")
+                partition.mark.reach(beginning)
+            elif offset > end:
+                self._context.report_lost(offset - end, "Truncation")
+                self._notices.add(truncated(tp, offset, end, beginning))
+                self._report_connected()
+                partition.alive = False
+                place = replace(partition.place, offset=beginning, settled=frozenset(), times=1)
+                self._partitions[tp] = Partition(tp, place, self._cluster, self._settled, self._suspects)
+            else:
+                continue  # it passed: the same offset is fetched again
+            self._consumer.seek(tp, beginning)
+            self._settled.set()
+
+    # --- committing
+
+    async def _commit_always(self) -> None:
+        clock = asyncio.get_running_loop().time
+        pause_seconds = _COMMIT_SECONDS
+        while True:
+            await self._settled.wait()
+            await asyncio.sleep(pause_seconds)
+            began = clock()
+            try:
+                await self._commit()
+            except Exception:
+                log.exception("commit failed", extra={"trigger": self._context.name})
+            pause_seconds = min(_COMMIT_MOST_SECONDS, max(_COMMIT_SECONDS, (clock() - began) / _COMMIT_SHARE))
+
+    async def _commit(self) -> None:
+        async with self._commit_lock:
+            self._settled.clear()
+            wanted: dict[TopicPartition, tuple[int, str]] = {}
+            for tp, partition in self._partitions.items():
+                snapshot = partition.snapshot()
+                if snapshot != partition.committed and partition.reads:
+                    wanted[tp] = snapshot
+            if not wanted:
+                return
+            try:
+                await self._consumer.commit(wanted)
+            except (CommitFailedError, IllegalStateError) as error:
+                # Of an older generation: the member that has the partition now commits
+                log.info("commit out of date", extra={"trigger": self._context.name, "error": repr(error)})
+                return
+            except KafkaError as error:
+                log.info("commit not accepted", extra={"trigger": self._context.name, "error": repr(error)})
+                self._settled.set()
+                return
+            for tp, snapshot in wanted.items():
+                found = self._partitions.get(tp)
+                if found is not None:
+                    found.committed = snapshot
+
+    async def _keep(self) -> None:
+        """Keeps the present places in the trigger's own state."""
+        texts = {tp: partition.now().kept_text() for tp, partition in self._partitions.items() if partition.reads}
+        changed = {tp: text for tp, text in texts.items() if text != self._partitions[tp].kept}
+        if changed and await self._kept.write(changed):
+            for tp, text in changed.items():
+                if tp in self._partitions:
+                    self._partitions[tp].kept = text
+
+    # --- while it runs
+
+    async def _look_after(self) -> None:
+        """Checks regularly: the consumer does not tell that no broker answers, or that topics are gone."""
+        while True:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            try:
+                await self._look()
+                if time.monotonic() - self._kept_at > _KEEP_SECONDS:
+                    self._kept_at = time.monotonic()
+                    await self._keep()
+            except Exception:
+                log.exception("looking after the consumer failed", extra={"trigger": self._context.name})
+
+    async def _look(self) -> None:
+        consumer, report = self._consumer, self._context.report
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                answered = await consumer._client.force_metadata_update()
+                if answered:
+                    await self._compare_topics()
+        except (TimeoutError, KafkaError, OSError):
+            answered = False
+        missing = sorted(topic for topic in self._topics if not consumer.partitions_for_topic(topic))
+        if not answered:
+            report(connected=False, reason="NotConnected", message="no broker answers")
+        elif missing:
+            report(connected=False, reason="TopicMissing", message=missing_text(missing))
+        else:
+            self._report_connected()
+        self._pass_gaps()
+
+    def _report_connected(self) -> None:
+        if self._joined:
+            reason, message = self._notices.text()
+            self._context.report(connected=True, reason=reason, message=message)
+
+    def _pass_gaps(self) -> None:
+        """Passes offsets at a partition's end that hold no record, such as a transaction's markers."""
+        subscription = self._consumer._subscription.subscription
+        assignment = subscription and subscription.assignment
+        for tp, partition in self._partitions.items():
+            state = assignment.state_value(tp) if assignment is not None else None
+            if state is None or not state.has_valid_position or not partition.reads:
+                continue
+            if partition.mark.reach(state.position):
+                self._settled.set()
+
+
+def missing_text(topics: Sequence[str]) -> str:
+    return f"spec.topics: no topic {', '.join(map(repr, topics))}; create it, or set createTopics"

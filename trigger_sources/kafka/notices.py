@@ -1,0 +1,72 @@
+"""What a person must hear of a place that was not where it should be: in the log, and for a while in the condition."""
+
+import logging
+import time
+from collections.abc import Mapping
+
+from aiokafka import TopicPartition
+
+from trigger_sources.values import frozen
+
+log = logging.getLogger(__name__)
+
+_SHOWN_SECONDS = 3_600.0
+_NAMED = 5
+
+
+@frozen()
+class Notice:
+    """A CamelCase reason, and a message for a person."""
+
+    reason: str
+    message: str
+
+
+class Notices:
+    """The newest notice stands in the condition `Connected`, whose status stays True."""
+
+    def __init__(self) -> None:
+        self._newest: Notice | None = None
+        self._until = 0.0
+
+    def add(self, notice: Notice) -> None:
+        log.warning("place moved", extra={"reason": notice.reason, "problem": notice.message})
+        self._newest = notice
+        self._until = time.monotonic() + _SHOWN_SECONDS
+
+    def text(self) -> tuple[str, str]:
+        """The reason and the message; both empty if there is nothing to say."""
+        if self._newest is None or time.monotonic() > self._until:
+            return "", ""
+        return self._newest.reason, self._newest.message
+
+
+def recreated(offsets: Mapping[TopicPartition, int], lost: int = 0) -> Notice:
+    topics = ", ".join(sorted({repr(tp.topic) for tp in offsets}))
+    gone = f"; {lost} records of the old topic were taken and not settled, and are withdrawn" if lost else ""
+    return Notice(
+        "TopicRecreated",
+        f"deleted and created again: topic {topics}{gone}; it is read from its beginning: {_places(offsets)}",
+    )
+
+
+def forgotten(offsets: Mapping[TopicPartition, int]) -> Notice:
+    return Notice(
+        "OffsetsForgotten",
+        f"the brokers have forgotten the group's offsets of {len(offsets)} partitions;"
+        f" they are read from the places that the trigger kept: {_places(offsets)}",
+    )
+
+
+def truncated(tp: TopicPartition, offset: int, end: int, beginning: int) -> Notice:
+    return Notice(
+        "Truncated",
+        f"{tp.topic}/{tp.partition} ends at {end}, and was read up to {offset}: the brokers lost at least"
+        f" {offset - end} records; it is read again from its beginning, {beginning}",
+    )
+
+
+def _places(offsets: Mapping[TopicPartition, int]) -> str:
+    named = [f"{tp.topic}/{tp.partition} from {offset}" for tp, offset in sorted(offsets.items())]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return ", ".join(named[:_NAMED]) + more

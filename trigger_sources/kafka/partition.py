@@ -1,0 +1,68 @@
+"""One partition that this member of the group reads."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
+
+from aiokafka import TopicPartition
+
+from trigger_sources.delivery import SETTLED, Delivery, Outcome
+from trigger_sources.kafka.places import Place, topic_name
+from trigger_sources.kafka.watermark import Watermark
+
+
+class Partition:
+    """From taken over to given up. `suspects`: the number of next records that may be what ends the process."""
+
+    __slots__ = (
+        "alive", "begun", "committed", "id_prefix", "kept", "leaves", "mark", "name", "notify", "place", "position",
+        "reads", "source", "suspects", "tp",
+    )  # fmt: skip
+
+    def __init__(self, tp: TopicPartition, place: Place, cluster: str, notify: asyncio.Event, suspects: int) -> None:
+        name = topic_name(tp.topic, place)
+        self.tp = tp
+        self.place = place
+        self.name = f"{tp.topic}/{tp.partition}"
+        self.position = f"{name}/{tp.partition}/"
+        self.id_prefix = f"{cluster}/{self.position}"
+        self.source = f"/kafka/{cluster}/{tp.topic}"
+        self.mark = Watermark(place.offset, place.settled)
+        self.suspects = suspects if place.times > 1 else 0
+        self.committed: tuple[int, str] | None = None
+        self.kept: str | None = None
+        self.notify = notify
+        self.alive = True
+        self.reads = True  # False once its topic turned out to be another one
+        self.leaves = False  # True once an orderly end is under way
+
+    def settle(self, offset: int, outcome: Outcome) -> Awaitable[None]:
+        if not self.alive:
+            raise ConnectionError(f"{self.name} is assigned to another member, or was given up")
+        if outcome.final:
+            self.mark.settle(offset)
+            self.notify.set()
+        return SETTLED
+
+    def now(self) -> Place:
+        """The present place, for a commit."""
+        mark, place = self.mark, self.place
+        return Place(mark.committable, mark.above(), place.topic_id, place.renamed, self._times())
+
+    def snapshot(self) -> tuple[int, str]:
+        """What a commit says of it."""
+        place = self.place
+        packed = Place(0, topic_id=place.topic_id, renamed=place.renamed, times=self._times())
+        return self.mark.committable, self.mark.metadata(packed.marks)
+
+    def _times(self) -> int:
+        if self.leaves:
+            return 0
+        return self.place.times if self.mark.committable == self.place.offset else 1
+
+    def suspected(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Says of the next records how often they were handed out: the process ended without settling them."""
+        count = min(self.suspects, len(deliveries))
+        self.suspects -= count
+        times = self.place.times
+        return [*(replace(delivery, handed_out=times) for delivery in deliveries[:count]), *deliveries[count:]]

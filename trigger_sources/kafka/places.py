@@ -1,0 +1,93 @@
+"""The place in a partition: an offset, and the topic that the offset belongs to. Pure."""
+
+from collections.abc import Set
+from dataclasses import replace
+from typing import Literal
+
+from trigger_sources.kafka.topic_ids import short_id
+from trigger_sources.kafka.watermark import decode, encode, marks_of
+from trigger_sources.values import frozen
+
+AT_BEGINNING = -2  # an offset: the first record that the partition has
+_MOST_IDS = 2**128
+_MOST_TIMES = 1_000
+_KEPT_BYTES = 256  # of metadata that the trigger's own state keeps: a trigger may have many partitions
+
+Origin = Literal["Committed", "New", "TopicRecreated", "OffsetsForgotten"]
+
+
+@frozen()
+class Place:
+    """Where reading goes on: everything before `offset` is settled, and so is everything in `settled`.
+
+    `topic_id` is the id of the topic that has these offsets, 0 where the broker gave none.
+    `renamed`: an earlier topic had the same name, so positions and event ids name the topic's id as well.
+    `times` counts how often the records from `offset` on were handed out without an orderly end.
+    """
+
+    offset: int
+    settled: Set[int] = frozenset()
+    topic_id: int = 0
+    renamed: bool = False
+    times: int = 0
+
+    @property
+    def marks(self) -> tuple[int, int]:
+        return self.topic_id, min(self.times, _MOST_TIMES) * 2 + self.renamed
+
+    @property
+    def metadata(self) -> str:
+        """For a commit."""
+        return encode(self.offset, self.settled, self.marks)
+
+    def kept_text(self) -> str:
+        """For the trigger's own state."""
+        return f"{self.offset} {encode(self.offset, self.settled, self.marks, _KEPT_BYTES)}"
+
+
+@frozen()
+class Beginning:
+    """Where a member begins with a partition, and why there. `in_group`: the group's commit names the topic too."""
+
+    place: Place
+    origin: Origin
+    in_group: bool = False
+
+
+def place_of_commit(offset: int, metadata: str) -> Place:
+    """The place that a commit names. Version 0.1 and other programs name no topic."""
+    marks = marks_of(metadata)
+    settled = decode(offset, metadata)
+    if len(marks) != 2 or marks[0] >= _MOST_IDS:
+        return Place(offset, settled)
+    topic_id, packed = marks
+    return Place(offset, settled, topic_id, bool(packed % 2), packed // 2)
+
+
+def place_of_text(text: str) -> Place | None:
+    """What `kept_text` wrote; None for anything else."""
+    offset, _, metadata = text.partition(" ")
+    return place_of_commit(int(offset), metadata) if offset.isdecimal() else None
+
+
+def beginning_of(commit: Place | None, kept: Place | None, topic_id: int) -> Beginning:
+    """Where to begin with a partition: at the group's commit, at the place that the trigger kept, or at the beginning.
+
+    `topic_id` is the present one, 0 if it is not known. An offset of another topic is no place of this one.
+    """
+    named = commit if commit is not None and commit.topic_id else kept
+    renamed = named is not None and named.renamed
+    if topic_id and named is not None and named.topic_id not in (0, topic_id):
+        return Beginning(Place(AT_BEGINNING, topic_id=topic_id, renamed=True), "TopicRecreated")
+    if commit is not None:
+        times = commit.times if named is commit or kept is None or kept.offset != commit.offset else kept.times
+        known = topic_id or (named.topic_id if named is not None else 0)
+        return Beginning(replace(commit, topic_id=known, renamed=renamed, times=times), "Committed", named is commit)
+    if kept is not None and topic_id and kept.topic_id == topic_id:
+        return Beginning(kept, "OffsetsForgotten")
+    return Beginning(Place(AT_BEGINNING, topic_id=topic_id, renamed=renamed), "New")
+
+
+def topic_name(topic: str, place: Place) -> str:
+    """The topic's name in positions and event ids. No topic can be called `NAME@...`."""
+    return f"{topic}@{short_id(place.topic_id)}" if place.renamed else topic
