@@ -695,7 +695,10 @@ class Dispatcher:
         try:
             reply = reply_to(held.delivery.event, answer, identity.namespace, identity.function)
             if reply is not None:
-                await publish_reply(self.publisher, held.delivery, reply, self._publish_delay, self._publish_failed)
+                await publish_reply(
+                    self.publisher, held.delivery, reply, self._publish_delay, self._publish_failed,
+                    uid=identity.uid, function=identity.function,
+                )  # fmt: skip
         except ReplyFailed as problem:
             return self._end(held, "dropped", "ReplyFailed", str(problem))
         except ReplyRefused as problem:

@@ -1,5 +1,7 @@
 """Replies to a NATS subject: confirmed by the subject's stream, or flushed to the server if there is no stream."""
 
+import hashlib
+import secrets
 from collections.abc import Mapping, Sequence
 
 import orjson
@@ -43,9 +45,14 @@ class NATSPublisher:
         self._subject = subject
 
     async def publish(self, event: Event, key: bytes | None) -> None:
+        await self.publish_once(event, key, secrets.token_hex(16))
+
+    async def publish_once(self, event: Event, key: bytes | None, identity: str) -> None:
         client = self._connection.client
-        # The same for all attempts: a stream drops a message whose id it has already
-        headers = {**headers_from_event(event), "Nats-Msg-Id": event.id}
+        # A stream drops a message whose id it has, on any of its subjects. So the id names the delivery and the
+        # subject: a function may return the event that it got, and other sources may use the same event id.
+        message_id = hashlib.sha256(f"{identity} {self._subject}".encode()).hexdigest()[:32]
+        headers = {**headers_from_event(event), "Nats-Msg-Id": message_id}
         streams = (
             await self._connection.api("STREAM.NAMES", {"subject": self._subject}) if await self._has_streams() else {}
         )
