@@ -37,13 +37,7 @@ class CoreSubscription:
         connection = await trigger.connection(context)
         self._connection = connection
         connection.listeners.add(self._connected)
-        self._subscription = await connection.client.subscribe(
-            trigger.subject,
-            queue=trigger.name_in(context),
-            cb=self._came,
-            pending_msgs_limit=-1,
-            pending_bytes_limit=-1,
-        )
+        self._subscription = await connection.subscribe(trigger.subject, self._came, queue=trigger.name_in(context))
         context.report(connected=True, reason="AtMostOnce", message=_AT_MOST_ONCE)
 
     async def read(self) -> list[Delivery]:
@@ -105,4 +99,6 @@ class CoreSubscription:
         if connected:
             self._context.report(connected=True, reason="AtMostOnce", message=_AT_MOST_ONCE)
         else:
-            self._context.report(connected=False, reason="NotConnected", message="the connection was lost")
+            assert self._connection is not None
+            lost = self._connection.lost
+            self._context.report(connected=False, reason=lost.reason, message=str(lost))

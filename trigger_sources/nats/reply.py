@@ -11,8 +11,9 @@ from pydantic import Field
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.events import Event
-from trigger_sources.nats.connection import Connection, Security, connection_to, servers_of
+from trigger_sources.nats.connection import Connection, connection_to, servers_of
 from trigger_sources.nats.events import headers_from_event
+from trigger_sources.nats.security import Security
 from trigger_sources.publisher import ReplyRefused, ReplyTarget
 from trigger_sources.spec import Servers
 
