@@ -4,7 +4,7 @@ A new source or reply target needs only the names that this module exports.
 """
 
 from trigger_sources.context import Context, MissingSecret, SourceError
-from trigger_sources.delivery import SETTLED, Answer, Attempt, Delivery, HttpRequest, Outcome
+from trigger_sources.delivery import SETTLED, Answer, AnswerRefused, Attempt, Delivery, HttpRequest, Outcome
 from trigger_sources.events import Event
 from trigger_sources.publisher import Publisher, PublisherOnce, ReplyRefused, ReplyTarget
 from trigger_sources.source import Lag, TriggerSource
@@ -22,6 +22,7 @@ __all__ = [
     "SourceError",
     "MissingSecret",
     "Answer",
+    "AnswerRefused",
     "Attempt",
     "HttpRequest",
     "SETTLED",

@@ -27,6 +27,8 @@ _STALE_SECONDS = 60  # longer than the client keeps a connection that does not a
 _LOOK_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
+_HEADER_BYTES = len(": \r\n")
+_HEADERS_BYTES = len("NATS/1.0\r\n\r\n")
 _REFUSALS = ("authoriz", "authentication")  # authorization violation, user authentication expired or revoked, …
 
 Callback = Callable[[Any], Awaitable[None]]
@@ -344,6 +346,15 @@ class Connection:
             publication.left -= 1
             if publication.left == 0 and not publication.done.done():
                 publication.done.set_result(None)
+
+    def takes(self, data: bytes, headers: Mapping[str, str]) -> bool:
+        """Whether the server takes such a message. It closes the connection of a client that sends a larger one.
+
+        The client itself checks the data without the headers.
+        """
+        most: int = self.client.max_payload
+        lines = sum(len(name.encode()) + len(value.encode()) + _HEADER_BYTES for name, value in headers.items())
+        return len(data) + lines + (_HEADERS_BYTES if headers else 0) <= most
 
     def _silent(self, subject: str, error: Exception) -> SourceError:
         """The error for an answer that did not come."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError, NoRespondersError
+from nats.errors import NoRespondersError
 from pydantic import Field
 
 from trigger_sources.context import Context, SourceError
@@ -54,6 +54,9 @@ class NATSPublisher:
         # subject: a function may return the event that it got, and other sources may use the same event id.
         message_id = hashlib.sha256(f"{identity} {self._subject}".encode()).hexdigest()[:32]
         headers = {**headers_from_event(event), "Nats-Msg-Id": message_id}
+        if not self._connection.takes(event.data or b"", headers):
+            raise ReplyRefused(f"reply to {self._subject!r}: larger than the server's max_payload")
+        generation = self._connection.generation
         streams = (
             await self._connection.api("STREAM.NAMES", {"subject": self._subject}) if await self._has_streams() else {}
         )
@@ -66,8 +69,8 @@ class NATSPublisher:
             else:
                 await client.publish(self._subject, event.data or b"", headers=headers)
                 await self._connection.flush(_SECONDS)
-        except MaxPayloadError as error:
-            raise ReplyRefused(f"reply to {self._subject!r}: larger than the server's max_payload") from error
+                if self._connection.generation != generation:
+                    raise OSError(f"reply to {self._subject!r}: the connection was lost meanwhile")
         except NoRespondersError as error:
             raise OSError(f"reply to {self._subject!r}: no stream answers") from error
         except NatsError as error:
