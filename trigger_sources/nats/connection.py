@@ -21,6 +21,7 @@ from trigger_sources.nats.security import Security, client_arguments
 log = logging.getLogger(__name__)
 
 _CANCEL_SECONDS = 0.05
+_CLOSE_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 5.0
 _STALE_SECONDS = 60  # longer than the client keeps a connection that does not answer
@@ -122,8 +123,7 @@ class Connection:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        with contextlib.suppress(NatsError, OSError):
-            await self.client.close()
+        await _end(self.client)
         for task in self._under_way:
             task.cancel()  # the client reads nothing any more
 
@@ -186,8 +186,7 @@ class Connection:
             )
             await in_time(connecting, _CONNECT_SECONDS)
         except BaseException as error:
-            with contextlib.suppress(Exception):
-                await client.close()
+            await _end(client)
             if not isinstance(error, (NatsError, TimeoutError, OSError)):
                 raise
             # A server that refuses a login closes the connection at once, and its message may be lost. The client
@@ -213,8 +212,7 @@ class Connection:
         old, pause = self.client, _FIRST_PAUSE_SECONDS
         if (error := old.last_error) is not None and not self._login_refused:
             self._lose(self._refused(error) if _is_refusal(error) else self.away(str(error)))
-        with contextlib.suppress(NatsError, OSError):
-            await old.close()
+        await _end(old)
         log.warning("NATS client is replaced", extra={"servers": self.place, "problem": str(self.lost)})
         while True:
             try:
@@ -238,8 +236,7 @@ class Connection:
             for subscription in list(self.subscriptions):
                 await subscription.start(client)
         except BaseException as error:
-            with contextlib.suppress(Exception):
-                await client.close()
+            await _end(client)
             if isinstance(error, (NatsError, OSError)):
                 raise self.away(str(error) or type(error).__name__) from error
             raise
@@ -428,6 +425,12 @@ async def in_time(work: Coroutine[Any, Any, None], seconds: float) -> None:
     if task.cancelled():
         raise TimeoutError
     task.result()
+
+
+async def _end(client: Client) -> None:
+    """Closes the client, which may have failed, and which forgets a cancellation while it closes."""
+    with contextlib.suppress(NatsError, TimeoutError, OSError):
+        await in_time(client.close(), _CLOSE_SECONDS)
 
 
 def _without_password(server: str) -> str:

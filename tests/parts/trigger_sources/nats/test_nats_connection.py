@@ -180,6 +180,24 @@ async def test_the_credentials_are_read_again_for_each_login(restarted: bool) ->
         await until(lambda: consumer.data == [b"1"])
 
 
+async def test_a_connection_closes_at_any_moment_of_a_login() -> None:
+    async with nats_server(config=accepts("right")) as server:
+        for delay in range(16):
+            context = StandInContext(secrets={("nats", "token"): "right"})
+            spec = NATSTrigger.model_validate({"function": "f", "servers": [server.url], "subject": "s", **TOKEN})
+            connection = await spec.connection(context)
+            lost = asyncio.Event()
+            connection.listeners.add(lambda connected, lost=lost: lost.set())
+            await server.reload(accepts("wrong"))
+            async with asyncio.timeout(20):
+                await lost.wait()
+            await asyncio.sleep(delay * 0.02)  # the moments are what this test varies
+            async with asyncio.timeout(10):
+                await context.close()
+            await server.reload(accepts("right"))
+        assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
 async def test_the_store_comes_back_from_an_error_of_the_server() -> None:
     async with nats_server() as server, relay(server.port) as way:
         async with JetStreamStore.open([f"nats://127.0.0.1:{way.port}"], replica="r", ack_wait_seconds=1) as store:
