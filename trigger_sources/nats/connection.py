@@ -141,6 +141,7 @@ class Connection:
 
     async def _login(self) -> Client:
         """A new client that is connected. Raises SourceError if no server accepts it within five seconds."""
+        arguments = await self._arguments()
         client = Client()
         last: Exception | None = None
         refused: Exception | None = None
@@ -182,7 +183,7 @@ class Connection:
                 ping_interval=10,
                 max_outstanding_pings=2,
                 skip_subject_validation=True,
-                **await self._arguments(),
+                **arguments,
             )
             await in_time(connecting, _CONNECT_SECONDS)
         except BaseException as error:
@@ -429,8 +430,10 @@ async def in_time(work: Coroutine[Any, Any, None], seconds: float) -> None:
 
 async def _end(client: Client) -> None:
     """Closes the client, which may have failed, and which forgets a cancellation while it closes."""
-    with contextlib.suppress(NatsError, TimeoutError, OSError):
+    try:
         await in_time(client.close(), _CLOSE_SECONDS)
+    except Exception:
+        log.debug("NATS client not closed in order", exc_info=True)
 
 
 def _without_password(server: str) -> str:
