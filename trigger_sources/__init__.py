@@ -4,9 +4,9 @@ A new source or reply target needs only the names that this module exports.
 """
 
 from trigger_sources.context import Context, MissingSecret, SourceError
-from trigger_sources.delivery import SETTLED, Answer, Attempt, Delivery, HttpRequest, Outcome
+from trigger_sources.delivery import SETTLED, Answer, AnswerRefused, Attempt, Delivery, HttpRequest, Outcome
 from trigger_sources.events import Event
-from trigger_sources.publisher import Publisher, ReplyRefused, ReplyTarget
+from trigger_sources.publisher import Publisher, PublisherOnce, ReplyRefused, ReplyTarget
 from trigger_sources.source import Lag, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
 
@@ -22,10 +22,12 @@ __all__ = [
     "SourceError",
     "MissingSecret",
     "Answer",
+    "AnswerRefused",
     "Attempt",
     "HttpRequest",
     "SETTLED",
     "ReplyTarget",
     "Publisher",
+    "PublisherOnce",
     "ReplyRefused",
 ]

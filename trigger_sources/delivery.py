@@ -51,6 +51,17 @@ class Outcome:
         return self.kind != "returned"
 
 
+class AnswerRefused(Exception):
+    """Raised by `Delivery.settle`: the event is settled, but the caller cannot have the function's answer.
+
+    The event then ends as `dropped`. `reason` is a CamelCase word.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @frozen()
 class HttpRequest:
     """The HTTP request that an event came as. The function gets the event as this request.
@@ -70,7 +81,7 @@ class Delivery:
 
     `settle(outcome)` is awaited exactly once, after the event is settled. It acknowledges the event at the source, or
     gives it back if the outcome is `returned`. If it raises, the fabric keeps the outcome until the source hands the
-    position out again.
+    position out again; AnswerRefused changes the outcome instead.
     `settles_at_once`: `settle` is done when it returns, and returns SETTLED. The fabric then starts no task for it.
     `position` is the event's place at the source: unique per trigger, never reused. None: repeats are not recognized.
     `key` chooses the lane. An event without a key waits for no other.

@@ -24,6 +24,17 @@ class Publisher(Protocol):
     async def close(self) -> None: ...
 
 
+class PublisherOnce(Publisher, Protocol):
+    """A publisher to a place that recognizes repeats. The fabric calls `publish_once` instead of `publish`."""
+
+    async def publish_once(self, event: Event, key: bytes | None, identity: str) -> None:
+        """As `publish`. Every attempt to publish the reply to one delivery has the same `identity`.
+
+        No other reply has this identity, even if its event has the same id: a function may return the event that it
+        got.
+        """
+
+
 class ReplyTarget(Spec):
     """Base of every kind of reply target: a frozen, typed model whose fields are those below `spec.reply.<kind>`.
 

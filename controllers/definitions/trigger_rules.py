@@ -24,8 +24,8 @@ from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.kafka.security import Sasl
 from trigger_sources.kafka.security import Tls as KafkaTls
 from trigger_sources.kafka.trigger import KafkaTrigger
-from trigger_sources.nats.connection import Tls as NATSTls
 from trigger_sources.nats.reply import NATSReply
+from trigger_sources.nats.security import Tls as NATSTls
 from trigger_sources.nats.spec import KeyFrom
 from trigger_sources.nats.trigger import NATSTrigger
 from trigger_sources.spec import (

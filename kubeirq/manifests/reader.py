@@ -71,8 +71,13 @@ class Reader:
         if not folder.is_dir():
             self.problems.append(Problem(folder, 1, "", "no such folder"))
             return
-        for secret in sorted(found for found in folder.iterdir() if found.is_dir()):
-            data = {file.name: file.read_text().rstrip("\n") for file in secret.iterdir() if file.is_file()}
+        for secret in sorted(found for found in folder.iterdir() if found.is_dir() and not found.name.startswith(".")):
+            data = {}
+            for file in sorted(found for found in secret.iterdir() if found.is_file()):
+                try:
+                    data[file.name] = file.read_text().rstrip("\n")
+                except (OSError, UnicodeDecodeError) as error:
+                    self.problems.append(Problem(file, 1, "", f"cannot be read: {error}"))
             self.found.append(Resource("Secret", self.namespace, secret.name, data, {}, secret, 1))
 
     def _document(self, file: Path, value: Any, lines: FieldLines) -> None:

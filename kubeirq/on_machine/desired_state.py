@@ -7,10 +7,11 @@ from typing import Any
 
 from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.loading import load
-from kubeirq.manifests.resources import InvalidManifests, Resources
+from kubeirq.manifests.resources import InvalidManifests, Resource, Resources
+from trigger_sources.credentials import digest_of
 from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.source import MissingSecret
-from trigger_sources.spec import SecretRef
+from trigger_sources.spec import SecretRef, secret_refs
 
 EXAMPLE = "kubeirq.dev/example"  # a trigger's annotation: an event that its function can process
 
@@ -65,11 +66,20 @@ def load_desired_state(paths: Sequence[Path], secrets: Path | None) -> DesiredSt
                 found.spec,
                 uid=found.uid,  # made of names, so it is the same after every restart
                 example=found.annotations.get(EXAMPLE, ""),
+                secrets=_digest_of_secrets(found, resources),
             )
             for found in resources.triggers
         ],
         secret=secret,
         environment=environment,
+    )
+
+
+def _digest_of_secrets(trigger: Resource, resources: Resources) -> str:
+    """Another text when a secret changes that any field of the trigger refers to: the trigger then starts again."""
+    known = resources.secrets
+    return digest_of(
+        known.get((trigger.namespace, found.name), {}).get(found.key) for _, found in secret_refs(trigger.spec)
     )
 
 

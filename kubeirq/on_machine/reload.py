@@ -68,12 +68,17 @@ class Reloader:
 
 def affects(changed: Path, desired: DesiredState, paths: Sequence[Path], secrets: Path | None) -> bool:
     """Whether this file can change the desired state: a manifest, a secret, or a file that a function names. Pure."""
-    if changed.suffix in (".yaml", ".yml", ".json") or changed in {path.absolute() for path in paths}:
+    changed = _whole(changed)
+    if changed.suffix in (".yaml", ".yml", ".json") or changed in map(_whole, paths):
         return True
-    named = [] if secrets is None else [secrets.absolute()]
+    named = [] if secrets is None else [_whole(secrets)]
     for function in desired.functions:
         source = function.spec.source
         function_paths = (source.path, *source.include, function.spec.dependencies_path)
-        base = function.base.absolute()
-        named += [Path(os.path.normpath(base / path)) for path in function_paths if path is not None]
+        named += [_whole(function.base / path) for path in function_paths if path is not None]
     return any(changed == path or path in changed.parents for path in named)
+
+
+def _whole(path: Path) -> Path:
+    """The absolute path without `..`: changes are reported in the form in which the folder was given."""
+    return Path(os.path.normpath(path.absolute()))

@@ -1,6 +1,7 @@
 """A real NATS server in a process of its own."""
 
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -45,6 +46,19 @@ class NATSServer:
                     await asyncio.sleep(0.02)
                 else:
                     return
+
+    async def reload(self, config: str) -> None:
+        """Replaces the configuration of a server that was started with one. Returns once the server uses it."""
+        assert self.process is not None
+        reloads = self._reloads()
+        (self.folder / "server.conf").write_text(config)
+        self.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(10):
+            while self._reloads() == reloads:
+                await asyncio.sleep(0.01)
+
+    def _reloads(self) -> int:
+        return (self.folder / "log").read_text().count("Reloaded server configuration")
 
     async def kill(self) -> None:
         """SIGKILL."""

@@ -16,6 +16,7 @@ class Relay:
     connections: int = 0
     port: int = 0
     _piping: set[asyncio.Task[None]] = field(default_factory=set)
+    _near: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -28,6 +29,7 @@ class Relay:
         target = self.targets[self.connections % len(self.targets)]
         self.connections += 1
         writers = [writer]
+        self._near.add(writer)
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
             writers.append(far_writer)
@@ -37,6 +39,7 @@ class Relay:
         finally:
             for found in writers:
                 found.transport.abort()
+            self._near.discard(writer)
             self._piping.discard(task)
 
     async def cut(self) -> None:
@@ -44,6 +47,12 @@ class Relay:
         for task in list(self._piping):
             task.cancel()
         await asyncio.gather(*self._piping, return_exceptions=True)
+
+    def say(self, data: bytes) -> int:
+        """Sends this on every connection, as if the target had sent it. Returns the number of connections."""
+        for writer in self._near:
+            writer.write(data)
+        return len(self._near)
 
     async def pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool = False) -> None:
         """Passes on what comes, and the end of it."""

@@ -16,7 +16,7 @@ from functools import partial
 
 from trigger_sources.context import State as DurableState
 from trigger_sources.dead_letters import DeadLetter
-from trigger_sources.delivery import Answer, Attempt, Delivery, Outcome, OutcomeKind
+from trigger_sources.delivery import Answer, AnswerRefused, Attempt, Delivery, Outcome, OutcomeKind
 from trigger_sources.dispatch.call import call_of
 from trigger_sources.dispatch.counters import Counters
 from trigger_sources.dispatch.filters import FilterError, compile_filter
@@ -700,7 +700,10 @@ class Dispatcher:
         try:
             reply = reply_to(held.delivery.event, answer, identity.namespace, identity.function)
             if reply is not None:
-                await publish_reply(self.publisher, held.delivery, reply, self._publish_delay, self._publish_failed)
+                await publish_reply(
+                    self.publisher, held.delivery, reply, self._publish_delay, self._publish_failed,
+                    uid=identity.uid, function=identity.function,
+                )  # fmt: skip
         except ReplyFailed as problem:
             return self._end(held, "dropped", "ReplyFailed", str(problem))
         except ReplyRefused as problem:
@@ -728,6 +731,11 @@ class Dispatcher:
     async def _told(self, held: Held, outcome: Outcome) -> Input:
         try:
             await held.delivery.settle(outcome)
+        except AnswerRefused as problem:
+            self.last_error = f"{problem.reason}: {problem}"
+            log.warning("answer not given", extra={**self._where, "error": self.last_error})
+            self._end(held, "dropped", problem.reason, str(problem))
+            return _SETTLED
         except Exception as error:  # noqa: BLE001  a source that lost its connection will hand the position out again
             self._log_unsettled(held.delivery, error)
             return Input.SETTLE_FAILED

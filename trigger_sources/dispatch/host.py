@@ -112,7 +112,7 @@ class Shared:
             try:
                 await close(future.result())
             except Exception:
-                log.exception("shared connection not closed", extra={"key": key})
+                log.exception("shared connection not closed", extra={"kind": key.partition("/")[0]})
 
 
 class LocalHost:

@@ -1,19 +1,24 @@
 """Publishes the answers of functions: to a topic, a subject, another function or a URL."""
 
 import asyncio
+import hashlib
+import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from urllib.parse import urlsplit
+
+import orjson
 
 from trigger_sources.context import Context
 from trigger_sources.delivery import Answer, Delivery
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.retry import verdict_on
 from trigger_sources.events import Event, InvalidEvent, binary_headers, event_from_http
-from trigger_sources.publisher import Publisher, ReplyRefused
+from trigger_sources.publisher import Publisher, PublisherOnce, ReplyRefused
 from trigger_sources.reply import Reply
 from trigger_sources.transport.client import NoAnswer, Resolve, Unreachable
 
-__all__ = ["Publisher", "ReplyFailed", "ReplyRefused", "open_publisher", "publish_reply", "reply_to"]
+__all__ = ["Publisher", "PublisherOnce", "ReplyFailed", "ReplyRefused", "open_publisher", "publish_reply", "reply_to"]
 
 HOPS = "kubeirqhops"  # how many functions' replies led to this event
 MOST_HOPS = 16
@@ -63,6 +68,9 @@ async def publish_reply(
     reply: Event,
     delay_after: Callable[[int], float],
     failed: Callable[[int, str], None],
+    *,
+    uid: str,
+    function: str,
 ) -> None:
     """Returns once the reply to a delivery is published, however many tries that takes.
 
@@ -71,13 +79,16 @@ async def publish_reply(
     """
     partition_key = reply.extensions.get("partitionkey")
     key = delivery.key if partition_key is None else partition_key.encode()
+    publish = partial(publisher.publish, reply, key)
+    if (publish_once := getattr(publisher, "publish_once", None)) is not None:
+        publish = partial(publish_once, reply, key, identity_of(delivery, uid, function))
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _CALLER_SECONDS if delivery.caller_waits else None
     failures = 0
     while True:
         try:
             async with asyncio.timeout_at(deadline):
-                await publisher.publish(reply, key)
+                await publish()
             return
         except ReplyRefused:
             raise
@@ -88,6 +99,19 @@ async def publish_reply(
             if deadline is not None and loop.time() >= deadline:
                 raise ReplyFailed(message) from error
             await asyncio.sleep(delay_after(failures))
+
+
+def identity_of(delivery: Delivery, uid: str, function: str) -> str:
+    """The identity of the reply of this trigger's function to a delivery, the same when the position comes again.
+
+    A delivery without a position is never recognized as a repeat, so each gets an identity of its own.
+    """
+    event = delivery.event
+    if delivery.position is None:
+        return secrets.token_hex(16)
+    # Source and id, too: a store that was removed begins again at its first position
+    parts = orjson.dumps((uid, function, delivery.position, event.source, event.id))
+    return hashlib.sha256(parts).hexdigest()[:32]
 
 
 async def open_publisher(

@@ -8,6 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, TopicAlreadyExistsError, for_code
 
 from trigger_sources.context import Context, SourceError
+from trigger_sources.credentials import identity_of
 from trigger_sources.kafka.security import Security, client_arguments
 
 _PARTITIONS = 4  # of topics that are created here
@@ -89,5 +90,5 @@ async def shared_producer(brokers: Sequence[str], security: Security | None, con
     async def close(producer: AIOKafkaProducer) -> None:
         await producer.stop()
 
-    key = f"kafka-producer/{context.namespace}/{','.join(sorted(brokers))}/{security!r}"
+    key = f"kafka-producer/{context.namespace}/{','.join(sorted(brokers))}/{await identity_of(security, context)}"
     return await context.shared(key, open_, close)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from aiokafka.abc import AbstractTokenProvider
 from pydantic import Field, model_validator
 
-from trigger_sources.context import Context
+from trigger_sources.context import Context, SourceError
 from trigger_sources.spec import SecretRef, Spec
 
 
@@ -91,7 +91,11 @@ class _Token(AbstractTokenProvider):  # type: ignore[misc]
         self._reference = reference
 
     async def token(self) -> str:
-        return await self._context.secret(self._reference)
+        try:
+            return await self._context.secret(self._reference)
+        except SourceError as error:
+            # After an error that the client does not expect, it never connects again
+            raise OSError(str(error)) from error
 
 
 def _load_chain(tls: ssl.SSLContext, certificate: str, key: str) -> None:

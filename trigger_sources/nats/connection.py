@@ -3,55 +3,37 @@
 import asyncio
 import contextlib
 import logging
+import random
 import secrets
-import ssl
-import tempfile
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import nats
 import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError
-from pydantic import Field, model_validator
 
 from trigger_sources.context import Context, SourceError
-from trigger_sources.spec import SecretRef, Spec
+from trigger_sources.credentials import identity_of
+from trigger_sources.nats.security import Security, client_arguments
 
 log = logging.getLogger(__name__)
 
 _CANCEL_SECONDS = 0.05
+_CLOSE_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 5.0
 _STALE_SECONDS = 60  # longer than the client keeps a connection that does not answer
+_LOOK_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
+_HEADER_BYTES = len(": \r\n")
+_HEADERS_BYTES = len("NATS/1.0\r\n\r\n")
+_REFUSALS = ("authoriz", "authentication")  # authorization violation, user authentication expired or revoked, …
 
-
-class Tls(Spec):
-    """TLS to the servers. The system's authorities are trusted unless `ca` names others."""
-
-    ca: SecretRef | None = Field(None, description="The PEM certificates to trust; unset: the system's")
-    certificate: SecretRef | None = Field(None, description="The client's PEM certificate; it goes with key")
-    key: SecretRef | None = Field(None, description="The PEM key of that certificate")
-
-    @model_validator(mode="after")
-    def _certificate_with_key(self) -> "Tls":
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key go together")
-        return self
-
-
-class Security(Spec):
-    """Absent: no authentication, and TLS if the address says so."""
-
-    token: SecretRef | None = Field(None, description="A token")
-    username: str | None = Field(None, description="A user; it goes with password")
-    password: SecretRef | None = Field(None, description="That user's password")
-    creds: SecretRef | None = Field(None, description="The text of a .creds file")
-    nkey_seed: SecretRef | None = Field(None, description="The seed of an NKey")
-    tls: Tls | None = Field(None, description="TLS to the servers; {} trusts the system's authorities")
+Callback = Callable[[Any], Awaitable[None]]
+Arguments = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 @dataclass(slots=True)
@@ -62,44 +44,221 @@ class _Publication:
     done: asyncio.Future[None]
 
 
-class Connection:
-    """A NATS connection that always reconnects, and that notifies listeners when it is lost and when it is back.
+class Subscription:
+    """A subscription that outlives the client: when the connection replaces the client, it subscribes again."""
 
-    `unreachable` is the reason of the SourceError for a lost connection.
+    def __init__(self, connection: "Connection", subject: str, queue: str, callback: Callback) -> None:
+        self._connection = connection
+        self._subject = subject
+        self._queue = queue
+        self._callback = callback
+        self._current: Any = None
+        self._ended = False
+
+    async def start(self, client: Client) -> None:
+        """Subscribes on this client. Only the connection calls it."""
+        started = await client.subscribe(
+            self._subject, queue=self._queue, cb=self._callback, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+        if self._ended:
+            await started.unsubscribe()
+        else:
+            self._current = started
+
+    async def unsubscribe(self) -> None:
+        """Ends it. Raises the client's errors; it has ended nevertheless."""
+        self._end()
+        await self._current.unsubscribe()
+
+    async def drain(self) -> None:
+        """Ends it once the messages on their way are here. Raises the client's errors."""
+        self._end()
+        await self._current.drain()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._connection.subscriptions.discard(self)
+
+
+class Connection:
+    """A NATS connection that comes back from anything, and that notifies listeners when it is lost and when it is back.
+
+    The client reconnects by itself after a failure of the network or of the server. But it closes for good when the
+    server reports an error, for example that the login has expired, and it repeats a refused login unchanged. In both
+    cases the connection replaces the client: it reads the credentials again and renews the subscriptions.
+    `unreachable` is the reason of the SourceError for a lost connection. `arguments` gives the client's arguments for
+    authentication.
     """
 
-    def __init__(self, client: Client, place: str, unreachable: str = "NotConnected") -> None:
-        self.client = client
-        self.place = place
+    def __init__(
+        self, servers: Sequence[str], name: str, *, unreachable: str = "NotConnected", arguments: Arguments
+    ) -> None:
+        self.client = Client()  # do not keep it: it may be replaced
+        self.place = ", ".join(map(_without_password, servers))
         self.unreachable = unreachable
         self.listeners: set[Callable[[bool], None]] = set()
         self.generation = 0  # counts reconnects: messages that were sent before one may be lost
+        self.lost = self.away("the connection was lost")  # the reason of the loss, while the connection is lost
+        self.subscriptions: set[Subscription] = set()
+        self._servers = tuple(servers)
+        self._name = name
+        self._arguments = arguments
         self._refusal = ""  # the server's last permissions violation
+        self._needs_look = asyncio.Event()
+        self._login_refused = False  # since the client was lost
+        self._keeper: asyncio.Task[None] | None = None
         self._replies = f"_INBOX.kubeirq.{secrets.token_hex(8)}"
         self._listens = False
         self._published = 0
         self._publications: dict[str, _Publication] = {}
         self._under_way: set[asyncio.Task[None]] = set()
 
+    async def open(self) -> None:
+        """Raises SourceError if no server accepts it within five seconds."""
+        self.client = await self._login()
+        self._keeper = asyncio.create_task(self._keep())
+
     async def close(self) -> None:
         """Closes it, without an error if it was lost before."""
-        with contextlib.suppress(NatsError, OSError):
-            await self.client.close()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await _end(self.client)
         for task in self._under_way:
             task.cancel()  # the client reads nothing any more
 
-    async def _gone(self) -> None:
+    async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
+        """Each message is passed to the callback until the subscription ends. Raises the client's errors."""
+        subscription = Subscription(self, subject, queue, callback)
+        client = self.client
+        await subscription.start(client)
+        if client is not self.client:
+            await subscription.start(self.client)  # it was replaced meanwhile
+        self.subscriptions.add(subscription)
+        return subscription
+
+    # --- the client's life
+
+    async def _login(self) -> Client:
+        """A new client that is connected. Raises SourceError if no server accepts it within five seconds."""
+        arguments = await self._arguments()
+        client = Client()
+        last: Exception | None = None
+        refused: Exception | None = None
+
+        async def failed(error: Exception) -> None:
+            nonlocal last, refused
+            last = error
+            if _is_refusal(error):
+                refused = error
+                if client is self.client:
+                    self._login_refused = True
+                    self._lose(self._refused(error))
+                    self._needs_look.set()
+            if "permissions violation" in str(error).lower():
+                self._refusal = str(error)
+
+        async def gone() -> None:
+            if client is self.client:
+                self._lose(self.away("the connection was lost"))
+
+        async def back() -> None:
+            if client is self.client:
+                self._is_back()
+
+        async def closed() -> None:
+            self._needs_look.set()
+
+        try:
+            connecting = client.connect(
+                servers=list(self._servers),
+                name=self._name,
+                error_cb=failed,
+                disconnected_cb=gone,
+                reconnected_cb=back,
+                closed_cb=closed,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,
+                connect_timeout=2,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                skip_subject_validation=True,
+                **arguments,
+            )
+            await in_time(connecting, _CONNECT_SECONDS)
+        except BaseException as error:
+            await _end(client)
+            if not isinstance(error, (NatsError, TimeoutError, OSError)):
+                raise
+            # A server that refuses a login closes the connection at once, and its message may be lost. The client
+            # tries several times, so one of the attempts has usually got the message.
+            reason = refused or last or error
+            if _is_refusal(reason):
+                raise self._refused(reason) from error
+            raise self.away(str(reason) or type(reason).__name__) from error
+        return client
+
+    async def _keep(self) -> None:
+        """Replaces the client each time it has closed for good, and each time a server refuses its login."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):  # a client that closes does not always report it
+                    await self._needs_look.wait()
+            self._needs_look.clear()
+            if self.client.is_closed or (self._login_refused and not self.client.is_connected):
+                await self._replace()
+
+    async def _replace(self) -> None:
+        """Returns once a new client is connected and subscribed. Pauses longer from attempt to attempt."""
+        old, pause = self.client, _FIRST_PAUSE_SECONDS
+        if (error := old.last_error) is not None and not self._login_refused:
+            self._lose(self._refused(error) if _is_refusal(error) else self.away(str(error)))
+        await _end(old)
+        log.warning("NATS client is replaced", extra={"servers": self.place, "problem": str(self.lost)})
+        while True:
+            try:
+                client = await self._subscribed()
+            except SourceError as problem:
+                self._lose(problem)
+            except Exception as error:  # credentials that cannot be read, for example
+                log.warning("NATS client is not replaced", extra={"servers": self.place}, exc_info=True)
+                self._lose(self.away(f"{type(error).__name__}: {error}"))
+            else:
+                break
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        self.client = client
+        self._is_back()
+
+    async def _subscribed(self) -> Client:
+        """A new client that is connected, with all subscriptions."""
+        client = await self._login()
+        try:
+            for subscription in list(self.subscriptions):
+                await subscription.start(client)
+        except BaseException as error:
+            await _end(client)
+            if isinstance(error, (NatsError, OSError)):
+                raise self.away(str(error) or type(error).__name__) from error
+            raise
+        return client
+
+    def _lose(self, problem: SourceError) -> None:
+        self.lost = problem
         for publication in self._publications.values():
-            _fail(publication, self.away("the connection was lost"))
+            _fail(publication, SourceError(self.unreachable, str(problem)))
         self._tell(False)
 
-    async def _back(self) -> None:
+    def _is_back(self) -> None:
         self.generation += 1
+        self._login_refused = False
         self._tell(True)
 
     def _tell(self, connected: bool) -> None:
         for listener in list(self.listeners):
             listener(connected)
+
+    # --- requests and messages
 
     async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """JetStream's answer. Raises JetStreamError if it is an error, SourceError if there is no answer."""
@@ -153,9 +312,7 @@ class Connection:
             return
         if not self._listens:
             self._listens = True
-            await self.client.subscribe(
-                f"{self._replies}.*", cb=self._confirmed, pending_msgs_limit=-1, pending_bytes_limit=-1
-            )
+            await self.subscribe(f"{self._replies}.*", self._confirmed)
         self._published += 1
         reply = f"{self._replies}.{self._published}"
         publication = _Publication(len(bodies), asyncio.get_running_loop().create_future())
@@ -188,6 +345,15 @@ class Connection:
             if publication.left == 0 and not publication.done.done():
                 publication.done.set_result(None)
 
+    def takes(self, data: bytes, headers: Mapping[str, str]) -> bool:
+        """Whether the server takes such a message. It closes the connection of a client that sends a larger one.
+
+        The client itself checks the data without the headers.
+        """
+        most: int = self.client.max_payload
+        lines = sum(len(name.encode()) + len(value.encode()) + _HEADER_BYTES for name, value in headers.items())
+        return len(data) + lines + (_HEADERS_BYTES if headers else 0) <= most
+
     def _silent(self, subject: str, error: Exception) -> SourceError:
         """The error for an answer that did not come."""
         if f'"{subject}"'.lower() in self._refusal.lower():
@@ -196,6 +362,9 @@ class Connection:
 
     def away(self, problem: str) -> SourceError:
         return SourceError(self.unreachable, f"{self.place}: {problem}")
+
+    def _refused(self, error: Exception) -> SourceError:
+        return SourceError("Unauthorized", f"{self.place}: {error}")
 
 
 def _fail(publication: _Publication, error: Exception) -> None:
@@ -225,62 +394,20 @@ def servers_of(servers: Sequence[str], context: Context) -> list[str]:
 
 async def connection_to(servers: Sequence[str], security: Security | None, context: Context) -> Connection:
     """The process' connection to these servers with this identity. Raises SourceError, MissingSecret."""
-    key = f"nats/{context.namespace}/{','.join(sorted(servers))}/{security!r}"
+    key = f"nats/{context.namespace}/{','.join(sorted(servers))}/{await identity_of(security, context)}"
 
     async def open_() -> Connection:
-        return await connect(servers, f"kubeirq-{context.replica}", **await _arguments(security, context))
+        async def arguments() -> Mapping[str, Any]:
+            return await client_arguments(security, context)
+
+        connection = Connection(servers, f"kubeirq-{context.replica}", arguments=arguments)
+        await connection.open()
+        return connection
 
     async def close(connection: Connection) -> None:
         await connection.close()
 
     return await context.shared(key, open_, close)
-
-
-async def connect(
-    servers: Sequence[str], name: str, *, unreachable: str = "NotConnected", **arguments: Any
-) -> Connection:
-    """A connection that is not shared. `arguments` are the client's, for authentication.
-
-    Raises SourceError if no server accepts it within five seconds.
-    """
-    client = Client()
-    connection = Connection(client, ", ".join(map(_without_password, servers)), unreachable)
-    last: Exception | None = None
-    refused: Exception | None = None
-
-    async def failed(error: Exception) -> None:
-        nonlocal last, refused
-        last = error
-        if _is_refusal(error):
-            refused = error
-        if "permissions violation" in str(error).lower():
-            connection._refusal = str(error)
-
-    try:
-        connecting = client.connect(
-            servers=list(servers),
-            name=name,
-            error_cb=failed,
-            disconnected_cb=connection._gone,
-            reconnected_cb=connection._back,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,
-            connect_timeout=2,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            skip_subject_validation=True,
-            **arguments,
-        )
-        await in_time(connecting, _CONNECT_SECONDS)
-    except (NatsError, TimeoutError, OSError) as error:
-        with contextlib.suppress(Exception):
-            await client.close()
-        # A server that refuses a login closes the connection at once, and its message may be lost. The client tries
-        # several times, so one of the attempts has usually got the message.
-        reason = refused or last or error
-        word = "Unauthorized" if _is_refusal(reason) else unreachable
-        raise SourceError(word, f"{connection.place}: {str(reason) or type(reason).__name__}") from error
-    return connection
 
 
 async def in_time(work: Coroutine[Any, Any, None], seconds: float) -> None:
@@ -301,37 +428,19 @@ async def in_time(work: Coroutine[Any, Any, None], seconds: float) -> None:
     task.result()
 
 
+async def _end(client: Client) -> None:
+    """Closes the client, which may have failed, and which forgets a cancellation while it closes."""
+    try:
+        await in_time(client.close(), _CLOSE_SECONDS)
+    except Exception:
+        log.debug("NATS client not closed in order", exc_info=True)
+
+
 def _without_password(server: str) -> str:
     scheme, found, rest = server.rpartition("://")
     return f"{scheme}{found}{rest.rpartition('@')[2]}"
 
 
 def _is_refusal(error: Exception) -> bool:
-    return "authoriz" in str(error).lower()
-
-
-async def _arguments(security: Security | None, context: Context) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if security is None:
-        return found
-    if security.token is not None:
-        found["token"] = await context.secret(security.token)
-    if security.username is not None:
-        found["user"] = security.username
-    if security.password is not None:
-        found["password"] = await context.secret(security.password)
-    if security.nkey_seed is not None:
-        found["nkeys_seed_str"] = await context.secret(security.nkey_seed)
-    if security.creds is not None:
-        found["user_credentials"] = nats.aio.client.RawCredentials(await context.secret(security.creds))
-    if security.tls is not None:
-        tls = security.tls
-        found["tls"] = ssl.create_default_context(cadata=await context.secret(tls.ca) if tls.ca else None)
-        if tls.certificate is not None and tls.key is not None:
-            # The standard library reads certificates from files only
-            with tempfile.TemporaryDirectory() as folder:
-                chain = Path(folder) / "chain.pem"
-                chain.touch(mode=0o600)
-                chain.write_text(f"{await context.secret(tls.certificate)}\n{await context.secret(tls.key)}\n")
-                found["tls"].load_cert_chain(chain)
-    return found
+    text = str(error).lower()  # a permissions violation names a subject, which may have any word
+    return "permissions violation" not in text and any(word in text for word in _REFUSALS)

@@ -10,13 +10,16 @@ from nats.errors import Error as NatsError
 from nats.nuid import NUID
 
 from trigger_sources.context import Context
-from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.delivery import AnswerRefused, Delivery, Outcome
 from trigger_sources.nats.connection import Connection
 from trigger_sources.nats.events import event_from_message, header_pairs
 from trigger_sources.nats.spec import NATSSpec
 
 _READ_SECONDS = 0.5
 _LEAST_BUFFER = 1_000
+_BUFFER_BYTES = 32 * 1024 * 1024
+_MESSAGE_BYTES = 500  # of a buffered message, beside its data and headers
+_LOSSES_SECONDS = 5.0  # losses of so long are one report
 _AT_MOST_ONCE = "core subject: at most once; messages that come while the fabric is away are lost"
 
 
@@ -29,6 +32,9 @@ class CoreSubscription:
         self._connection: Connection | None = None
         self._subscription: Any = None
         self._waiting: deque[Any] = deque()
+        self._bytes = 0  # of the messages that wait
+        self._lost = 0  # and not reported yet
+        self._reporting: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
         self._ids = NUID()
 
@@ -37,13 +43,7 @@ class CoreSubscription:
         connection = await trigger.connection(context)
         self._connection = connection
         connection.listeners.add(self._connected)
-        self._subscription = await connection.client.subscribe(
-            trigger.subject,
-            queue=trigger.name_in(context),
-            cb=self._came,
-            pending_msgs_limit=-1,
-            pending_bytes_limit=-1,
-        )
+        self._subscription = await connection.subscribe(trigger.subject, self._came, queue=trigger.name_in(context))
         context.report(connected=True, reason="AtMostOnce", message=_AT_MOST_ONCE)
 
     async def read(self) -> list[Delivery]:
@@ -55,7 +55,9 @@ class CoreSubscription:
             except TimeoutError:
                 return []
         room = self._context.room
-        return [self._delivery(self._waiting.popleft()) for _ in range(min(room, len(self._waiting)))]
+        found = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        self._bytes -= sum(map(_size_of, found))
+        return [self._delivery(message) for message in found]
 
     async def close(self) -> None:
         connection = self._connection
@@ -65,15 +67,28 @@ class CoreSubscription:
         with contextlib.suppress(NatsError, OSError):
             if self._subscription is not None:
                 await self._subscription.unsubscribe()
+        if self._reporting is not None:
+            self._reporting.cancel()
+            self._report_losses()
         if self._waiting:
             self._context.report_lost(len(self._waiting), "Stopping")
 
     async def _came(self, message: Any) -> None:
-        if len(self._waiting) >= max(_LEAST_BUFFER, self._context.limit):
-            self._context.report_lost(1, "SlowConsumer")
+        size = _size_of(message)
+        is_full = self._bytes + size > _BUFFER_BYTES or len(self._waiting) >= max(_LEAST_BUFFER, self._context.limit)
+        if is_full and self._waiting:
+            self._lost += 1
+            if self._reporting is None:
+                self._reporting = asyncio.get_running_loop().call_later(_LOSSES_SECONDS, self._report_losses)
             return
         self._waiting.append(message)
+        self._bytes += size
         self._news.set()
+
+    def _report_losses(self) -> None:
+        self._reporting = None
+        lost, self._lost = self._lost, 0
+        self._context.report_lost(lost, "SlowConsumer")
 
     def _delivery(self, message: Any) -> Delivery:
         event = event_from_message(
@@ -89,20 +104,39 @@ class CoreSubscription:
     async def _settle(self, reply: str, outcome: Outcome) -> None:
         if not reply or outcome.kind == "filtered":
             return
-        assert self._connection is not None
-        answer = outcome.answer
-        headers = {}
+        connection, answer = self._connection, outcome.answer
+        assert connection is not None
+        body, headers = b"" if answer is None else answer.body, {}
         if answer is not None and (content_type := answer.header("content-type")):
             headers["Content-Type"] = content_type
+        status = 500 if answer is None else answer.status
         if outcome.kind != "delivered":
-            headers["Nats-Service-Error-Code"] = str(answer.status if answer is not None else 500)
-            headers["Nats-Service-Error"] = outcome.reason
-        await self._connection.client.publish(
-            reply, answer.body if answer is not None else b"", headers=headers or None
-        )
+            headers |= _failure(status, outcome.reason)
+        if connection.takes(body, headers):
+            await connection.client.publish(reply, body, headers=headers or None)
+            return
+        if outcome.kind != "delivered":  # the sender gets the failure, without the function's answer
+            await connection.client.publish(reply, headers=_failure(status, outcome.reason))
+            return
+        most = connection.client.max_payload
+        problem = f"the answer has {len(body)} bytes, and the server takes at most {most} (max_payload)"
+        await connection.client.publish(reply, headers=_failure(500, f"AnswerTooLarge: {problem}"))
+        raise AnswerRefused("AnswerTooLarge", problem)
 
     def _connected(self, connected: bool) -> None:
         if connected:
             self._context.report(connected=True, reason="AtMostOnce", message=_AT_MOST_ONCE)
         else:
-            self._context.report(connected=False, reason="NotConnected", message="the connection was lost")
+            assert self._connection is not None
+            lost = self._connection.lost
+            self._context.report(connected=False, reason=lost.reason, message=str(lost))
+
+
+def _failure(status: int, reason: str) -> dict[str, str]:
+    """The headers of an error answer, as NATS services have them."""
+    return {"Nats-Service-Error-Code": str(status), "Nats-Service-Error": reason}
+
+
+def _size_of(message: Any) -> int:
+    headers = message.headers or {}
+    return len(message.data) + sum(len(name) + len(value) for name, value in headers.items()) + _MESSAGE_BYTES

@@ -151,7 +151,9 @@ class Consumption:
 
     def _connected(self, connected: bool) -> None:
         if not connected:
-            self._context.report(connected=False, reason="NotConnected", message="the connection was lost")
+            assert self._connection is not None
+            lost = self._connection.lost
+            self._context.report(connected=False, reason=lost.reason, message=str(lost))
             return
         self._context.report(connected=True)
 

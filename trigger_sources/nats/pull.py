@@ -64,9 +64,7 @@ class Pull:
         self._is_open = False
 
     async def open(self) -> None:
-        self._subscription = await self.connection.client.subscribe(
-            f"{self._inbox}.*", cb=self._came, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
+        self._subscription = await self.connection.subscribe(f"{self._inbox}.*", self._came)
         self.connection.listeners.add(self._connected)
         self._confirming = asyncio.create_task(self._confirm())
         self._heard = asyncio.get_running_loop().time()
@@ -107,7 +105,8 @@ class Pull:
         self._acknowledged[place] = None
         if len(self._acknowledged) > _ACKNOWLEDGED_KEPT:
             self._acknowledged.popitem(last=False)
-        await self._publish(reply, b"+ACK")
+        with contextlib.suppress(NatsError, OSError):  # it is repeated once the connection is back
+            await self._publish(reply, b"+ACK")
 
     async def give_back(self, place: Place, reply: str, after_seconds: float = 0) -> None:
         """Lets the server hand a message out again, after that time. Raises ConnectionError if it is closed."""
@@ -301,13 +300,12 @@ class Pull:
 
     async def _confirm(self) -> None:
         """Repeats acknowledgements until the server has them, and extends messages that wait to be read."""
-        client = self.connection.client
         generation = self.connection.generation
         clock = asyncio.get_running_loop().time
         extended_at = clock()
         while True:
             await asyncio.sleep(_CONFIRM_SECONDS)
-            if not client.is_connected:
+            if not self.connection.client.is_connected:
                 continue
             try:
                 if clock() - extended_at > self._ack_wait / 3:

@@ -1,16 +1,19 @@
 """Replies to a NATS subject: confirmed by the subject's stream, or flushed to the server if there is no stream."""
 
+import hashlib
+import secrets
 from collections.abc import Mapping, Sequence
 
 import orjson
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError, NoRespondersError
+from nats.errors import NoRespondersError
 from pydantic import Field
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.events import Event
-from trigger_sources.nats.connection import Connection, Security, connection_to, servers_of
+from trigger_sources.nats.connection import Connection, connection_to, servers_of
 from trigger_sources.nats.events import headers_from_event
+from trigger_sources.nats.security import Security
 from trigger_sources.publisher import ReplyRefused, ReplyTarget
 from trigger_sources.spec import Servers
 
@@ -43,9 +46,17 @@ class NATSPublisher:
         self._subject = subject
 
     async def publish(self, event: Event, key: bytes | None) -> None:
+        await self.publish_once(event, key, secrets.token_hex(16))
+
+    async def publish_once(self, event: Event, key: bytes | None, identity: str) -> None:
         client = self._connection.client
-        # The same for all attempts: a stream drops a message whose id it has already
-        headers = {**headers_from_event(event), "Nats-Msg-Id": event.id}
+        # A stream drops a message whose id it has, on any of its subjects. So the id names the delivery and the
+        # subject: a function may return the event that it got, and other sources may use the same event id.
+        message_id = hashlib.sha256(f"{identity} {self._subject}".encode()).hexdigest()[:32]
+        headers = {**headers_from_event(event), "Nats-Msg-Id": message_id}
+        if not self._connection.takes(event.data or b"", headers):
+            raise ReplyRefused(f"reply to {self._subject!r}: larger than the server's max_payload")
+        generation = self._connection.generation
         streams = (
             await self._connection.api("STREAM.NAMES", {"subject": self._subject}) if await self._has_streams() else {}
         )
@@ -58,8 +69,8 @@ class NATSPublisher:
             else:
                 await client.publish(self._subject, event.data or b"", headers=headers)
                 await self._connection.flush(_SECONDS)
-        except MaxPayloadError as error:
-            raise ReplyRefused(f"reply to {self._subject!r}: larger than the server's max_payload") from error
+                if self._connection.generation != generation:
+                    raise OSError(f"reply to {self._subject!r}: the connection was lost meanwhile")
         except NoRespondersError as error:
             raise OSError(f"reply to {self._subject!r}: no stream answers") from error
         except NatsError as error:

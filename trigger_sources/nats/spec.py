@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from trigger_sources.context import Context, SourceError
-from trigger_sources.nats.connection import Connection, JetStreamError, Security, connection_to, servers_of
+from trigger_sources.nats.connection import Connection, JetStreamError, connection_to, servers_of
+from trigger_sources.nats.security import Security
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import Servers, Spec
 

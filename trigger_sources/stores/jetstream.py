@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import nats
 
 from trigger_sources.context import SourceError
-from trigger_sources.nats.connection import Connection, connect
+from trigger_sources.nats.connection import Connection
 from trigger_sources.nats.dead_letters import StreamDeadLetters
 from trigger_sources.stores.jetstream_inbox import JetStreamInbox
 
@@ -84,26 +84,30 @@ class JetStreamStore:
         if self._closed:
             raise SourceError("StoreClosed", "the store is closed")
         found = self._connected
-        if found is None or found.client.is_closed:  # closed for good after a server refused the login
+        if found is None:
             found = self._connected = await self._connect()
         if not found.client.is_connected:
-            raise found.away("the connection was lost; it reconnects once the servers answer")
+            raise SourceError(_UNAVAILABLE, f"the fabric's store: {found.lost}; it reconnects by itself")
         return found
 
     async def _connect(self) -> Connection:
         """One attempt for all callers that ask at the same time."""
         if self._connecting is None or self._connecting.done():
-            arguments: dict[str, Any] = {}
-            if self._credentials:
-                arguments["user_credentials"] = nats.aio.client.RawCredentials(self._credentials)
-            self._connecting = asyncio.create_task(
-                connect(self._servers, self._name, unreachable=_UNAVAILABLE, **arguments)
-            )
+            self._connecting = asyncio.create_task(self._opened())
             self._connecting.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             return await asyncio.shield(self._connecting)
         except SourceError as error:
             raise SourceError(_UNAVAILABLE, f"the fabric's store: {error}") from error
+
+    async def _opened(self) -> Connection:
+        async def arguments() -> Mapping[str, Any]:
+            text = self._credentials
+            return {"user_credentials": nats.aio.client.RawCredentials(text)} if text else {}
+
+        connection = Connection(self._servers, self._name, unreachable=_UNAVAILABLE, arguments=arguments)
+        await connection.open()
+        return connection
 
     async def _close(self) -> None:
         self._closed = True

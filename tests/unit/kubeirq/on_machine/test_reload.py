@@ -32,6 +32,8 @@ def desired() -> DesiredState:
         "/shared/deep/lib.py",
         "/project/requirements.txt",
         "/secrets/db/password",
+        "/elsewhere/../secrets/db/password",
+        "/elsewhere/../project/orders/place.py",
     ],
 )
 def test_a_file_that_the_fabric_uses_causes_a_reload(path: str) -> None:

@@ -1,0 +1,111 @@
+"""Replies to a NATS subject: a stream drops a repeat of the same delivery's reply, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import nats
+from servers.fabric import fabric, manifest
+from servers.nats import NATSServer, nats_server
+from servers.ports import free_port
+from servers.scripted import Answer, Call, scripted
+
+from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.dispatch.replies import publish_reply
+from trigger_sources.events import Event
+from trigger_sources.nats.reply import NATSReply
+from trigger_sources.publisher import Publisher
+from trigger_sources.testing import StandInContext
+
+
+async def settle(outcome: Outcome) -> None:
+    raise AssertionError("a reply settles nothing")
+
+
+def delivery(position: str | None, source: str = "/a", identity: str = "X") -> Delivery:
+    return Delivery(Event(identity, source, "t", b"1"), settle, position)
+
+
+async def reply(publisher: Publisher, to: Delivery, *, uid: str = "u", event: Event | None = None) -> None:
+    """Publishes the event that the function got, unless it returned another."""
+    await publish_reply(
+        publisher, to, event or to.event, lambda failures: 0.0, lambda failures, message: None, uid=uid, function="f"
+    )
+
+
+@asynccontextmanager
+async def publishing(server: NATSServer, *subjects: str) -> AsyncIterator[list[Publisher]]:
+    context = StandInContext()
+    yield [await NATSReply(subject=name, servers=[server.url]).open(context, {}) for name in subjects]
+    await context.close()
+
+
+async def stream(server: NATSServer, *subjects: str) -> None:
+    connection = await nats.connect(server.url)
+    await connection.jetstream().add_stream(name="ST", subjects=list(subjects))
+    await connection.close()
+
+
+async def kept(server: NATSServer) -> int:
+    connection = await nats.connect(server.url)
+    found = (await connection.jetstream().stream_info("ST")).state.messages
+    await connection.close()
+    return found
+
+
+async def test_a_repeated_delivery_is_published_once_and_every_other_delivery_arrives() -> None:
+    async with nats_server() as server, publishing(server, "st.one", "st.two") as (one, two):
+        await stream(server, "st.>")
+        await reply(one, delivery("s@1/1"))
+        await reply(one, delivery("s@1/1"))  # the fabric was killed before it settled the event
+        assert await kept(server) == 1
+        for number, (publisher, other, uid) in enumerate(
+            (
+                (one, delivery("s@1/1", source="/b"), "u"),
+                (one, delivery("s@1/2"), "u"),
+                (one, delivery("s@1/1"), "another trigger"),
+                (two, delivery("s@1/1"), "u"),
+                (one, delivery(None), "u"),
+                (one, delivery(None), "u"),
+            ),
+            2,
+        ):
+            await reply(publisher, other, uid=uid)
+            assert await kept(server) == number
+
+
+async def test_a_function_that_passes_on_its_event_within_one_stream_loses_none(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def pass_on(call: Call) -> Answer:
+        event = {name: value for name, value in call.headers.items() if name.startswith("ce-")}
+        if call.target == "/last":
+            seen.append(event["ce-id"])
+            return 204, {}, b""
+        return 200, event, call.body
+
+    port = free_port()
+    async with nats_server() as server, scripted(pass_on) as target:
+        await stream(server, "st.>")
+
+        def stage(kind: str, name: str, called: str, to: str | None, **spec: Any) -> dict[str, Any]:
+            target_of = {} if to is None else {"reply": {"nats": {"subject": to, "servers": [server.url]}}}
+            return manifest(kind, name, url=f"{target.url}{called}", **target_of, **spec)
+
+        manifests = [
+            stage("HTTPTrigger", "in", "one", "st.one", path="/in", methods=["POST"], answer="accepted"),
+            stage("NATSTrigger", "first", "two", "st.two", subject="st.one", servers=[server.url]),
+            stage("NATSTrigger", "second", "last", None, subject="st.two", servers=[server.url]),
+        ]
+        async with fabric(tmp_path / "m", tmp_path / "s", http_port=port, manifests=manifests):
+            async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+                for source in ("/a", "/b"):
+                    headers = {"ce-specversion": "1.0", "ce-id": "X", "ce-source": source, "ce-type": "t"}
+                    async with session.post(f"http://127.0.0.1:{port}/in", headers=headers, data=b"1") as answer:
+                        assert answer.status == 202
+                while len(seen) < 2:
+                    await asyncio.sleep(0.02)
+    assert seen == ["X", "X"]
