@@ -75,7 +75,7 @@ class TriggerSource(Spec):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        taken = (COMMON_FIELDS | {"batch"}) & (set(get_annotations(cls)) | set(cls.__dict__))
+        taken = COMMON_FIELDS & (set(get_annotations(cls)) | set(cls.__dict__))
         if taken:
             raise TypeError(
                 f"{cls.__name__}: {', '.join(sorted(taken))}: reserved for the fields that all triggers share"

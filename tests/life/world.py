@@ -373,7 +373,9 @@ class Run:
     # --- moves
 
     def move(self, name: str, at: int) -> None:
-        free = self.stopping if name == "crash" else at >= 0 and self.events[at].state is State.PARKED
+        # A person always comes to a parked lane, and a process that has stopped always starts again
+        comes = name in ("person", "skip") and self.events[at].state is State.PARKED
+        free = comes or (name == "crash" and self.stopping)
         if name in FAULTS and not free:
             self.faults -= 1
         getattr(self, f"on_{name}")(at)

@@ -11,7 +11,10 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Counters:
-    """The counts of one trigger and function. `received = settled + withdrawn + held` holds at every moment."""
+    """The counts of one trigger and function.
+
+    `received = settled + returned + withdrawn + held` holds at every moment.
+    """
 
     __slots__ = (
         "_buckets",

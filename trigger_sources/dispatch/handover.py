@@ -18,12 +18,12 @@ async def withdraw(dispatcher: Dispatcher, lost: Callable[[Delivery], bool], gra
 
     On return none of them will be settled.
     """
-    _forget(dispatcher, [held for held in _lost(dispatcher, lost) if not held.runs])
+    _withdraw_all(dispatcher, [held for held in _lost(dispatcher, lost) if not held.runs])
     deadline = time.monotonic() + grace_seconds
     while (left := deadline - time.monotonic()) > 0 and any(held.runs for held in _lost(dispatcher, lost)):
         await dispatcher.room_changes(min(_LOOK_SECONDS, left))
     # An event that failed in the meantime waits for an attempt that it will not get
-    cancelled = _forget(dispatcher, _lost(dispatcher, lost))
+    cancelled = _withdraw_all(dispatcher, _lost(dispatcher, lost))
     if cancelled:
         await asyncio.wait(cancelled, timeout=_LAST_SECONDS)
     dispatcher.nudge()
@@ -36,7 +36,7 @@ def _lost(dispatcher: Dispatcher, lost: Callable[[Delivery], bool]) -> list[Held
     return found
 
 
-def _forget(dispatcher: Dispatcher, events: Iterable[Held]) -> "list[asyncio.Task[None]]":
+def _withdraw_all(dispatcher: Dispatcher, events: Iterable[Held]) -> "list[asyncio.Task[None]]":
     """Withdraws them. Returns the tasks that this cancels."""
     cancelled = []
     for held in events:

@@ -32,7 +32,7 @@ BY_ROUTE_WITH_HOST: dict[str, Any] = {"httpRoute": {"parentRefs": [{"name": "g"}
 def test_the_charts_copies_are_the_generated_ones() -> None:
     folder = ROOT / "helm" / "kubeirq" / "templates" / "crds"
     found = {file.name: file.read_text() for file in folder.iterdir()}
-    assert found == chart_files(), "say: kubeirq crds --chart helm/kubeirq"
+    assert found == chart_files(), "say: make docs"
 
 
 def test_a_chart_without_them_is_a_value_away_and_helm_keeps_them() -> None:
@@ -563,6 +563,10 @@ def _limits(schema: Schema, value: Any, place: str) -> Iterator[tuple[str, str]]
     least = next((schema[name] for name in ("minLength", "minItems", "minProperties") if name in schema), 0)
     if isinstance(value, (str, list, dict)) and len(value) < least:
         yield place, "too short"
+    if "maximum" in schema and (
+        value > schema["maximum"] or (schema.get("exclusiveMaximum") and value == schema["maximum"])
+    ):
+        yield place, "too large"
     if "minimum" in schema and (
         value < schema["minimum"] or (schema.get("exclusiveMinimum") and value == schema["minimum"])
     ):

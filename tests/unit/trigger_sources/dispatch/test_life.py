@@ -87,7 +87,7 @@ def explored() -> dict[str, Explored]:
 
 
 def test_every_interleaving_keeps_every_property_and_has_a_way_out(explored: dict[str, Explored]) -> None:
-    """`explore` raises where a property fails: see `life_world.Run`."""
+    """`explore` raises where a property fails: see `life.world.Run`."""
     assert {name: found.stuck for name, found in explored.items() if found.stuck} == {}
     assert all(len(found.worlds) > 100 for found in explored.values())
 
