@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import orjson
 
 from trigger_sources.delivery import Attempt, HttpRequest
+from trigger_sources.encoding.stored_headers import headers_from_stored, stored_headers
 from trigger_sources.events import Event, event_from_attributes
 
 
@@ -110,7 +111,7 @@ def metadata_from_letter(letter: DeadLetter) -> bytes:
             and {
                 "method": letter.request.method,
                 "target": letter.request.target,
-                "headers": [list(header) for header in letter.request.headers],
+                **stored_headers(letter.request.headers),
                 "pathParameters": dict(letter.request.path_parameters),
             },
         }
@@ -152,7 +153,7 @@ def letter_from_metadata(metadata: bytes, data: bytes | None) -> DeadLetter:
             and HttpRequest(
                 method=request["method"],
                 target=request["target"],
-                headers=tuple((name, value) for name, value in request["headers"]),
+                headers=headers_from_stored(request),
                 path_parameters=request["pathParameters"],
             ),
         )

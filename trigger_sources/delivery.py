@@ -12,7 +12,10 @@ OutcomeKind = Literal["delivered", "filtered", "deadLettered", "dropped", "retur
 
 @frozen()
 class Answer:
-    """A function's complete answer. Header names are lower-case; a name may occur more than once."""
+    """A function's complete answer. Header names are lower-case; a name may occur more than once.
+
+    Values are text as `encoding.header_text` has it.
+    """
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
@@ -45,6 +48,7 @@ class Outcome:
     reason: str = ""
     answer: Answer | None = None  # the function's last answer
     after_seconds: float = 0  # for `returned`: the source waits so long before it hands the event out again
+    message: str = ""  # for a person, where there is no answer: the last error
 
     @property
     def final(self) -> bool:
@@ -66,7 +70,8 @@ class AnswerRefused(Exception):
 class HttpRequest:
     """The HTTP request that an event came as. The function gets the event as this request.
 
-    `target` is the path with its query, as received. `headers` are without hop-by-hop headers, host and content-length.
+    `target` is the path with its query, as received. `headers` are without hop-by-hop headers, host and content-length;
+    their values are text as `encoding.header_text` has it.
     """
 
     method: str

@@ -273,10 +273,10 @@ class Dispatcher:
         self._places_taken += 1
         delivery, endpoint = held.delivery, self._gate.endpoint
         try:
-            method, target, headers = call_of(delivery, held.tries + 1, endpoint.path)
+            method, target, headers, body = call_of(delivery, held.tries + 1, endpoint.path)
             held.called_at = time.monotonic()
             held.work = endpoint.start(
-                method, target, headers, delivery.event.data or b"", partial(self._came, held),
+                method, target, headers, body, partial(self._came, held),
                 timeout_seconds=self._policy.timeout_seconds,
             )  # fmt: skip
         except ValueError as problem:
@@ -529,10 +529,10 @@ class Dispatcher:
         """Calls the function, on a new connection if need be."""
         gate, delivery = self._gate, held.delivery
         try:
-            method, target, headers = call_of(delivery, held.tries + 1, gate.endpoint.path)
+            method, target, headers, body = call_of(delivery, held.tries + 1, gate.endpoint.path)
             held.called_at = time.monotonic()
             found: Answer | NoAnswer = await gate.endpoint.send(
-                method, target, headers, delivery.event.data or b"",
+                method, target, headers, body,
                 timeout_seconds=self._policy.timeout_seconds, fresh=fresh,
             )  # fmt: skip
         except ValueError as problem:
@@ -650,7 +650,7 @@ class Dispatcher:
         return Input.CONDEMNED
 
     def _end(self, held: Held, kind: OutcomeKind, reason: str, message: str, answer: Answer | None = None) -> Input:
-        held.outcome = Outcome(kind, reason, answer)
+        held.outcome = Outcome(kind, reason, answer, message=message)
         held.message = message
         self._tell_outcome(held)
         return _DECIDED

@@ -6,13 +6,12 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from trigger_sources.delivery import Delivery
 from trigger_sources.dispatch.cel_tree import Kind, Node, tree_of
 from trigger_sources.dispatch.filter_cost import SMALL, TooMuchToLookAt, anything_in, cost_at_most, cost_on
 from trigger_sources.dispatch.filter_problems import ROOTS, compile_problem, tree_problems
-from trigger_sources.events import Event, is_json
+from trigger_sources.encoding.content import is_json
+from trigger_sources.events import Event, viewed_data
 from trigger_sources.patterns import TenantPattern
 
 if TYPE_CHECKING:
@@ -199,16 +198,16 @@ def _data(event: Event) -> Any:
         return None
     if len(data) > MOST_DATA_BYTES:
         raise FilterError(f"data has {len(data)} bytes; a filter reads at most {MOST_DATA_BYTES}")
-    if is_json(event.datacontenttype):
-        if len(data) > _FEW_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_DATA_VALUES:
-            raise FilterError(f"data has more than {MOST_DATA_VALUES} values; a filter reads at most so many")
-        try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise FilterError(f"data is not JSON: {error}") from error
-    if (event.datacontenttype or "").startswith("text/"):
-        return data.decode(errors="replace")
-    return data
+    if (
+        len(data) > _FEW_BYTES
+        and is_json(event.datacontenttype)
+        and data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_DATA_VALUES
+    ):
+        raise FilterError(f"data has more than {MOST_DATA_VALUES} values; a filter reads at most so many")
+    try:
+        return viewed_data(event)
+    except ValueError as error:
+        raise FilterError(f"data is not JSON: {error}") from error
 
 
 def _headers(headers: Sequence[tuple[str, bytes]]) -> Mapping[str, str]:

@@ -13,7 +13,10 @@ from trigger_sources.context import Context
 from trigger_sources.delivery import Answer, Delivery
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.retry import verdict_on
-from trigger_sources.events import Event, InvalidEvent, binary_headers, event_from_http
+from trigger_sources.encoding.content import encoding_of
+from trigger_sources.encoding.header_text import text_without_surrogates
+from trigger_sources.encoding.trace import trace_of
+from trigger_sources.events import ENCODING, Event, InvalidEvent, event_from_http, http_message
 from trigger_sources.publisher import Publisher, PublisherOnce, ReplyRefused
 from trigger_sources.reply import Reply
 from trigger_sources.transport.client import NoAnswer, Resolve, Unreachable
@@ -42,21 +45,29 @@ def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Eve
         raise ReplyRefused(f"the event came through {MOST_HOPS} functions' replies: that is a loop")
     headers = dict(answer.headers)
     inherited = {HOPS: str(hops)}
-    for name in ("traceparent", "tracestate", "partitionkey"):
+    for name in ("traceparent", "tracestate", "partitionkey", "partitionkeyhex"):
         if name in event.extensions:
             inherited[name] = event.extensions[name]
+    if trace := trace_of(answer.headers):  # the function has its own span
+        inherited.pop("tracestate", None)
+        inherited.update(trace)
     try:
         found = event_from_http(headers, answer.body)
     except InvalidEvent as error:
         raise ReplyRefused(str(error)) from error
     if found is not None:
+        if "traceparent" in found.extensions:
+            inherited.pop("tracestate", None)
         return found.with_extensions(**{**inherited, **found.extensions, HOPS: str(hops)})
+    if encoding := encoding_of([value for name, value in answer.headers if name == "content-encoding"]):
+        inherited[ENCODING] = text_without_surrogates(encoding)
+    content_type = headers.get("content-type")
     return Event(
         id=f"{event.id}/{function}",
         source=f"/functions/{namespace}/{function}",
         type="dev.kubeirq.function.reply",
         data=answer.body,
-        datacontenttype=headers.get("content-type"),
+        datacontenttype=None if content_type is None else text_without_surrogates(content_type),
         time=event.time,
         extensions=inherited,
     )
@@ -140,11 +151,9 @@ class PostPublisher:
 
     async def publish(self, event: Event, key: bytes | None) -> None:
         endpoint = self._gate.endpoint
-        headers = binary_headers(event)
+        headers, body = http_message(event)
         try:
-            answer = await endpoint.send(
-                b"POST", endpoint.path, headers, event.data or b"", timeout_seconds=self._timeout_seconds
-            )
+            answer = await endpoint.send(b"POST", endpoint.path, headers, body, timeout_seconds=self._timeout_seconds)
         except (Unreachable, NoAnswer) as error:
             raise OSError(f"reply to {self._gate.name}: {error}") from error
         verdict = verdict_on(answer.status)

@@ -31,6 +31,8 @@ def answer_to(outcome: Outcome) -> Answer:
         return _WITHOUT_ANSWER["Stopping"]
     if outcome.kind == "delivered":
         return Answer(200)
+    if outcome.reason == "NoAnswer" and outcome.message:
+        return refusal(502, f"the function's answer did not come: {outcome.message}")
     return _WITHOUT_ANSWER.get(outcome.reason) or refusal(500, "the request was not delivered")
 
 

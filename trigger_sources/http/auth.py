@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trigger_sources.delivery import Answer
+from trigger_sources.encoding.header_text import bytes_of_header
 from trigger_sources.http.routes import refusal
 
 
@@ -62,7 +63,7 @@ def _digest_of_header(value: str) -> bytes:
     scheme, _, rest = value.partition(" ")
     rest = rest.strip()
     if scheme.lower() == "bearer":
-        return _digest("bearer", rest.encode())
+        return _digest("bearer", bytes_of_header(rest))
     if scheme.lower() == "basic":
         try:
             return _digest("basic", base64.b64decode(rest, validate=True))

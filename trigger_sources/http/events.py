@@ -5,14 +5,23 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from trigger_sources.delivery import HttpRequest
+from trigger_sources.encoding.attributes import key_extension
+from trigger_sources.encoding.content import encoding_of, is_claim, media_of
+from trigger_sources.encoding.header_text import text_without_surrogates
+from trigger_sources.encoding.stored_headers import headers_from_stored, stored_headers
+from trigger_sources.encoding.trace import trace_of
 from trigger_sources.events import (
     BATCH,
+    ENCODING,
     STRUCTURED,
     Event,
     InvalidEvent,
+    attributes_of_headers,
     event_from_attributes,
     event_from_http,
+    event_from_json,
     events_from_batch,
+    with_trace,
 )
 
 REQUEST_TYPE = "dev.kubeirq.http.request"
@@ -25,7 +34,7 @@ _HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 _THIS_HOP = _HOP_BY_HOP | {"host", "content-length", "expect"}
-_ONCE = frozenset({"content-type", "traceparent", "authorization"})
+_ONCE = frozenset({"content-type", "authorization"})
 
 
 class UnknownFormat(InvalidEvent):
@@ -44,24 +53,35 @@ def events_of(
         if name in found and (name in _ONCE or name.startswith("ce-")):
             raise InvalidEvent(f"{name}: given twice")
         found.setdefault(name, value)
-    media = found.get("content-type", "").partition(";")[0].strip().lower()
-    if media == BATCH:
-        return events_from_batch(body)
-    if media.startswith("application/cloudevents") and media != STRUCTURED:
-        raise UnknownFormat(f"content-type: {media} is not known; known: {STRUCTURED}, {BATCH}")
+    trace = trace_of(headers)
+    content_type = found.get("content-type")
+    encoding = encoding_of([value for name, value in headers if name == "content-encoding"])
+    if is_claim(content_type):
+        media = media_of(content_type)
+        if media not in (STRUCTURED, BATCH):
+            raise UnknownFormat(f"content-type: {media} is not known; known: {STRUCTURED}, {BATCH}")
+        if encoding is not None:
+            raise UnknownFormat(f"content-encoding: {encoding}: an event in JSON is read only without an encoding")
+        events = events_from_batch(body) if media == BATCH else [event_from_json(body)]
+        return [with_trace(event, trace) for event in events]
+    if encoding is not None:
+        found["content-encoding"] = encoding
     event = event_from_http(found, body)
     if event is not None:
-        return [event]
-    extensions: dict[str, str] = {name: found[name] for name in ("traceparent", "tracestate") if name in found}
-    if partition_key := found.get("ce-partitionkey"):
-        extensions["partitionkey"] = partition_key
+        return [with_trace(event, trace)]
+    extensions = dict(trace)
+    if encoding is not None:
+        extensions[ENCODING] = text_without_surrogates(encoding)
+    if found.get("ce-partitionkey"):
+        key = attributes_of_headers({"ce-partitionkey": found["ce-partitionkey"]})["partitionkey"]
+        extensions.update([key_extension(key.encode())])
     return [
         Event(
             id=id,
             source=source,
             type=REQUEST_TYPE,
             data=body or None,
-            datacontenttype=found.get("content-type"),
+            datacontenttype=None if content_type is None else text_without_surrogates(content_type),
             subject=subject,
             time=time,
             extensions=extensions,
@@ -112,7 +132,7 @@ def record_from(event: Event, request: HttpRequest) -> bytes:
         "tombstone": event.data is None,
         "method": request.method,
         "target": request.target,
-        "headers": [list(header) for header in request.headers],
+        **stored_headers(request.headers),
         "pathParameters": dict(request.path_parameters),
     }
     return orjson.dumps(head) + b"\n" + (event.data or b"")
@@ -126,7 +146,6 @@ def from_record(record: bytes) -> tuple[Event, HttpRequest]:
         if head["version"] != 1:
             raise ValueError(f"accepted event of version {head['version']!r}; known: 1")
         event = event_from_attributes(head["attributes"], None if head["tombstone"] else data)
-        headers = tuple((name, value) for name, value in head["headers"])
-        return event, HttpRequest(head["method"], head["target"], headers, head["pathParameters"])
+        return event, HttpRequest(head["method"], head["target"], headers_from_stored(head), head["pathParameters"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an accepted event: {error!r}") from error

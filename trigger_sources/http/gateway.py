@@ -10,9 +10,11 @@ from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_writer import StreamWriter
 
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Answer
+from trigger_sources.encoding.header_text import bytes_of_header, header_text
 from trigger_sources.http.routes import (
     BadTarget,
     Found,
@@ -29,6 +31,7 @@ from trigger_sources.http_requests import Headers, Route
 
 log = logging.getLogger(__name__)
 
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _RETRY_SOON = ("retry-after", "1")
 _CLOSE = ("connection", "close")
 _TOO_MANY = (
@@ -397,6 +400,21 @@ class _Connection(web.RequestHandler):
         return _response(request, refusal(status, text, _CLOSE), None)
 
 
+class _Response(web.Response):
+    """A response that keeps the bytes of its headers. The writer leaves out those that are not UTF-8."""
+
+    async def _write_headers(self) -> None:
+        await super()._write_headers()  # it refuses line breaks
+        request, writer = self._req, self._payload_writer
+        if request is None or not any(_NOT_UTF_8.search(value) for value in self.headers.values()):
+            return
+        assert isinstance(writer, StreamWriter)
+        version = request.version
+        lines = [f"HTTP/{version[0]}.{version[1]} {self.status} {self.reason}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        writer._headers_buf = bytes_of_header("\r\n".join([*lines, "", ""]))
+
+
 class _Server(web.Server):
     def __init__(
         self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], bounds: Bounds, **options: Any
@@ -415,7 +433,7 @@ def _response(request: web.BaseRequest, answer: Answer, found: Found[RouteReques
         headers = [header for header in headers if not header[0].startswith("access-control-")] + shared
     if not any(name == "server" for name, _ in headers):
         headers.append(("server", "kubeirq"))
-    response = web.Response(status=answer.status, headers=headers, body=answer.body or None)
+    response = _Response(status=answer.status, headers=headers, body=answer.body or None)
     if _CLOSE in answer.headers:
         response.force_close()
     return response
@@ -427,9 +445,9 @@ def _too_large(route: Route) -> Answer:
 
 def _headers_of(request: web.BaseRequest) -> list[tuple[str, str]]:
     try:
-        return [(name.decode("ascii").lower(), value.decode()) for name, value in request.raw_headers]
+        return [(name.decode("ascii").lower(), header_text(value)) for name, value in request.raw_headers]
     except UnicodeDecodeError:
-        raise BadTarget("a header is not UTF-8") from None
+        raise BadTarget("the name of a header is not ASCII") from None
 
 
 def _target_and_host(raw: str, headers: Headers) -> tuple[str, str]:

@@ -10,12 +10,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field, field_validator, model_validator
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery, HttpRequest, Outcome
+from trigger_sources.encoding.attributes import key_extension
+from trigger_sources.encoding.header_text import bytes_of_header
 from trigger_sources.events import Event, InvalidEvent
 from trigger_sources.http.answers import answer_to
 from trigger_sources.http.auth import Credentials, credentials, users_of
@@ -24,6 +27,7 @@ from trigger_sources.http.expose import Exposure, problems_of
 from trigger_sources.http.routes import METHODS, claims_of, problem_of, refusal
 from trigger_sources.http_requests import BODY_LIMIT_BYTES, Cors, IncomingRequest, Requests, Route
 from trigger_sources.inbox import Inbox, Kept
+from trigger_sources.request_head import problem_of_head
 from trigger_sources.source import Lag, Sharing, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
 
@@ -153,6 +157,18 @@ class HTTPTrigger(TriggerSource):
         return host
 
     @model_validator(mode="after")
+    def _url_is_an_origin(self) -> "HTTPTrigger":
+        url = self.target.url if self.target is not None else None
+        if url is not None:
+            parts = urlsplit(url)
+            if parts.path not in ("", "/") or parts.query:
+                raise ValueError(
+                    f"url: {url!r}: the function gets each request at the path that the caller asked for, so only"
+                    f" {parts.scheme}://{parts.netloc} is possible here"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _can_be_exposed(self) -> "HTTPTrigger":
         if self.expose is None:
             return self
@@ -260,7 +276,11 @@ class HTTPTrigger(TriggerSource):
             answer = answer_to(outcome)
             request.answer(answer.status, answer.headers, answer.body)
 
-        return _delivery(events[0], self._forwarded(request), settle, caller_waits=True)
+        forward = self._forwarded(request)
+        if problem := problem_of_head(forward):
+            _refuse(request, 431, problem)
+            return None
+        return _delivery(events[0], forward, settle, caller_waits=True)
 
     # --- the caller is answered once the event is durable
 
@@ -330,6 +350,9 @@ class HTTPTrigger(TriggerSource):
             if events is None:
                 continue
             forward = self._forwarded(request)
+            if problem := problem_of_head(forward):
+                _refuse(request, 431, problem)
+                continue
             found = [record_from(event, forward) for event in events]
             if largest is not None and any(len(record) > largest for record in found):
                 _refuse(request, 413, f"an event with its headers is limited to {largest} bytes by its store")
@@ -370,7 +393,7 @@ class HTTPTrigger(TriggerSource):
             return events
         name = self.key_header.lower()
         key = next((value for found, value in request.headers if found == name), None)
-        return events if key is None else [event.with_extensions(partitionkey=key) for event in events]
+        return events if key is None else [_with_key(event, bytes_of_header(key)) for event in events]
 
     def _forwarded(self, request: IncomingRequest) -> HttpRequest:
         return forwarded(
@@ -438,16 +461,31 @@ def _delivery_from(kept: Kept, backlog: _Backlog, context: Context) -> Delivery:
 def _delivery(
     event: Event, request: HttpRequest, settle: Any, *, position: str | None = None, caller_waits: bool = False
 ) -> Delivery:
-    key = event.extensions.get("partitionkey")
     return Delivery(
         event,
         settle,
         position=position,
-        key=None if key is None else key.encode(),
-        headers=tuple((name, value.encode()) for name, value in request.headers),
+        key=_key_of(event),
+        headers=tuple((name, bytes_of_header(value)) for name, value in request.headers),
         request=request,
         caller_waits=caller_waits,
     )
+
+
+def _with_key(event: Event, key: bytes) -> Event:
+    others = {name: value for name, value in event.extensions.items() if not name.startswith("partitionkey")}
+    name, text = key_extension(key)
+    return replace(event, extensions={**others, name: text})
+
+
+def _key_of(event: Event) -> bytes | None:
+    key = event.extensions.get("partitionkey")
+    if key is not None:
+        return key.encode()
+    try:
+        return bytes.fromhex(event.extensions["partitionkeyhex"])
+    except (KeyError, ValueError):  # a producer may use the name for a text of its own
+        return None
 
 
 async def _text_of(context: Context, reference: SecretRef) -> str:

@@ -16,6 +16,7 @@ from nats.errors import MaxPayloadError, NoRespondersError
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.credentials import identity_of
+from trigger_sources.nats.headers import LosslessClient
 from trigger_sources.nats.security import Security, client_arguments
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Connection:
     def __init__(
         self, servers: Sequence[str], name: str, *, unreachable: str = "NotConnected", arguments: Arguments
     ) -> None:
-        self.client = Client()  # do not keep it: it may be replaced
+        self.client = LosslessClient()  # do not keep it: it may be replaced
         self.place = ", ".join(map(_without_password, servers))
         self.unreachable = unreachable
         self.listeners: set[Callable[[bool], None]] = set()
@@ -142,7 +143,7 @@ class Connection:
     async def _login(self) -> Client:
         """A new client that is connected. Raises SourceError if no server accepts it within five seconds."""
         arguments = await self._arguments()
-        client = Client()
+        client = LosslessClient()
         last: Exception | None = None
         refused: Exception | None = None
 

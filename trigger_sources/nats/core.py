@@ -11,8 +11,10 @@ from nats.nuid import NUID
 
 from trigger_sources.context import Context
 from trigger_sources.delivery import AnswerRefused, Delivery, Outcome
+from trigger_sources.encoding.header_text import text_without_surrogates
 from trigger_sources.nats.connection import Connection
-from trigger_sources.nats.events import event_from_message, header_pairs
+from trigger_sources.nats.events import event_from_message
+from trigger_sources.nats.headers import header_pairs
 from trigger_sources.nats.spec import NATSSpec
 
 _READ_SECONDS = 0.5
@@ -108,7 +110,7 @@ class CoreSubscription:
         assert connection is not None
         body, headers = b"" if answer is None else answer.body, {}
         if answer is not None and (content_type := answer.header("content-type")):
-            headers["Content-Type"] = content_type
+            headers["Content-Type"] = text_without_surrogates(content_type)
         status = 500 if answer is None else answer.status
         if outcome.kind != "delivered":
             headers |= _failure(status, outcome.reason)

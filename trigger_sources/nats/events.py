@@ -3,10 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trigger_sources.events import STRUCTURED, Event, InvalidEvent, event_from_attributes, event_from_json
+from trigger_sources.encoding.broker_headers import header_extensions
+from trigger_sources.encoding.content import CLOUDEVENTS, encoding_of, guessed_content_type, is_claim, media_of
+from trigger_sources.encoding.header_text import header_text, text_without_surrogates
+from trigger_sources.encoding.trace import TRACE_HEADERS, trace_of
+from trigger_sources.events import (
+    ENCODING,
+    STRUCTURED,
+    Event,
+    InvalidEvent,
+    attributes_of_headers,
+    escaped,
+    event_from_json,
+    valid_event,
+    with_trace,
+)
+from trigger_sources.nats.headers import header_pairs
 
 MESSAGE_TYPE = "dev.kubeirq.nats.message"
-_JSON_STARTS = frozenset(b'{["0123456789-tfn')
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,39 +57,53 @@ def event_from_message(
     extensions = {"natssubject": subject}
     content_type = None
     if headers:
-        named = {name.lower(): value for name, value in headers.items()}
-        content_type = named.get("content-type")
-        if "ce-specversion" in named or (content_type or "").startswith(STRUCTURED):
+        named = [(name.lower(), value) for name, value in header_pairs(headers)]
+        types = [value for name, value in named if name == "content-type"]
+        content_type = text_without_surrogates(header_text(types[-1])) if types else None
+        trace = trace_of((name, header_text(value)) for name, value in named if name in TRACE_HEADERS)
+        others = [(name, value) for name, value in named if name != "content-type" and name not in TRACE_HEADERS]
+        if is_claim(content_type) or any(name == "ce-specversion" for name, _ in named):
             try:
-                return _cloud_event(named, content_type, data).with_extensions(**extensions)
+                return with_trace(_cloud_event(named, content_type, data), trace).with_extensions(**extensions)
             except InvalidEvent as error:
                 extensions["invalidcloudevent"] = str(error)
-        for name, value in named.items():
-            if name in ("traceparent", "tracestate"):
-                extensions[name] = value
-            elif name != "content-type":
-                extensions["natsheader" + "".join(c for c in name if c.isascii() and c.isalnum())] = value
-    if content_type is None and data:
-        content_type = "application/json" if data[0] in _JSON_STARTS else "application/octet-stream"
+                if is_claim(content_type):  # a receiver of that content type would take the data for the event
+                    others += [("content-type", types[-1])]
+                    content_type = None
+        extensions.update(header_extensions("nats", others))
+        extensions.update(trace)
+        if encoding := encoding_of([header_text(value) for name, value in named if name == "content-encoding"]):
+            extensions[ENCODING] = text_without_surrogates(encoding)
+    if content_type is None:
+        content_type = guessed_content_type(data)
     return Event(identity, source, MESSAGE_TYPE, data, content_type, None, subject, time, extensions)
 
 
-def headers_from_event(event: Event) -> dict[str, str]:
-    """The headers of an event in the NATS binding's binary mode."""
-    found = {f"ce-{name}": value for name, value in event.attributes().items() if name != "datacontenttype"}
-    if event.datacontenttype is not None:
-        found["Content-Type"] = event.datacontenttype
-    return {name: value.replace("\r", " ").replace("\n", " ") for name, value in found.items()}
+def message_from_event(event: Event) -> tuple[dict[str, str], bytes]:
+    """The headers and the data of an event, in the NATS binding's binary mode.
+
+    `Content-Type` is for readers that know no CloudEvents. It is left out where it would make the data the event.
+    """
+    found = {f"ce-{name}": escaped(value) for name, value in event.attributes().items()}
+    if event.datacontenttype is not None and not is_claim(event.datacontenttype):
+        found["Content-Type"] = "".join(c for c in event.datacontenttype if c.isprintable())
+    return found, event.data or b""
 
 
-def header_pairs(headers: Mapping[str, str] | None) -> Sequence[tuple[str, bytes]]:
-    return [(name, value.encode()) for name, value in headers.items()] if headers else ()
-
-
-def _cloud_event(named: Mapping[str, str], content_type: str | None, data: bytes) -> Event:
-    if (content_type or "").startswith(STRUCTURED):
+def _cloud_event(named: Sequence[tuple[str, bytes]], content_type: str | None, data: bytes) -> Event:
+    if is_claim(content_type):
+        media = media_of(content_type)
+        if media not in (STRUCTURED, CLOUDEVENTS):
+            raise InvalidEvent(f"content-type: {media!r} is not known; known: {STRUCTURED}")
         return event_from_json(data)
-    attributes = {name[3:]: value for name, value in named.items() if name.startswith("ce-")}
+    headers: dict[str, str] = {}
+    for name, value in named:
+        if name.startswith("ce-") and name in headers:
+            raise InvalidEvent(f"{name[3:]}: given twice")
+        headers[name] = header_text(value)
+    attributes = attributes_of_headers(headers)
     if content_type is not None:
-        attributes["datacontenttype"] = content_type
-    return event_from_attributes(attributes, data)
+        attributes.setdefault("datacontenttype", content_type)
+    if encoding := encoding_of([header_text(value) for name, value in named if name == "content-encoding"]):
+        attributes.setdefault(ENCODING, text_without_surrogates(encoding))
+    return valid_event(attributes, data)

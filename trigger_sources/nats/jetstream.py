@@ -8,8 +8,10 @@ from typing import Any
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.encoding.header_text import bytes_of_header
 from trigger_sources.nats.connection import Connection, JetStreamError
-from trigger_sources.nats.events import Delivered, event_from_message, header_pairs
+from trigger_sources.nats.events import Delivered, event_from_message
+from trigger_sources.nats.headers import header_pairs
 from trigger_sources.nats.pull import NANOSECONDS, Place, Pull
 from trigger_sources.nats.spec import NATSSpec
 
@@ -80,7 +82,7 @@ class Consumption:
             key = message.subject.encode()
         elif trigger.key.header is not None:
             text = (message.headers or {}).get(trigger.key.header)
-            key = text.encode() if text is not None else None
+            key = bytes_of_header(text) if text is not None else None
         elif trigger.key.subject_token is not None:
             tokens = message.subject.split(".")
             if len(tokens) >= trigger.key.subject_token:

@@ -12,7 +12,7 @@ from pydantic import Field
 from trigger_sources.context import Context, SourceError
 from trigger_sources.events import Event
 from trigger_sources.nats.connection import Connection, connection_to, servers_of
-from trigger_sources.nats.events import headers_from_event
+from trigger_sources.nats.events import message_from_event
 from trigger_sources.nats.security import Security
 from trigger_sources.publisher import ReplyRefused, ReplyTarget
 from trigger_sources.spec import Servers
@@ -50,11 +50,11 @@ class NATSPublisher:
 
     async def publish_once(self, event: Event, key: bytes | None, identity: str) -> None:
         client = self._connection.client
+        headers, data = message_from_event(event)
         # A stream drops a message whose id it has, on any of its subjects. So the id names the delivery and the
         # subject: a function may return the event that it got, and other sources may use the same event id.
-        message_id = hashlib.sha256(f"{identity} {self._subject}".encode()).hexdigest()[:32]
-        headers = {**headers_from_event(event), "Nats-Msg-Id": message_id}
-        if not self._connection.takes(event.data or b"", headers):
+        headers["Nats-Msg-Id"] = hashlib.sha256(f"{identity} {self._subject}".encode()).hexdigest()[:32]
+        if not self._connection.takes(data, headers):
             raise ReplyRefused(f"reply to {self._subject!r}: larger than the server's max_payload")
         generation = self._connection.generation
         streams = (
@@ -62,12 +62,12 @@ class NATSPublisher:
         )
         try:
             if streams.get("streams"):
-                answer = await client.request(self._subject, event.data or b"", timeout=_SECONDS, headers=headers)
+                answer = await client.request(self._subject, data, timeout=_SECONDS, headers=headers)
                 confirmed = orjson.loads(answer.data)
                 if "error" in confirmed:
                     raise OSError(f"reply to {self._subject!r}: {confirmed['error'].get('description')}")
             else:
-                await client.publish(self._subject, event.data or b"", headers=headers)
+                await client.publish(self._subject, data, headers=headers)
                 await self._connection.flush(_SECONDS)
                 if self._connection.generation != generation:
                     raise OSError(f"reply to {self._subject!r}: the connection was lost meanwhile")

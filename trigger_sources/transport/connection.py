@@ -9,6 +9,7 @@ from typing import cast
 import httptools
 
 from trigger_sources.delivery import Answer
+from trigger_sources.encoding.header_text import header_text
 
 
 class NoAnswer(Exception):
@@ -156,7 +157,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._complete:
             return
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+        self._headers.append((name.decode("latin-1").lower(), header_text(value)))
 
     def on_headers_complete(self) -> None:
         if self._complete:

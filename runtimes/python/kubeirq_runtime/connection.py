@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         else:
             if self.headers is not None and self.received > HEADER_LIMIT + OVERHEAD * self.body_bytes:
                 if self.body is None:
-                    self.refuse(431, b"the header is too large\n")
+                    self.refuse(431, b"the header is larger than %d bytes\n" % HEADER_LIMIT)
                 else:
                     self.refuse(400, b"more framing than body\n")
 
@@ -131,9 +131,9 @@ class Connection(asyncio.Protocol):
         left_out = ("upgrade", "connection", "http2-settings")
         lines = [f"{name}: {value}" for name, value in self.headers.items() if name not in left_out]
         method = self.parser.get_method().decode("latin-1")
-        head = "\r\n".join([f"{method} {self.target.decode('latin-1')} HTTP/1.1", *lines, "", ""])
+        head = "\r\n".join([f"{method} {self.target.decode(errors='surrogateescape')} HTTP/1.1", *lines, "", ""])
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(head.encode("latin-1") + rest)
+        self.data_received(head.encode(errors="surrogateescape") + rest)
 
     # --- called by the parser
 
@@ -151,7 +151,10 @@ class Connection(asyncio.Protocol):
         if self.body is not None:
             return  # a trailer, which must not pass for a header
         name = name.decode("latin-1").lower()
-        value = value.decode("latin-1")
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:  # each byte that is not UTF-8 is kept, and goes out again as it came
+            value = value.decode(errors="surrogateescape")
         if name in self.headers:
             value = f"{self.headers[name]}, {value}"
         self.headers[name] = value
@@ -166,11 +169,11 @@ class Connection(asyncio.Protocol):
         for name, value in headers.items():
             size += len(name) + len(value) + len(": \r\n")
         if size > HEADER_LIMIT:
-            self.refuse(431, b"the header is too large\n")
+            self.refuse(431, b"the header is larger than %d bytes\n" % HEADER_LIMIT)
         elif length is not None and "transfer-encoding" in headers:
             self.refuse(400, b"content-length and transfer-encoding\n")
         elif length is not None and (len(length) > 18 or int(length) > self.worker.settings.body_limit_bytes):
-            self.refuse(413, b"the body is too large\n")
+            self.refuse(413, self.too_large())
         elif "expect" in headers and headers["expect"].lower() == "100-continue" and not self.is_busy:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -182,7 +185,7 @@ class Connection(asyncio.Protocol):
         self.counted_bytes += len(data)
         worker.body_bytes += len(data)
         if self.body_bytes > worker.settings.body_limit_bytes:
-            self.refuse(413, b"the body is too large\n")
+            self.refuse(413, self.too_large())
         elif worker.body_bytes > MOST_BODY_BYTES:
             self.refuse(503, b"too many large requests at once\n")
         elif not self.body:
@@ -216,6 +219,10 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
         else:
             self.begin(request, keep_alive)
+
+    def too_large(self):
+        limit = self.worker.settings.body_limit_bytes
+        return b"the body is larger than %d bytes; the function's variable FUNC_BODY_LIMIT moves this limit\n" % limit
 
     # --- requests
 
@@ -292,7 +299,7 @@ class Connection(asyncio.Protocol):
             lines.append(f"content-type: {content_type}\r\n")
         if not self.keep_alive:
             lines.append("connection: close\r\n")
-        return "".join(lines).encode(errors="replace")
+        return "".join(lines).encode(errors="surrogateescape")
 
     def answered(self):
         self.is_busy = False

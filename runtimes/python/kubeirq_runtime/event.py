@@ -1,9 +1,12 @@
 """The event that a request carries."""
 
 import base64
-from urllib.parse import unquote
+import re
+from urllib.parse import unquote_to_bytes
 
 from . import json_text
+
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 class BadRequest(Exception):
@@ -15,7 +18,7 @@ class BadRequest(Exception):
 class Event(dict):
     """Kubeless' event. Its key `cloudevent` has the attributes and raw bytes of the CloudEvent, parsed on first use."""
 
-    __slots__ = ("_attributes", "_request")
+    __slots__ = ("_attributes", "_raw", "_request")
 
     def __missing__(self, name):
         if name != "cloudevent":
@@ -24,7 +27,10 @@ class Event(dict):
         attributes = self._attributes
         if attributes is None:
             attributes = _binary_attributes(request._headers)
-        found = self["cloudevent"] = {"attributes": attributes, "data": request.body}
+        raw = self._raw
+        if raw is None:  # the part of a structured event that is its data
+            raw = json_text.dumps(json_text.loads(request.body)["data"])
+        found = self["cloudevent"] = {"attributes": attributes, "data": raw}
         return found
 
     def get(self, name, default=None):
@@ -45,39 +51,66 @@ def event_from(request, kubeless=False):
     event = Event()
     event._request = request
     event._attributes = None
-    if content_type != "application/json" and content_type.lower().startswith("application/cloudevents+json"):
-        event["data"], event._attributes = _structured(request.body)
+    event._raw = request.body
+    if content_type != "application/json" and _media(content_type) == "application/cloudevents+json":
+        event["data"], event._raw, event._attributes = _structured(request.body, kubeless)
         get = event._attributes.get
-        prefix = ""
+        event["event-id"] = get("id")
+        event["event-type"] = get("type")
+        event["event-time"] = get("time")
+        event["event-namespace"] = get("source")
     else:
-        event["data"] = _data(request.body, content_type, kubeless)
-        prefix = "ce-" if "ce-id" in headers else "event-"
-    if prefix == "event-":
-        event["event-id"] = get("event-id")
-        event["event-type"] = get("event-type")
-        event["event-time"] = get("event-time")
-        event["event-namespace"] = get("event-namespace")
-    else:
-        event["event-id"] = _unescaped(get(prefix + "id"))
-        event["event-type"] = _unescaped(get(prefix + "type"))
-        event["event-time"] = get(prefix + "time")
-        event["event-namespace"] = _unescaped(get(prefix + "source"))
+        encoded = "content-encoding" in headers and is_encoded(headers["content-encoding"])
+        event["data"] = _data(request.body, content_type, kubeless, encoded)
+        if "ce-id" in headers:
+            event["event-id"] = _unescaped(get("ce-id"))
+            event["event-type"] = _unescaped(get("ce-type"))
+            event["event-time"] = _unescaped(get("ce-time"))
+            event["event-namespace"] = _unescaped(get("ce-source"))
+        else:
+            event["event-id"] = get("event-id")
+            event["event-type"] = get("event-type")
+            event["event-time"] = get("event-time")
+            event["event-namespace"] = get("event-namespace")
     event["extensions"] = {"request": request}
     return event
 
 
-def _structured(body):
-    """Data and attributes of a CloudEvent whose body is one JSON object."""
+def is_encoded(content_encoding):
+    """Whether the header names an encoding, such as gzip. The data is then bytes, whatever its content type."""
+    return any(word.strip().lower() not in ("", "identity") for word in content_encoding.split(","))
+
+
+def _media(content_type):
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _structured(body, kubeless):
+    """Data, raw data and attributes of a CloudEvent whose body is one JSON object. None: the raw data is a JSON value.
+
+    The data is the same as if the event had come in binary mode.
+    """
     envelope = _json(body)
     if not isinstance(envelope, dict):
         raise BadRequest("the CloudEvent is not a JSON object")
     attributes = {name: value for name, value in envelope.items() if name not in ("data", "data_base64")}
-    if "data_base64" not in envelope:
-        return envelope.get("data"), attributes
-    try:
-        return base64.b64decode(envelope["data_base64"], validate=True), attributes
-    except (TypeError, ValueError):
-        raise BadRequest("the CloudEvent's data_base64 is not base64") from None
+    content_type = attributes.get("datacontenttype")
+    if content_type is not None and not isinstance(content_type, str):
+        raise BadRequest("the CloudEvent's datacontenttype is not a text")
+    if "data_base64" in envelope:
+        try:
+            raw = base64.b64decode(envelope["data_base64"], validate=True)
+        except (TypeError, ValueError):
+            raise BadRequest("the CloudEvent's data_base64 is not base64") from None
+        encoded = is_encoded(str(attributes.get("contentencoding", "")))
+        return _data(raw, content_type or "", kubeless, encoded), raw, attributes
+    if "data" not in envelope:
+        return _data(b"", "", kubeless, False), b"", attributes
+    value = envelope["data"]
+    if content_type is None or _is_json(_media(content_type)):
+        return value, None, attributes
+    raw = b"" if value is None else value.encode(errors="replace") if isinstance(value, str) else json_text.dumps(value)
+    return _data(raw, content_type, kubeless, False), raw, attributes
 
 
 def _binary_attributes(headers):
@@ -87,18 +120,24 @@ def _binary_attributes(headers):
     return found
 
 
-def _data(body, content_type, kubeless):
+def _data(body, content_type, kubeless, encoded):
     """JSON parsed, text/* as text, None for an empty body, and else bytes. Kubeless knows only JSON and bytes."""
     if not body:
         return b"" if kubeless else None
+    if encoded:
+        return body
     if content_type == "application/json":
         return _json(body)
-    media = content_type.partition(";")[0].strip().lower()
-    if media in ("application/json", "text/json") or media.endswith("+json"):
+    media = _media(content_type)
+    if _is_json(media):
         return _json(body)
     if media.startswith("text/") and not kubeless:
         return body.decode(errors="replace")
     return body
+
+
+def _is_json(media):
+    return media.endswith(("/json", "+json"))
 
 
 def _json(body):
@@ -109,4 +148,14 @@ def _json(body):
 
 
 def _unescaped(value):
-    return unquote(value) if isinstance(value, str) and "%" in value else value
+    """The attribute in a `ce-` header: unquoted, then percent-decoded once."""
+    if not isinstance(value, str):
+        return value
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = _ESCAPED.sub(r"\1", value[1:-1])
+    if "%" not in value and value.isascii():
+        return value
+    try:
+        return unquote_to_bytes(value.encode(errors="surrogateescape")).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("an attribute of the CloudEvent is not UTF-8") from None

@@ -6,19 +6,24 @@ from hypothesis import strategies as st
 from trigger_sources.events import Event, binary_headers, event_from_http
 
 ANYTHING = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
-NAMED = ANYTHING.filter(bool)
+ALLOWED = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn")), max_size=20)
+NAMED = ALLOWED.filter(bool)
+URIS = st.text(
+    st.characters(min_codepoint=0x26, exclude_characters='"<>\\^`{|}', exclude_categories=("Cs", "Cc", "Cn"))
+)
+TIMES = st.datetimes().map(lambda time: f"{time.isoformat(timespec='microseconds')}Z")
 PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
 EVENTS = st.builds(
     Event,
     id=NAMED,
-    source=NAMED,
+    source=URIS.map(lambda text: f"/{text}"),
     type=NAMED,
     data=st.just(b""),
     datacontenttype=st.none() | PRINTABLE | st.just("text/plain; charset=utf-8"),
-    dataschema=st.none() | NAMED,
-    subject=st.none() | ANYTHING,
-    time=st.none() | ANYTHING,
-    extensions=st.dictionaries(st.from_regex(r"x[a-z0-9]{1,8}", fullmatch=True), ANYTHING, max_size=3),
+    dataschema=st.none() | URIS.map(lambda text: f"urn:{text}0"),
+    subject=st.none() | NAMED,
+    time=st.none() | TIMES,
+    extensions=st.dictionaries(st.from_regex(r"x[a-z0-9]{1,8}", fullmatch=True), ALLOWED, max_size=3),
 )
 
 

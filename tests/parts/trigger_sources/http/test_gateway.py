@@ -282,7 +282,7 @@ HOSTILE = {
     "a name before the host": request("POST / HTTP/1.1", host="shop.example:x@evil"),
     "a name before the host of the target": request("POST http://shop.example:x@evil/ HTTP/1.1"),
     "another scheme": request("POST ftp://h/ HTTP/1.1"),
-    "a header that is not UTF-8": b"POST / HTTP/1.1\r\nhost: h\r\nx: \xff\r\n\r\n",
+    "a header's name that is not ASCII": b"POST / HTTP/1.1\r\nhost: h\r\n\xc3\xbc: a\r\n\r\n",
     "a fragment": request("POST /#a HTTP/1.1"),
     "a bad chunk size": request("POST / HTTP/1.1", "transfer-encoding: chunked", body=b"zz\r\nab\r\n0\r\n\r\n"),
     "a chunk without its end": request("POST / HTTP/1.1", "transfer-encoding: chunked", body=b"2\r\nabcd\r\n0\r\n\r\n"),

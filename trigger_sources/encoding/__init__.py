@@ -1,0 +1,1 @@
+"""The encodings of events and headers: one rule each, for every source and every hop. Pure."""
