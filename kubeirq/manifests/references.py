@@ -8,9 +8,12 @@ from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.field_lines import FieldLines
 from kubeirq.manifests.resources import Resource
 from trigger_sources.dispatch.filters import compile_filter
+from trigger_sources.http import HTTPTrigger
 from trigger_sources.problems import Place, Problem, dotted, nearest
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import secret_refs
+
+_BODY_LIMIT_BYTES = 8 * 1024 * 1024  # of a function that sets no FUNC_BODY_LIMIT
 
 Found = tuple[Place, str]  # the place below `spec`, and the problem
 Name = tuple[str, str]  # namespace, name
@@ -77,11 +80,34 @@ def _trigger_problems(
     name = spec.reply.function if spec.reply is not None else None
     if complete and name is not None and name not in known:
         yield ("reply", "function"), f"no Function {name!r} in these files{nearest(name, known)}"
+    if isinstance(spec, HTTPTrigger) and target.function in neighbours:
+        yield from _body_limit_problems(spec, neighbours[target.function])
     if spec.filter is not None:
         try:
             compile_filter(spec.filter)
         except ValueError as error:
             yield ("filter",), str(error)
+
+
+def _body_limit_problems(trigger: HTTPTrigger, function: Resource) -> Iterator[Found]:
+    """A gateway that lets in larger bodies than the function takes, as far as the files tell."""
+    limit = _body_limit_of(function.spec) if isinstance(function.spec, FunctionSpec) else None
+    if limit is not None and trigger.body_limit_bytes > limit:
+        yield (
+            ("bodyLimitBytes",),
+            f"the Function {function.name!r} takes bodies of at most {limit} bytes; give it the variable"
+            f" FUNC_BODY_LIMIT: env: [{{name: FUNC_BODY_LIMIT, value: '{trigger.body_limit_bytes}'}}]",
+        )
+
+
+def _body_limit_of(function: FunctionSpec) -> int | None:
+    """The largest body that the function takes; None if the files do not tell."""
+    if function.image is not None or function.source.image is not None:
+        return None
+    for variable in function.env:
+        if variable.name == "FUNC_BODY_LIMIT":
+            return int(variable.value) if variable.value is not None and variable.value.isdecimal() else None
+    return None if function.env_from else _BODY_LIMIT_BYTES
 
 
 def _secret_problems(

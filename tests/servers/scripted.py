@@ -110,7 +110,7 @@ class _Connection(asyncio.Protocol):
         self.target = url.decode()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode().lower()] = value.decode()
+        self.headers[name.decode().lower()] = value.decode(errors="surrogateescape")
 
     def on_body(self, body: bytes) -> None:
         self.body += body

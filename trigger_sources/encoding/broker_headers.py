@@ -1,8 +1,46 @@
-"""The headers of a broker's message as attributes of its event. Pure."""
+"""The headers of a broker's message, by their meaning, and as attributes of its event. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
+
+from trigger_sources.encoding.content import encoding_of
+from trigger_sources.encoding.header_text import header_text, text_without_surrogates
+from trigger_sources.encoding.trace import trace_of
+
+_NO_TRACE: Mapping[str, str] = {}
+
+
+class MeaningOfHeaders:
+    """The headers of a message, sorted by what they say. Names are in lower case.
+
+    `others` are the headers that become attributes of a plain message. Of several content types, the last one counts.
+    """
+
+    __slots__ = ("content_type", "encoding", "others", "trace")
+
+    def __init__(self, headers: Sequence[tuple[str, bytes | None]]) -> None:
+        content_type: bytes | None = None
+        encodings: list[str] = []
+        trace: list[tuple[str, str]] = []
+        self.others: list[tuple[str, bytes]] = []
+        for name, value in headers:
+            name, value = name.lower(), value or b""
+            if name == "content-type":
+                content_type = value
+            elif name in ("traceparent", "tracestate"):
+                trace.append((name, header_text(value)))
+            else:
+                if name == "content-encoding":
+                    encodings.append(header_text(value))
+                self.others.append((name, value))
+        self.content_type = None if content_type is None else text_without_surrogates(header_text(content_type))
+        encoding = encoding_of(encodings) if encodings else None
+        self.encoding = None if encoding is None else text_without_surrogates(encoding)
+        self.trace = trace_of(trace) if trace else _NO_TRACE
+
+    def has(self, name: str) -> bool:
+        return any(found == name for found, _ in self.others)
 
 
 def header_extensions(source: str, headers: Sequence[tuple[str, bytes]]) -> dict[str, str]:
@@ -15,7 +53,9 @@ def header_extensions(source: str, headers: Sequence[tuple[str, bytes]]) -> dict
     found: dict[str, str] = {}
     complete = True
     for name, value in headers:
-        plain = "".join(c for c in name.lower() if c.isascii() and c.isalnum())
+        plain = name.lower()
+        if not (plain.isascii() and plain.isalnum()):
+            plain = "".join(c for c in plain if c.isascii() and c.isalnum())
         attribute = f"{source}header{plain}"
         try:
             text = value.decode()

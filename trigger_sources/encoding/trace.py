@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 
-TRACE_HEADERS = frozenset({"traceparent", "tracestate"})
-
 
 def trace_of(headers: Iterable[tuple[str, str]]) -> Mapping[str, str]:
     """The trace context in the headers, as attributes; names are lower-case.

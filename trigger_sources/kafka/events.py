@@ -7,10 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from trigger_sources.encoding.attributes import key_extension
-from trigger_sources.encoding.broker_headers import header_extensions
-from trigger_sources.encoding.content import CLOUDEVENTS, encoding_of, guessed_content_type, is_claim, media_of
-from trigger_sources.encoding.header_text import header_text, text_without_surrogates
-from trigger_sources.encoding.trace import TRACE_HEADERS, trace_of
+from trigger_sources.encoding.broker_headers import MeaningOfHeaders, header_extensions
+from trigger_sources.encoding.content import CLOUDEVENTS, guessed_content_type, is_claim, media_of
 from trigger_sources.events import (
     ENCODING,
     STRUCTURED,
@@ -23,7 +21,6 @@ from trigger_sources.events import (
 )
 
 RECORD_TYPE = "dev.kubeirq.kafka.record"
-Headers = Sequence[tuple[str, bytes]]
 _YEAR_10000 = 253_402_300_800_000
 
 
@@ -33,7 +30,7 @@ def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
     A record in the form of a CloudEvent (binary or structured) becomes that event. An invalid CloudEvent becomes the
     event of a plain record, with the reason in the extension `invalidcloudevent`.
     """
-    headers: Headers = record.headers
+    headers: Sequence[tuple[str, bytes | None]] = record.headers
     partition, offset = str(record.partition), str(record.offset)
     extensions = {"kafkatopic": record.topic, "kafkapartition": partition, "kafkaoffset": offset}
     key: bytes | None = record.key
@@ -42,26 +39,23 @@ def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
         extensions[name] = text
     content_type = None
     if headers:
-        named = [(name.lower(), value or b"") for name, value in headers]
-        types = [value for name, value in named if name == "content-type"]
-        content_type = text_without_surrogates(header_text(types[-1])) if types else None
-        trace = trace_of((name, header_text(value)) for name, value in named if name in TRACE_HEADERS)
-        others = [(name, value) for name, value in named if name != "content-type" and name not in TRACE_HEADERS]
-        if is_claim(content_type) or any(name == "ce_specversion" for name, _ in named):
+        meaning = MeaningOfHeaders(headers)
+        content_type, others = meaning.content_type, meaning.others
+        if is_claim(content_type) or meaning.has("ce_specversion"):
             try:
-                event = _cloud_event(record, named, content_type)
+                event = _cloud_event(record, meaning)
             except InvalidEvent as error:
                 extensions["invalidcloudevent"] = str(error)
                 if is_claim(content_type):  # a receiver of that content type would take the data for the event
-                    others += [("content-type", types[-1])]
+                    others = [*others, ("content-type", (content_type or "").encode())]
                     content_type = None
             else:
                 extensions.update(header_extensions("kafka", [pair for pair in others if pair[0][:3] != "ce_"]))
-                return with_trace(replace(event, extensions=_joined(extensions, event.extensions)), trace)
+                return with_trace(replace(event, extensions=_joined(extensions, event.extensions)), meaning.trace)
         extensions.update(header_extensions("kafka", others))
-        extensions.update(trace)
-        if encoding := encoding_of([header_text(value) for name, value in named if name == "content-encoding"]):
-            extensions[ENCODING] = text_without_surrogates(encoding)
+        extensions.update(meaning.trace)
+        if meaning.encoding is not None:
+            extensions[ENCODING] = meaning.encoding
     data: bytes | None = record.value
     if content_type is None:
         content_type = guessed_content_type(data)
@@ -109,14 +103,15 @@ def _joined(own: Mapping[str, str], producers: Mapping[str, str]) -> dict[str, s
     return {**kept, **producers, **{name: value for name, value in kept.items() if name.startswith("kafka")}}
 
 
-def _cloud_event(record: Any, named: Headers, content_type: str | None) -> Event:
+def _cloud_event(record: Any, meaning: MeaningOfHeaders) -> Event:
+    content_type = meaning.content_type
     if is_claim(content_type):
         media = media_of(content_type)
         if media not in (STRUCTURED, CLOUDEVENTS):
             raise InvalidEvent(f"content-type: {media!r} is not known; known: {STRUCTURED}")
         return event_from_json(record.value or b"")
     attributes: dict[str, str] = {}
-    for name, value in named:
+    for name, value in meaning.others:
         if name.startswith("ce_"):
             if name[3:] in attributes:
                 raise InvalidEvent(f"{name[3:]}: given twice")
@@ -126,6 +121,6 @@ def _cloud_event(record: Any, named: Headers, content_type: str | None) -> Event
                 raise InvalidEvent(f"an attribute is not UTF-8: {error}") from error
     if content_type is not None:
         attributes["datacontenttype"] = content_type
-    if encoding := encoding_of([header_text(value) for name, value in named if name == "content-encoding"]):
-        attributes.setdefault(ENCODING, text_without_surrogates(encoding))
+    if meaning.encoding is not None:
+        attributes.setdefault(ENCODING, meaning.encoding)
     return valid_event(attributes, record.value)

@@ -1,12 +1,11 @@
 """Converts NATS messages to events, and reads JetStream's metadata from reply subjects. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trigger_sources.encoding.broker_headers import header_extensions
-from trigger_sources.encoding.content import CLOUDEVENTS, encoding_of, guessed_content_type, is_claim, media_of
-from trigger_sources.encoding.header_text import header_text, text_without_surrogates
-from trigger_sources.encoding.trace import TRACE_HEADERS, trace_of
+from trigger_sources.encoding.broker_headers import MeaningOfHeaders, header_extensions
+from trigger_sources.encoding.content import CLOUDEVENTS, guessed_content_type, is_claim, media_of
+from trigger_sources.encoding.header_text import header_text
 from trigger_sources.events import (
     ENCODING,
     STRUCTURED,
@@ -57,23 +56,20 @@ def event_from_message(
     extensions = {"natssubject": subject}
     content_type = None
     if headers:
-        named = [(name.lower(), value) for name, value in header_pairs(headers)]
-        types = [value for name, value in named if name == "content-type"]
-        content_type = text_without_surrogates(header_text(types[-1])) if types else None
-        trace = trace_of((name, header_text(value)) for name, value in named if name in TRACE_HEADERS)
-        others = [(name, value) for name, value in named if name != "content-type" and name not in TRACE_HEADERS]
-        if is_claim(content_type) or any(name == "ce-specversion" for name, _ in named):
+        meaning = MeaningOfHeaders(header_pairs(headers))
+        content_type, others = meaning.content_type, meaning.others
+        if is_claim(content_type) or meaning.has("ce-specversion"):
             try:
-                return with_trace(_cloud_event(named, content_type, data), trace).with_extensions(**extensions)
+                return with_trace(_cloud_event(meaning, data), meaning.trace).with_extensions(**extensions)
             except InvalidEvent as error:
                 extensions["invalidcloudevent"] = str(error)
                 if is_claim(content_type):  # a receiver of that content type would take the data for the event
-                    others += [("content-type", types[-1])]
+                    others = [*others, ("content-type", (content_type or "").encode())]
                     content_type = None
         extensions.update(header_extensions("nats", others))
-        extensions.update(trace)
-        if encoding := encoding_of([header_text(value) for name, value in named if name == "content-encoding"]):
-            extensions[ENCODING] = text_without_surrogates(encoding)
+        extensions.update(meaning.trace)
+        if meaning.encoding is not None:
+            extensions[ENCODING] = meaning.encoding
     if content_type is None:
         content_type = guessed_content_type(data)
     return Event(identity, source, MESSAGE_TYPE, data, content_type, None, subject, time, extensions)
@@ -90,20 +86,21 @@ def message_from_event(event: Event) -> tuple[dict[str, str], bytes]:
     return found, event.data or b""
 
 
-def _cloud_event(named: Sequence[tuple[str, bytes]], content_type: str | None, data: bytes) -> Event:
+def _cloud_event(meaning: MeaningOfHeaders, data: bytes) -> Event:
+    content_type = meaning.content_type
     if is_claim(content_type):
         media = media_of(content_type)
         if media not in (STRUCTURED, CLOUDEVENTS):
             raise InvalidEvent(f"content-type: {media!r} is not known; known: {STRUCTURED}")
         return event_from_json(data)
     headers: dict[str, str] = {}
-    for name, value in named:
+    for name, value in meaning.others:
         if name.startswith("ce-") and name in headers:
             raise InvalidEvent(f"{name[3:]}: given twice")
         headers[name] = header_text(value)
     attributes = attributes_of_headers(headers)
     if content_type is not None:
         attributes.setdefault("datacontenttype", content_type)
-    if encoding := encoding_of([header_text(value) for name, value in named if name == "content-encoding"]):
-        attributes.setdefault(ENCODING, text_without_surrogates(encoding))
+    if meaning.encoding is not None:
+        attributes.setdefault(ENCODING, meaning.encoding)
     return valid_event(attributes, data)

@@ -70,3 +70,9 @@ def test_every_shape_of_an_answer(result: object, answer: tuple[int, bytes]) -> 
 
 def test_nothing_is_no_content_but_for_kubeless() -> None:
     assert answer_from(None, kubeless=True)[0] == 200
+
+
+def test_a_header_may_have_the_bytes_of_a_header_that_came_in_and_no_other_surrogate() -> None:
+    assert answer_from(("x", 200, {"a": "é\udce9"}))[1] == [("a", "é\udce9")]
+    with pytest.raises(BadAnswer, match="a character that would break the answer"):
+        answer_from(("x", 200, {"a": "\ud800"}))

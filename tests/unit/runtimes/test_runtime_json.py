@@ -34,3 +34,18 @@ def test_both_refuse_the_same(chosen: ModuleType) -> None:
         chosen.dumps({"a": object()})
     with pytest.raises(ValueError, match="line 1"):
         chosen.loads(b"{")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["123456789012345678901234567890", "18446744073709551616", "-9223372036854775809", '{"wei":[1,-' + "9" * 40 + "]}"],
+)
+def test_both_keep_every_digit_of_an_integer(chosen: ModuleType, text: str) -> None:
+    assert chosen.dumps(chosen.loads(text.encode())).decode() == text
+
+
+def test_a_long_row_of_digits_in_a_text_is_no_number(chosen: ModuleType) -> None:
+    assert chosen.loads(b'{"card":"1234567890123456789012","pi":3.14159265358979323846264}') == {
+        "card": "1234567890123456789012",
+        "pi": 3.14159265358979323846264,
+    }

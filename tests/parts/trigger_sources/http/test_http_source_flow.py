@@ -1,6 +1,8 @@
 """HTTP triggers with everything real behind them: gateway, store, flow, dispatcher, and a function to call."""
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
+from servers.function import function
 from servers.ports import free_port
 from servers.scripted import Answer, Call, scripted
 
@@ -170,3 +174,113 @@ async def test_an_accepted_event_that_cannot_be_read_becomes_a_dead_letter_and_t
         }  # fmt: skip
         assert {letter.reason for letter in letters} == {"Unreadable"}
         assert "version 2; known: 1" in "".join(letter.message for letter in letters)
+
+
+ECHO = """
+def handler(event, context):
+    request = event["extensions"]["request"]
+    headers = request.headers
+    back = {"x-back": headers["x-name"]} if "x-name" in headers else {}
+    seen = {name: value for name, value in headers.items() if not name.startswith("x-")}
+    kind = type(event["data"]).__name__
+    return {"params": request.path_params, "kind": kind, "id": event["event-id"], "headers": seen}, 200, back
+"""
+
+
+async def exchanged(port: int, path: str, body: bytes, *headers: bytes) -> tuple[int, bytes, Any]:
+    """Status, head and JSON body of one request's answer, with the head's own bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        lines = [f"POST {path} HTTP/1.1".encode(), b"host: h", b"connection: close", *headers]
+        writer.write(b"\r\n".join([*lines, b"content-length: %d" % len(body), b"", b""]) + body)
+        async with asyncio.timeout(20):
+            head, _, rest = (await reader.read()).partition(b"\r\n\r\n")
+    finally:
+        writer.close()
+    return int(head.split()[1]), head, json.loads(rest) if rest else None
+
+
+@pytest.mark.parametrize("value", ["José".encode(), "José".encode("latin-1"), b"\xff\x80 \xc3\xa9", "€".encode()])
+@pytest.mark.parametrize("answer", ["function", "accepted"])
+async def test_the_bytes_of_a_header_survive_the_way_to_the_function_and_back(
+    tmp_path: Path, value: bytes, answer: str
+) -> None:
+    async def decide(call: Call) -> Answer:
+        return 200
+
+    async with scripted(decide) as far, function(ECHO) as echo, Store.open(tmp_path / "s.db") as store:
+        if answer == "accepted":
+            async with bench(far.url, store, answer="accepted") as it:
+                status, _, _ = await exchanged(it.gateway.port, "/orders", b"", b"x-name: " + value)
+                assert status == 202
+                async with asyncio.timeout(10):
+                    while not far.calls:
+                        await asyncio.sleep(0.005)
+            assert far.calls[0].headers["x-name"].encode(errors="surrogateescape") == value
+            return
+        async with bench(echo.url, store) as it:
+            status, head, _ = await exchanged(it.gateway.port, "/orders", b"", b"x-name: " + value)
+            assert (status, b"\r\nx-back: " + value + b"\r\n" in head) == (200, True)
+
+
+async def test_a_function_sees_texts_data_and_traces_as_the_caller_meant_them(tmp_path: Path) -> None:
+    async with function(ECHO) as echo, Store.open(tmp_path / "s.db") as store:
+        async with bench(echo.url, store, path="/orders/{id}/x/{rest...}", keyHeader="x-key") as it:
+            port = it.gateway.port
+            status, _, seen = await exchanged(port, "/orders/caf%C3%A9/x/%F0%9F%98%80/y", b"", b"x-key: \xe9")
+            assert (status, seen["params"]) == (200, {"id": "café", "rest": "😀/y"})
+            assert seen["headers"]["ce-partitionkeyhex"] == "e9"
+            zipped = gzip.compress(b'{"a": 1}')
+            kinds = [b"content-type: application/json", b"content-encoding: gzip"]
+            status, _, seen = await exchanged(port, "/orders/1/x/", zipped, *kinds)
+            assert (status, seen["kind"], seen["headers"]["content-encoding"]) == (200, "bytes", "gzip")
+            twice = [b"traceparent: 00-a-b-01", b"traceparent: 00-c-d-01"]
+            status, _, seen = await exchanged(port, "/orders/1/x/", b"", *twice)
+            assert (status, "traceparent" in seen["headers"]) == (200, False)
+            envelope = b'{"specversion":"1.0","id":"i","source":"/s","type":"t","data":{"n":1}}'
+            headers = [b"content-type: application/cloudevents+json", *twice[:1]]
+            status, _, seen = await exchanged(port, "/orders/1/x/", envelope, *headers)
+            assert (status, seen["kind"], seen["id"]) == (200, "dict", "i")
+            assert seen["headers"]["traceparent"] == "00-a-b-01"
+            status, _, refused = await exchanged(port, "/orders/1/x/", zipped, *headers, b"content-encoding: gzip")
+            assert (status, refused["error"][:22]) == (415, "content-encoding: gzip")
+
+
+async def test_a_head_that_no_function_takes_is_refused_at_once(tmp_path: Path) -> None:
+    large = [b"x%d: " % number + b"a" * 8_000 for number in range(9)]
+    async with scripted() as far, Store.open(tmp_path / "s.db") as store:
+        for answer in ("function", "accepted"):
+            async with bench(far.url, store, answer=answer) as it:
+                status, _, refused = await exchanged(it.gateway.port, "/orders", b"", *large)
+                assert (status, "a function takes" in refused["error"]) == (431, True)
+                assert (await exchanged(it.gateway.port, "/orders", b"", *large[:7]))[0] in (200, 202)
+
+
+async def test_an_answer_over_a_bound_is_named_to_the_caller(tmp_path: Path) -> None:
+    source = """
+def handler(event, context):
+    if event["extensions"]["request"].query.get("large") == "head":
+        return "x", 200, {"x-large": "a" * 70_000}
+    return b"a" * (8 * 1024 * 1024 + 1)
+"""
+    async with function(source) as far, Store.open(tmp_path / "s.db") as store:
+        async with bench(far.url, store) as it:
+            status, _, refused = await exchanged(it.gateway.port, "/orders", b"")
+            assert (status, "body is over 8388608 bytes" in refused["error"]) == (502, True)
+            status, _, refused = await exchanged(it.gateway.port, "/orders?large=head", b"")
+            assert (status, "header is over 65536 bytes" in refused["error"]) == (502, True)
+
+
+async def test_a_function_that_refuses_a_body_names_the_bound_and_the_variable(tmp_path: Path) -> None:
+    async with function(ECHO, FUNC_BODY_LIMIT="100") as far, Store.open(tmp_path / "s.db") as store:
+        async with bench(far.url, store) as it, it.client.post("/orders", data=b"a" * 101) as answer:
+            assert answer.status == 413
+            text = "the body is larger than 100 bytes; the function's variable FUNC_BODY_LIMIT moves this limit\n"
+            assert await answer.text() == text
+
+
+@pytest.mark.parametrize("url", ["http://f.example/v1/hook", "http://f.example/?x=1", "http://f.example/v1/"])
+def test_an_address_with_a_path_is_refused_because_the_requests_have_their_own(url: str) -> None:
+    with pytest.raises(ValueError, match=r"so only http://f\.example is possible"):
+        HTTPTrigger.model_validate({"url": url, "path": "/orders"})
+    HTTPTrigger.model_validate({"url": "http://f.example/"})

@@ -56,6 +56,38 @@ def test_secrets_are_read_from_documents_or_from_a_folder(tmp_path: Path) -> Non
     assert resources.secrets["default", "kafka"] == {"password": "p"}
 
 
+@pytest.mark.parametrize(
+    ("env", "limit", "fits"),
+    [
+        ("", 8_388_608, True),
+        ("", 8_388_609, False),
+        ("env: [{name: FUNC_BODY_LIMIT, value: '20000000'}]", 12_000_000, True),
+        ("env: [{name: FUNC_BODY_LIMIT, value: '1000'}]", 1_001, False),
+        ("env: [{name: FUNC_BODY_LIMIT, valueFrom: {configMapKeyRef: {name: a, key: b}}}]", 12_000_000, True),
+        ("envFrom: [{configMapRef: {name: a}}]", 12_000_000, True),
+    ],
+)
+def test_a_body_limit_above_the_functions_own_is_a_problem(tmp_path: Path, env: str, limit: int, fits: bool) -> None:
+    (tmp_path / "f.yaml").write_text(
+        f"""
+apiVersion: kubeirq.dev/v1
+kind: Function
+metadata: {{name: f}}
+spec:
+  source: {{inline: ''}}
+  {env}
+---
+apiVersion: kubeirq.dev/v1
+kind: HTTPTrigger
+metadata: {{name: t}}
+spec: {{function: f, bodyLimitBytes: {limit}}}
+"""
+    )
+    problems = [str(problem) for problem in load([tmp_path])[1]]
+    assert (problems == []) is fits, problems
+    assert fits or "FUNC_BODY_LIMIT" in problems[0]
+
+
 yaml_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: (
