@@ -1,7 +1,7 @@
 """The services that the fabric offers to a source, and the errors that a source raises. Part of the plugin API."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
@@ -52,6 +52,7 @@ class Context(Protocol):
     draining: asyncio.Event  # set when the flow begins to stop: pull no more; what was taken still settles
     stopping: asyncio.Event  # set when the trigger stops; events that a read still brings are settled as `returned`
     defaults: Mapping[str, Sequence[str]]  # addresses for a spec that names none, by kind: "kafka", "nats"
+    own_servers: Collection[str]  # the kinds whose default addresses are the fabric's own servers, not somebody else's
 
     @property
     def state(self) -> State:

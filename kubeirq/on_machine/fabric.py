@@ -69,6 +69,7 @@ class Fabric:
                 gateway=self.gateway,
                 secrets=lambda namespace, reference: self.desired.secret(namespace, reference),
                 defaults=self._default_addresses,
+                own_servers=("kafka", "nats"),
             )
             self.running_flows = Flows(self.host, self.function_processes.gate, observe=self._observe)
             self._stack = stack.pop_all()

@@ -454,6 +454,7 @@ class FlowContext:
         self.stopping = asyncio.Event()
         self.state = state
         self.defaults = host.defaults
+        self.own_servers = host.own_servers
         self._flow = flow
         self._host = host
 

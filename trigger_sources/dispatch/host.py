@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -52,6 +52,7 @@ class Host(Protocol):
 
     replica: str  # this process, unlike any other that may share the work
     defaults: Mapping[str, Sequence[str]]  # addresses where a spec names none: "kafka", "nats"
+    own_servers: Collection[str]  # the kinds whose default addresses are the fabric's own servers
     store: FabricStore
     gateway: HttpGateway
     reach: Reach | None  # the addresses that triggers may call; None: all, on a machine that is one person's
@@ -125,12 +126,14 @@ class LocalHost:
         gateway: HttpGateway,
         secrets: Callable[[str, SecretRef], str],
         defaults: Mapping[str, Sequence[str]],
+        own_servers: Collection[str] = (),
         reach: Reach | None = None,
     ) -> None:
         self.replica = replica
         self.store = store
         self.gateway = gateway
         self.defaults = defaults
+        self.own_servers = own_servers
         self.reach = reach
         self._secrets = secrets
         self._shared = Shared()

@@ -1,7 +1,7 @@
 """A stand-in for the fabric: a context that a test passes to a source."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ class StandInContext:
     limit: int = 64
     room: int = 64
     defaults: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    own_servers: Collection[str] = ()
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
