@@ -140,7 +140,8 @@ def may_write(
     metadata = found.get("metadata") or {}
     if _TRIGGER not in metadata:
         # Consumers that the fabric names are its own, also those of a version that made no marks
-        if not chosen or all(found.get(name) == value for name, value in wanted.items() if name != "metadata"):
+        made_so = all(found.get(name) == value for name, value in wanted.items() if name != "metadata")
+        if not chosen or (made_so and not found.get("deliver_subject")):
             return "write"
         return _use(info, wanted, in_order)
     same = (metadata.get(_TRIGGER), metadata.get(_FUNCTION)) == (owner.trigger, owner.function)
