@@ -7,6 +7,8 @@ from typing import Literal
 from trigger_sources.events import Event
 from trigger_sources.values import frozen
 
+STOPPING = "Stopping"  # the reason of an outcome `returned` of a trigger that stops
+
 OutcomeKind = Literal["delivered", "filtered", "deadLettered", "dropped", "returned"]
 
 

@@ -46,6 +46,7 @@ class TriggerSettings:
     egress_policy: Reach  # for calls over HTTP
     kafka_brokers: Sequence[str]
     nats_servers: Sequence[str]
+    own_servers: Sequence[str]  # the kinds whose default addresses are servers that the chart runs
     store_servers: Sequence[str]  # the JetStream servers of the fabric's store; empty without a store
     store_credentials: str  # the text of a .creds file, or empty
     store_replicas: int  # of each stream
@@ -67,6 +68,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         egress_policy=_egress_policy(environment),
         kafka_brokers=environment.get("KUBEIRQ_KAFKA_BROKERS", "").split(),
         nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
+        own_servers=environment.get("KUBEIRQ_OWN_SERVERS", "").split(),
         store_servers=environment.get("KUBEIRQ_STORE_NATS_SERVERS", "").split(),
         store_credentials=_text_of(environment, "KUBEIRQ_STORE_NATS_CREDS"),
         store_replicas=number(environment, "KUBEIRQ_STORE_REPLICAS", 1, most=5),
@@ -119,6 +121,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             gateway=gateway,
             secrets=secrets.text,
             defaults={"kafka": settings.kafka_brokers, "nats": settings.nats_servers},
+            own_servers=settings.own_servers,
             reach=settings.egress_policy,
         )
         has_exposed = "HTTPTrigger" in found

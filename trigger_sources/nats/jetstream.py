@@ -1,23 +1,43 @@
 """The deliveries of a JetStream trigger: the messages of its consumer."""
 
+import asyncio
 import logging
 import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.encoding.header_text import bytes_of_header
-from trigger_sources.nats.connection import Connection, JetStreamError
+from trigger_sources.nats.connection import Connection
+from trigger_sources.nats.consumer import (
+    Config,
+    consumer_info,
+    create_consumer,
+    create_missing,
+    drifted,
+    event_ids_of,
+    is_marked,
+    keeps_metadata,
+    may_write,
+    unsettled,
+    updated,
+    with_event_ids,
+)
 from trigger_sources.nats.events import Delivered, event_from_message
 from trigger_sources.nats.headers import header_pairs
-from trigger_sources.nats.pull import NANOSECONDS, Place, Pull
+from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning, policy_of
+from trigger_sources.nats.pull import NANOSECONDS, Pull
+from trigger_sources.nats.pull import Place as MessagePlace
+from trigger_sources.nats.source_stream import ABOUT_STREAMS, SourceStream, find_stream, look_at
 from trigger_sources.nats.spec import NATSSpec
+from trigger_sources.source import Lag
 
 log = logging.getLogger(__name__)
 
 _READ_SECONDS = 0.5
+_LEAST_UNACKNOWLEDGED = 1_000
 
 
 class Consumption:
@@ -26,37 +46,50 @@ class Consumption:
     def __init__(self, trigger: NATSSpec, context: Context) -> None:
         self._trigger = trigger
         self._context = context
-        self._connection: Connection | None = None
-        self._pull: Pull | None = None
-        self._stream = ""
-        self._place = ""  # the prefix of positions: the stream and the time of its creation
         self._consumer = trigger.name_in(context)
-        self._held: dict[int, None] = {}  # sequences that are handed out and not settled
+        self._kept = KeptPlace(context.state, trigger.subject)
+        self._connection: Connection
+        self._stream: SourceStream
+        self._pull: Pull | None = None
+        self._position = ""  # the first part of positions: the stream and the time of its creation
+        self._ids = ""  # the first part of the ids of events
+        self._source = ""
+        self._note = ("", "")  # the reason and the message of a source that is connected
+        self._failure: SourceError | None = None  # what `look` found; the next read raises it
+        self._draining: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         trigger, context = self._trigger, self._context
-        connection = await trigger.connection(context)
-        self._connection = connection
-        self._stream = await trigger.stream_in(context)
-        info = await connection.api(f"STREAM.INFO.{self._stream}")
-        created = datetime.fromisoformat(info["created"][:19] + "+00:00")
-        self._place = f"{self._stream}@{int(created.timestamp())}{info['created'][19:].strip('.Z')}"
-        await self._create_consumer()
+        connection = self._connection = await trigger.connection(context)
+        self._stream = await find_stream(connection, trigger.wish(context))
+        info = await consumer_info(connection, self._stream.name, self._consumer)
+        info = await self._begin() if info is None else await self._continue(info)
+        stream = self._stream
+        self._position = stream.place
+        self._source = f"/nats/{stream.name}"
+        self._kept.is_at(stream.place, info, self._ids)
+        if not self._note[0] and not stream.problem and not stream.has_all(trigger.subject):
+            self._note = ("PartlyInStream", f"stream {stream.text} has only a part of {trigger.subject!r}")
         self._pull = Pull(
             connection,
-            self._stream,
+            stream.name,
             self._consumer,
             ack_wait_seconds=trigger.ack_wait_seconds,
             in_order=trigger.lanes != "none",
+            config=info["config"],
         )
         await self._pull.open()
-        connection.listeners.add(self._connected)
-        context.report(connected=connection.client.is_connected)
+        connection.listeners.add(self._report)
+        _RUNNING[id(context)] = self
+        self._draining = asyncio.create_task(self._stop_asking_when_it_drains())
+        self._report(connection.client.is_connected)
 
     async def read(self) -> list[Delivery]:
         """The messages that came, at most as many as there is room for."""
         pull = self._pull
         assert pull is not None
+        if self._failure is not None:
+            raise self._failure
         if pull.problem is not None:
             problem, pull.problem = pull.problem, None
             await self._recover(problem)
@@ -64,18 +97,40 @@ class Consumption:
         return [self._delivery(message, delivered) for message, delivered in found]
 
     async def close(self) -> None:
-        """Gives back the messages that were pulled and not handed out, and flushes acknowledgements."""
-        if self._connection is not None:
-            self._connection.listeners.discard(self._connected)
-        if self._pull is not None:
-            await self._pull.close()
+        """Gives back the messages that were not settled, flushes acknowledgements, and keeps the place."""
+        _RUNNING.pop(id(self._context), None)
+        if self._draining is not None:
+            self._draining.cancel()
+        if self._pull is None:
+            return
+        self._connection.listeners.discard(self._report)
+        # After a failure the fabric still has the messages that it took: they stay with it
+        await self._pull.close(everything=self._context.stopping.is_set())
+        self._kept.moved(self._pull.last_info)
+        await self._kept.save(at_once=True)
+
+    async def look(self) -> Lag | None:
+        """The lag. Also notices changes of the stream and the consumer that the server does not report."""
+        if not self._connection.client.is_connected or self._failure is not None:
+            return None
+        await self._look_at_stream()
+        stream = self._stream
+        info = await consumer_info(self._connection, stream.name, self._consumer)
+        if info is None:
+            assert self._pull is not None
+            self._pull.problem = self._pull.problem or "the consumer is missing"
+            return None
+        if problem := drifted(info, self._trigger.owner(self._context), self._trigger.subject):
+            self._failure = SourceError("Taken", f"consumer {self._consumer} of stream {stream.name}: {problem}")
+        self._kept.moved(info)
+        await self._kept.save()
+        return Lag(unsettled(info))
 
     # --- messages
 
     def _delivery(self, message: Any, delivered: Delivered) -> Delivery:
         assert self._pull is not None
         sequence = delivered.sequence
-        self._held[sequence] = None
         trigger = self._trigger
         key: bytes | None = None
         if trigger.key is None:
@@ -88,13 +143,13 @@ class Consumption:
             if len(tokens) >= trigger.key.subject_token:
                 key = tokens[trigger.key.subject_token - 1].encode()
         event = event_from_message(
-            message.subject, message.data, message.headers, f"{self._stream}/{sequence}", f"/nats/{self._stream}",
+            message.subject, message.data, message.headers, f"{self._ids}/{sequence}", self._source,
             _rfc3339(delivered.timestamp_ns),
         ).with_extensions(natssequence=str(sequence))  # fmt: skip
         return Delivery(
             event,
             partial(self._settle, delivered.place, message.reply),
-            f"{self._place}/{sequence}",
+            f"{self._position}/{sequence}",
             key,
             None,
             extend=partial(self._pull.extend, message.reply),
@@ -102,72 +157,177 @@ class Consumption:
             headers=header_pairs(message.headers),
         )
 
-    async def _settle(self, place: Place, reply: str, outcome: Outcome) -> None:
+    async def _settle(self, place: MessagePlace, reply: str, outcome: Outcome) -> None:
         assert self._pull is not None
         if outcome.final:
             await self._pull.acknowledge(place, reply)
-        else:
-            await self._pull.give_back(place, reply, outcome.after_seconds)
-        self._held.pop(place[0], None)
+            return
+        if self._context.draining.is_set():
+            await self._pull.stop_asking()
+        await self._pull.give_back(place, reply, outcome.after_seconds)
 
-    async def _recover(self, problem: str) -> None:
-        """Creates a lost consumer again, after the last acknowledged message."""
-        assert self._connection is not None
+    async def _stop_asking_when_it_drains(self) -> None:
+        await self._context.draining.wait()
         assert self._pull is not None
-        try:
-            await self._connection.api(f"STREAM.INFO.{self._stream}")
-        except JetStreamError as error:
-            raise SourceError("StreamMissing", f"stream {self._stream!r}: {error}") from error
-        first = min(self._held, default=self._pull.newest + 1)
-        log.warning("consumer re-created", extra={"trigger": self._context.name, "problem": problem, "from": first})
-        await self._create_consumer(first)
-        self._context.report(connected=True, reason="ConsumerRecreated", message=f"from sequence {first}: {problem}")
+        await self._pull.stop_asking()
 
-    async def _create_consumer(self, first: int | None = None) -> None:
-        """Creates or updates the durable consumer. An existing one keeps its place."""
-        assert self._connection is not None
+    # --- the consumer
+
+    async def _begin(self) -> dict[str, Any]:
+        """Creates the consumer, where the trigger stopped if it read this stream before."""
+        trigger, stream = self._trigger, self._stream
+        kept = await self._kept.load()
+        if (rest := await self._rest_of(kept)) is not None:
+            return rest
+        begin = beginning(trigger.start, trigger.subject, stream, kept)
+        self._tell(begin)
+        info = await self._create(begin.config, begin.ids)
+        self._kept.is_at(stream.place, info, self._ids)
+        await self._kept.put()  # `start` is decided once: before the trigger is ready
+        return info
+
+    async def _rest_of(self, kept: Place | None) -> dict[str, Any] | None:
+        """If another stream has the subject now: the consumer of the former stream until it is read to its end."""
+        if kept is None or self._trigger.stream is not None or kept.subject != self._trigger.subject:
+            return None
+        former = await look_at(self._connection, kept.stream_name)
+        if former is None or former.place != kept.stream or former.place == self._stream.place:
+            return None
+        info = await consumer_info(self._connection, former.name, self._consumer)
+        if info is None or unsettled(info) == 0:
+            return None
+        self._note = ("StreamMoved", f"reads the rest of stream {former.name} before it reads {self._stream.name}")
+        self._stream = former
+        return await self._continue(info)
+
+    async def _continue(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Uses an existing consumer, and brings its configuration up to date if it is the trigger's."""
+        self._ids = event_ids_of(info) or self._stream.name
+        wanted = self._config()
+        if keeps_metadata(self._connection):
+            owner = self._trigger.owner(self._context)
+            chosen, in_order = self._trigger.durable is not None, self._trigger.lanes != "none"
+            if may_write(info, wanted, owner, chosen=chosen, in_order=in_order) == "use":
+                return info
+        return await create_consumer(self._connection, self._stream.name, updated(info["config"], wanted))
+
+    async def _create(self, place: Mapping[str, Any], ids: str) -> dict[str, Any]:
+        self._ids = ids if keeps_metadata(self._connection) else self._stream.name
+        config = self._config()
+        if "metadata" in config and ids != self._stream.name:
+            config["metadata"] = with_event_ids(config["metadata"], ids)
+        stream = self._stream
+        return await create_missing(self._connection, stream.name, {**config, **place}, stream.last_sequence)
+
+    def _config(self) -> Config:
         trigger = self._trigger
-        config: dict[str, Any] = {
+        config: Config = {
             "name": self._consumer,
             "durable_name": self._consumer,
             "ack_policy": "explicit",
             "ack_wait": int(trigger.ack_wait_seconds * NANOSECONDS),
             "max_deliver": -1,  # attempts are counted by the fabric; the server's count is of crashes
-            "max_ack_pending": max(1_000, 4 * self._context.limit),
+            "max_ack_pending": max(_LEAST_UNACKNOWLEDGED, 4 * self._context.limit),
             "filter_subject": trigger.subject,
             "replay_policy": "instant",
         }
-        path = f"{self._stream}.{self._consumer}"
+        if keeps_metadata(self._connection):
+            config["metadata"] = trigger.owner(self._context).mark()
+        return config
+
+    async def _recover(self, problem: str) -> None:
+        """Creates a lost consumer again, after the last acknowledged message."""
+        assert self._pull is not None
+        stream = await look_at(self._connection, self._stream.name)
+        if stream is None:
+            raise SourceError("StreamMissing", f"stream {self._stream.name!r}: {problem}")
+        if stream.place != self._stream.place:
+            raise self._recreated(stream)
+        self._stream = stream = stream.with_problem(self._stream.reason, self._stream.problem)
+        info = await consumer_info(self._connection, stream.name, self._consumer)
+        if info is None:
+            first = min(self._first_unacknowledged(), stream.last_sequence + 1)
+            self._tell(Beginning({}, self._ids, "ConsumerRecreated", f"from sequence {first}: {problem}"))
+            info = await self._create(policy_of(str(first)), self._ids)
+        else:
+            if not is_marked(info):
+                self._pull.forget_acknowledged()  # somebody may have made it to have messages delivered again
+            info = await self._continue(info)
+            await asyncio.sleep(_READ_SECONDS)  # nothing was missing: do not ask the server again and again
+        self._kept.is_at(stream.place, info, self._ids)
+        self._pull.configure(info["config"])
+        self._report(self._connection.client.is_connected)
+
+    def _first_unacknowledged(self) -> int:
+        """The sequence at which a consumer that was deleted continues."""
+        assert self._pull is not None
+        after_floor = self._kept.floor + 1
+        if self._trigger.lanes == "none":
+            return after_floor  # other replicas may hold messages that came before those of this one
+        here = self._pull.first_unsettled
+        return max(after_floor, here if here is not None else self._pull.newest + 1)
+
+    # --- the stream
+
+    async def _look_at_stream(self) -> None:
+        """Notices that the stream was replaced, or that it no longer has what the trigger asks for."""
+        mine = self._stream
         try:
-            found = (await self._connection.api(f"CONSUMER.INFO.{path}"))["config"]
-        except JetStreamError as error:
-            if not error.not_found:
+            now = await find_stream(self._connection, self._trigger.wish(self._context))
+        except SourceError as error:
+            if error.reason not in ABOUT_STREAMS:
                 raise
-            found = _beginning(trigger.start) if first is None else _beginning(str(first))
-        for name in ("deliver_policy", "opt_start_seq", "opt_start_time"):
-            if name in found:
-                config[name] = found[name]
-        await self._connection.api(f"CONSUMER.CREATE.{path}", {"stream_name": self._stream, "config": config})
+            if await look_at(self._connection, mine.name) is None:
+                self._failure = SourceError("StreamMissing", f"stream {mine.name!r} was deleted")
+                raise
+            self._stream = mine.with_problem(error.reason, str(error))
+        else:
+            if now.name != mine.name:
+                await self._look_at_successor(now)
+            elif now.place != mine.place:
+                self._failure = self._recreated(now)
+                raise self._failure
+            else:
+                self._stream = now
+        self._report(self._connection.client.is_connected)
 
-    # --- the connection
+    async def _look_at_successor(self, now: SourceStream) -> None:
+        mine = self._stream
+        info = await consumer_info(self._connection, mine.name, self._consumer)
+        text = f"spec.subject: {self._trigger.subject!r} is in stream {now.name} now"
+        if info is None or unsettled(info) == 0:
+            self._failure = SourceError("StreamMoved", f"{text}, and stream {mine.name} is read to its end")
+            raise self._failure
+        self._note = ("StreamMoved", f"{text}; the rest of stream {mine.name} is read first")
 
-    def _connected(self, connected: bool) -> None:
+    def _recreated(self, now: SourceStream) -> SourceError:
+        return SourceError("StreamRecreated", f"stream {now.name!r} was deleted and created again at {now.created}")
+
+    # --- reports
+
+    def _tell(self, begin: Beginning) -> None:
+        if begin.reason:
+            self._note = (begin.reason, begin.message)
+            where = {"trigger": f"{self._context.namespace}/{self._context.name}", "stream": self._stream.name}
+            log.warning("consumer is created again", extra={**where, "reason": begin.reason, "place": begin.message})
+
+    def _report(self, connected: bool) -> None:
+        stream = self._stream
         if not connected:
-            assert self._connection is not None
             lost = self._connection.lost
             self._context.report(connected=False, reason=lost.reason, message=str(lost))
-            return
-        self._context.report(connected=True)
+        elif stream.problem:
+            self._context.report(connected=False, reason=stream.reason, message=stream.problem)
+        else:
+            self._context.report(connected=True, reason=self._note[0], message=self._note[1])
 
 
-def _beginning(start: str) -> dict[str, Any]:
-    """A new consumer's deliver policy."""
-    if start in ("all", "new"):
-        return {"deliver_policy": start}
-    if start.isdigit():
-        return {"deliver_policy": "by_start_sequence", "opt_start_seq": int(start)}
-    moment = datetime.fromisoformat(start).astimezone(UTC)
-    return {"deliver_policy": "by_start_time", "opt_start_time": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+_RUNNING: dict[int, Consumption] = {}  # by the identity of their contexts, which they keep
+
+
+def running(context: Context) -> Consumption | None:
+    """The consumption of this context, while its generator is open."""
+    return _RUNNING.get(id(context))
 
 
 def _rfc3339(timestamp_ns: int) -> str:

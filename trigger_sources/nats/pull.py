@@ -5,8 +5,9 @@ import contextlib
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 from nats.errors import Error as NatsError
@@ -21,6 +22,10 @@ NANOSECONDS = 1_000_000_000
 _PULL_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 1.0
 _MOST_IN_A_PULL = 500
+_MOST_PULLS = 4
+_MOST_BYTES = 16 * 1024 * 1024  # that all pulls of one consumer may bring
+_MOST_BYTES_OF_ALL = 48 * 1024 * 1024  # of one connection: a server cuts it when 64 MiB wait to be sent
+_OVERHEAD_BYTES = 64 * 1024  # the server counts the subjects of a message, too
 _CONFIRM_SECONDS = 0.05
 _CLOSE_SECONDS = 1.0
 _ACKNOWLEDGED_KEPT = 10_000
@@ -29,6 +34,8 @@ _LONGEST_WAIT_SECONDS = 120.0  # for another process' messages: longer than a re
 
 Place = tuple[int, int]  # of a message in its stream: sequence, time
 
+_pulls_of: "WeakKeyDictionary[Connection, int]" = WeakKeyDictionary()  # how many share the connection
+
 
 class Pull:
     """One consumer's messages, from the pull to the acknowledgement.
@@ -36,16 +43,26 @@ class Pull:
     If an acknowledgement is lost, with the connection or in a killed server, the message comes again: it is then
     acknowledged again, and not handed out twice. `problem` says why the consumer must be created again, if it is gone.
     `in_order`: messages that another process got, or that were lost on the way here, come before newer ones.
+    `config`: the consumer's, which bounds pulls.
     """
 
     def __init__(
-        self, connection: Connection, stream: str, consumer: str, *, ack_wait_seconds: float, in_order: bool = False
+        self,
+        connection: Connection,
+        stream: str,
+        consumer: str,
+        *,
+        ack_wait_seconds: float,
+        in_order: bool = False,
+        config: Mapping[str, Any],
     ) -> None:
         self.connection = connection
         self.stream = stream
         self.consumer = consumer
         self.problem: str | None = None
         self.newest = 0  # the last sequence that came
+        self.last_info: dict[str, Any] | None = None  # the consumer's state when it was asked for the last messages
+        self._newest_at = 0  # that message's time
         self._ack_wait = ack_wait_seconds
         self._in_order = in_order
         self._older_until: float | None = None  # the deadline for older messages while it waits, by the loop's clock
@@ -57,11 +74,31 @@ class Pull:
         self._asked: dict[str, int] = {}  # by pull: how many messages it may still bring
         self._pulls = 0
         self._heard = 0.0  # the time of the last message of any kind, by the loop's clock
-        self._read: set[Place] = set()  # read and not settled
+        self._largest = connection.client.max_payload + _OVERHEAD_BYTES
+        self._read: dict[Place, str] = {}  # read and not settled
         self._unconfirmed: dict[Place, str] = {}  # acknowledged, but perhaps not at the server yet
         self._acknowledged: OrderedDict[Place, None] = OrderedDict()  # the last acknowledged ones
         self._confirming: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._is_open = False
+        self._gave_all_back = False
+        self.configure(config)
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Takes the bounds that the consumer sets for each pull. 0 or nothing: there is none."""
+        self._most_in_a_pull = min(_MOST_IN_A_PULL, config.get("max_batch") or _MOST_IN_A_PULL)
+        self._most_bytes_in_a_pull: int = config.get("max_bytes") or 2**31 - 1
+        self._expires = min(int(_PULL_SECONDS * NANOSECONDS), config.get("max_expires") or 2**63)
+        self._heartbeat = min(int(_HEARTBEAT_SECONDS * NANOSECONDS), self._expires // 2)
+
+    @property
+    def first_unsettled(self) -> int | None:
+        """The lowest sequence that is here and not settled."""
+        return min((sequence for sequence, _ in self._read.keys() | self._waiting.keys()), default=None)
+
+    def forget_acknowledged(self) -> None:
+        """Lets acknowledged messages be handed out again: somebody means that with a new consumer."""
+        self._acknowledged.clear()
 
     async def open(self) -> None:
         self._subscription = await self.connection.subscribe(f"{self._inbox}.*", self._came)
@@ -69,11 +106,15 @@ class Pull:
         self._confirming = asyncio.create_task(self._confirm())
         self._heard = asyncio.get_running_loop().time()
         self._is_open = True
+        _pulls_of[self.connection] = _pulls_of.get(self.connection, 0) + 1
         self._wait_for_older()
 
     async def read(self, room: Callable[[], int], timeout_seconds: float) -> list[tuple[Any, Delivered]]:
         """The messages that came, at most `room()`; empty if none came in time. Pulls more if there is room."""
         if not self._is_open:
+            return []
+        if self._stopping is not None:
+            await asyncio.sleep(min(timeout_seconds, _LOOK_SECONDS))
             return []
         if self._older_until is not None and not await self._older_are_here(timeout_seconds):
             return []
@@ -85,12 +126,12 @@ class Pull:
                     await self._news.wait()
             except TimeoutError:
                 return []
-        if not self._is_open:
+        if not self._is_open or self._stopping is not None or self.problem is not None:
             return []
         if self._older_until is not None:
             return []  # the connection was lost meanwhile
         found = [self._waiting.popitem(last=False) for _ in range(min(room(), len(self._waiting)))]
-        self._read.update(place for place, _ in found)
+        self._read.update((place, message.reply) for place, (message, _) in found)
         self._ask(room())
         return [message for _, message in found]
 
@@ -98,7 +139,7 @@ class Pull:
         """Acknowledges a message. Raises ConnectionError if it is closed: the message will come again."""
         if not self._is_open:
             raise ConnectionError("the consumer is closed")
-        self._read.discard(place)
+        self._read.pop(place, None)
         if (again := self._waiting.pop(place, None)) is not None:
             reply = again[0].reply  # the server repeated it meanwhile: it must not be read again
         self._unconfirmed[place] = reply
@@ -110,9 +151,11 @@ class Pull:
 
     async def give_back(self, place: Place, reply: str, after_seconds: float = 0) -> None:
         """Lets the server hand a message out again, after that time. Raises ConnectionError if it is closed."""
+        if self._gave_all_back:
+            return
         if not self._is_open:
             raise ConnectionError("the consumer is closed")
-        self._read.discard(place)
+        self._read.pop(place, None)
         delay = int(after_seconds * NANOSECONDS)
         await self._publish(reply, b'-NAK {"delay": %d}' % delay if delay else b"-NAK")
 
@@ -120,37 +163,62 @@ class Pull:
         """Restarts the server's deadline for a message."""
         await self._publish(reply, b"+WPI")
 
-    async def close(self, held: Iterable[str] = ()) -> None:
-        """Gives back the messages of `held`, then those that were not read, and flushes acknowledgements."""
-        client = self.connection.client
-        self._is_open = False
+    async def stop_asking(self) -> None:
+        """Takes no more. Returns once the server hands nothing out here, so that what goes back does not return."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop_asking())
+        await asyncio.shield(self._stopping)
+
+    async def _stop_asking(self) -> None:
+        subscription, self._subscription = self._subscription, None
         self._news.set()
+        with contextlib.suppress(SourceError, NatsError, TimeoutError, OSError):
+            if subscription is not None and self.connection.client.is_connected:
+                # Messages that are on their way must go back too
+                await self.connection.drain(subscription, _CLOSE_SECONDS)
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._forgotten()
+            elif subscription is not None:
+                await subscription.unsubscribe()
+        self._asked.clear()
+        back = {place: message.reply for place, (message, _) in self._waiting.items()}
+        self._waiting.clear()
+        await self._return(back)
+
+    async def close(self, *, everything: bool = False) -> None:
+        """Gives back the messages that were not read, flushes acknowledgements, and takes no more.
+
+        `everything`: also those that were read and not settled.
+        """
+        if not self._is_open:
+            return
+        self._is_open = False
+        _pulls_of[self.connection] -= 1
         self.connection.listeners.discard(self._connected)
         if self._confirming is not None:
             self._confirming.cancel()
             await asyncio.gather(self._confirming, return_exceptions=True)
-        with contextlib.suppress(SourceError, NatsError, TimeoutError, OSError):
-            if self._subscription is not None and client.is_connected:
-                # Messages that are on their way must go back too
-                await self.connection.drain(self._subscription, _CLOSE_SECONDS)
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self._forgotten()
-            elif self._subscription is not None:
-                await self._subscription.unsubscribe()
+        self._gave_all_back = everything
+        await self.stop_asking()
+        await self._return({})
         with contextlib.suppress(NatsError, TimeoutError, OSError):
-            # The server repeats them in the order in which it gets them back
-            for reply in [*held, *(message.reply for message, _ in self._waiting.values())]:
-                await self._publish(reply, b"-NAK")
-            if client.is_connected:
+            if self.connection.client.is_connected:
                 await self.connection.flush(_CLOSE_SECONDS)
-        self._waiting.clear()
+
+    async def _return(self, back: dict[Place, str]) -> None:
+        if self._gave_all_back:
+            back |= self._read
+            self._read.clear()
+        with contextlib.suppress(NatsError, TimeoutError, OSError):
+            for _, reply in sorted(back.items()):  # the server repeats them in the order in which it gets them back
+                await self._publish(reply, b"-NAK")
 
     async def _forgotten(self) -> None:
         """Makes the server drop pulls without a subscriber: such a pull would take the first message that goes back.
 
         The server drops them when it is asked for the consumer's state.
         """
-        await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
+        self.last_info = await self.connection.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
 
     # --- order
 
@@ -187,7 +255,7 @@ class Pull:
             return False
         except SourceError as error:
             if isinstance(error, JetStreamError) and error.not_found:
-                self._is_gone(str(error))
+                self.problem = str(error)
             else:
                 await asyncio.sleep(_CONFIRM_SECONDS)  # the servers are starting
             return False
@@ -236,7 +304,11 @@ class Pull:
                 self._unconfirmed[place] = reply
                 await self._publish(reply, b"+ACK")
                 return
-            self.newest = max(self.newest, delivered.sequence)
+            if place[0] > self.newest:
+                self.newest, self._newest_at = place
+            elif place[1] > self._newest_at:
+                self._newest_at = place[1]
+                self.problem = "a message is newer than one with a higher sequence"  # perhaps of another stream
             self._waiting[place] = (message, delivered)
             self._news.set()
             return
@@ -246,15 +318,19 @@ class Pull:
             return
         self._asked.pop(message.subject.rpartition(".")[2], None)
         text = headers.get("Description", "")
-        if status == "409" and ("Consumer Deleted" in text or "Consumer is push based" in text):
-            self._is_gone(text)
+        if status == "409":
+            self._refused(text, headers)
         elif status == "503":
             self.problem = "no responders"
         self._news.set()
 
-    def _is_gone(self, problem: str) -> None:
-        self.problem = problem
-        self._acknowledged.clear()  # a new consumer may be meant to bring all of them again
+    def _refused(self, text: str, headers: Mapping[str, str]) -> None:
+        """Handles a pull that the server ended or did not accept."""
+        if text == "Message Size Exceeds MaxBytes":
+            if int(headers.get("Nats-Pending-Bytes", 0)) >= self._bytes_of_a_pull()[1]:
+                self._largest *= 2  # it could not bring even one message
+        elif text.startswith(("Consumer Deleted", "Consumer is push based", "Exceeded Max")):
+            self.problem = text
 
     # --- pulling
 
@@ -266,20 +342,33 @@ class Pull:
             self._asked.clear()  # two heartbeats are missing: no server works on these pulls
             self._heard = now
         asked = sum(self._asked.values())
-        want = min(room - len(self._waiting) - asked, _MOST_IN_A_PULL)
-        if want <= 0 or (asked and asked > want) or not client.is_connected:
+        want = min(room - len(self._waiting) - asked, self._most_in_a_pull)
+        if want <= 0 or (asked and asked > want) or not client.is_connected or self._stopping is not None:
             return
+        most_pulls, most_bytes = self._bytes_of_a_pull()
+        if len(self._asked) >= most_pulls:
+            return
+        if most_bytes < self._largest:  # the consumer's own bound may be too small for one message
+            want = 1
         self._pulls += 1
         name = str(self._pulls)
         self._asked[name] = want
         request = {
             "batch": want,
-            "expires": int(_PULL_SECONDS * NANOSECONDS),
-            "idle_heartbeat": int(_HEARTBEAT_SECONDS * NANOSECONDS),
+            "expires": self._expires,
+            "idle_heartbeat": self._heartbeat,
         }
+        if most_bytes >= self._largest:
+            request["max_bytes"] = most_bytes
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.consumer}"
         task = asyncio.ensure_future(client.publish(subject, orjson.dumps(request), reply=f"{self._inbox}.{name}"))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _bytes_of_a_pull(self) -> tuple[int, int]:
+        """The number of pulls that may be under way, and the bytes of each: at least those of the largest message."""
+        share = min(_MOST_BYTES, _MOST_BYTES_OF_ALL // max(1, _pulls_of.get(self.connection, 1)))
+        pulls = max(1, min(_MOST_PULLS, share // self._largest))
+        return pulls, min(max(self._largest, share // pulls), self._most_bytes_in_a_pull)
 
     def _count_down(self) -> None:
         """Counts a message for the oldest pull: messages do not name their pull, and the oldest is served first."""

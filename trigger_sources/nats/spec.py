@@ -7,9 +7,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trigger_sources.context import Context, SourceError
-from trigger_sources.nats.connection import Connection, JetStreamError, connection_to, servers_of
+from trigger_sources.context import Context
+from trigger_sources.nats.connection import Connection, connection_to, servers_of
+from trigger_sources.nats.consumer import Owner
 from trigger_sources.nats.security import Security
+from trigger_sources.nats.source_stream import Wish
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import Servers, Spec
 
@@ -103,26 +105,11 @@ class NATSSpec(TriggerSource):
         """The process' connection to the servers. Raises SourceError, MissingSecret."""
         return await connection_to(servers_of(self.servers, context), self.security, context)
 
-    async def stream_in(self, context: Context) -> str:
-        """The stream's name. Creates the stream if that is allowed; else raises SourceError if there is none."""
-        connection = await self.connection(context)
-        if self.stream is None:
-            found = await connection.api("STREAM.NAMES", {"subject": self.subject})
-            if found.get("streams"):
-                return str(found["streams"][0])
-            name = re.sub(r"[^A-Za-z0-9_-]", "-", self.subject.replace(".>", "").replace(">", "all")).upper()
-        else:
-            name = self.stream
-            try:
-                await connection.api(f"STREAM.INFO.{name}")
-            except JetStreamError as error:
-                if not error.not_found:
-                    raise
-            else:
-                return name
-        if not self.create_stream and self.servers:
-            raise SourceError(
-                "StreamMissing", f"spec.subject: no stream has {self.subject!r}; create one, or set createStream"
-            )
-        await connection.api(f"STREAM.CREATE.{name}", {"name": name, "subjects": [self.subject], "storage": "file"})
-        return name
+    def wish(self, context: Context) -> Wish:
+        """The stream that the trigger asks for."""
+        owned = not self.servers and "nats" in context.own_servers
+        return Wish(self.subject, self.stream, self.name_in(context), self.create_stream or owned, owned)
+
+    def owner(self, context: Context) -> Owner:
+        """The owner of the trigger's consumer."""
+        return Owner(f"{context.namespace}/{context.name}", context.function, context.uid)

@@ -7,9 +7,11 @@ from typing import ClassVar
 from trigger_sources.context import Context
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import Delivery
+from trigger_sources.nats.consumer import consumer_info, unsettled
 from trigger_sources.nats.core import CoreSubscription
 from trigger_sources.nats.dead_letters import StreamDeadLetters
-from trigger_sources.nats.jetstream import Consumption
+from trigger_sources.nats.jetstream import Consumption, running
+from trigger_sources.nats.source_stream import find_stream
 from trigger_sources.nats.spec import NATSSpec
 from trigger_sources.source import Lag, Ordering, Sharing
 
@@ -35,14 +37,17 @@ class NATSTrigger(NATSSpec):
     async def prepare(self, context: Context) -> None:
         """Checks that the stream exists, or creates it if that is allowed."""
         if self.mode == "jetstream":
-            await self.stream_in(context)
+            await find_stream(await self.connection(context), self.wish(context))
 
     async def lag(self, context: Context) -> Lag | None:
         if self.mode == "core":
             return None
+        if (consumption := running(context)) is not None:
+            return await consumption.look()
         connection = await self.connection(context)
-        info = await connection.api(f"CONSUMER.INFO.{await self.stream_in(context)}.{self.name_in(context)}")
-        return Lag(info["num_pending"] + info["num_ack_pending"])
+        stream = await find_stream(connection, self.wish(context))
+        info = await consumer_info(connection, stream.name, self.name_in(context))
+        return Lag(unsettled(info)) if info is not None else None
 
     def dead_letters(self, context: Context) -> DeadLetters | None:
         if self.mode == "core":

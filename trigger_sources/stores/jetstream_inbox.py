@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from trigger_sources.context import SourceError
-from trigger_sources.delivery import Outcome
+from trigger_sources.delivery import STOPPING, Outcome
 from trigger_sources.inbox import Kept
-from trigger_sources.nats.connection import Connection, JetStreamError
+from trigger_sources.nats.connection import Connection
+from trigger_sources.nats.consumer import consumer_info, create_consumer
 from trigger_sources.nats.dead_letters import hash_of
 from trigger_sources.nats.pull import NANOSECONDS, Place, Pull
 from trigger_sources.nats.streams import check_publishing, ensure_stream
@@ -76,7 +77,7 @@ class JetStreamInbox:
                 f" {found['discard']} loses accepted events; remove the stream, or make it workqueue with discard new",
             )
         await check_publishing(connection, self._subject)
-        if await self._consumer_info(connection) is None:
+        if await consumer_info(connection, self._stream, self._consumer) is None:
             await self._configure(connection)
         self._bound(connection)
 
@@ -116,9 +117,9 @@ class JetStreamInbox:
 
     async def give_back(self) -> None:
         pull, self._pull = self._pull, None
-        held, self._held = self._held, {}
+        self._held = {}
         if pull is not None:
-            await pull.close([hold.reply for _, hold in sorted(held.items())])
+            await pull.close(everything=True)
 
     # --- one record
 
@@ -130,8 +131,10 @@ class JetStreamInbox:
         del self._held[place]
         if outcome.final:
             await pull.acknowledge(place, hold.reply)
-        else:
-            await pull.give_back(place, hold.reply, outcome.after_seconds)
+            return
+        if outcome.reason == STOPPING:
+            await pull.stop_asking()  # until `give_back`
+        await pull.give_back(place, hold.reply, outcome.after_seconds)
 
     async def _extend(self, pull: Pull, hold: _Hold) -> None:
         await pull.extend(hold.reply)
@@ -149,21 +152,20 @@ class JetStreamInbox:
             pull.problem = None
             await self.prepare()
         if pull is None:
-            await self._configure(connection)
-            pull = Pull(connection, self._stream, self._consumer, ack_wait_seconds=self._ack_wait, in_order=in_order)
+            info = await self._configure(connection)
+            pull = Pull(
+                connection,
+                self._stream,
+                self._consumer,
+                ack_wait_seconds=self._ack_wait,
+                in_order=in_order,
+                config=info["config"],
+            )
             await pull.open()
             self._pull = pull
         return pull
 
-    async def _consumer_info(self, connection: Connection) -> dict[str, Any] | None:
-        try:
-            return await connection.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
-        except JetStreamError as error:
-            if error.not_found:
-                return None
-            raise
-
-    async def _configure(self, connection: Connection) -> None:
+    async def _configure(self, connection: Connection) -> dict[str, Any]:
         config = {
             "name": self._consumer,
             "durable_name": self._consumer,
@@ -174,8 +176,7 @@ class JetStreamInbox:
             "filter_subject": self._subject,
             "inactive_threshold": _UNUSED_SECONDS * NANOSECONDS,
         }
-        path = f"CONSUMER.CREATE.{self._stream}.{self._consumer}"
-        await connection.api(path, {"stream_name": self._stream, "config": config})
+        return await create_consumer(connection, self._stream, config)
 
     def _bound(self, connection: Connection) -> None:
         """Bounds the records' size. A quarter of a message is left for a dead letter's metadata."""

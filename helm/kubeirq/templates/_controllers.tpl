@@ -119,6 +119,8 @@ http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{
 {{- else if and $embedded $store.embedded.events.enabled }}
 - name: KUBEIRQ_NATS_SERVERS
   value: nats://{{ $address }}
+- name: KUBEIRQ_OWN_SERVERS
+  value: nats
 {{- end }}
 {{- if $embedded }}
 - name: KUBEIRQ_STORE_PASSWORD

@@ -1,0 +1,220 @@
+"""A trigger's place is a stream with its creation, and a sequence: nothing is skipped or read again by mistake."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from servers.nats import NATSServer, nats_server
+from servers.nats_source import DONE, JetStream, jetstream, later, reading, trigger
+from servers.relay import relay
+
+from trigger_sources.testing import StandInContext
+
+CONSUMER = "kubeirq-default-trigger-function"
+
+
+def spec_for(server: NATSServer, **spec: Any) -> Any:
+    return trigger(server.url, subject="s.>", **spec)
+
+
+def numbers(deliveries: list[Any]) -> list[int]:
+    return [int(delivery.event.data) for delivery in deliveries]
+
+
+async def recreate(js: JetStream, messages: int) -> None:
+    await js.api("STREAM.DELETE.S")
+    await js.create("S", ["s.>"])
+    await js.publish("s.1", messages)
+
+
+async def until_acknowledged(js: JetStream, floor: int) -> None:
+    async with asyncio.timeout(10):
+        while (await js.consumer("S", CONSUMER))["ack_floor"]["stream_seq"] < floor:
+            await asyncio.sleep(0.02)
+
+
+# --- another stream of the same name
+
+
+@pytest.mark.parametrize("start", ["all", "new", "7", "2020-01-01T00:00:00Z"])
+async def test_a_stream_that_was_recreated_while_nobody_read_is_read_from_its_beginning(start: str) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server, start=start), context) as reader:
+            await js.publish("s.1", 40)
+            before = await reader.until(34 if start == "7" else 40)
+        await recreate(js, 30)
+        async with reading(spec_for(server, start=start), later(context)) as reader:
+            after = await reader.until(30)
+            assert numbers(after) == list(range(30))
+            assert reader.report[:2] == (True, "StreamRecreated")
+            assert "up to sequence 40" in reader.report[2]
+            assert not {found.position for found in before} & {found.position for found in after}
+            assert not {found.event.id for found in before} & {found.event.id for found in after}
+        ids = {found.event.id for found in after}
+        async with reading(spec_for(server, start=start), later(context)) as reader:
+            await js.publish("s.1", 1)
+            (more,) = await reader.until(1)
+            assert more.event.id.rpartition("/")[0] == after[0].event.id.rpartition("/")[0]
+            assert more.event.id not in ids
+            assert reader.report == (True, "", "")
+
+
+async def test_a_stream_that_is_recreated_while_the_connection_is_cut_is_read_from_its_beginning() -> None:
+    async with nats_server() as server, relay(server.port) as way, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        spec = trigger(f"nats://127.0.0.1:{way.port}", subject="s.>")
+        context = StandInContext()
+        async with reading(spec, context) as reader:
+            await js.publish("s.1", 40)
+            held = (await reader.until(40, settle=False))[5]
+            way.swallows = True
+            await recreate(js, 25)
+            await way.cut()
+            way.swallows = False
+            assert (await reader.error()).reason == "StreamRecreated"
+            with pytest.raises(ConnectionError):  # it says nothing about a message of the new stream
+                await held.settle(DONE)
+            context.reports.clear()
+            reader.generator = spec.deliveries(context)
+            assert numbers(await reader.until(25)) == list(range(25))
+            assert reader.report[:2] == (True, "StreamRecreated")
+
+
+async def test_a_stream_and_consumer_that_somebody_recreated_are_noticed_by_the_first_message() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 10)
+            await reader.until(10)
+            config = (await js.consumer("S", CONSUMER))["config"]
+            await js.api("STREAM.DELETE.S")
+            await js.create("S", ["s.>"])
+            await js.api(f"CONSUMER.CREATE.S.{CONSUMER}", {"stream_name": "S", "config": config})
+            await js.publish("s.1", 5)
+            assert (await reader.error()).reason == "StreamRecreated"
+            reader.generator = reader.spec.deliveries(context)
+            assert numbers(await reader.until(5)) == list(range(5))
+
+
+# --- a consumer that is deleted
+
+
+@pytest.mark.parametrize("start", ["all", "new"])
+async def test_a_consumer_that_is_deleted_after_a_restart_continues_after_the_last_acknowledged_message(
+    start: str,
+) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server, start=start), context) as reader:
+            await js.publish("s.1", 50)
+            await reader.until(50)
+            await until_acknowledged(js, 50)
+        async with reading(spec_for(server, start=start), later(context)) as reader:
+            waiting = asyncio.create_task(reader.until(1))
+            await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+            await _exists(js)
+            await js.publish("s.1", 1, b"50")
+            assert numbers(await waiting) == [50]
+
+
+async def _exists(js: JetStream) -> None:
+    async with asyncio.timeout(15):
+        while "error" in await js.consumer("S", CONSUMER):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_consumer_that_is_deleted_while_no_fabric_runs_continues_after_the_last_acknowledged_message() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 50)
+            for delivery in await reader.until(50, settle=False):
+                if int(delivery.event.data or b"") not in (30, 45):
+                    await delivery.settle(DONE)
+            await until_acknowledged(js, 30)
+        await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+        async with reading(spec_for(server), later(context)) as reader:
+            assert numbers(await reader.until(20)) == list(range(30, 50))
+            assert reader.report[:2] == (True, "ConsumerRecreated")
+
+
+async def test_new_means_the_first_start_of_the_trigger_though_its_consumer_is_deleted_before_any_message() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        await js.publish("s.1", 30)
+        context = StandInContext()
+        async with reading(spec_for(server, start="new"), context) as reader:
+            assert reader.report == (True, "", "")
+            assert "jetstream-place" in context.state.values, "Ready before it is decided where it begins"
+        await js.publish("s.1", 2, b"99")
+        await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+        async with reading(spec_for(server, start="new"), later(context)) as reader:
+            assert numbers(await reader.until(2)) == [99, 99]
+
+
+async def test_messages_that_are_held_or_wait_when_the_consumer_is_deleted_are_not_skipped() -> None:
+    for ordering in ("none", "key"):
+        async with nats_server() as server, jetstream(server.url) as js:
+            await js.create("S", ["s.>"])
+            context = StandInContext(room=4)
+            async with reading(spec_for(server, ordering=ordering), context) as reader:
+                await js.publish("s.1", 20)
+                taken = await reader.until(4, settle=False)
+                for delivery in (taken[0], taken[2]):
+                    await delivery.settle(DONE)
+                await until_acknowledged(js, 1)
+                await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+                context.room = 64
+                seen: set[int] = set()
+                async with asyncio.timeout(20):
+                    while seen < {1, *range(3, 20)}:
+                        for delivery in await reader.next():
+                            seen.add(int(delivery.event.data))
+                            await delivery.settle(DONE)
+                await until_acknowledged(js, 20)
+
+
+async def test_a_stream_that_is_shorter_than_the_place_is_read_from_its_end() -> None:
+    """As one that was restored from a backup, with its creation."""
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 5)
+            await reader.until(5)
+            await until_acknowledged(js, 5)
+        kept = context.state.values["jetstream-place"]
+        context.state.values["jetstream-place"] = kept.replace(b'"floor":5', b'"floor":50')
+        await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+        async with reading(spec_for(server), later(context)) as reader:
+            await js.publish("s.1", 1, b"5")
+            assert numbers(await reader.until(1)) == [5]
+
+
+async def test_the_place_of_another_subject_does_not_count() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        await js.create("T", ["t.>"])
+        context = StandInContext()
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 5)
+            await reader.until(5)
+        await js.publish("t.1", 3)
+        async with reading(trigger(server.url, subject="t.>"), later(context)) as reader:
+            assert numbers(await reader.until(3)) == [0, 1, 2]
+            assert reader.report == (True, "", "")
+
+
+async def test_an_unreadable_place_is_ignored() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        context.state.values["jetstream-place"] = b'{"other": 1}'
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 5)
+            await reader.until(5)

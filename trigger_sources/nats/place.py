@@ -1,0 +1,156 @@
+"""A trigger's place in its stream: the stream with its creation, and the last acknowledged sequence.
+
+A sequence alone is no place: a stream that is deleted and created again counts from 1 again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from trigger_sources.context import SourceError, State
+from trigger_sources.nats.source_stream import SourceStream
+
+log = logging.getLogger(__name__)
+
+_STATE_KEY = "jetstream-place"
+_SAVE_SECONDS = 60.0  # between two writes: an older place only repeats messages
+_SAVE_WAIT_SECONDS = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place as the trigger's durable state keeps it, for a consumer that is deleted while no fabric runs."""
+
+    stream: str  # its name and creation, as in SourceStream.place
+    subject: str
+    floor: int  # all messages up to this sequence are acknowledged
+    since: str  # the time at which the trigger's first consumer was created; `start: new` means this time
+    ids: str  # the first part of the ids of events
+
+    def to_bytes(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @property
+    def stream_name(self) -> str:
+        return self.stream.rpartition("@")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The place where a new consumer begins. `reason` and `message` say why it is not the one of `start`."""
+
+    config: Mapping[str, Any]
+    ids: str
+    reason: str = ""
+    message: str = ""
+
+
+def place_from(value: bytes | None) -> Place | None:
+    """Reads a kept place. None if there is none, or if another version wrote it in another form."""
+    if value is None:
+        return None
+    try:
+        found = orjson.loads(value)
+        return Place(**{field.name: found[field.name] for field in fields(Place)})
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        log.warning("place not read", extra={"value": value[:200]})
+        return None
+
+
+def beginning(start: str, subject: str, stream: SourceStream, kept: Place | None) -> Beginning:
+    """The place where a missing consumer is to begin."""
+    if kept is None or kept.subject != subject:
+        return Beginning(policy_of(start), stream.name)
+    if kept.stream == stream.place:
+        # A stream that was restored from a backup may end before the place
+        first = min(kept.floor, stream.last_sequence) + 1
+        return Beginning(
+            policy_of(str(first)), kept.ids, "ConsumerRecreated", f"the consumer was deleted; from sequence {first}"
+        )
+    if start == "new":
+        config = {"deliver_policy": "by_start_time", "opt_start_time": kept.since}
+    else:
+        config = policy_of("all" if start.isdigit() else start)
+    if kept.stream_name != stream.name:
+        return Beginning(config, stream.name)
+    return Beginning(
+        config,
+        stream.place,  # so that no id of the former stream comes again
+        "StreamRecreated",
+        f"stream {stream.name} was deleted and created again at {stream.created}; all of its messages are read."
+        f" The former one was acknowledged up to sequence {kept.floor}",
+    )
+
+
+class KeptPlace:
+    """The place of a running trigger, and its copy in the trigger's durable state."""
+
+    def __init__(self, state: State, subject: str) -> None:
+        self._state = state
+        self._subject = subject
+        self._place: Place | None = None
+        self._consumer_created = ""
+        self._loaded = False
+        self._durable: Place | None = None
+        self._saved_at = float("-inf")
+
+    @property
+    def floor(self) -> int:
+        return self._place.floor if self._place is not None else 0
+
+    async def load(self) -> Place | None:
+        """The durable place, read once. Raises SourceError."""
+        if not self._loaded:
+            self._durable = place_from(await self._state.get(_STATE_KEY))
+            self._loaded = True
+        return self._durable
+
+    def is_at(self, stream: str, info: Mapping[str, Any], ids: str) -> None:
+        """Takes the place of a consumer that was found or created."""
+        self._consumer_created = info["created"]
+        self._place = Place(stream, self._subject, info["ack_floor"]["stream_seq"], info["created"], ids)
+
+    def moved(self, info: Mapping[str, Any] | None) -> None:
+        """Takes the acknowledgements that the consumer has. Another consumer of the same name is ignored."""
+        if info is not None and self._place is not None and info["created"] == self._consumer_created:
+            self._place = replace(self._place, floor=info["ack_floor"]["stream_seq"])
+
+    async def save(self, at_once: bool = False) -> None:
+        """Keeps the place, not more often than once a minute unless `at_once`. An old place only repeats messages."""
+        if not at_once and time.monotonic() - self._saved_at < _SAVE_SECONDS:
+            return
+        try:
+            async with asyncio.timeout(_SAVE_WAIT_SECONDS):
+                await self.load()
+                await self.put()
+        except (SourceError, TimeoutError) as error:
+            log.debug("place not kept", extra={"problem": repr(error)})
+
+    async def put(self) -> None:
+        """Keeps the place. Raises SourceError."""
+        place = self._place
+        if place is None:
+            return
+        kept = self._durable
+        if kept is not None and kept.subject == place.subject:
+            place = replace(place, since=kept.since)
+        if place != kept:
+            await self._state.put(_STATE_KEY, place.to_bytes())
+            self._durable = place
+        self._saved_at = time.monotonic()
+
+
+def policy_of(start: str) -> dict[str, Any]:
+    """A new consumer's deliver policy."""
+    if start in ("all", "new"):
+        return {"deliver_policy": start}
+    if start.isdigit():
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": int(start)}
+    moment = datetime.fromisoformat(start).astimezone(UTC)
+    return {"deliver_policy": "by_start_time", "opt_start_time": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
