@@ -219,10 +219,14 @@ async def shared_embedded_kafka() -> str:
 
 
 async def create_topic(bootstrap: str, name: str, partitions: int = 4, **configuration: str) -> None:
+    """Returns once the topic is there for every client: the controller knows it a moment before the broker does."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
         await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configuration)])
+        async with asyncio.timeout(20):
+            while name not in await admin.list_topics():
+                await asyncio.sleep(0.02)
     finally:
         await admin.close()
 

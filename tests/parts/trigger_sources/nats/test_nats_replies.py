@@ -96,7 +96,7 @@ async def test_a_function_that_passes_on_its_event_within_one_stream_loses_none(
             return manifest(kind, name, url=f"{target.url}{called}", **target_of, **spec)
 
         manifests = [
-            stage("HTTPTrigger", "in", "one", "st.one", path="/in", methods=["POST"], answer="accepted"),
+            stage("HTTPTrigger", "in", "", "st.one", path="/in", methods=["POST"], answer="accepted"),
             stage("NATSTrigger", "first", "two", "st.two", subject="st.one", servers=[server.url]),
             stage("NATSTrigger", "second", "last", None, subject="st.two", servers=[server.url]),
         ]
