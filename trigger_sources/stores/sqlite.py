@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,7 +15,9 @@ from trigger_sources.context import SourceError
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
 from trigger_sources.delivery import Outcome
 from trigger_sources.inbox import Kept
+from trigger_sources.stores import crash_counts
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VERSION = 1
@@ -52,8 +55,11 @@ class Store:
     times the write. Lives in one event loop. Every method may raise StoreError.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, thread: ThreadPoolExecutor, crashes: Mapping[int, int]
+    ) -> None:
         self.path = path
+        self.crashes = crashes  # of earlier processes, by the sequence of the inbox's record
         self._connection = connection
         self._thread = thread
         self._waiting: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
@@ -69,15 +75,15 @@ class Store:
         loop = asyncio.get_running_loop()
         # SQLite's connection and every use of it stay in this one thread
         with ThreadPoolExecutor(1, thread_name_prefix="store") as thread:
-            connection = await loop.run_in_executor(thread, _connect, path)
-            store = cls(path, connection, thread)
+            connection, crashes = await loop.run_in_executor(thread, _connect, path)
+            store = cls(path, connection, thread, crashes)
             try:
                 yield store
             finally:
                 store._closed = True
                 if store._writer is not None:
                     await asyncio.wait({store._writer})
-                await loop.run_in_executor(thread, connection.close)
+                await loop.run_in_executor(thread, _close, path, connection)
 
     def state(self, uid: str, function: str) -> "StoreState":
         """The small durable state of that trigger and function."""
@@ -254,7 +260,8 @@ class StoreInbox:
         self._newest = 0  # the highest sequence that was handed out
         self._held: dict[int, object] = {}  # by sequence: a token for this hand-out
         self._given_back: dict[int, float] = {}  # by sequence: when it may be taken again, by the loop's clock
-        self._times: dict[int, int] = {}  # by sequence, of held and given back records: how often it was handed out
+        # By sequence, of held and given back records: how often it was handed out
+        self._times: dict[int, int] = dict(store.crashes)
         self._news = asyncio.Event()
         self._news.set()  # there may be records of an earlier process
 
@@ -378,7 +385,7 @@ def _in_one_transaction(
         raise
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> tuple[sqlite3.Connection, dict[int, int]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=1, isolation_level=None)
@@ -400,15 +407,22 @@ def _connect(path: Path) -> sqlite3.Connection:
                 f"{path}: written by another version of kubeirq (format {version}, known: {_VERSION});"
                 " use that version, or another file",
             )
-        connection.execute("BEGIN IMMEDIATE")  # takes the lock now, not with the first write
-        connection.execute("COMMIT")
+        crashes = crash_counts.opened(connection)  # takes the lock now, not with the first write
     except sqlite3.Error as error:
         connection.close()
         raise _explained(path, error) from error
     except BaseException:
         connection.close()
         raise
-    return connection
+    return connection, crashes
+
+
+def _close(path: Path, connection: sqlite3.Connection) -> None:
+    try:
+        crash_counts.closed(connection)
+    except sqlite3.Error as error:
+        log.warning("store not closed in order", extra={"path": str(path), "problem": str(error)})
+    connection.close()
 
 
 def _explained(path: Path, error: sqlite3.Error) -> StoreError:

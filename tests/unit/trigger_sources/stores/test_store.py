@@ -1,6 +1,7 @@
 """The SQLite store: it keeps records separate by trigger, and names the problem with an unusable file."""
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -305,3 +306,45 @@ def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
     found = asyncio.run(look())
     assert len(acknowledged) > 800
     assert not Counter(acknowledged) - Counter(found)
+
+
+async def test_crashes_of_the_process_are_counted_for_the_records_that_it_may_have_called(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with Store.open(path) as store:
+        await store.inbox("a").append_all([b"kills", b"waits"])
+        await held(store.inbox("a"))
+    program = textwrap.dedent("""
+        import asyncio, os, sys
+        from trigger_sources.stores.sqlite import Store
+
+        async def main():
+            async with Store.open(sys.argv[1]) as store:
+                await store.inbox("a").take(2, 0)
+                os._exit(9)
+
+        asyncio.run(main())
+    """)
+    for _ in range(3):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(path))
+        assert await process.wait() == 9
+    for round_ in range(2):  # an orderly stop is no crash
+        async with Store.open(path) as store:
+            found = await held(store.inbox("a"))
+            assert [(kept.record, kept.handed_out) for kept in found] == [(b"kills", 4), (b"waits", 4)], round_
+    async with Store.open(path) as store:
+        for kept in await held(store.inbox("a")):
+            await kept.settle(Outcome("delivered"))
+        await store.inbox("a").append_all([b"new"])
+        assert [kept.handed_out for kept in await held(store.inbox("a"))] == [1]
+
+
+async def test_a_store_of_version_0_1_0_is_opened_and_stays_one_that_that_version_can_open(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with Store.open(path) as store:
+        await store.inbox("a").append_all([b"kept"])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE running; DROP TABLE inbox_crashes;")
+    async with Store.open(path) as store:
+        assert await records(store.inbox("a")) == [b"kept"]
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
