@@ -13,7 +13,7 @@ BASE ?= python:3.13-slim
 SMALL_BASE ?= busybox:1.37
 BUILD_OPTIONS ?=
 
-.PHONY: install run test unit parts faults api cluster check docs benchmark images lock release-check clean
+.PHONY: install run test unit parts faults api cluster check docs benchmark instructions images lock release-check clean
 
 install: $(INSTALLED)
 
@@ -48,6 +48,10 @@ docs: install
 
 benchmark: install
 	$(BIN)/python -m benchmarks
+
+# `make instructions AGAINST=FOLDER` compares with another checkout, and fails when an event costs more than it may
+instructions: install
+	$(BIN)/python -m benchmarks instructions $(if $(AGAINST),--against $(AGAINST))
 
 images:
 	@test -n "$(BUILDER)" || { echo "podman or buildah is needed: apt-get install buildah"; exit 1; }

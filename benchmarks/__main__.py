@@ -1,14 +1,22 @@
-"""Measures the rows with interleaved runs, and prints ratios: `python -m benchmarks [--rounds N] [ROW ...]`."""
+"""Measures the rows with interleaved runs, and prints ratios: `python -m benchmarks [--rounds N] [ROW ...]`.
+
+`python -m benchmarks instructions` counts instructions, and `python -m benchmarks budget` divides them by phase.
+"""
 
 import argparse
 import os
 import sys
 
+from benchmarks import budget, instructions
 from benchmarks.measure import compare
 from benchmarks.rows import ROWS, machine
 
+COMMANDS = {"instructions": instructions.main, "budget": budget.main}
+
 
 def main() -> int:
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all when none is named")
     parser.add_argument(

@@ -93,11 +93,13 @@ def compare(row: Row, rounds: int) -> bool:
 
 
 @contextmanager
-def process(command: Sequence[str], core: int, env: Mapping[str, str] | None = None) -> Iterator[psutil.Process]:
+def process(
+    command: Sequence[str], core: int, env: Mapping[str, str] | None = None, folder: Path = ROOT
+) -> Iterator[psutil.Process]:
     """Runs a process and its children on one core, and stops them by pid at the end."""
     pinned = ["taskset", "-c", str(core), *command] if shutil.which("taskset") else list(command)
     with subprocess.Popen(
-        pinned, env={**os.environ, **(env or {})}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        pinned, env={**os.environ, **(env or {})}, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as started:
         found = psutil.Process(started.pid)
         try:

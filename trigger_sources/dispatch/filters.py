@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -200,10 +201,13 @@ def _data(event: Event) -> Any:
         raise FilterError(f"data has {len(data)} bytes; a filter reads at most {MOST_DATA_BYTES}")
     if (
         len(data) > _FEW_BYTES
-        and is_json(event.datacontenttype)
+        and (event.datacontenttype is None or is_json(event.datacontenttype))
         and data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_DATA_VALUES
     ):
         raise FilterError(f"data has more than {MOST_DATA_VALUES} values; a filter reads at most so many")
+    if event.datacontenttype is None:
+        with suppress(ValueError):  # a payload without a type is JSON for a filter, where it can be
+            return viewed_data(replace(event, datacontenttype="application/json"))
     try:
         return viewed_data(event)
     except ValueError as error:
