@@ -21,7 +21,7 @@ from benchmarks.far_side import calm
 from benchmarks.rows import PROGRAMS
 from benchmarks.under_test import HERE, PROCESSES, Start
 
-OTHER = "other"  # what no phase has: the loop, the kernel, timers
+OTHER = "other"  # the rest: the loop, the kernel, timers
 _EVENTS = 512
 _WARM = 1_024
 _EMPTY_CALLS = 200
@@ -32,7 +32,7 @@ _DISPATCH = {
     "write": ["trigger_sources.transport.connection:Connection.start"],
     "parse": ["trigger_sources.transport.connection:Connection.data_received"],
 }
-# What `Endpoint.start` tells its caller of the answer is the phase `settle`; what is in no phase is `other`
+# The callback of `Endpoint.start` belongs to the phase `settle`; instructions outside of all phases are `other`
 PLACES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "kafka": {
         "fetch": ["aiokafka.consumer.consumer:AIOKafkaConsumer.getmany"],

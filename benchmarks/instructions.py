@@ -18,7 +18,7 @@ from benchmarks.rows import PROGRAMS
 from benchmarks.under_test import HERE, IN_FLIGHT, PROCESSES, Checkout, Start
 
 MOST = 1.03  # instructions for each event, compared with the other checkout
-_FEW = 512  # what Kafka's trigger takes at once
+_FEW = 512  # the number of records that Kafka's trigger takes at once
 _MANY = {"kafka": 7_680, "jetstream": 3_584, "runtime": 3_584}
 _NATIVE = 8_192  # events in a round of CPU
 _LAUNCHER = str(PROGRAMS / "unhurried.py")

@@ -20,7 +20,9 @@ from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # what pip installs counts too
+os.environ["PATH"] = (
+    f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # programs that pip installs count too
+)
 SLOWEST = 10  # tests of a tier that are named at its end
 REMIND_SECONDS = 30.0
 

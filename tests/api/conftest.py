@@ -1,4 +1,4 @@
-"""What this tier stands on is built before any test's time limit runs, and says so while it takes minutes."""
+"""Builds the ground of this tier before any test's time limit runs, and prints progress while that takes minutes."""
 
 from collections.abc import AsyncIterator
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from trigger_sources.dispatch.life import LIFE, Input, Resource, State, Table, step
 
-Move = tuple[str, int]  # what happens, and to which event or key; -1 where it concerns neither
+Move = tuple[str, int]  # the name of the move, and its event or key; -1 for neither
 
 BITS = {resource: 1 << index for index, resource in enumerate(Resource)}
 HOLDS = {state: sum(BITS[resource] for resource in state.holds) for state in State}

@@ -10,7 +10,7 @@ from trigger_sources import SETTLED, Context, Delivery, Event, Outcome, SourceEr
 
 @dataclass
 class Broker:
-    """Events by position. What is not settled is handed out again to the next reader."""
+    """Events by position. Unsettled events are handed out again to the next reader."""
 
     waiting: list[tuple[str, bytes | None, bytes]] = field(default_factory=list)  # position, key, data
     handed_out: dict[str, int] = field(default_factory=dict)

@@ -66,7 +66,7 @@ class Cluster:
     api: Api
     kafka: str  # the broker's address
     nats: str  # the server's
-    packages: Path  # what a function's dependencies are installed from: see `package_index.add_wheel`
+    packages: Path  # the wheels for functions' dependencies: see `package_index.add_wheel`
 
     async def install(self, index: str, store: Path) -> None:
         """The chart, as a user does who has images, brokers and a volume; returns once all of it is ready."""
@@ -224,7 +224,7 @@ class Namespace:
                     return host
 
     async def told(self) -> str:
-        """What is in the namespace, its events, and the last words of its containers and of the controllers."""
+        """The objects of the namespace, its events, and the last lines of its containers and of the controllers."""
         said = [
             await self._said("get", "functions,httptriggers,crontriggers,kafkatriggers,natstriggers", "-o", "wide"),
             await self._said("get", "deployment,pod", "-o", "wide"),
@@ -258,7 +258,7 @@ def function(name: str, inline: str, **spec: Any) -> Object:
 
 
 def keeping(folder: Path, **environment: str) -> dict[str, Any]:
-    """What lets a Function write into this folder of the machine: its ledger is `LEDGER`."""
+    """The fields that let a Function write into this folder of the machine: its ledger is `LEDGER`."""
     folder.chmod(0o777)
     variables = {"LEDGER": f"{LEDGER_FOLDER}/ledger", **environment}
     mount = {"name": "ledger", "mountPath": LEDGER_FOLDER}

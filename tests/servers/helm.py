@@ -23,7 +23,7 @@ class HelmError(Exception):
 
 
 async def helm(*arguments: str, kubeconfig: Path | None = None, values: Mapping[str, Any] | None = None) -> str:
-    """What it wrote to standard output. Raises HelmError."""
+    """Its standard output. Raises HelmError."""
     login = () if kubeconfig is None else (f"--kubeconfig={kubeconfig}",)
     given = () if values is None else VALUES
     process = await asyncio.create_subprocess_exec(
@@ -59,7 +59,7 @@ async def server_for_the_chart() -> AsyncIterator[APIServer]:
 
 @asynccontextmanager
 async def installed(server: APIServer, values: dict[str, Any] | None = None) -> AsyncIterator[str]:
-    """What helm says to whoever installed it; uninstalled at the end."""
+    """Helm's text for the person who installs the chart, which is uninstalled at the end."""
     notes = await release(server, "install", values)
     try:
         yield notes

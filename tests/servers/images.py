@@ -25,7 +25,7 @@ RUNTIMES = "localhost/kubeirq/runtimes:test"
 
 ARCHIVE = "image.tar"
 UNUSED_SECONDS = 3600.0  # older states of the project: removed when a new one is made
-INGREDIENTS = {  # what the Containerfiles copy
+INGREDIENTS = {  # the files that the Containerfiles copy
     CONTROLLERS: (
         "images/controllers.Containerfile", "locks/build.txt", "locks/controllers.txt", "pyproject.toml", "README.md",
         "LICENSE", "kubeirq", "controllers", "trigger_sources", "runtimes",

@@ -47,7 +47,7 @@ class APIServer:
     inside: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ("127.0.0.1", "10.96.0.1")
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
-    commands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what each was started with
+    commands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by program, its command line
     audited: int = 0  # bytes of the audit log that are an earlier test's
 
     @property
@@ -64,7 +64,7 @@ class APIServer:
         return self.folder / "admin.kubeconfig"
 
     async def kubectl(self, *arguments: str, input: str | None = None, kubeconfig: Path | None = None) -> str:
-        """What kubectl wrote to standard output. Raises KubectlError."""
+        """The standard output of kubectl. Raises KubectlError."""
         process = await asyncio.create_subprocess_exec(
             *self.inside,
             str(self.programs / "kubectl"),
@@ -199,7 +199,7 @@ class APIServer:
     async def kill(self, program: str) -> None:
         """SIGKILL."""
         process = self.processes[program]
-        # What runs inside is the child of what went there, which ends as its child did
+        # The program inside is a child of `nsenter`, which ends as its child does
         for victim in psutil.Process(process.pid).children() or [process]:
             victim.kill()
         await process.wait()

@@ -36,10 +36,12 @@ PACKAGES = {
 }
 ADDRESS = "198.18.0.1"
 DNS_ADDRESS = "10.96.0.10"
-MOST_RESTART_SECONDS = 2  # what ended is started again: at most so long after; elsewhere it grows to five minutes
+MOST_RESTART_SECONDS = (
+    2  # a program that ended is started again within this time; elsewhere the wait grows to five minutes
+)
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 CGROUPS = Path("/sys/fs/cgroup")
-# What programs keep there is the node's own, and gone with it: addresses of pods, for one, which would run out
+# Files that programs keep there belong to the node and go with it, such as addresses of pods, which would run out
 OWN_FOLDERS = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods")
 UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 # The first process of the namespaces: orphans are its children, and ignoring their signal buries them.
@@ -101,7 +103,7 @@ class Node(APIServer):
         self.inside = ("nsenter", f"--target={first.pid}", "--net", "--mount", "--pid", "--")
 
     async def execute(self, *command: str) -> str:
-        """What a command inside the namespaces wrote to standard output. It must succeed."""
+        """The standard output of a command inside the namespaces. It must succeed."""
         process = await asyncio.create_subprocess_exec(
             *MORTAL, *self.inside, *command,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

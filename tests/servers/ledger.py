@@ -56,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Account:
-    """What the entries say against what was sent."""
+    """The entries, compared with the events that were sent."""
 
     sent: int
     delivered: int

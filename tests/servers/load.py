@@ -13,7 +13,7 @@ ANSWER_SECONDS = 10
 
 @dataclass
 class Load:
-    """What came back. A failure is an answer other than 200, or none."""
+    """The answers of a load. A failure is an answer other than 200, or none."""
 
     answers: Counter[str] = field(default_factory=Counter)  # by body
     failures: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ async def _client(found: Load, host: str, port: int, keep: bool, stopping: async
     while not stopping.is_set():
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                if connection is None or connection[0].at_eof():  # what was closed before is no lost request
+                if connection is None or connection[0].at_eof():  # a connection that was closed before loses no request
                     _close(connection)
                     connection = await asyncio.open_connection(host, port)
                 status, body, stays = await _post(*connection, keep)

@@ -12,7 +12,7 @@ class Relay:
 
     targets: list[int]
     delay_seconds: float = 0  # of everything on its way, in both directions
-    swallows: bool = False  # what the targets say is taken from them and does not arrive
+    swallows: bool = False  # the relay takes the answers of the targets, and passes none on
     connections: int = 0
     port: int = 0
     _piping: set[asyncio.Task[None]] = field(default_factory=set)

@@ -19,7 +19,7 @@ _RUN_BEFORE_IT_WAS_NOTED = timedelta(days=1)  # a book of version 0.1.0 has no s
 
 
 class Book:
-    """What is known of a trigger's ticks.
+    """The record of a trigger's ticks.
 
     - `considered`: each tick up to this time was decided. After the clock went back, it is the time to which it went.
     - `furthest`: the latest time that `considered` ever was, for this timetable.

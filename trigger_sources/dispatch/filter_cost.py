@@ -60,7 +60,7 @@ class TooMuchToLookAt(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """What is known of an operand: its possible values, or the bounds for them."""
+    """The knowledge about an operand: its possible values, or the bounds for them."""
 
     bounds: Size = _SCALAR
     choices: Sequence[Any] | None = None

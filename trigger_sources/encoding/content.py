@@ -1,4 +1,4 @@
-"""What an event's data is by its content type, for filters and functions alike. Pure.
+"""Reads an event's data by its content type, for filters and functions alike. Pure.
 
 The Python runtime has the same rules in `kubeirq_runtime/event.py`; a property test compares the two.
 """

@@ -261,7 +261,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._report_connected()
 
     async def _forget_what_others_have(self, assigned: Collection[TopicPartition]) -> None:
-        """What this member remembers counts only until another member reads the partition."""
+        """The memory of this member counts only until another member reads the partition."""
         elsewhere = self._remembered.keys() - set(assigned)
         gone = {tp for tp in elsewhere if not self._consumer.partitions_for_topic(tp.topic)}
         dropped = elsewhere - gone

@@ -1,4 +1,4 @@
-"""What a person must hear of a place that was not where it should be: in the log, and for a while in the condition."""
+"""Notices about a place that was not where it should be: in the log, and for a while in the condition."""
 
 import logging
 import time

@@ -50,7 +50,7 @@ class Partition:
         return Place(mark.committable, mark.above(), place.topic_id, place.renamed, self._times())
 
     def snapshot(self) -> tuple[int, str]:
-        """What a commit says of it."""
+        """The content of its commit."""
         place = self.place
         packed = Place(0, topic_id=place.topic_id, renamed=place.renamed, times=self._times())
         return self.mark.committable, self.mark.metadata(packed.marks)

@@ -65,7 +65,7 @@ def place_of_commit(offset: int, metadata: str) -> Place:
 
 
 def place_of_text(text: str) -> Place | None:
-    """What `kept_text` wrote; None for anything else."""
+    """The place in a text of `kept_text`; None for any other text."""
     offset, _, metadata = text.partition(" ")
     return place_of_commit(int(offset), metadata) if offset.isdecimal() else None
 

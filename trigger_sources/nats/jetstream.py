@@ -55,7 +55,7 @@ class Consumption:
         self._ids = ""  # the first part of the ids of events
         self._source = ""
         self._note = ("", "")  # the reason and the message of a source that is connected
-        self._failure: SourceError | None = None  # what `look` found; the next read raises it
+        self._failure: SourceError | None = None  # the finding of `look`; the next read raises it
         self._draining: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -49,7 +49,7 @@ class Replicas:
         return [json.loads(line) for line in lines]
 
     def told_since(self, name: str, moment: float) -> list[dict[str, Any]]:
-        """What it said of its slots after this moment."""
+        """The reports about its slots after this moment."""
         return [found for found in self.moments(name) if found["at"] > moment and "terms" in found]
 
     def held(self, name: str) -> set[int]:

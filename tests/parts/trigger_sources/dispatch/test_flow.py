@@ -909,7 +909,7 @@ async def test_without_a_store_a_trigger_that_parks_or_drops_delivers(tmp_path: 
             await it.until(lambda: it.flow.dispatcher.states().get("parked") == 1)
             it.flow.skip(b"a")
             await it.until(lambda: "store.nats.servers" in it.flow.dispatcher.letters.unwritable)
-            assert it.broker.final() == {"2": "delivered"}, "what cannot be kept is not acknowledged"
+            assert it.broker.final() == {"2": "delivered"}, "an event that cannot be kept is not acknowledged"
 
 
 async def test_a_reply_is_confirmed_before_its_event_is_settled_and_the_function_is_not_called_again(

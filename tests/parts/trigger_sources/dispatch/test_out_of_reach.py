@@ -1,4 +1,4 @@
-"""What a trigger may not call is never connected to, whatever its address is written as or its name resolves to."""
+"""A forbidden address is never connected to, in whichever form it is written or a name resolves to it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

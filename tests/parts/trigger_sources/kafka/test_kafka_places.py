@@ -379,7 +379,7 @@ async def test_records_that_no_process_survived_say_how_often_they_were_handed_o
         async with administration(kafka) as admin:
             crashed = await admin.list_consumer_group_offsets(f"g-{topic}")
         await generator.aclose()
-        await commit(kafka, f"g-{topic}", crashed)  # what a process leaves that ends without an orderly stop
+        await commit(kafka, f"g-{topic}", crashed)  # a process that is killed leaves this commit
     assert counts == [[1, 1, 1], [2, 2, 2], [3, 3, 3]]
     for _ in range(2):  # an orderly end begins anew
         async with reader(trigger(kafka, topic), context, lambda _: False) as running:

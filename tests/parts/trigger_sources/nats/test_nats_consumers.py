@@ -220,7 +220,7 @@ async def test_an_account_that_allows_few_unacknowledged_messages_is_used() -> N
         assert (await js.consumer("D", OWN_NAME))["config"]["max_ack_pending"] == 50
 
 
-# --- what version 0.1.0 left behind
+# --- consumers and streams of version 0.1.0
 
 
 async def test_stream_consumer_and_dead_letters_of_version_0_1_0_are_taken_over() -> None:

@@ -46,7 +46,7 @@ class Replica:
         self.sent: list[tuple[LeaseWrite, float]] = []
         self.taken: list[tuple[LeaseWrite, float, str]] = []  # by the server, as we do not know yet
         self.asked_at: float | None = None  # while a look is under way
-        self.seen: dict[int, Lease] | None = None  # what the server answered to it
+        self.seen: dict[int, Lease] | None = None  # the server's answer to it
         self.is_planned = True  # the round is over
         self.stamps = 0
 

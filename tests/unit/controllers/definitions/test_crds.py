@@ -510,7 +510,7 @@ def test_a_model_that_contains_itself_is_named() -> None:
 
 
 def problems_of(schema: Schema, value: Any, place: str = "spec") -> Iterator[tuple[str, str]]:
-    """Place and problem of whatever an API server would refuse; rules are checked where the rest is valid."""
+    """Place and problem of each value that an API server would refuse; rules are checked where the rest is valid."""
     if value is None and schema.get("nullable"):
         return
     if "type" in schema and (

@@ -1,4 +1,4 @@
-"""What a person is told of a pod that does not become ready; the kubelet's words are those of a real one."""
+"""The text for a pod that does not become ready; the kubelet's messages are those of a real one."""
 
 from datetime import UTC, datetime
 from typing import Any

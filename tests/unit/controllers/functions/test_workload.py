@@ -1,4 +1,4 @@
-"""What a Function becomes on a cluster: its objects, and what rolls its pods and what does not."""
+"""The objects of a Function on a cluster, and the changes that roll its pods."""
 
 import copy
 import json
@@ -136,7 +136,7 @@ def test_what_only_one_machine_has_is_refused_with_a_way_out(fields: dict[str, A
         built(**fields)
 
 
-# --- what rolls
+# --- changes that roll the pods
 
 
 @pytest.mark.parametrize(

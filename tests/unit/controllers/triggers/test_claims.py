@@ -19,7 +19,7 @@ def trigger(second: int, place: str, path: str = "/pay", **spec: Any) -> Trigger
 
 
 def losers(*triggers: Trigger) -> dict[str, str]:
-    """Who lost to whom, by name: the same in every order, and told of everybody whom it concerns."""
+    """The loser and the winner of each claim, by name: the same in every order, and for every trigger concerned."""
     outcomes = []
     for order in permutations(triggers):
         ownership, told = Ownership(), dict[Key, tuple[str, Key] | None]()

@@ -1,4 +1,4 @@
-"""What a controller reads of its environment: a bad value is refused with its variable's name."""
+"""The environment of a controller: a bad value is refused with its variable's name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""An exposed HTTP trigger: what is refused of it, the object that it is on a cluster, and how that is said to be."""
+"""An exposed HTTP trigger: refusals of it, the object that it is on a cluster, and how that is said to be."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def by_route(route: dict[str, Any] | None = None, **spec: Any) -> HTTPTrigger:
     return trigger({"httpRoute": {"parentRefs": [GATEWAY], **(route or {})}}, **spec)
 
 
-# --- what is refused
+# --- refusals
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What one trigger's resource or handover does to the others of its controller: nothing."""
+"""One trigger's resource or handover does nothing to the others of its controller."""
 
 import asyncio
 import time

@@ -80,7 +80,7 @@ async def test_a_belief_is_tried_every_five_seconds_and_a_wrong_one_ends_with_th
         flow()
         assert flow.calls == tries + 1, "one at a time; the flow waits for the next"
         gate.unreachable("connection refused")
-        assert gate.down_reason == "no replica is ready", "who watches knows better why"
+        assert gate.down_reason == "no replica is ready", "a watcher knows the reason better"
     await clock.passes(5)
     flow()
     assert flow.calls == 4
