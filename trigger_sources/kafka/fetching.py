@@ -17,7 +17,8 @@ class Fetching:
         """`most` returns how many records of a partition may be taken now."""
         self._consumer = consumer
         self._most = most
-        self._turn = 0
+        self._reads = 0
+        self._read_at: dict[TopicPartition, int] = {}  # the number of the last read that took from it
 
     async def read(self, room: int, seconds: float) -> Records:
         """The next records, at most `room`; after so many seconds none. Raises KafkaError."""
@@ -41,17 +42,18 @@ class Fetching:
                 break  # it comes again with the next fetch; what was taken must not be lost
             if tp in got:
                 found.append((tp, got[tp]))
+                self._reads += 1
+                self._read_at[tp] = self._reads
                 room -= len(got[tp])
             if room < 1:
                 break
         return found
 
     def _open(self) -> Mapping[TopicPartition, int]:
-        """The partitions that have fetched records, or an error, and may be read; each time another one is first."""
+        """The partitions that have fetched records, or an error, and may be read; the longest unread one first."""
         fetched = [(tp, most) for tp in self._consumer._fetcher._records if (most := self._most(tp)) > 0]
         if len(fetched) > 1:
-            self._turn = (self._turn + 1) % len(fetched)
-            fetched = fetched[self._turn :] + fetched[: self._turn]
+            fetched.sort(key=lambda one: self._read_at.get(one[0], 0))
         return dict(fetched)
 
     async def _arrival(self, seconds: float) -> None:
