@@ -146,8 +146,10 @@ class Pull:
         self._acknowledged[place] = None
         if len(self._acknowledged) > _ACKNOWLEDGED_KEPT:
             self._acknowledged.popitem(last=False)
-        with contextlib.suppress(NatsError, OSError):  # it is repeated once the connection is back
+        try:
             await self._publish(reply, b"+ACK")
+        except (NatsError, OSError):
+            return  # it is repeated once the connection is back
 
     async def give_back(self, place: Place, reply: str, after_seconds: float = 0) -> None:
         """Lets the server hand a message out again, after that time. Raises ConnectionError if it is closed."""

@@ -49,17 +49,16 @@ class NATSPublisher:
         await self.publish_once(event, key, secrets.token_hex(16))
 
     async def publish_once(self, event: Event, key: bytes | None, identity: str) -> None:
-        client = self._connection.client
         headers, data = message_from_event(event)
         # A stream drops a message whose id it has, on any of its subjects. So the id names the delivery and the
         # subject: a function may return the event that it got, and other sources may use the same event id.
         headers["Nats-Msg-Id"] = hashlib.sha256(f"{identity} {self._subject}".encode()).hexdigest()[:32]
         if not self._connection.takes(data, headers):
             raise ReplyRefused(f"reply to {self._subject!r}: larger than the server's max_payload")
-        generation = self._connection.generation
         streams = (
             await self._connection.api("STREAM.NAMES", {"subject": self._subject}) if await self._has_streams() else {}
         )
+        client, generation = self._connection.client, self._connection.generation
         try:
             if streams.get("streams"):
                 answer = await client.request(self._subject, data, timeout=_SECONDS, headers=headers)
