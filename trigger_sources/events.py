@@ -194,7 +194,7 @@ def with_trace(event: Event, trace: Mapping[str, str]) -> Event:
 
 def viewed_data(event: Event) -> Any:
     """The data as a filter and a function see it. Raises ValueError if it is not the JSON that it says it is."""
-    return viewed(event.data, event.datacontenttype, event.extensions.get(ENCODING))
+    return viewed(event.data, event.datacontenttype, event.extensions.get(ENCODING), event.type)
 
 
 def valid_event(attributes: Mapping[str, str], data: bytes | None) -> Event:

@@ -4,6 +4,7 @@ The Python runtime has the same rules in `kubeirq_runtime/event.py`; a property 
 """
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -11,6 +12,13 @@ import orjson
 CLOUDEVENTS = "application/cloudevents"
 JSON = "application/json"
 BYTES = "application/octet-stream"
+# The types of events for a broker's plain messages. Their data is bytes where it is not the JSON that it was taken for.
+BROKER_TYPES = frozenset({"dev.kubeirq.kafka.record", "dev.kubeirq.nats.message"})
+_OBJECT, _LIST, _TEXT = b'{["'
+_OBJECT_BEGINS = re.compile(rb'\{[ \t\r\n]*["}]')
+_LIST_BEGINS = re.compile(rb'\[[ \t\r\n]*["{\]]')
+_OBJECT_ENDS = frozenset(b"} \t\r\n")
+_LIST_ENDS = frozenset(b"] \t\r\n")
 _JSON_STARTS = frozenset(b'{["-0123456789tfn')
 _JSON_ENDS = frozenset(b'}]"0123456789el \t\r\n')
 
@@ -47,16 +55,27 @@ def parsed_json(data: bytes) -> Any:
 
 
 def guessed_content_type(data: bytes | None) -> str | None:
-    """The content type of data that came without one: JSON only if it parses, so that the guess binds nobody."""
+    """The content type of data that came without one, without the cost of parsing most of it.
+
+    Data with the ends of a JSON object, or of a list of texts or objects, is called JSON; other data only if it parses.
+    The guess binds nobody: see `BROKER_TYPES`.
+    """
     if not data:
         return None
-    if data[0] in _JSON_STARTS and data[-1] in _JSON_ENDS:
-        try:
-            parsed_json(data)
-        except ValueError:
-            return BYTES
+    first, last = data[0], data[-1]
+    if first not in _JSON_STARTS or last not in _JSON_ENDS:
+        return BYTES
+    if first == _OBJECT and (data[1] == _TEXT or _OBJECT_BEGINS.match(data)):
+        return JSON if last in _OBJECT_ENDS else BYTES
+    if first == _OBJECT:
+        return BYTES
+    if first == _LIST and last in _LIST_ENDS and _LIST_BEGINS.match(data):
         return JSON
-    return BYTES
+    try:
+        parsed_json(data)
+    except ValueError:
+        return BYTES
+    return JSON
 
 
 def encoding_of(values: list[str]) -> str | None:
@@ -65,17 +84,22 @@ def encoding_of(values: list[str]) -> str | None:
     return ", ".join(word for word in named if word and word.lower() != "identity") or None
 
 
-def viewed(data: bytes | None, content_type: str | None, encoding: str | None = None) -> Any:
+def viewed(data: bytes | None, content_type: str | None, encoding: str | None, event_type: str) -> Any:
     """The data as a function sees it: JSON parsed, text/* as text, None if it is empty, and else bytes.
 
-    Raises ValueError for data that its content type calls JSON and that is not.
+    Raises ValueError for data that its content type calls JSON and that is not. A broker's plain message is bytes then.
     """
     if not data:
         return None
     if encoding:
         return data
     if is_json(content_type):
-        return parsed_json(data)
+        try:
+            return parsed_json(data)
+        except ValueError:
+            if event_type not in BROKER_TYPES:
+                raise
+            return data
     if media_of(content_type).startswith("text/"):
         return data.decode(errors="replace")
     return data

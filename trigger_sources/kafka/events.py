@@ -35,8 +35,14 @@ def event_from_record(record: Any, id_prefix: str, source: str) -> Event:
     extensions = {"kafkatopic": record.topic, "kafkapartition": partition, "kafkaoffset": offset}
     key: bytes | None = record.key
     if key is not None:
-        name, text = key_extension(key)
-        extensions[name] = text
+        try:
+            text = key.decode()
+        except UnicodeDecodeError:
+            text = "\0"
+        if text.isprintable():
+            extensions["partitionkey"] = text
+        else:
+            extensions.update([key_extension(key)])
     content_type = None
     if headers:
         meaning = MeaningOfHeaders(headers)

@@ -157,7 +157,11 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._complete:
             return
-        self._headers.append((name.decode("latin-1").lower(), header_text(value)))
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = header_text(value)
+        self._headers.append((name.decode("latin-1").lower(), text))
 
     def on_headers_complete(self) -> None:
         if self._complete:

@@ -6,6 +6,8 @@ from urllib.parse import unquote_to_bytes
 
 from . import json_text
 
+# The types of events for a broker's plain messages. Their data is bytes where it is not the JSON that it was taken for.
+BROKER_TYPES = ("dev.kubeirq.kafka.record", "dev.kubeirq.nats.message")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -61,7 +63,12 @@ def event_from(request, kubeless=False):
         event["event-namespace"] = get("source")
     else:
         encoded = "content-encoding" in headers and is_encoded(headers["content-encoding"])
-        event["data"] = _data(request.body, content_type, kubeless, encoded)
+        try:
+            event["data"] = _data(request.body, content_type, kubeless, encoded)
+        except BadRequest:
+            if get("ce-type") not in BROKER_TYPES:
+                raise
+            event["data"] = request.body
         if "ce-id" in headers:
             event["event-id"] = _unescaped(get("ce-id"))
             event["event-type"] = _unescaped(get("ce-type"))
@@ -103,7 +110,12 @@ def _structured(body, kubeless):
         except (TypeError, ValueError):
             raise BadRequest("the CloudEvent's data_base64 is not base64") from None
         encoded = is_encoded(str(attributes.get("contentencoding", "")))
-        return _data(raw, content_type or "", kubeless, encoded), raw, attributes
+        try:
+            return _data(raw, content_type or "", kubeless, encoded), raw, attributes
+        except BadRequest:
+            if attributes.get("type") not in BROKER_TYPES:
+                raise
+            return raw, raw, attributes
     if "data" not in envelope:
         return _data(b"", "", kubeless, False), b"", attributes
     value = envelope["data"]

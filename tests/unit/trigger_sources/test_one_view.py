@@ -171,6 +171,13 @@ def test_data_that_only_looks_like_json_is_delivered_as_bytes(source: Any, value
 
 
 @pytest.mark.parametrize("source", [of_kafka, of_nats])
+@pytest.mark.parametrize("headers", [[], [("content-type", b"application/json")], [("big", b"x" * 70_000)]])
+def test_data_that_is_taken_for_json_and_is_none_is_bytes(source: Any, headers: list[tuple[str, bytes]]) -> None:
+    for value in (b'{"a" 1}', b'{ "x", y }', b'["a" b]', b"{}}"):
+        assert agree(source(value, *headers))["data"] == value
+
+
+@pytest.mark.parametrize("source", [of_kafka, of_nats])
 @given(value=st.binary(max_size=40) | st.sampled_from(PLAIN) | st.text('[]{}":,0123eE+-. truefalsn').map(str.encode))
 @example(value=b'{"a": NaN}')
 @example(value=b"[" * 5000 + b"]" * 5000)
