@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.timeout(300)  # it is all computation
+
 MOST = 10  # in all: a few may be right where they stand
 
 CHART = ("helm/kubeirq/templates/NOTES.txt", "helm/kubeirq/values.yaml")

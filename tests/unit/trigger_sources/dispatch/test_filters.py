@@ -85,7 +85,8 @@ def test_values_are_those_of_the_cel_specification(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "data", "contenttype"),
     [
-        ('data == b"{}"', b"{}", None),
+        ("data.n == 1", b'{"n": 1}', None),
+        ('data == b"abc"', b"abc", None),
         ("data.n == 1", b'{"n": 1}', "application/vnd.x+json"),
         ("data == b'abc' && string(data) == 'abc'", b"abc", "application/octet-stream"),
         ("data == null", None, "application/json"),
