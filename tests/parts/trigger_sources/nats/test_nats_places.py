@@ -161,10 +161,10 @@ async def test_messages_that_are_held_or_wait_when_the_consumer_is_deleted_are_n
     for ordering in ("none", "key"):
         async with nats_server() as server, jetstream(server.url) as js:
             await js.create("S", ["s.>"])
-            context = StandInContext(room=4)
+            context = StandInContext(room=1)  # for each list that is yielded: a busy machine yields several
             async with reading(spec_for(server, ordering=ordering), context) as reader:
                 await js.publish("s.1", 20)
-                taken = await reader.until(4, settle=False)
+                taken = [(await reader.until(1, settle=False))[0] for _ in range(4)]
                 for delivery in (taken[0], taken[2]):
                     await delivery.settle(DONE)
                 await until_acknowledged(js, 1)
