@@ -5,6 +5,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from benchmarks import budget, instructions
@@ -16,6 +17,7 @@ COMMANDS = {"instructions": instructions.main, "budget": budget.main}
 
 def main() -> int:
     if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the processes that it started
         return COMMANDS[sys.argv[1]](sys.argv[2:])
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all when none is named")

@@ -35,7 +35,7 @@ _DISPATCH = {
 # The callback of `Endpoint.start` belongs to the phase `settle`; instructions outside of all phases are `other`
 PLACES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "kafka": {
-        "fetch": ["aiokafka.consumer.consumer:AIOKafkaConsumer.getmany"],
+        "fetch": ["trigger_sources.kafka.fetching:Fetching.read"],
         "event": ["trigger_sources.kafka.member:Member.read"],
         **_DISPATCH,
         "settle": ["trigger_sources.kafka.partition:Partition.settle"],

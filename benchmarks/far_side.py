@@ -17,6 +17,10 @@ _CALM_LOOKS = 3
 _CALM_PAUSE_SECONDS = 0.004
 
 
+class Ended(Exception):
+    """The process under test ended by itself."""
+
+
 class FarSide(Protocol):
     async def let(self, events: int, pid: int) -> None:
         """Lets so many more events through the process `pid`. Returns once it has nothing left to do."""
@@ -139,10 +143,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 async def until(event: asyncio.Event, pid: int) -> None:
-    """Waits for the event. Raises RuntimeError when the process ends before it."""
+    """Waits for the event. Raises Ended when the process ends before it."""
     while not event.is_set():
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            raise RuntimeError("the process under test has ended: run `kubeirq serve` there, and read what it says")
+            raise Ended
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_SECONDS):
                 await event.wait()

@@ -94,13 +94,20 @@ def compare(row: Row, rounds: int) -> bool:
 
 @contextmanager
 def process(
-    command: Sequence[str], core: int, env: Mapping[str, str] | None = None, folder: Path = ROOT
+    command: Sequence[str],
+    core: int,
+    env: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
+    log: Path = Path(os.devnull),
 ) -> Iterator[psutil.Process]:
     """Runs a process and its children on one core, and stops them by pid at the end."""
     pinned = ["taskset", "-c", str(core), *command] if shutil.which("taskset") else list(command)
-    with subprocess.Popen(
-        pinned, env={**os.environ, **(env or {})}, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as started:
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            pinned, env={**os.environ, **(env or {})}, cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        ) as started,
+    ):
         found = psutil.Process(started.pid)
         try:
             yield found

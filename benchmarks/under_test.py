@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import rows
-from benchmarks.far_side import Callers, FarSide, calm, function
+from benchmarks.far_side import Callers, Ended, FarSide, calm, function
 from benchmarks.measure import CLIENT_CORE, ROOT, SERVER_CORE, free_port, process, wait_for_port
 
 IN_FLIGHT = 64  # a divisor of the events that Kafka's and JetStream's triggers take at once
@@ -41,10 +41,15 @@ class Checkout:
 class UnderTest:
     pid: int
     far_side: FarSide
+    log: Path
 
     async def let(self, events: int) -> None:
         """Lets so many more events through, a multiple of IN_FLIGHT; returns once the process sleeps."""
-        await self.far_side.let(events, self.pid)
+        try:
+            await self.far_side.let(events, self.pid)
+        except Ended:
+            last = self.log.read_text(errors="replace")[-2_000:]
+            raise RuntimeError(f"the process under test ended; it printed:\n{last}") from None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Start:
     launcher: Sequence[str] = ()  # a program that runs the module named next
     patient: bool = False
 
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
 
 @asynccontextmanager
 async def runtime(start: Start) -> AsyncIterator[UnderTest]:
@@ -69,14 +78,14 @@ async def runtime(start: Start) -> AsyncIterator[UnderTest]:
     }  # fmt: skip
     program = [*start.launcher, "kubeirq_runtime.supervisor"] if start.launcher else ["runtimes/python/server.py"]
     command = start.wrap([start.checkout.python, *program])
-    with process(command, start.core, environment, start.checkout.folder) as server:
+    with process(command, start.core, environment, start.checkout.folder, start.log) as server:
         await asyncio.to_thread(wait_for_port, port, 120)
         callers = Callers(_REQUEST)
         await callers.connect(port, IN_FLIGHT)
         try:
             worker = await _child_of(server)
             await calm(worker)
-            yield UnderTest(worker, callers)
+            yield UnderTest(worker, callers, start.log)
         finally:
             server.kill()  # the worker ends with its supervisor
 
@@ -146,10 +155,11 @@ async def _serve(start: Start, kind: str, spec: Mapping[str, object]) -> AsyncIt
     )  # fmt: skip
     async with AsyncExitStack() as stack:
         there = await stack.enter_async_context(function(port, IN_FLIGHT, patient=start.patient))
-        fabric = stack.enter_context(process(command, start.core, _ENVIRONMENT, start.checkout.folder))
+        fabric = stack.enter_context(process(command, start.core, _ENVIRONMENT, start.checkout.folder, start.log))
         stack.callback(fabric.kill)  # not asked to end: it would wait for the answers that are left out
-        await there.let(0, fabric.pid)
-        yield UnderTest(fabric.pid, there)
+        found = UnderTest(fabric.pid, there, start.log)
+        await found.let(0)
+        yield found
 
 
 PROCESSES = {"kafka": kafka, "jetstream": jetstream, "runtime": runtime}
