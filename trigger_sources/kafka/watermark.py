@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections import deque
 from collections.abc import Iterable
 
 _VERSION = b"k1:"
@@ -16,13 +17,16 @@ class Watermark:
     or a transaction's markers, count as settled.
     """
 
-    __slots__ = ("_next", "_prune_at", "_settled", "_taken", "committable")
+    __slots__ = ("_next", "_order", "_prune_at", "_settled", "_taken", "committable")
 
     def __init__(self, start: int, settled: Iterable[int] = ()) -> None:
         """`settled` are offsets from `start` on that settled before; `knows` finds them until they are skipped."""
         self.committable = start
         self._next = start  # the offset after the newest one that was taken or skipped
-        self._taken: dict[int, int] = {}  # by unsettled offset, in ascending order: the time of the record
+        self._taken: dict[int, int] = {}  # by unsettled offset: the time of the record
+        # The taken offsets, lowest first; the first one is unsettled. A look for the first key of a dict would pass all
+        # the keys that were deleted in front of it
+        self._order: deque[int] = deque()
         # Above the lowest unsettled one; also those that were not read again yet, and lower ones until they are pruned
         self._settled = set(settled)
         self._prune_at = _PRUNE_LEAST
@@ -32,6 +36,7 @@ class Watermark:
         if not self._taken:
             self.committable = offset
         self._taken[offset] = at
+        self._order.append(offset)
         self._next = offset + 1
 
     def skip(self, offset: int) -> None:
@@ -56,7 +61,10 @@ class Watermark:
         if offset != self.committable:
             self._settled.add(offset)
             return
-        self.committable = next(iter(taken)) if taken else self._next
+        order = self._order
+        while order and order[0] not in taken:
+            order.popleft()
+        self.committable = order[0] if order else self._next
         if len(self._settled) > self._prune_at:
             self._settled = {found for found in self._settled if found >= self.committable}
             self._prune_at = max(_PRUNE_LEAST, 2 * len(self._settled))
@@ -74,7 +82,7 @@ class Watermark:
     @property
     def oldest_at(self) -> int | None:
         """The `at` of the lowest unsettled offset."""
-        return next(iter(self._taken.values()), None)
+        return self._taken[self._order[0]] if self._order else None
 
     @property
     def distance(self) -> int:
