@@ -74,7 +74,10 @@ class OwnedObjects:
         for found in wanted:
             live = self.get(key, *reference_of(found))
             if live is None or not _matches(live, found):
-                self._store(key, await self._ensure(owner, live, found))
+                answer = await self._ensure(owner, live, found)
+                # A watch event that came during the write may be newer than its answer; the watch brings the write too
+                if self.get(key, *reference_of(found)) is live:
+                    self._store(key, answer)
 
     def unwanted(self, owner: Object, wanted: Sequence[Object]) -> list[Object]:
         """The owner's other objects. The owner reference decides, not the label, because people copy labels."""

@@ -189,8 +189,9 @@ async def test_a_parked_lane_is_listed_and_skipped(place: Namespace, cluster: Cl
     await until(lambda: kubeirq("lanes", "list", "orders"), lambda result: result.output == "no lane waits\n")
 
 
-async def test_deploy_shows_why_a_function_does_not_start(place: Namespace, tmp_path: Path):
+async def test_deploy_shows_why_a_function_does_not_start(place: Namespace, cluster: Cluster, tmp_path: Path):
     kubeirq = terminal(place, tmp_path)
+    await kafka.create_topic(cluster.kafka, f"{place.name}-orders")
     (tmp_path / "code" / "main.py").write_text("import nowhere\n")
     assert (await kubeirq("deploy", "app.yaml", "--no-wait")).code == 0
     await place.until_condition("Function", "tax", "Ready", "CrashLoopBackOff", 120)
