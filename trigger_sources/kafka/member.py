@@ -200,8 +200,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _withdraw(self, partitions: Collection[Partition], grace_seconds: float) -> None:
         names = {partition.name for partition in partitions}
-        # Once the session has lapsed, another member may run these keys: no call may go on
-        grace_seconds = grace_seconds if self._session.lasts() else 0.0
         await self._context.withdraw(lambda delivery: delivery.partition in names, grace_seconds)
 
     # --- the group; aiokafka awaits these two, without heartbeats while it awaits the second one

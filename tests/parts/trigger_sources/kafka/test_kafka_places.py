@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -13,7 +12,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.new_partitions import NewPartitions
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
-from servers.kafka import Kafka, committed_and_ends, create_topic, shared_kafka
+from servers.kafka import Kafka, committed_and_ends, create_topic
+from servers.kafka_source import trigger
 
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Delivery, Outcome
@@ -25,23 +25,6 @@ DONE = Outcome("delivered")
 Generator = AsyncGenerator[Sequence[Delivery], None]
 # Written by version 0.1.0: offsets 4, 5 and 8 settled above a committed offset of 3
 OLD_METADATA = "k1:AQICAQ=="
-
-
-@pytest.fixture
-async def kafka() -> Kafka:
-    return await shared_kafka()
-
-
-@pytest.fixture
-async def topic(kafka: Kafka) -> str:
-    name = f"t-{uuid4().hex[:8]}"
-    await create_topic(kafka.bootstrap, name, 1)
-    return name
-
-
-def trigger(kafka: Kafka, topic: str, **spec: Any) -> KafkaTrigger:
-    fields = {"function": "f", "brokers": [kafka.bootstrap], "topics": [topic], "group": f"g-{topic}", **spec}
-    return KafkaTrigger.model_validate(fields)
 
 
 async def produce(kafka: Kafka, topic: str, numbers: Sequence[int], partition: int = 0, **more: Any) -> None:

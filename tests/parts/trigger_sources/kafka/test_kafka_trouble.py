@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
+from aiohttp import web
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
@@ -18,33 +19,18 @@ from servers.kafka import (
     apache_kafka,
     committed_and_ends,
     create_topic,
-    shared_kafka,
 )
+from servers.kafka_source import trigger
 
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.kafka.member import SESSION_SECONDS
 from trigger_sources.source import SourceError
-from trigger_sources.testing import StandInContext
+from trigger_sources.testing import Origin, StandInContext
+from trigger_sources.testing.contract import called, flow
 
 DONE = Outcome("delivered")
 Generator = AsyncGenerator[Sequence[Delivery], None]
-
-
-@pytest.fixture
-async def kafka() -> Kafka:
-    return await shared_kafka()
-
-
-@pytest.fixture
-async def topic(kafka: Kafka) -> str:
-    name = f"t-{uuid4().hex[:8]}"
-    await create_topic(kafka.bootstrap, name, 1)
-    return name
-
-
-def trigger(kafka: Kafka, topic: str, **spec: Any) -> KafkaTrigger:
-    fields = {"function": "f", "brokers": [kafka.bootstrap], "topics": [topic], "group": f"g-{topic}", **spec}
-    return KafkaTrigger.model_validate(fields)
 
 
 def reading(source: KafkaTrigger, context: StandInContext) -> Any:
@@ -146,6 +132,32 @@ async def test_the_source_continues_after_the_broker_is_killed_and_restarted(top
             await until_committed(kafka, topic, 5)
             context.stopping.set()
             await pumping
+
+
+async def test_a_broker_that_is_away_for_longer_than_the_session_cuts_no_running_call(
+    topic: str, tmp_path: Path
+) -> None:
+    release = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await release.wait()
+        return web.Response()
+
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        origin = Origin(trigger(kafka, topic), lambda count: produce(kafka, topic, range(count)))
+        async with called(answer) as function, flow(origin, function.url, tmp_path) as found:
+            await produce(kafka, topic, range(3))
+            await until(lambda: len(function.ids) == 3)
+            await kafka.kill()
+            await asyncio.sleep(SESSION_SECONDS + 2)  # the session ends by the clock
+            await kafka.start()
+            await until(lambda: found.connected[0])
+            release.set()
+            await until(lambda: found.dispatcher.counters.delivered >= 3)
+            await produce(kafka, topic, [3])
+            await until(lambda: found.dispatcher.counters.delivered >= 4 and found.dispatcher.held == 0)
+            assert len(function.ids) == 4, function.ids
 
 
 async def test_a_source_is_closed_in_time_while_no_broker_answers(topic: str) -> None:
