@@ -9,7 +9,7 @@ from urllib.parse import quote
 import orjson
 
 from trigger_sources.encoding.attributes import InvalidEvent, attribute_from_json, check_attributes
-from trigger_sources.encoding.content import BYTES, JSON, encoding_of, is_claim, is_json, media_of, viewed
+from trigger_sources.encoding.content import BYTES, CLOUDEVENTS, JSON, encoding_of, is_claim, is_json, media_of, viewed
 from trigger_sources.encoding.envelope import RawData, parsed_batch, parsed_envelope
 from trigger_sources.encoding.header_text import attribute_of, text_without_surrogates
 from trigger_sources.values import frozen
@@ -238,6 +238,14 @@ def event_from_attributes(attributes: Mapping[str, str], data: bytes | None) -> 
 def event_from_json(text: bytes) -> Event:
     """The event of a JSON envelope (structured mode). Raises InvalidEvent."""
     return _event_from_object(_parsed(parsed_envelope, text))
+
+
+def event_of_claim(content_type: str | None, data: bytes) -> Event:
+    """The event of a broker's message whose content type claims that it is one. Raises InvalidEvent."""
+    media = media_of(content_type)
+    if media not in (STRUCTURED, CLOUDEVENTS):
+        raise InvalidEvent(f"content-type: {media!r} is not known; known: {STRUCTURED}")
+    return event_from_json(data)
 
 
 def events_from_batch(text: bytes) -> list[Event]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -78,6 +79,17 @@ class Target(Spec):
         if url is not None and (problem := problem_of_url(url)):
             raise ValueError(problem)
         return url
+
+
+def start_time(text: str, others: str) -> datetime:
+    """The RFC 3339 time at which a trigger starts. Raises ValueError; `others` are the other values of the field."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither {others} nor an RFC 3339 time") from None
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; end it with Z or an offset")
+    return found
 
 
 def problem_of_name(function: str) -> str | None:

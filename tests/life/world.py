@@ -263,7 +263,6 @@ class Run:
     def count(self, event: int) -> None:
         self.balance -= 1
 
-    count_returned = count
     count_withdrawn = count
 
     def leave(self, event: int) -> None:

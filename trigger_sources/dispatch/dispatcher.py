@@ -361,9 +361,6 @@ class Dispatcher:
         else:
             self.counters.settled(kind)
 
-    def _count_returned(self, held: Held) -> None:
-        self.counters.returned += 1
-
     def _count_withdrawn(self, held: Held) -> None:
         self.counters.withdrawn += 1
 

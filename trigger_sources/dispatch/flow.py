@@ -202,8 +202,7 @@ class Flow:
         waits = not self.trigger.callers_wait
         while not self._draining:
             while (dispatcher.room < enough or (waits and not dispatcher.pulls)) and not self._draining:
-                dispatcher.room_changed.clear()
-                await _first(dispatcher.room_changed.wait(), 0.5 if dispatcher.room >= enough else None)
+                await dispatcher.room_changes(0.5 if dispatcher.room >= enough else None)
             if self._draining:
                 return await self._until_closed()
             try:

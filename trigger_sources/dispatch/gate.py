@@ -142,11 +142,6 @@ class Gate:
         if self.down_since is not None:
             self._up()
 
-    @property
-    def next_probe_seconds(self) -> float:
-        """A fair answer to "when shall I try again"."""
-        return max(1.0, self._backoff.seconds)
-
     def _up(self) -> None:
         log.info(
             "function up", extra={"function": self.name, "seconds": round(time.time() - (self.down_since or 0), 1)}

@@ -104,7 +104,6 @@ class Action(Enum):
     RETURN = "tells the source that the event is given back"
     REPLACE = "the newer hand-out is the one that gets settled"
     COUNT = "counts the outcome"
-    COUNT_RETURNED = "counts a returned event"
     COUNT_WITHDRAWN = "counts a withdrawn event"
     LEAVE = "gives room and lane back; the lane's next event enters the queue"
     REMEMBER = "keeps the outcome for when the position is handed out again"
@@ -196,13 +195,13 @@ LIFE: Table = {
         _I.ABANDONED: (_S.RETURNING, (_A.ABORT, _A.RETURN)),
     },
     State.RETURNING: {
-        _I.SETTLED: (_S.GONE, (_A.COUNT_RETURNED, _A.LEAVE)),
+        _I.SETTLED: (_S.GONE, (_A.COUNT, _A.LEAVE)),
         # The source finds out by itself: its connection is gone, or its deadline passes
-        _I.SETTLE_FAILED: (_S.GONE, (_A.COUNT_RETURNED, _A.LEAVE)),
+        _I.SETTLE_FAILED: (_S.GONE, (_A.COUNT, _A.LEAVE)),
         _I.HANDED_OUT: (_S.RETURNING, (_A.ABORT, _A.REPLACE, _A.RETURN)),
         _I.WITHDRAWN: (_S.GONE, (_A.ABORT, _A.COUNT_WITHDRAWN, _A.LEAVE)),
         # The source does not even take it back: it finds out when this process is gone
-        _I.ABANDONED: (_S.GONE, (_A.ABORT, _A.COUNT_RETURNED, _A.LEAVE)),
+        _I.ABANDONED: (_S.GONE, (_A.ABORT, _A.COUNT, _A.LEAVE)),
     },
     State.UNTOLD: {
         _I.HANDED_OUT: (_S.RETELLING, (_A.REPLACE, _A.SETTLE)),

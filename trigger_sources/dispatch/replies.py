@@ -17,11 +17,9 @@ from trigger_sources.encoding.content import encoding_of
 from trigger_sources.encoding.header_text import text_without_surrogates
 from trigger_sources.encoding.trace import trace_of
 from trigger_sources.events import ENCODING, Event, InvalidEvent, event_from_http, http_message
-from trigger_sources.publisher import Publisher, PublisherOnce, ReplyRefused
+from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.reply import Reply
 from trigger_sources.transport.client import NoAnswer, Resolve, Unreachable
-
-__all__ = ["Publisher", "PublisherOnce", "ReplyFailed", "ReplyRefused", "open_publisher", "publish_reply", "reply_to"]
 
 HOPS = "kubeirqhops"  # how many functions' replies led to this event
 MOST_HOPS = 16

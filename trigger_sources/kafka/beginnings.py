@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -13,6 +12,7 @@ from aiokafka.errors import KafkaError
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.places import AT_BEGINNING, Beginning, Place, beginning_of, place_of_commit
 from trigger_sources.kafka.topic_ids import present_ids
+from trigger_sources.spec import start_time
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -123,10 +123,4 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 
 def milliseconds(text: str) -> int:
     """Milliseconds since the epoch of an RFC 3339 time. Raises ValueError."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither earliest, latest nor an RFC 3339 time") from None
-    if found.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone; end it with Z or an offset")
-    return int(found.timestamp() * 1000)
+    return int(start_time(text, "earliest, latest").timestamp() * 1000)

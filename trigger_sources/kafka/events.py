@@ -8,13 +8,13 @@ from typing import Any
 
 from trigger_sources.encoding.attributes import key_extension
 from trigger_sources.encoding.broker_headers import MeaningOfHeaders, header_extensions
-from trigger_sources.encoding.content import CLOUDEVENTS, guessed_content_type, is_claim, media_of
+from trigger_sources.encoding.content import guessed_content_type, is_claim
 from trigger_sources.events import (
     ENCODING,
     STRUCTURED,
     Event,
     InvalidEvent,
-    event_from_json,
+    event_of_claim,
     json_from_event,
     valid_event,
     with_trace,
@@ -112,10 +112,7 @@ def _joined(own: Mapping[str, str], producers: Mapping[str, str]) -> dict[str, s
 def _cloud_event(record: Any, meaning: MeaningOfHeaders) -> Event:
     content_type = meaning.content_type
     if is_claim(content_type):
-        media = media_of(content_type)
-        if media not in (STRUCTURED, CLOUDEVENTS):
-            raise InvalidEvent(f"content-type: {media!r} is not known; known: {STRUCTURED}")
-        return event_from_json(record.value or b"")
+        return event_of_claim(content_type, record.value or b"")
     attributes: dict[str, str] = {}
     for name, value in meaning.others:
         if name.startswith("ce_"):

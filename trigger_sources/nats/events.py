@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trigger_sources.encoding.broker_headers import MeaningOfHeaders, header_extensions
-from trigger_sources.encoding.content import CLOUDEVENTS, guessed_content_type, is_claim, media_of
+from trigger_sources.encoding.content import guessed_content_type, is_claim
 from trigger_sources.encoding.header_text import header_text
 from trigger_sources.events import (
     ENCODING,
-    STRUCTURED,
     Event,
     InvalidEvent,
     attributes_of_headers,
     escaped,
-    event_from_json,
+    event_of_claim,
     valid_event,
     with_trace,
 )
@@ -89,10 +88,7 @@ def message_from_event(event: Event) -> tuple[dict[str, str], bytes]:
 def _cloud_event(meaning: MeaningOfHeaders, data: bytes) -> Event:
     content_type = meaning.content_type
     if is_claim(content_type):
-        media = media_of(content_type)
-        if media not in (STRUCTURED, CLOUDEVENTS):
-            raise InvalidEvent(f"content-type: {media!r} is not known; known: {STRUCTURED}")
-        return event_from_json(data)
+        return event_of_claim(content_type, data)
     headers: dict[str, str] = {}
     for name, value in meaning.others:
         if name.startswith("ce-") and name in headers:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -13,7 +12,7 @@ from trigger_sources.nats.consumer import Owner
 from trigger_sources.nats.security import Security
 from trigger_sources.nats.source_stream import Wish
 from trigger_sources.source import TriggerSource
-from trigger_sources.spec import Servers, Spec
+from trigger_sources.spec import Servers, Spec, start_time
 
 
 class KeyFrom(Spec):
@@ -82,12 +81,7 @@ class NATSSpec(TriggerSource):
     @classmethod
     def _known_start(cls, value: str) -> str:
         if value not in ("all", "new") and not value.isdigit():
-            try:
-                found = datetime.fromisoformat(value)
-            except ValueError:
-                raise ValueError(f"{value!r} is neither all, new, a sequence nor an RFC 3339 time") from None
-            if found.tzinfo is None:
-                raise ValueError(f"{value!r} has no time zone; end it with Z or an offset")
+            start_time(value, "all, new, a sequence")
         return value
 
     @property

@@ -54,8 +54,7 @@ INDEPENDENT = {
         ],
         "nobody reads a counter before the row is done": [
             (Action.COUNT, Action.LEAVE),
-            (Action.COUNT_RETURNED, Action.LEAVE),
-            (Action.COUNT_RETURNED, Action.ABORT),
+            (Action.COUNT, Action.ABORT),
             (Action.COUNT_WITHDRAWN, Action.LEAVE),
             (Action.COUNT_WITHDRAWN, Action.ABORT),
             (Action.COUNT_WITHDRAWN, Action.UNWAIT),
