@@ -77,6 +77,10 @@ class TriggerStatus:
             live = self._live if self._live is not None else await self._read()
             if self.fenced:
                 _merge(changes, {"state": {_TERM: str(self._held_term())}})
+            if _has(live.get("status", {}), changes):
+                live = await self._read()  # another writer may have changed it since
+                if _has(live.get("status", {}), changes):
+                    return
             patch = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"]}, "status": changes}
             try:
                 async with self._request_limit:
@@ -164,6 +168,18 @@ def _merge(into: Object, changes: Mapping[str, Any]) -> None:
             _merge(into[name], value)
         else:
             into[name] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _has(status: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
+    """Whether the merge of `changes` leaves `status` as it is."""
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            found = status.get(name)
+            if not isinstance(found, Mapping) or not _has(found, value):
+                return False
+        elif status.get(name) != value:
+            return False
+    return True
 
 
 def _lease_lost() -> SourceError:

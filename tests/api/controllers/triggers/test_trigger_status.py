@@ -67,6 +67,21 @@ async def test_many_changes_share_few_writes_and_each_is_durable_when_it_returns
         assert len(it.server.writes(resource="crontriggers")) - before == 2
 
 
+@pytest.mark.timeout(60)
+async def test_a_change_that_changes_nothing_writes_nothing(kubernetes: APIServer, tmp_path: Path) -> None:
+    async with trigger(kubernetes, tmp_path) as (it, client, found):
+        one, other = (StatusState(TriggerStatus(client, found, term=lambda: 1, fenced=False), "f") for _ in range(2))
+        await one.put("place", b"1")
+        before = len(it.server.writes(resource="crontriggers"))
+        await one.put("place", b"1")
+        await other.put("place", b"1")
+        await one.delete("no-such-key")
+        assert len(it.server.writes(resource="crontriggers")) == before
+        await other.put("place", b"2")
+        await one.put("place", b"1")  # `one` read "1" before `other` wrote "2"
+        assert (await it.get("crontrigger", "tick"))["status"]["state"] == {"f/place": "1"}
+
+
 @pytest.mark.timeout(90)
 async def test_a_change_waits_for_an_unreachable_api_server_and_keeps_the_changes_of_others(tmp_path: Path) -> None:
     async with trigger_on(own_cluster(tmp_path)) as (it, client, found):
