@@ -377,8 +377,12 @@ class Connection(asyncio.Protocol):
             self.close()
         self.unsent = unsent
 
-    def is_idle(self):
-        return not self.is_busy and self.headers is None and not self.transport.get_write_buffer_size()
+    def is_idle(self, before):
+        """Whether no request is on its way. The first one of a connection that was made after `before` may be."""
+        if self.is_busy or self.headers is not None or self.transport.get_write_buffer_size():
+            return False
+        has_served = self.target != b""
+        return has_served or self.last < before
 
     def close(self):
         if self.transport is not None:

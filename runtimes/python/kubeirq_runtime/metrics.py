@@ -30,6 +30,9 @@ class Metrics:
             index += 1
         found[3][index] += 1
 
+    def calls(self):
+        return sum(found[0] for found in self._methods.values())
+
     def text(self):
         """Prometheus' text format."""
         import resource  # here: a function's own module may have this name

@@ -13,6 +13,9 @@ from .settings import BACKLOG
 
 TURN_SECONDS = 0.1
 TURNS_PER_CHECK = 5  # of the connections
+QUIET_SECONDS = 0.5  # without a new request: then every client knows that this process stops
+MOST_LATE_SECONDS = 10.0  # that clients have to learn it
+NEW_SECONDS = 5.0  # a new connection brings its first request within this time
 
 
 class Worker:
@@ -84,19 +87,22 @@ class Worker:
         if not self.ended.done():
             self.ended.set_result(status)
 
-    async def drain(self, grace_seconds):
-        """Takes no more connections, answers the requests that came, and returns when it has sent all answers.
+    async def drain(self, grace_seconds, *, is_last):
+        """Answers the requests that came, and returns when it has sent all answers.
 
-        It returns earlier when the grace is over, and cuts the connections off.
+        It returns earlier when the grace is over, and cuts the connections off. `is_last`: no other process goes on to
+        accept connections, so this one accepts them until no client sends requests any more.
         """
         self.is_stopping = True
+        deadline = self.loop.time() + grace_seconds
+        if is_last:
+            await self._take_late_requests(min(MOST_LATE_SECONDS, grace_seconds / 2))
         for _ in range(3):
             await asyncio.sleep(0.02)  # turns of the loop, which take the connections that the kernel has accepted
         self.leave_to_the_next()
         self._listening.close()
         if self.calls.are_stuck():
             self.calls.refuse_waiting()
-        deadline = self.loop.time() + grace_seconds
         while (self.connections or self._tasks or self.calls.under_way) and self.loop.time() < deadline:
             self._close_idle()
             await asyncio.sleep(0.01)
@@ -106,9 +112,25 @@ class Worker:
                 connection.abort()
         await asyncio.sleep(0)
 
+    async def _take_late_requests(self, most_seconds):
+        """Goes on until no new request came for a moment. Clients learn late that an endpoint is gone."""
+        now = quiet_since = self.loop.time()
+        last = now + most_seconds
+        seen = self._requests_seen()
+        while now < last and now - quiet_since < QUIET_SECONDS and not self.calls.are_stuck():
+            self._close_idle()
+            await asyncio.sleep(0.02)
+            now = self.loop.time()
+            if seen != (seen := self._requests_seen()):
+                quiet_since = now
+
+    def _requests_seen(self):
+        return self.metrics.calls() + len(self.calls.under_way)
+
     def _close_idle(self):
         """Closes the connections without a request, not even one that the kernel has and the loop has not read."""
-        idle = {connection.fd: connection for connection in self.connections if connection.is_idle()}
+        before = time.monotonic() - NEW_SECONDS
+        idle = {connection.fd: connection for connection in self.connections if connection.is_idle(before)}
         poll = select.poll()
         for number in idle:
             poll.register(number, select.POLLIN)

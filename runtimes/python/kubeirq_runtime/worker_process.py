@@ -51,7 +51,10 @@ async def _serve(settings, listening, heartbeat, loop):
     worker.is_ready = True
     sweep = loop.create_task(worker.sweep())
     status = await worker.ended
-    await worker.drain(settings.grace_seconds if status == 0 else FLUSH_SECONDS)
+    if status == 0:
+        await worker.drain(settings.grace_seconds, is_last=True)
+    else:
+        await worker.drain(FLUSH_SECONDS, is_last=False)
     sweep.cancel()
     if status == 0:
         await worker.run_hook(settings.shutdown)
