@@ -68,6 +68,7 @@ class Dispatcher:
         self.most = limit * _MOST_LIMITS
         self.beside = 0  # held events that are over their lane's share of the room
         self.room_changed = asyncio.Event()  # set whenever an event is held no longer
+        self.drains = False  # the flow stops: nothing more is taken
         self.last_answer: tuple[int, float, float] | None = None  # status, epoch seconds, latency in seconds
         self.last_error = ""
         where = {"trigger": f"{identity.namespace}/{identity.trigger}", "function": identity.function}
@@ -185,8 +186,8 @@ class Dispatcher:
         self._kick()
 
     def take_again(self, delivery: Delivery, letter: DeadLetter) -> bool:
-        """Takes the event of a dead letter. Returns False where its position is held already."""
-        if letter.position in self._held:
+        """Takes the event of a dead letter. Returns False where its position is held already, or the flow stops."""
+        if self.drains or letter.position in self._held:
             return False
         held = self._take(delivery, time.time())
         if held is not None:
@@ -484,7 +485,8 @@ class Dispatcher:
             except FilterError as error:
                 self.counters.filter_errors += 1
                 if self._trigger.filter_error != "deliver":
-                    if self._trigger.filter_error == "drop" or held.delivery.caller_waits:
+                    drops = self._trigger.filter_error == "drop" and not held.redriven
+                    if drops or held.delivery.caller_waits:
                         return self._end(held, "dropped", "FilterError", str(error))
                     self.last_error = f"spec.filter: {error}"
                     if held.redriven == 0 and self.hold.filter_failed(_lane_or_event(held), self.last_error):
@@ -626,6 +628,8 @@ class Dispatcher:
         lane, counts = _lane_or_event(held), held.redriven == 0
         if self.hold.failed_finally(lane, self.last_error, self._others_are_held, counts=counts):
             return Input.HELD_BACK
+        if held.redriven:
+            return self._condemn(held, reason, message, answer)  # it stays the dead letter that it is
         if self._policy.on_failure == "drop":
             return self._end(held, "dropped", reason, message, answer)
         if self._policy.on_failure == "park":
@@ -637,7 +641,7 @@ class Dispatcher:
 
     def _part_with(self, held: Held, reason: str, message: str) -> Input:
         """No attempt can deliver the event: a dead letter, unless nobody wants one."""
-        if held.delivery.caller_waits or self._policy.on_failure == "drop":
+        if held.delivery.caller_waits or (self._policy.on_failure == "drop" and not held.redriven):
             return self._end(held, "dropped", reason, message)
         return self._condemn(held, reason, message, None)
 

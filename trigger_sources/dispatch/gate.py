@@ -99,14 +99,14 @@ class Gate:
         if latency_seconds > 0.05 or self._queue_bound != _UNLIMITED:
             self._bound_queue(latency_seconds, timeout_seconds)
         if self._waiting:
-            self._wake_one()
+            self._wake_next()
 
     def abandoned(self) -> None:
         """A call was given up from this side: it says nothing about the function."""
         self.in_flight -= 1
         self._probing = False
         if self._waiting:
-            self._wake_one()
+            self._wake_next()
 
     def unreachable(self, reason: str) -> None:
         """A call never reached the function: it is down."""
@@ -180,10 +180,20 @@ class Gate:
         else:
             self._queue_bound = max(self.concurrency, int(self.concurrency * timeout_seconds / 4 / one_call))
 
-    def _wake_one(self) -> None:
-        waiting = next(iter(self._waiting))
-        del self._waiting[waiting]
-        waiting()
+    def _wake_next(self) -> None:
+        """Wakes one flow after the other, until one starts a call or is refused again.
+
+        A flow whose events are gone by now starts none, and would keep the others waiting.
+        """
+        for _ in range(len(self._waiting)):
+            wake = next(iter(self._waiting), None)
+            if wake is None:
+                return
+            del self._waiting[wake]
+            in_flight = self.in_flight
+            wake()
+            if self.in_flight > in_flight or wake in self._waiting:
+                return
 
     def _wake_all(self) -> None:
         waiting, self._waiting = self._waiting, {}

@@ -16,7 +16,7 @@ _LOOK_SECONDS = 0.5
 async def withdraw(dispatcher: Dispatcher, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
     """Forgets the events that `lost` names: waiting ones at once, running ones after the grace.
 
-    On return none of them will be settled.
+    On return none of them will be settled. Redriven events stay: they are not the source's, which lets others go.
     """
     _withdraw_all(dispatcher, [held for held in _lost(dispatcher, lost) if not held.runs])
     deadline = time.monotonic() + grace_seconds
@@ -30,7 +30,7 @@ async def withdraw(dispatcher: Dispatcher, lost: Callable[[Delivery], bool], gra
 
 
 def _lost(dispatcher: Dispatcher, lost: Callable[[Delivery], bool]) -> list[Held]:
-    found = [held for held in dispatcher.events() if lost(held.delivery)]
+    found = [held for held in dispatcher.events() if not held.redriven and lost(held.delivery)]
     # Events behind the first one of their lane go first: none of them must start when that one goes
     found.sort(key=lambda held: held.first)
     return found
@@ -51,6 +51,7 @@ async def drain(dispatcher: Dispatcher, grace_seconds: float) -> None:
 
     Callers that wait for an answer cannot be given back: their events are still started within the grace.
     """
+    dispatcher.drains = True
     for held in dispatcher.events():
         if not held.runs and not held.delivery.caller_waits:
             dispatcher.give(held, Input.STOPPED)

@@ -15,8 +15,9 @@ async def redrive(
 ) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
     """Yields each dead letter with its outcome, as it settles. A dead letter is removed once its event is settled.
 
-    An event that fails again replaces its dead letter, with a longer history. One that is held already is not started
-    a second time: its outcome is `returned`.
+    An event that fails again replaces its dead letter, with a longer history, whatever `onFailure` says. One that is
+    held already is not started a second time: its outcome is `returned`. A flow that stops ends the redrive: events
+    that have not settled by then are `returned`, and their dead letters stay.
     """
     done: asyncio.Queue[tuple[DeadLetter, Outcome]] = asyncio.Queue()
     under_way = 0
@@ -24,6 +25,8 @@ async def redrive(
         while under_way >= _AT_ONCE or not done.empty():
             yield await done.get()
             under_way -= 1
+        if dispatcher.drains:
+            break
         _start(dispatcher, letter, done)
         under_way += 1
         if rate_per_second:
@@ -44,4 +47,4 @@ def _start(dispatcher: Dispatcher, letter: DeadLetter, done: "asyncio.Queue[tupl
         headers=letter.headers, request=letter.request,
     )  # fmt: skip
     if not dispatcher.take_again(delivery, letter):
-        done.put_nowait((letter, Outcome("returned", "InFlight")))
+        done.put_nowait((letter, Outcome("returned", "Stopping" if dispatcher.drains else "InFlight")))

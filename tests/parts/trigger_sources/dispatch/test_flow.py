@@ -16,11 +16,12 @@ from servers.stores import ComposedStore
 
 from trigger_sources.context import Context
 from trigger_sources.dead_letters import DeadLetter
-from trigger_sources.delivery import Delivery
+from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.flow import Flow
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import Seen
 from trigger_sources.dispatch.host import EventStore, LocalHost
+from trigger_sources.events import Event
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
@@ -707,6 +708,87 @@ async def test_a_redrive_of_events_that_fail_again_comes_to_an_end(tmp_path: Pat
             outcomes = [outcome.kind async for _, outcome in it.flow.redrive(place.letters(), None)]
         assert outcomes == ["deadLettered"] * 30
         assert await place.count() == 30 == it.flow.dispatcher.letters.count
+
+
+async def test_a_redriven_event_is_not_withdrawn_with_the_partition_that_it_came_from(tmp_path: Path) -> None:
+    """The group may assign the partition to another replica meanwhile. The dead letter stays here."""
+    go, mended = asyncio.Event(), False
+
+    async def decide(call: Call) -> Answer:
+        if not mended:
+            return 400
+        await go.wait()
+        return 200
+
+    async with scripted(decide) as function, bench(function.url, tmp_path, delivery={"holdAfter": None}) as it:
+        for number in range(3):
+            it.broker.publish(key=f"{number % 2}")
+        await it.until(it.settled(3))
+        mended = True
+        letters = await it.letters()
+        redriving = asyncio.create_task(_kinds(it.flow.redrive(each(letters), None)))
+        await it.until(lambda: function.running == 2)
+        it.broker.publish(key="0")  # a live event behind a redriven one
+        await it.until(lambda: it.flow.dispatcher.held == 4)
+        await it.flow.context.withdraw(lambda delivery: True, 0.05)
+        assert it.flow.dispatcher.counters.withdrawn == 1
+        go.set()
+        assert await asyncio.wait_for(redriving, 10) == ["delivered"] * 3
+        assert await it.letters() == []
+
+
+async def test_a_redrive_ends_when_the_trigger_stops(tmp_path: Path) -> None:
+    go, failing = asyncio.Event(), True
+
+    async def decide(call: Call) -> Answer:
+        if failing:
+            return 400
+        await go.wait()
+        return 200
+
+    async with scripted(decide) as function, bench(function.url, tmp_path, delivery={"holdAfter": None}) as it:
+        for number in range(200):
+            it.broker.publish(key=f"{number}")
+        await it.until(it.settled(200))
+        failing = False
+        letters = await it.letters()
+        redriving = asyncio.create_task(_kinds(it.flow.redrive(each(letters), None)))
+        await it.until(lambda: function.running == 16)
+        stopping = asyncio.create_task(it.flow.stop(10))
+        await it.until(lambda: it.flow.dispatcher.held <= 16)
+        go.set()
+        await asyncio.wait_for(stopping, 5)
+        outcomes = await asyncio.wait_for(redriving, 5)
+        assert outcomes.count("delivered") == 16
+        assert set(outcomes) == {"delivered", "returned"}
+        assert it.flow.dispatcher.letters.count == 184
+
+
+@pytest.mark.parametrize("on_failure", ["park", "drop"])
+async def test_an_event_that_is_redriven_and_fails_again_stays_a_dead_letter(tmp_path: Path, on_failure: str) -> None:
+    """The policy was another one when the dead letter was written."""
+
+    async def decide(call: Call) -> Answer:
+        return 400
+
+    spec = {"delivery": {**FAST, "holdAfter": None, "onFailure": on_failure}}
+    async with scripted(decide) as function, bench(function.url, tmp_path, **spec) as it:
+        await it.until(lambda: it.flow.dead_letters is not None)
+        place = it.flow.dead_letters
+        assert place is not None
+        letter = DeadLetter(
+            trigger_uid=it.flow.identity.uid, namespace="default", trigger="t", function="f", position="dead/1",
+            event=Event("1", "/s", "t", b"1"), reason="PermanentAnswer", message="status 400", failed_at=1.0, key=b"a",
+        )  # fmt: skip
+        await place.write(letter)
+        outcomes = await asyncio.wait_for(_kinds(it.flow.redrive(place.letters(), None)), 10)
+        assert outcomes == ["deadLettered"]
+        assert [(found.position, found.redriven) for found in await it.letters()] == [("dead/1", 1)]
+        assert it.flow.dispatcher.held == 0
+
+
+async def _kinds(redriven: AsyncIterator[tuple[DeadLetter, Outcome]]) -> list[str]:
+    return [outcome.kind async for _, outcome in redriven]
 
 
 async def test_a_stop_gives_its_queue_back_at_once_and_lets_running_events_settle(tmp_path: Path) -> None:

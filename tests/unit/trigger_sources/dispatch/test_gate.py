@@ -166,3 +166,32 @@ async def test_a_move_keeps_what_is_known(gate: Gate, flow: Flow) -> None:
     assert (gate.is_down, flow.calls) == (True, 0)
     gate.open()
     assert flow.calls == 1
+
+
+async def test_a_flow_that_has_nothing_to_start_any_more_takes_nobodys_turn(gate: Gate, flow: Flow) -> None:
+    """Its events were withdrawn while it waited for its turn."""
+    gate.concurrency = 1
+    assert gate.admits(flow)
+    gate.answered(20.0, 30.0, True)  # slow enough that no second call may be outstanding
+    assert gate.admits(flow)
+    without_events: list[str] = []
+    assert not gate.admits(lambda: without_events.append("asked"))
+    other = Flow(gate)
+    other()
+    assert other.calls == 0
+    gate.answered(20.0, 30.0, True)
+    assert without_events == ["asked"]
+    assert other.calls == 1
+    assert gate.in_flight == 1
+
+
+async def test_a_call_that_is_given_up_lets_the_next_flow_with_events_start(gate: Gate) -> None:
+    gate.close("the process was stopped", probe=True)
+    gate.open()  # two calls at once, for now
+    assert gate.admits(lambda: None)
+    assert gate.admits(lambda: None)
+    assert not gate.admits(lambda: None)
+    other = Flow(gate)
+    other()
+    gate.abandoned()
+    assert (other.calls, gate.in_flight) == (1, 2)
