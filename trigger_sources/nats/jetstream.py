@@ -134,14 +134,14 @@ class Consumption:
         trigger = self._trigger
         key: bytes | None = None
         if trigger.key is None:
-            key = message.subject.encode()
+            key = bytes_of_header(message.subject)
         elif trigger.key.header is not None:
             text = (message.headers or {}).get(trigger.key.header)
             key = bytes_of_header(text) if text is not None else None
         elif trigger.key.subject_token is not None:
             tokens = message.subject.split(".")
             if len(tokens) >= trigger.key.subject_token:
-                key = tokens[trigger.key.subject_token - 1].encode()
+                key = bytes_of_header(tokens[trigger.key.subject_token - 1])
         event = event_from_message(
             message.subject, message.data, message.headers, f"{self._ids}/{sequence}", self._source,
             _rfc3339(delivered.timestamp_ns),
