@@ -11,6 +11,7 @@ from trigger_sources.nats.connection import Connection, connection_to, servers_o
 from trigger_sources.nats.consumer import Owner
 from trigger_sources.nats.security import Security
 from trigger_sources.nats.source_stream import Wish
+from trigger_sources.nats.subjects import checked_subject
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import Servers, Spec, start_time
 
@@ -64,11 +65,7 @@ class NATSSpec(TriggerSource):
     @field_validator("subject")
     @classmethod
     def _is_a_subject(cls, value: str) -> str:
-        if any(c.isspace() for c in value) or not all(value.split(".")):
-            raise ValueError(f"{value!r} is not a subject: tokens without blanks, joined by dots")
-        if ">" in value[:-1]:
-            raise ValueError(f"{value!r}: > may stand only at the end")
-        return value
+        return checked_subject(value, wildcards=True)
 
     @field_validator("stream", "durable", "queue")
     @classmethod

@@ -10,6 +10,18 @@ _INTERNAL = "$"  # the first character of the subjects of JetStream, of its key-
 _ONE_TOKEN = re.compile(r"\$\d+|\{\{\s*(wildcard|partition|left|right)\s*\([^{}]*\)\s*\}\}", re.IGNORECASE)
 
 
+def checked_subject(subject: str, *, wildcards: bool) -> str:
+    """The subject. Raises ValueError: a blank or a line break in it would be read as a command of its own."""
+    tokens = subject.split(".")
+    if any(c.isspace() or c == "\0" for c in subject) or not all(tokens):
+        raise ValueError(f"{subject!r} is not a subject: tokens without blanks, joined by dots")
+    if wildcards and ">" in subject[:-1]:
+        raise ValueError(f"{subject!r}: > may stand only at the end")
+    if not wildcards and not {"*", ">"}.isdisjoint(tokens):
+        raise ValueError(f"{subject!r}: a message has a subject without wildcards")
+    return subject
+
+
 def overlap(one: str, other: str) -> bool:
     """Whether some subject matches both patterns."""
     left, right = one.split("."), other.split(".")
