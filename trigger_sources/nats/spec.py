@@ -70,9 +70,16 @@ class NATSSpec(TriggerSource):
     @field_validator("stream", "durable", "queue")
     @classmethod
     def _is_a_name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[^\s.*>/\\]+", value):
-            raise ValueError(f"{value!r} is not a name: no blanks, dots, wildcards or slashes")
-        return value
+        return value if value is None else _checked_name(value)
+
+    @model_validator(mode="after")
+    def _dead_letters_have_a_stream(self) -> "NATSSpec":
+        if self.mode == "jetstream" and (name := self.delivery.dead_letter.name) is not None:
+            try:
+                _checked_name(name)
+            except ValueError as error:
+                raise ValueError(f"delivery.deadLetter.name: {error}") from None
+        return self
 
     @field_validator("start")
     @classmethod
@@ -104,3 +111,10 @@ class NATSSpec(TriggerSource):
     def owner(self, context: Context) -> Owner:
         """The owner of the trigger's consumer."""
         return Owner(f"{context.namespace}/{context.name}", context.function, context.uid)
+
+
+def _checked_name(value: str) -> str:
+    """The name of a stream, consumer or queue group. It is a part of subjects."""
+    if not re.fullmatch(r"[^\s.*>/\\\0]+", value):
+        raise ValueError(f"{value!r} is not a name: no blanks, dots, wildcards or slashes")
+    return value

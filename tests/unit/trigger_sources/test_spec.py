@@ -76,6 +76,13 @@ def test_only_a_trigger_may_have_wildcards_in_its_subject(subject: str) -> None:
     assert "without wildcards" in problem_of(reply={"nats": {"subject": subject}})
 
 
+@pytest.mark.parametrize("name", ["a b", "a.b", "*", ">", "a/b", "S\r\nPUB x 0\r\n"])
+def test_a_name_that_could_be_read_as_more_than_a_stream_is_refused(name: str) -> None:
+    assert f"{name!r} is not a name" in problem_of(stream=name)
+    assert f"delivery.deadLetter.name: {name!r} is not a name" in problem_of(delivery={"deadLetter": {"name": name}})
+    assert problem_of(mode="core", delivery={"deadLetter": {"name": name}}) == ""
+
+
 def test_a_password_in_the_address_of_a_server_is_not_repeated() -> None:
     found = problem_of(servers=["nats://me:s3cret@nats:4222"])
     assert (
