@@ -216,6 +216,42 @@ def test_a_structured_event_without_a_content_type_is_json_and_says_so(source: A
 
 
 @SOURCES
+@pytest.mark.parametrize(
+    ("charset", "value", "text"),
+    [
+        ("iso-8859-1", b"\xe9\x80", "é\x80"),
+        ('"ISO-8859-15"', b"\xa4", "€"),
+        ("windows-1252; x=y", b"\x80", "€"),
+        ("utf-16", b"\xfe\xff\x20\xac", "€"),
+        ("UTF-16LE", b"\xac\x20", "€"),
+        ("Shift_JIS", b"\x83\x89", "ラ"),
+        ("utf-8", "é".encode(), "é"),
+        ("unicode_escape", b"\\u00e9", "\\u00e9"),
+        ("nonsense", "é".encode(), "é"),
+    ],
+)
+def test_text_is_read_in_its_charset_and_keeps_its_bytes(source: Any, charset: str, value: bytes, text: str) -> None:
+    content_type = f"text/plain; charset={charset}"
+    for more in ([], [("big", b"x" * 70_000)] if source is not of_http else []):  # large: in structured mode
+        event = source(value, ("content-type", content_type.encode()), *more)
+        found = agree(event)
+        assert found["data"] == text
+        assert found["cloudevent"]["data"] == value
+    event = source(envelope(datacontenttype=content_type, data=text), CLAIM)
+    assert agree(event)["data"] == text
+
+
+@SOURCES
+def test_text_that_its_charset_does_not_have_is_no_event(source: Any) -> None:
+    value = envelope(datacontenttype="text/plain; charset=iso-8859-1", data="€")
+    if source is of_http:
+        with pytest.raises(InvalidEvent, match="data: text that the charset"):
+            of_http(value, CLAIM)
+    else:
+        assert source(value, CLAIM).extensions["invalidcloudevent"].startswith("data: text that the charset")
+
+
+@SOURCES
 @pytest.mark.parametrize("number", ["123456789012345678901234567890", "-9223372036854775809", "0.12345678901234567890"])
 def test_a_number_in_a_structured_event_keeps_its_digits(source: Any, number: str) -> None:
     text = envelope(x="y").decode()[:-1] + f', "data" : {{"wei": [{number}]}} }}'
@@ -248,7 +284,21 @@ def test_large_attributes_change_nothing_in_the_data(data: bytes, content_type: 
 
 names = st.text("abxyz-_A", min_size=1, max_size=4)
 values = st.binary(max_size=12).map(lambda value: value.replace(b"\r", b"").replace(b"\n", b"").strip())
-modes = st.sampled_from([b"application/json", b"text/plain", b"x/y", b"application/cloudevents+json", b"\xe9", b""])
+charsets = st.sampled_from(
+    "utf-8 UTF8 us-ascii iso-8859-1 ISO_8859-15 latin1 windows-1252 utf-16 utf-16le UTF-32 shift_jis euc-jp iso-2022-jp"
+    " gb18030 big5 koi8-r iso-8859-12 unicode_escape hex x".split()
+)
+texts = st.builds(
+    "{};{}charset={}{}{}".format,
+    st.sampled_from(["text/plain", "Text/HTML"]),
+    st.sampled_from(["", " "]),
+    st.sampled_from(["", '"']),
+    charsets,
+    st.sampled_from(["", '"', "; x=y", "x"]),
+).map(str.encode)
+modes = texts | st.sampled_from(
+    [b"application/json", b"text/plain", b"x/y", b"application/cloudevents+json", b"\xe9", b""]
+)
 bodies = st.binary(max_size=30) | st.sampled_from([b"{}", envelope(), envelope(data="x"), b"[1]", b'"a"'])
 
 
