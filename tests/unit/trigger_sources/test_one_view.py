@@ -2,6 +2,7 @@
 
 import base64
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -258,6 +259,73 @@ def test_a_number_in_a_structured_event_keeps_its_digits(source: Any, number: st
     event = source(text.encode(), CLAIM)
     assert event.data == f'{{"wei": [{number}]}}'.encode()
     assert agree_on_integers(event) == {"wei": [json.loads(number)]}
+
+
+@SOURCES
+@pytest.mark.parametrize("levels", [200, 253, 254, 260, 500, 800])
+@pytest.mark.parametrize("inside", [b"", b"1", b"12345678901234567890"])
+def test_deep_data_of_a_structured_event_arrives(source: Any, levels: int, inside: bytes) -> None:
+    data = b"[" * levels + inside + b"]" * levels
+    event = source(envelope()[:-1] + b', "data": ' + data + b"}", CLAIM)
+    assert event.data == data
+    assert called(event)["event-id"] == "i-1"
+
+
+@SOURCES
+@pytest.mark.parametrize("levels", [980, 1_000, 1_020, 1_030, 100_000])
+def test_deeper_data_is_an_event_or_none_and_never_stops_the_source(source: Any, levels: int) -> None:
+    for inside in (b"", b"12345678901234567890"):
+        value = envelope()[:-1] + b', "data": ' + b"[" * levels + inside + b"]" * levels + b"}"
+        try:
+            event = source(value, CLAIM)
+        except InvalidEvent:
+            assert source is of_http
+            continue
+        assert (event.data is not None and event.id == "i-1") or "invalidcloudevent" in event.extensions
+
+
+@SOURCES
+@pytest.mark.parametrize("data", [b"1e400", b"-1e400", b'"cut \\ud83d"', b'{"\\udc00": [1]}', b"NaN", b"1.0", b"-0.0"])
+def test_json_that_not_every_parser_takes_keeps_its_text(source: Any, data: bytes) -> None:
+    for begin in (b"", b"\xef\xbb\xbf"):
+        event = source(begin + envelope()[:-1] + b', "data": ' + data + b"}", CLAIM)
+        assert event.data == data
+        assert agree(event)["event-id"] == "i-1"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**25), 10**25) | st.floats() | st.text(max_size=3) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+members = st.sampled_from(
+    [
+        "id",
+        "source",
+        "type",
+        "specversion",
+        "subject",
+        "time",
+        "datacontenttype",
+        "dataschema",
+        "data",
+        "data_base64",
+        "x",
+    ]
+)
+
+
+@given(st.dictionaries(members, json_values | st.sampled_from(["text/plain", "text/x; charset=utf-16", "AA=="])))
+def test_any_json_object_is_an_event_or_none(found: dict[str, Any]) -> None:
+    value = json.dumps({**ENVELOPE, **found}).encode()
+    for source in (of_kafka, of_nats):
+        assert called(source(value, CLAIM))["event-id"]
+    batch = [(("content-type", "application/cloudevents-batch+json"))]
+    for read in (
+        lambda: of_http(value, CLAIM),
+        lambda: events_of(batch, b"[%b]" % value, subject="", source="", id="", time=""),
+    ):
+        with suppress(InvalidEvent):
+            read()
 
 
 def agree_on_integers(event: Event) -> Any:
