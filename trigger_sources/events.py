@@ -9,7 +9,17 @@ from urllib.parse import quote
 import orjson
 
 from trigger_sources.encoding.attributes import InvalidEvent, attribute_from_json, check_attributes
-from trigger_sources.encoding.content import BYTES, CLOUDEVENTS, JSON, encoding_of, is_claim, is_json, media_of, viewed
+from trigger_sources.encoding.content import (
+    BYTES,
+    CLOUDEVENTS,
+    JSON,
+    codec_of,
+    encoding_of,
+    is_claim,
+    is_json,
+    media_of,
+    viewed,
+)
 from trigger_sources.encoding.envelope import RawData, parsed_batch, parsed_envelope
 from trigger_sources.encoding.header_text import attribute_of, text_without_surrogates
 from trigger_sources.values import frozen
@@ -278,7 +288,7 @@ def _data_member(data: bytes, datacontenttype: str | None) -> dict[str, Any]:
         except orjson.JSONDecodeError:
             return {"data_base64": base64.b64encode(data).decode()}
         return {"data": orjson.Fragment(data)}
-    if media_of(datacontenttype).startswith("text/"):
+    if media_of(datacontenttype).startswith("text/") and codec_of(datacontenttype) == "utf-8":
         try:
             return {"data": data.decode()}
         except UnicodeDecodeError:
@@ -316,8 +326,16 @@ def _data_of(data: Any, datacontenttype: str) -> bytes | None:
         if value is None:
             return None
         if isinstance(value, str):
-            return value.encode()
+            return _encoded(value, datacontenttype)
     return orjson.dumps(value) if raw is None else raw
+
+
+def _encoded(text: str, datacontenttype: str) -> bytes:
+    codec = codec_of(datacontenttype) if media_of(datacontenttype).startswith("text/") else "utf-8"
+    try:
+        return text.encode(codec)
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"data: text that the charset of datacontenttype does not have: {error}") from error
 
 
 def _decoded(encoded: Any) -> bytes | None:

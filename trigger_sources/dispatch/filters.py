@@ -1,7 +1,8 @@
 """CEL filters over an event, with bounded cost. Pure."""
 
+import json
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -62,7 +63,7 @@ def compile_filter(text: str) -> Callable[[Delivery], bool]:
             values["key"] = key = None if delivery.key is None else delivery.key.decode(errors="replace")
             size += 0 if key is None else len(key)
         if sees_headers:
-            values["headers"] = headers = _headers(delivery.headers)
+            values["headers"] = headers = _headers(delivery)
             size += sum(len(name) + len(value) + 2 for name, value in headers.items())
         if sees_data:
             values["data"] = _data(event)
@@ -70,7 +71,7 @@ def compile_filter(text: str) -> Callable[[Delivery], bool]:
         if size > largest:
             _refuse_if_costly(tree, values, programs.__getitem__)
         try:
-            result = evaluate(data=values)
+            result = _evaluated(evaluate, values)
         except RuntimeError as error:
             raise FilterError(_without_code(str(error))) from error
         answer = result.value()
@@ -214,8 +215,27 @@ def _data(event: Event) -> Any:
         raise FilterError(f"data is not JSON: {error}") from error
 
 
-def _headers(headers: Sequence[tuple[str, bytes]]) -> Mapping[str, str]:
-    return {name: value.decode(errors="replace") for name, value in headers}
+def _headers(delivery: Delivery) -> Mapping[str, str]:
+    """The headers as text. A header that an HTTP request has several times is one, as the function gets it."""
+    found: dict[str, str] = {}
+    joined = delivery.request is not None
+    for name, value in delivery.headers:
+        text = value.decode(errors="replace")
+        found[name] = f"{found[name]}, {text}" if joined and name in found else text
+    return found
+
+
+def _evaluated(evaluate: "Callable[..., Value]", values: Mapping[str, Any]) -> "Value":
+    """Raises RuntimeError. No CEL text has halves of characters, as a JSON text that was cut has: they are replaced."""
+    try:
+        return evaluate(data=values)
+    except RuntimeError:
+        data = values.get("data")
+        if not isinstance(data, dict | list | str):
+            raise
+        return evaluate(
+            data={**values, "data": json.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))}
+        )
 
 
 def _without_code(error: str) -> str:

@@ -3,8 +3,10 @@
 The Python runtime has the same rules in `kubeirq_runtime/event.py`; a property test compares the two.
 """
 
+import codecs
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -23,9 +25,27 @@ _JSON_STARTS = frozenset(b'{["-0123456789tfn')
 _JSON_ENDS = frozenset(b'}]"0123456789el \t\r\n')
 
 
+# The text of others is UTF-8: Python knows codecs that are no charsets, and remembers each name that it is asked for
+_CHARSET = re.compile(
+    r";\s*charset\s*=\s*[\"']?((?:us-)?ascii|latin-?1|utf-?(?:8|16|32)(?:-?[lb]e)?|iso[-_]8859[-_]\d{1,2}|iso-2022-jp"
+    r"|(?:windows-|cp)125\d|koi8-[ru]|shift[-_]jis|euc-(?:jp|kr)|gb(?:k|2312|18030)|big5)[\"']?\s*(?:;|$)",
+    re.IGNORECASE | re.ASCII,
+)
+
+
 def media_of(content_type: str | None) -> str:
     """The media type without its parameters, in lower case; empty for no content type."""
     return (content_type or "").partition(";")[0].strip().lower()
+
+
+@lru_cache(64)
+def codec_of(content_type: str | None) -> str:
+    """Python's name of the charset of text with this content type: UTF-8 if it names none, or one that is not known."""
+    found = _CHARSET.search(content_type or "")
+    try:
+        return codecs.lookup(found[1]).name if found else "utf-8"
+    except LookupError:
+        return "utf-8"
 
 
 def is_json(content_type: str | None) -> bool:
@@ -85,7 +105,7 @@ def encoding_of(values: list[str]) -> str | None:
 
 
 def viewed(data: bytes | None, content_type: str | None, encoding: str | None, event_type: str) -> Any:
-    """The data as a function sees it: JSON parsed, text/* as text, None if it is empty, and else bytes.
+    """The data as a function sees it: JSON parsed, text/* as text in its charset, None if it is empty, and else bytes.
 
     Raises ValueError for data that its content type calls JSON and that is not. A broker's plain message is bytes then.
     """
@@ -101,5 +121,5 @@ def viewed(data: bytes | None, content_type: str | None, encoding: str | None, e
                 raise
             return data
     if media_of(content_type).startswith("text/"):
-        return data.decode(errors="replace")
+        return data.decode(codec_of(content_type), errors="replace")
     return data

@@ -1,4 +1,4 @@
-"""The members of a JSON envelope, with the data's own text where parsing would change a number. Pure."""
+"""The members of a JSON envelope, with the data's own text where writing it anew would change it, or fail. Pure."""
 
 import json
 import re
@@ -6,8 +6,11 @@ from typing import Any
 
 import orjson
 
+from trigger_sources.encoding.content import parsed_json
+
 _DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
 _LONG_NUMBER = b"0" * 16  # a shorter one survives the parser
+_MOST_BRACKETS = 250  # orjson writes 254 levels; it reads more
 _DECODER = json.JSONDecoder()
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
@@ -23,19 +26,32 @@ class RawData:
 
 
 def parsed_envelope(text: bytes) -> Any:
-    """The parsed JSON. In an object with long numbers, `data` is RawData. Raises ValueError."""
-    found = orjson.loads(text)
-    if isinstance(found, dict) and "data" in found and _LONG_NUMBER in text.translate(_DIGITS):
-        found["data"] = _raw_data(text.decode(), found["data"])
+    """The parsed JSON. In an object, `data` may be RawData. Raises ValueError."""
+    found, is_exact = _read(text)
+    if isinstance(found, dict) and "data" in found and not is_exact:
+        found["data"] = _raw_data(_unicode(text), found["data"])
     return found
 
 
 def parsed_batch(text: bytes) -> Any:
-    """The parsed JSON. In an array of objects with long numbers, each `data` is RawData. Raises ValueError."""
-    found = orjson.loads(text)
-    if not isinstance(found, list) or _LONG_NUMBER not in text.translate(_DIGITS):
+    """The parsed JSON. In an array of objects, each `data` may be RawData. Raises ValueError."""
+    found, is_exact = _read(text)
+    if not isinstance(found, list) or is_exact:
         return found
-    return [parsed_envelope(item.encode()) for item in _items(text.decode())]
+    return [parsed_envelope(item.encode()) for item in _items(_unicode(text))]
+
+
+def _read(text: bytes) -> tuple[Any, bool]:
+    """The parsed JSON, and whether it has only values that are the same when they are written anew."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return parsed_json(text), False  # 1e400 or half of a character, for example
+    return found, text.count(b"[") + text.count(b"{") <= _MOST_BRACKETS and _LONG_NUMBER not in text.translate(_DIGITS)
+
+
+def _unicode(text: bytes) -> str:
+    return text.decode(json.detect_encoding(text), "surrogatepass")
 
 
 def _raw_data(text: str, value: Any) -> Any:
@@ -45,7 +61,7 @@ def _raw_data(text: str, value: Any) -> Any:
     while text[position] != "}":
         name, end = _DECODER.raw_decode(text, position)
         begin = _after(text, _after(text, end) + 1)
-        _, end = _DECODER.raw_decode(text, begin)
+        end = _end_of_value(text, begin)
         if name == "data":
             raw = text[begin:end]
         position = _next(text, end)
@@ -56,10 +72,17 @@ def _items(text: str) -> list[str]:
     found = []
     position = _after(text, text.index("[") + 1)
     while text[position] != "]":
-        _, end = _DECODER.raw_decode(text, position)
+        end = _end_of_value(text, position)
         found.append(text[position:end])
         position = _next(text, end)
     return found
+
+
+def _end_of_value(text: str, position: int) -> int:
+    try:
+        return _DECODER.raw_decode(text, position)[1]
+    except RecursionError:
+        raise ValueError("it has too many levels") from None
 
 
 def _next(text: str, end: int) -> int:

@@ -206,7 +206,8 @@ class Connection:
                 async with asyncio.timeout(_LOOK_SECONDS):  # a client that closes does not always report it
                     await self._needs_look.wait()
             self._needs_look.clear()
-            if self.client.is_closed or (self._login_refused and not self.client.is_connected):
+            client = self.client
+            if client.is_closed or client.is_deaf or (self._login_refused and not client.is_connected):
                 await self._replace()
 
     async def _replace(self) -> None:

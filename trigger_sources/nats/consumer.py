@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ _IDS = "kubeirq.dev/event-ids"
 _METADATA_SINCE = (2, 10)  # older servers keep no metadata
 _TOO_MANY_UNACKNOWLEDGED = 10121
 _BEGINNING = ("deliver_policy", "opt_start_seq", "opt_start_time")
+_WITHHOLDING = ("backoff", "headers_only", "priority_groups", "priority_policy", "priority_timeout")
 
 Config = dict[str, Any]
 
@@ -84,7 +85,8 @@ def _is_new(info: Mapping[str, Any], first: int) -> bool:
 
 def updated(found: Mapping[str, Any], wanted: Config) -> Config:
     """The configuration for an existing consumer. It keeps its place, and settings that the trigger does not make."""
-    kept = {name: value for name, value in found.items() if name not in ("filter_subjects", "metadata")}
+    left_out = ("filter_subjects", "metadata", *_WITHHOLDING)
+    kept = {name: value for name, value in found.items() if name not in left_out}
     metadata = {name: text for name, text in (found.get("metadata") or {}).items() if not name.startswith("_nats.")}
     config = {**kept, **wanted, "metadata": {**metadata, **wanted["metadata"]}}
     for name in _BEGINNING:
@@ -118,6 +120,34 @@ def drifted(info: Mapping[str, Any], owner: Owner, subject: str) -> str:
     return "" if found == {subject} else f"somebody made it take {_text(found)}"
 
 
+def pause_of(info: Mapping[str, Any]) -> str:
+    """The message for a consumer that somebody paused. Empty if it is not paused."""
+    if not info.get("paused"):
+        return ""
+    until = info["config"].get("pause_until", "later")
+    return (
+        f"somebody paused consumer {info['name']} of stream {info['stream_name']}: no message comes until {until};"
+        f" nats consumer resume {info['stream_name']} {info['name']} ends the pause"
+    )
+
+
+def withheld(info: Mapping[str, Any], wanted: Config) -> str:
+    """The first setting of the consumer by which the trigger misses messages or parts of them. Pure."""
+    return next(_withheld(info["config"], wanted), "")
+
+
+def _withheld(found: Mapping[str, Any], wanted: Config) -> Iterator[str]:
+    for problem, is_so in (
+        (f"its ack_policy is {found.get('ack_policy')}, not explicit", found.get("ack_policy") != "explicit"),
+        ("its max_deliver lets the server drop messages", found.get("max_deliver", -1) > 0),
+        ("its ack_wait is shorter than spec.ackWaitSeconds", found.get("ack_wait", 0) < wanted["ack_wait"]),
+        ("its headers_only leaves out the data", bool(found.get("headers_only"))),
+        ("its priority_groups keep messages from clients without a group", bool(found.get("priority_groups"))),
+    ):
+        if is_so:
+            yield problem
+
+
 def unsettled(info: Mapping[str, Any]) -> int:
     """The number of messages that the consumer has not settled."""
     found: int = info["num_pending"] + info["num_ack_pending"]
@@ -140,7 +170,9 @@ def may_write(
     metadata = found.get("metadata") or {}
     if _TRIGGER not in metadata:
         # Consumers that the fabric names are its own, also those of a version that made no marks
-        made_so = all(found.get(name) == value for name, value in wanted.items() if name != "metadata")
+        made_so = all(found.get(name) == value for name, value in wanted.items() if name != "metadata") and not any(
+            found.get(name) for name in _WITHHOLDING
+        )
         if not chosen or (made_so and not found.get("deliver_subject")):
             return "write"
         return _use(info, wanted, in_order)
@@ -159,15 +191,13 @@ def _use(info: Mapping[str, Any], wanted: Config, in_order: bool) -> Literal["us
     """Checks that a consumer of another program does what the trigger promises."""
     found = info["config"]
     taken = _filter_of(found)
-    for problem, is_so in (
-        (f"it takes {_text(taken)}, not {wanted['filter_subject']!r}", taken != _filter_of(wanted)),
-        ("it pushes its messages", bool(found.get("deliver_subject"))),
-        (f"its ack_policy is {found.get('ack_policy')}, not explicit", found.get("ack_policy") != "explicit"),
-        ("its max_deliver lets the server drop messages", found.get("max_deliver", -1) > 0),
-        ("its ack_wait is shorter than spec.ackWaitSeconds", found.get("ack_wait", 0) < wanted["ack_wait"]),
-        ("spec.ordering needs a consumer that only this trigger changes", in_order),
+    for problem in (
+        f"it takes {_text(taken)}, not {wanted['filter_subject']!r}" if taken != _filter_of(wanted) else "",
+        "it pushes its messages" if found.get("deliver_subject") else "",
+        withheld(info, wanted),
+        "spec.ordering needs a consumer that only this trigger changes" if in_order else "",
     ):
-        if is_so:
+        if problem:
             raise _taken(info, f"the fabric did not make it, and {problem}")
     return "use"
 

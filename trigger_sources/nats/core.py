@@ -11,7 +11,7 @@ from nats.nuid import NUID
 
 from trigger_sources.context import Context
 from trigger_sources.delivery import AnswerRefused, Delivery, Outcome
-from trigger_sources.encoding.header_text import text_without_surrogates
+from trigger_sources.encoding.header_text import bytes_of_header, text_without_surrogates
 from trigger_sources.nats.connection import Connection
 from trigger_sources.nats.events import event_from_message
 from trigger_sources.nats.headers import header_pairs
@@ -97,9 +97,9 @@ class CoreSubscription:
             message.subject, message.data, message.headers, self._ids.next().decode(), "/nats", None
         )
         if message.reply:
-            event = event.with_extensions(natsreply=message.reply)
+            event = event.with_extensions(natsreply=text_without_surrogates(message.reply))
         return Delivery(
-            event, partial(self._settle, message.reply), None, message.subject.encode(),
+            event, partial(self._settle, message.reply), None, bytes_of_header(message.subject),
             headers=header_pairs(message.headers),
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from trigger_sources.encoding.broker_headers import MeaningOfHeaders, header_extensions
 from trigger_sources.encoding.content import guessed_content_type, is_claim
-from trigger_sources.encoding.header_text import header_text
+from trigger_sources.encoding.header_text import header_text, text_without_surrogates
 from trigger_sources.events import (
     ENCODING,
     Event,
@@ -52,6 +52,7 @@ def event_from_message(
     subject: str, data: bytes, headers: Mapping[str, str] | None, identity: str, source: str, time: str | None
 ) -> Event:
     """The event of a message. A CloudEvent (binary or structured) stays as it is; others get the id `identity`."""
+    subject = text_without_surrogates(subject)
     extensions = {"natssubject": subject}
     content_type = None
     if headers:

@@ -21,13 +21,15 @@ from trigger_sources.nats.consumer import (
     is_marked,
     keeps_metadata,
     may_write,
+    pause_of,
     unsettled,
     updated,
     with_event_ids,
+    withheld,
 )
 from trigger_sources.nats.events import Delivered, event_from_message
 from trigger_sources.nats.headers import header_pairs
-from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning, policy_of
+from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning
 from trigger_sources.nats.pull import NANOSECONDS, Pull
 from trigger_sources.nats.pull import Place as MessagePlace
 from trigger_sources.nats.source_stream import ABOUT_STREAMS, SourceStream, find_stream, look_at
@@ -55,6 +57,7 @@ class Consumption:
         self._ids = ""  # the first part of the ids of events
         self._source = ""
         self._note = ("", "")  # the reason and the message of a source that is connected
+        self._pause = ""  # the message for a consumer that somebody paused
         self._failure: SourceError | None = None  # the finding of `look`; the next read raises it
         self._draining: asyncio.Task[None] | None = None
 
@@ -68,6 +71,7 @@ class Consumption:
         self._position = stream.place
         self._source = f"/nats/{stream.name}"
         self._kept.is_at(stream.place, info, self._ids)
+        self._pause = pause_of(info)
         if not self._note[0] and not stream.problem and not stream.has_all(trigger.subject):
             self._note = ("PartlyInStream", f"stream {stream.text} has only a part of {trigger.subject!r}")
         self._pull = Pull(
@@ -122,6 +126,11 @@ class Consumption:
             return None
         if problem := drifted(info, self._trigger.owner(self._context), self._trigger.subject):
             self._failure = SourceError("Taken", f"consumer {self._consumer} of stream {stream.name}: {problem}")
+        elif problem := withheld(info, self._config()):
+            await self._restore(info, problem)
+        if self._pause != (pause := pause_of(info)):
+            self._pause = pause
+            self._report(self._connection.client.is_connected)
         self._kept.moved(info)
         await self._kept.save()
         return Lag(unsettled(info))
@@ -134,14 +143,14 @@ class Consumption:
         trigger = self._trigger
         key: bytes | None = None
         if trigger.key is None:
-            key = message.subject.encode()
+            key = bytes_of_header(message.subject)
         elif trigger.key.header is not None:
             text = (message.headers or {}).get(trigger.key.header)
             key = bytes_of_header(text) if text is not None else None
         elif trigger.key.subject_token is not None:
             tokens = message.subject.split(".")
             if len(tokens) >= trigger.key.subject_token:
-                key = tokens[trigger.key.subject_token - 1].encode()
+                key = bytes_of_header(tokens[trigger.key.subject_token - 1])
         event = event_from_message(
             message.subject, message.data, message.headers, f"{self._ids}/{sequence}", self._source,
             _rfc3339(delivered.timestamp_ns),
@@ -179,6 +188,12 @@ class Consumption:
         kept = await self._kept.load()
         if (rest := await self._rest_of(kept)) is not None:
             return rest
+        if stream.is_work_queue and trigger.start != "all":
+            raise SourceError(
+                "StartRefused",
+                f"spec.start: stream {stream.name} is a work queue, of which each message is delivered: leave out"
+                " spec.start",
+            )
         begin = beginning(trigger.start, trigger.subject, stream, kept)
         self._tell(begin)
         info = await self._create(begin.config, begin.ids)
@@ -248,7 +263,7 @@ class Consumption:
         if info is None:
             first = min(self._first_unacknowledged(), stream.last_sequence + 1)
             self._tell(Beginning({}, self._ids, "ConsumerRecreated", f"from sequence {first}: {problem}"))
-            info = await self._create(policy_of(str(first)), self._ids)
+            info = await self._create(stream.policy_from(first), self._ids)
         else:
             if not is_marked(info):
                 self._pull.forget_acknowledged()  # somebody may have made it to have messages delivered again
@@ -257,6 +272,18 @@ class Consumption:
         self._kept.is_at(stream.place, info, self._ids)
         self._pull.configure(info["config"])
         self._report(self._connection.client.is_connected)
+
+    async def _restore(self, info: dict[str, Any], problem: str) -> None:
+        """Sets the consumer's settings back if it is the trigger's. Otherwise the trigger cannot go on."""
+        assert self._pull is not None
+        try:
+            restored = await self._continue(info)
+        except SourceError as error:
+            self._failure = error
+            return
+        where = {"trigger": f"{self._context.namespace}/{self._context.name}", "stream": self._stream.name}
+        log.warning("consumer was changed and is set back", extra={**where, "problem": problem})
+        self._pull.configure(restored["config"])
 
     def _first_unacknowledged(self) -> int:
         """The sequence at which a consumer that was deleted continues."""
@@ -318,6 +345,8 @@ class Consumption:
             self._context.report(connected=False, reason=lost.reason, message=str(lost))
         elif stream.problem:
             self._context.report(connected=False, reason=stream.reason, message=stream.problem)
+        elif self._pause:
+            self._context.report(connected=False, reason="ConsumerPaused", message=self._pause)
         else:
             self._context.report(connected=True, reason=self._note[0], message=self._note[1])
 

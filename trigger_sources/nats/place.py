@@ -71,7 +71,7 @@ def beginning(start: str, subject: str, stream: SourceStream, kept: Place | None
         # A stream that was restored from a backup may end before the place
         first = min(kept.floor, stream.last_sequence) + 1
         return Beginning(
-            policy_of(str(first)), kept.ids, "ConsumerRecreated", f"the consumer was deleted; from sequence {first}"
+            stream.policy_from(first), kept.ids, "ConsumerRecreated", f"the consumer was deleted; from sequence {first}"
         )
     if start == "new":
         config = {"deliver_policy": "by_start_time", "opt_start_time": kept.since}

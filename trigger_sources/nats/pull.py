@@ -322,8 +322,8 @@ class Pull:
         text = headers.get("Description", "")
         if status == "409":
             self._refused(text, headers)
-        elif status == "503":
-            self.problem = "no responders"
+        elif status in ("400", "503"):  # the consumer asks for more than a pull says; it is missing
+            self.problem = text or "no responders"
         self._news.set()
 
     def _refused(self, text: str, headers: Mapping[str, str]) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import orjson
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.events import Event
 from trigger_sources.nats.connection import Connection, connection_to, servers_of
 from trigger_sources.nats.events import message_from_event
 from trigger_sources.nats.security import Security
+from trigger_sources.nats.subjects import checked_subject
 from trigger_sources.publisher import ReplyRefused, ReplyTarget
 from trigger_sources.spec import Servers
 
@@ -28,6 +29,11 @@ class NATSReply(ReplyTarget):
         default_factory=list, description="The servers' addresses; unset: the trigger's own, else the fabric's default"
     )
     security: Security | None = Field(None, description="The fields of a NATSTrigger's security")
+
+    @field_validator("subject")
+    @classmethod
+    def _is_a_subject(cls, value: str) -> str:
+        return checked_subject(value, wildcards=False)
 
     @property
     def addresses(self) -> Mapping[str, Sequence[str]]:

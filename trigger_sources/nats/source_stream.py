@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from trigger_sources.context import SourceError
 from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.consumer import consumer_info
-from trigger_sources.nats.subjects import all_covered, extended, overlapping
+from trigger_sources.nats.subjects import all_covered, extended, overlapping, transformed
 
 ABOUT_STREAMS = ("StreamMissing", "SeveralStreams", "SubjectNotInStream")  # the reasons of errors
 _INVALID_CONFIGURATION = 10052
@@ -42,10 +42,11 @@ class SourceStream:
 
     name: str
     created: str  # the server's time: another stream of the same name has another one
-    subjects: Sequence[str]
+    subjects: Sequence[str]  # those of its messages
     last_sequence: int
-    opaque: bool  # it also has messages of other streams, or renames subjects: its subjects do not tell what is in it
+    opaque: bool  # it also has messages of other streams: its subjects do not tell what is in it
     plain: bool  # it keeps every message until someone removes it
+    is_work_queue: bool = False  # it has only messages that are not acknowledged
     reason: str = ""
     problem: str = ""
 
@@ -61,6 +62,12 @@ class SourceStream:
 
     def with_problem(self, reason: str, problem: str) -> "SourceStream":
         return replace(self, reason=reason, problem=problem)
+
+    def policy_from(self, sequence: int) -> Mapping[str, Any]:
+        """The deliver policy of a consumer that continues there. A work queue takes no other policy than `all`."""
+        if self.is_work_queue:
+            return {"deliver_policy": "all"}
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": sequence}
 
     def has_all(self, subject: str) -> bool:
         return self.opaque or all_covered(self.subjects, subject)
@@ -201,6 +208,8 @@ async def _extend(connection: Connection, found: SourceStream, subject: str) -> 
         now = _stream_of(info)
         if now.has_all(subject):
             return now
+        if info["config"].get("subject_transform"):
+            return None  # a subject that it gets may be renamed
         config = {**info["config"], "subjects": extended(now.subjects, subject)}
         try:
             await connection.api(f"STREAM.UPDATE.{found.name}", config)
@@ -235,14 +244,21 @@ async def _names_with(connection: Connection, subject: str) -> set[str]:
 
 def _stream_of(info: Mapping[str, Any]) -> SourceStream:
     config = info["config"]
-    opaque = any(config.get(name) for name in ("mirror", "sources", "subject_transform"))
+    subjects: Sequence[str] | None = tuple(config.get("subjects") or ())
+    if transform := config.get("subject_transform"):
+        subjects = transformed(subjects or (), transform.get("src") or ">", transform["dest"])
+    opaque = subjects is None or any(config.get(name) for name in ("mirror", "sources"))
     return SourceStream(
         name=config["name"],
         created=info["created"],
-        subjects=tuple(config.get("subjects") or ()),
+        subjects=subjects or (),
         last_sequence=info["state"]["last_seq"],
         opaque=opaque,
-        plain=not opaque and config["retention"] == "limits" and not any(config.get(name, 0) > 0 for name in _LIMITS),
+        is_work_queue=config["retention"] == "workqueue",
+        plain=not opaque
+        and not transform
+        and config["retention"] == "limits"
+        and not any(config.get(name, 0) > 0 for name in _LIMITS),
     )
 
 

@@ -11,6 +11,7 @@ from trigger_sources.nats.connection import Connection, connection_to, servers_o
 from trigger_sources.nats.consumer import Owner
 from trigger_sources.nats.security import Security
 from trigger_sources.nats.source_stream import Wish
+from trigger_sources.nats.subjects import checked_subject
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import Servers, Spec, start_time
 
@@ -64,18 +65,21 @@ class NATSSpec(TriggerSource):
     @field_validator("subject")
     @classmethod
     def _is_a_subject(cls, value: str) -> str:
-        if any(c.isspace() for c in value) or not all(value.split(".")):
-            raise ValueError(f"{value!r} is not a subject: tokens without blanks, joined by dots")
-        if ">" in value[:-1]:
-            raise ValueError(f"{value!r}: > may stand only at the end")
-        return value
+        return checked_subject(value, wildcards=True)
 
     @field_validator("stream", "durable", "queue")
     @classmethod
     def _is_a_name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[^\s.*>/\\]+", value):
-            raise ValueError(f"{value!r} is not a name: no blanks, dots, wildcards or slashes")
-        return value
+        return value if value is None else _checked_name(value)
+
+    @model_validator(mode="after")
+    def _dead_letters_have_a_stream(self) -> "NATSSpec":
+        if self.mode == "jetstream" and (name := self.delivery.dead_letter.name) is not None:
+            try:
+                _checked_name(name)
+            except ValueError as error:
+                raise ValueError(f"delivery.deadLetter.name: {error}") from None
+        return self
 
     @field_validator("start")
     @classmethod
@@ -107,3 +111,10 @@ class NATSSpec(TriggerSource):
     def owner(self, context: Context) -> Owner:
         """The owner of the trigger's consumer."""
         return Owner(f"{context.namespace}/{context.name}", context.function, context.uid)
+
+
+def _checked_name(value: str) -> str:
+    """The name of a stream, consumer or queue group. It is a part of subjects."""
+    if not re.fullmatch(r"[^\s.*>/\\\0]+", value):
+        raise ValueError(f"{value!r} is not a name: no blanks, dots, wildcards or slashes")
+    return value

@@ -3,9 +3,23 @@
 A pattern's tokens are literal, `*` for exactly one token, or a last `>` for one or more tokens.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 _INTERNAL = "$"  # the first character of the subjects of JetStream, of its key-value stores, and of kubeirq's streams
+_ONE_TOKEN = re.compile(r"\$\d+|\{\{\s*(wildcard|partition|left|right)\s*\([^{}]*\)\s*\}\}", re.IGNORECASE)
+
+
+def checked_subject(subject: str, *, wildcards: bool) -> str:
+    """The subject. Raises ValueError: a blank or a line break in it would be read as a command of its own."""
+    tokens = subject.split(".")
+    if any(c.isspace() or c == "\0" for c in subject) or not all(tokens):
+        raise ValueError(f"{subject!r} is not a subject: tokens without blanks, joined by dots")
+    if wildcards and ">" in subject[:-1]:
+        raise ValueError(f"{subject!r}: > may stand only at the end")
+    if not wildcards and not {"*", ">"}.isdisjoint(tokens):
+        raise ValueError(f"{subject!r}: a message has a subject without wildcards")
+    return subject
 
 
 def overlap(one: str, other: str) -> bool:
@@ -58,6 +72,15 @@ def overlapping(patterns: Iterable[str], subject: str) -> list[str]:
         for pattern in patterns
         if overlap(pattern, subject) and (subject.startswith(_INTERNAL) or not pattern.startswith(_INTERNAL))
     ]
+
+
+def transformed(patterns: Sequence[str], source: str, destination: str) -> Sequence[str] | None:
+    """The patterns of the messages in a stream that renames `source` to `destination`. None if they cannot be known."""
+    tokens = re.sub(_ONE_TOKEN, "*", destination).split(".")
+    if any("{{" in part or ("*" in part and part != "*") for part in tokens):
+        return None
+    kept = [pattern for pattern in patterns if not covers(source, pattern)]
+    return [*kept, ".".join(tokens)]
 
 
 def extended(patterns: Sequence[str], subject: str) -> list[str]:

@@ -1,7 +1,9 @@
 """The event that a request carries."""
 
 import base64
+import codecs
 import re
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from . import json_text
@@ -9,6 +11,11 @@ from . import json_text
 # The types of events for a broker's plain messages. Their data is bytes where it is not the JSON that it was taken for.
 BROKER_TYPES = ("dev.kubeirq.kafka.record", "dev.kubeirq.nats.message")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_CHARSET = re.compile(  # the text of others is UTF-8
+    r";\s*charset\s*=\s*[\"']?((?:us-)?ascii|latin-?1|utf-?(?:8|16|32)(?:-?[lb]e)?|iso[-_]8859[-_]\d{1,2}|iso-2022-jp"
+    r"|(?:windows-|cp)125\d|koi8-[ru]|shift[-_]jis|euc-(?:jp|kr)|gb(?:k|2312|18030)|big5)[\"']?\s*(?:;|$)",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 class BadRequest(Exception):
@@ -121,7 +128,11 @@ def _structured(body, kubeless):
     value = envelope["data"]
     if content_type is None or _is_json(_media(content_type)):
         return value, None, attributes
-    raw = b"" if value is None else value.encode(errors="replace") if isinstance(value, str) else json_text.dumps(value)
+    if isinstance(value, str):
+        is_text = _media(content_type).startswith("text/")
+        raw = value.encode(_codec(content_type) if is_text else "utf-8", errors="replace")
+    else:
+        raw = b"" if value is None else json_text.dumps(value)
     return _data(raw, content_type, kubeless, False), raw, attributes
 
 
@@ -133,7 +144,7 @@ def _binary_attributes(headers):
 
 
 def _data(body, content_type, kubeless, encoded):
-    """JSON parsed, text/* as text, None for an empty body, and else bytes. Kubeless knows only JSON and bytes."""
+    """JSON parsed, text/* as text in its charset, None for an empty body, and else bytes. Kubeless knows no text."""
     if not body:
         return b"" if kubeless else None
     if encoded:
@@ -144,8 +155,18 @@ def _data(body, content_type, kubeless, encoded):
     if _is_json(media):
         return _json(body)
     if media.startswith("text/") and not kubeless:
-        return body.decode(errors="replace")
+        return body.decode(_codec(content_type), errors="replace")
     return body
+
+
+@lru_cache(64)
+def _codec(content_type):
+    """Python's name of the charset that the content type names: UTF-8 if it names none, or one that is not known."""
+    found = _CHARSET.search(content_type)
+    try:
+        return codecs.lookup(found[1]).name if found else "utf-8"
+    except LookupError:
+        return "utf-8"
 
 
 def _is_json(media):

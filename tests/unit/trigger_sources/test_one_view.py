@@ -2,6 +2,7 @@
 
 import base64
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,12 +217,115 @@ def test_a_structured_event_without_a_content_type_is_json_and_says_so(source: A
 
 
 @SOURCES
+@pytest.mark.parametrize(
+    ("charset", "value", "text"),
+    [
+        ("iso-8859-1", b"\xe9\x80", "é\x80"),
+        ('"ISO-8859-15"', b"\xa4", "€"),
+        ("windows-1252; x=y", b"\x80", "€"),
+        ("utf-16", b"\xfe\xff\x20\xac", "€"),
+        ("UTF-16LE", b"\xac\x20", "€"),
+        ("Shift_JIS", b"\x83\x89", "ラ"),
+        ("utf-8", "é".encode(), "é"),
+        ("unicode_escape", b"\\u00e9", "\\u00e9"),
+        ("nonsense", "é".encode(), "é"),
+    ],
+)
+def test_text_is_read_in_its_charset_and_keeps_its_bytes(source: Any, charset: str, value: bytes, text: str) -> None:
+    content_type = f"text/plain; charset={charset}"
+    for more in ([], [("big", b"x" * 70_000)] if source is not of_http else []):  # large: in structured mode
+        event = source(value, ("content-type", content_type.encode()), *more)
+        found = agree(event)
+        assert found["data"] == text
+        assert found["cloudevent"]["data"] == value
+    event = source(envelope(datacontenttype=content_type, data=text), CLAIM)
+    assert agree(event)["data"] == text
+
+
+@SOURCES
+def test_text_that_its_charset_does_not_have_is_no_event(source: Any) -> None:
+    value = envelope(datacontenttype="text/plain; charset=iso-8859-1", data="€")
+    if source is of_http:
+        with pytest.raises(InvalidEvent, match="data: text that the charset"):
+            of_http(value, CLAIM)
+    else:
+        assert source(value, CLAIM).extensions["invalidcloudevent"].startswith("data: text that the charset")
+
+
+@SOURCES
 @pytest.mark.parametrize("number", ["123456789012345678901234567890", "-9223372036854775809", "0.12345678901234567890"])
 def test_a_number_in_a_structured_event_keeps_its_digits(source: Any, number: str) -> None:
     text = envelope(x="y").decode()[:-1] + f', "data" : {{"wei": [{number}]}} }}'
     event = source(text.encode(), CLAIM)
     assert event.data == f'{{"wei": [{number}]}}'.encode()
     assert agree_on_integers(event) == {"wei": [json.loads(number)]}
+
+
+@SOURCES
+@pytest.mark.parametrize("levels", [200, 253, 254, 260, 500, 800])
+@pytest.mark.parametrize("inside", [b"", b"1", b"12345678901234567890"])
+def test_deep_data_of_a_structured_event_arrives(source: Any, levels: int, inside: bytes) -> None:
+    data = b"[" * levels + inside + b"]" * levels
+    event = source(envelope()[:-1] + b', "data": ' + data + b"}", CLAIM)
+    assert event.data == data
+    assert called(event)["event-id"] == "i-1"
+
+
+@SOURCES
+@pytest.mark.parametrize("levels", [980, 1_000, 1_020, 1_030, 100_000])
+def test_deeper_data_is_an_event_or_none_and_never_stops_the_source(source: Any, levels: int) -> None:
+    for inside in (b"", b"12345678901234567890"):
+        value = envelope()[:-1] + b', "data": ' + b"[" * levels + inside + b"]" * levels + b"}"
+        try:
+            event = source(value, CLAIM)
+        except InvalidEvent:
+            assert source is of_http
+            continue
+        assert (event.data is not None and event.id == "i-1") or "invalidcloudevent" in event.extensions
+
+
+@SOURCES
+@pytest.mark.parametrize("data", [b"1e400", b"-1e400", b'"cut \\ud83d"', b'{"\\udc00": [1]}', b"NaN", b"1.0", b"-0.0"])
+def test_json_that_not_every_parser_takes_keeps_its_text(source: Any, data: bytes) -> None:
+    for begin in (b"", b"\xef\xbb\xbf"):
+        event = source(begin + envelope()[:-1] + b', "data": ' + data + b"}", CLAIM)
+        assert event.data == data
+        assert agree(event)["event-id"] == "i-1"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**25), 10**25) | st.floats() | st.text(max_size=3) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+members = st.sampled_from(
+    [
+        "id",
+        "source",
+        "type",
+        "specversion",
+        "subject",
+        "time",
+        "datacontenttype",
+        "dataschema",
+        "data",
+        "data_base64",
+        "x",
+    ]
+)
+
+
+@given(st.dictionaries(members, json_values | st.sampled_from(["text/plain", "text/x; charset=utf-16", "AA=="])))
+def test_any_json_object_is_an_event_or_none(found: dict[str, Any]) -> None:
+    value = json.dumps({**ENVELOPE, **found}).encode()
+    for source in (of_kafka, of_nats):
+        assert called(source(value, CLAIM))["event-id"]
+    batch = [(("content-type", "application/cloudevents-batch+json"))]
+    for read in (
+        lambda: of_http(value, CLAIM),
+        lambda: events_of(batch, b"[%b]" % value, subject="", source="", id="", time=""),
+    ):
+        with suppress(InvalidEvent):
+            read()
 
 
 def agree_on_integers(event: Event) -> Any:
@@ -248,7 +352,23 @@ def test_large_attributes_change_nothing_in_the_data(data: bytes, content_type: 
 
 names = st.text("abxyz-_A", min_size=1, max_size=4)
 values = st.binary(max_size=12).map(lambda value: value.replace(b"\r", b"").replace(b"\n", b"").strip())
-modes = st.sampled_from([b"application/json", b"text/plain", b"x/y", b"application/cloudevents+json", b"\xe9", b""])
+charsets = st.sampled_from(
+    [
+        *("utf-8", "UTF8", "us-ascii", "iso-8859-1", "ISO_8859-15", "latin1", "windows-1252", "utf-16", "utf-16le"),
+        *("UTF-32", "shift_jis", "euc-jp", "iso-2022-jp", "gb18030", "big5", "koi8-r", "iso-8859-12", "hex", "x"),
+    ]
+)
+texts = st.builds(
+    "{};{}charset={}{}{}".format,
+    st.sampled_from(["text/plain", "Text/HTML"]),
+    st.sampled_from(["", " "]),
+    st.sampled_from(["", '"']),
+    charsets,
+    st.sampled_from(["", '"', "; x=y", "x"]),
+).map(str.encode)
+modes = texts | st.sampled_from(
+    [b"application/json", b"text/plain", b"x/y", b"application/cloudevents+json", b"\xe9", b""]
+)
 bodies = st.binary(max_size=30) | st.sampled_from([b"{}", envelope(), envelope(data="x"), b"[1]", b'"a"'])
 
 

@@ -64,6 +64,25 @@ def test_an_invalid_nats_server_is_named(server: str) -> None:
     assert problem in problem_of(reply={"nats": {"subject": "s", "servers": [server]}})
 
 
+@pytest.mark.parametrize("subject", ["a b", "a\tb", "x 0\r\n\r\nPUB y 1\r\nz", "a\0b", "a..b", ".a", "a.", "a\u00a0b"])
+def test_a_subject_that_could_be_read_as_a_command_is_refused(subject: str) -> None:
+    assert problem_of(subject=subject).startswith(f"spec.subject: {subject!r} is not a subject")
+    assert f"{subject!r} is not a subject" in problem_of(reply={"nats": {"subject": subject}})
+
+
+@pytest.mark.parametrize("subject", ["a.*", "a.>", ">", "*.a"])
+def test_only_a_trigger_may_have_wildcards_in_its_subject(subject: str) -> None:
+    assert problem_of(subject=subject) == ""
+    assert "without wildcards" in problem_of(reply={"nats": {"subject": subject}})
+
+
+@pytest.mark.parametrize("name", ["a b", "a.b", "*", ">", "a/b", "S\r\nPUB x 0\r\n"])
+def test_a_name_that_could_be_read_as_more_than_a_stream_is_refused(name: str) -> None:
+    assert f"{name!r} is not a name" in problem_of(stream=name)
+    assert f"delivery.deadLetter.name: {name!r} is not a name" in problem_of(delivery={"deadLetter": {"name": name}})
+    assert problem_of(mode="core", delivery={"deadLetter": {"name": name}}) == ""
+
+
 def test_a_password_in_the_address_of_a_server_is_not_repeated() -> None:
     found = problem_of(servers=["nats://me:s3cret@nats:4222"])
     assert (

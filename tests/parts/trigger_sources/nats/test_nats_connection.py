@@ -15,6 +15,7 @@ from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.flows import Flows, TriggerResource
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import LocalHost
+from trigger_sources.events import binary_headers
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.nats import NATSTrigger
 from trigger_sources.source import SourceError
@@ -139,6 +140,36 @@ async def test_a_wrong_token_of_the_server_for_a_moment_ends_nothing(mode: str) 
         await consumer.deliveries[0].settle(DONE)
         await publish(server, b"2")
         await until(lambda: consumer.data == [b"1", b"2"])
+
+
+@pytest.mark.parametrize("mode", ["jetstream", "core"])
+@pytest.mark.parametrize(
+    "strange",
+    [
+        b"PUB orders.\xff\xfe 1\r\n1\r\n",
+        b"HPUB orders.a 3 4\r\nabc1\r\n",
+        b"HPUB orders.a 14 15\r\nNATS/1.0 \xff\r\n\r\n1\r\n",
+    ],
+    ids=["subject", "headers", "status"],
+)
+async def test_a_message_that_the_client_cannot_read_stops_no_connection(strange: bytes, mode: str) -> None:
+    async with nats_server() as server, consuming(server.url, mode=mode, subject="orders.*") as consumer:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n' + strange + b"PUB orders.b 1\r\n2\r\n")
+        await until(lambda: consumer.data == [b"1", b"2"])
+        for delivery in consumer.deliveries:
+            assert binary_headers(delivery.event)
+            await delivery.settle(DONE)
+        assert not consumer.losses
+        writer.close()
+
+
+async def test_a_client_that_stops_reading_is_replaced() -> None:
+    async with nats_server() as server, consuming(server.url, ackWaitSeconds=1) as consumer:
+        connection = await consumer.spec.connection(consumer.context)
+        connection.client._reading_task.cancel()
+        await publish(server, b"1")
+        await until(lambda: consumer.data == [b"1"])
 
 
 async def test_an_acknowledgement_while_the_connection_is_lost_is_not_lost() -> None:

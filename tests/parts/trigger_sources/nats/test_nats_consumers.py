@@ -132,6 +132,48 @@ async def test_a_consumer_that_somebody_points_elsewhere_is_noticed() -> None:
             assert "'d.2'" in str(error)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"max_deliver": 2},
+        {"headers_only": True},
+        {"ack_wait": 1_000_000_000},
+        {"priority_groups": ["a"], "priority_policy": "overflow"},
+        {"backoff": [1_000_000_000], "max_deliver": 3},
+    ],
+)
+async def test_a_setting_by_which_the_trigger_misses_messages_is_set_back(changed: dict[str, Any]) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("D", ["d"])
+        async with reading(trigger(server.url, subject="d"), context("trigger")) as reader:
+            before = (await js.consumer("D", OWN_NAME))["config"]
+            request = {"stream_name": "D", "config": {**before, **changed}}
+            assert "error" not in await js.api(f"CONSUMER.CREATE.D.{OWN_NAME}", request)
+            await reader.spec.lag(reader.context)
+            assert (await js.consumer("D", OWN_NAME))["config"] == before
+            await js.publish("d", 1, b"whole")
+            assert [found.event.data for found in await reader.until(1)] == [b"whole"]
+
+
+async def test_a_paused_consumer_is_not_ready_until_it_is_resumed() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("D", ["d"])
+        given = context("trigger")
+        pause = f"CONSUMER.PAUSE.D.{OWN_NAME}"
+        async with reading(trigger(server.url, subject="d"), given) as reader:
+            await js.api(pause, {"pause_until": "2099-01-01T00:00:00Z"})
+            await js.publish("d", 1)
+            await reader.spec.lag(given)
+            assert reader.report[:2] == (False, "ConsumerPaused")
+            assert "2099-01-01T00:00:00Z" in reader.report[2]
+        async with reading(trigger(server.url, subject="d"), later(given)) as reader:
+            assert reader.report[:2] == (False, "ConsumerPaused"), "a restart does not end an operator's pause"
+            await js.api(pause, {})
+            await reader.spec.lag(reader.context)
+            assert reader.report == (True, "", "")
+            await reader.until(1)
+
+
 # --- other programs
 
 
@@ -152,6 +194,8 @@ async def test_a_consumer_of_another_program_with_another_filter_is_refused_and_
         ({"ack_policy": "none"}, "ack_policy"),
         ({"ack_wait": 1_000_000_000}, "ack_wait"),
         ({"deliver_subject": "push.it"}, "pushes"),
+        ({"headers_only": True}, "headers_only"),
+        ({"priority_groups": ["a"], "priority_policy": "overflow"}, "priority_groups"),
         ({"filter_subject": "", "filter_subjects": ["d.1", "d.2"]}, "'d.1', 'd.2'"),
     ],
 )
@@ -162,6 +206,16 @@ async def test_a_consumer_that_breaks_a_promise_of_the_trigger_is_refused(config
         refused = await refusal(trigger(server.url, subject="d.>", durable="theirs"), context("a"))
         assert refused.reason == "Taken"
         assert problem in str(refused)
+        assert (await js.consumer("D", "theirs"))["config"] == before
+
+
+async def test_a_consumer_as_version_0_1_0_made_it_but_without_data_is_not_changed() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("D", ["d.>"])
+        config = {"filter_subject": "d.>", "ack_wait": 30_000_000_000, "max_ack_pending": 1_000, "headers_only": True}
+        before = await consumer(js, "D", "theirs", **config)
+        refused = await refusal(trigger(server.url, subject="d.>", durable="theirs"), context("a"))
+        assert "headers_only" in str(refused)
         assert (await js.consumer("D", "theirs"))["config"] == before
 
 

@@ -8,6 +8,7 @@ from servers.nats import NATSServer, nats_server
 from servers.nats_source import DONE, JetStream, jetstream, later, reading, trigger
 from servers.relay import relay
 
+from trigger_sources.source import SourceError
 from trigger_sources.testing import StandInContext
 
 CONSUMER = "kubeirq-default-trigger-function"
@@ -30,6 +31,13 @@ async def recreate(js: JetStream, messages: int) -> None:
 async def until_acknowledged(js: JetStream, floor: int) -> None:
     async with asyncio.timeout(10):
         while (await js.consumer("S", CONSUMER))["ack_floor"]["stream_seq"] < floor:
+            await asyncio.sleep(0.02)
+
+
+async def recreated(js: JetStream) -> None:
+    """Returns once the consumer, which was deleted, is there again."""
+    async with asyncio.timeout(10):
+        while "error" in await js.consumer("S", CONSUMER):
             await asyncio.sleep(0.02)
 
 
@@ -141,6 +149,43 @@ async def test_a_consumer_that_is_deleted_while_no_fabric_runs_continues_after_t
         async with reading(spec_for(server), later(context)) as reader:
             assert numbers(await reader.until(20)) == list(range(30, 50))
             assert reader.report[:2] == (True, "ConsumerRecreated")
+
+
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+async def test_a_consumer_of_a_stream_that_keeps_no_settled_messages_is_created_again(
+    retention: str, runs: bool
+) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"], retention=retention)
+        context = StandInContext()
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 3)
+            await reader.until(3)
+            await until_acknowledged(js, 3)
+            if runs:
+                more = asyncio.create_task(reader.until(2))
+                await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+                await recreated(js)
+                await js.publish("s.1", 2)
+                assert [found.event.id for found in await more] == ["S/4", "S/5"]
+        if not runs:
+            await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+            async with reading(spec_for(server), later(context)) as reader:
+                assert reader.report[:2] == (True, "ConsumerRecreated")
+                await js.publish("s.1", 2)
+                assert [found.event.id for found in await reader.until(2)] == ["S/4", "S/5"]
+
+
+async def test_a_work_queue_is_read_whole_and_another_start_is_refused() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"], retention="workqueue")
+        for start in ("new", "7", "2020-01-01T00:00:00Z"):
+            generator = spec_for(server, start=start).deliveries(context := StandInContext())
+            with pytest.raises(SourceError, match="work queue") as caught:
+                await anext(generator)
+            assert caught.value.reason == "StartRefused"
+            await context.close()
 
 
 async def test_new_means_the_first_start_of_the_trigger_though_its_consumer_is_deleted_before_any_message() -> None:

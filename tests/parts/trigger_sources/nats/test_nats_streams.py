@@ -176,6 +176,19 @@ async def test_a_named_mirror_is_read_though_it_has_no_subjects_of_its_own() -> 
             assert reader.report == (True, "", "")
 
 
+async def test_a_stream_that_renames_subjects_has_the_new_ones_only() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["in.*"], subject_transform={"src": "in.*", "dest": "out.{{wildcard(1)}}"})
+        await js.publish("in.1", 1)
+        for spec in ({"subject": "in.*"}, {"subject": "in.*", "stream": "S"}):
+            refused = await refusal(server.url, **spec)
+            assert refused.reason in ("StreamMissing", "SubjectNotInStream")
+        async with reading(trigger(server.url, subject="out.*", stream="S")) as reader:
+            (found,) = await reader.until(1)
+            assert found.event.subject == "out.1"
+            assert reader.report == (True, "", "")
+
+
 async def test_more_streams_than_one_answer_holds_are_all_looked_at() -> None:
     async with nats_server() as server, jetstream(server.url) as js:
         for number in range(1_030):

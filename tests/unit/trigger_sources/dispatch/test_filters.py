@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trigger_sources.delivery import Delivery
+from trigger_sources.delivery import Delivery, HttpRequest
 from trigger_sources.dispatch.filters import MOST_DATA_BYTES, MOST_DATA_VALUES, FilterError, compile_filter
 from trigger_sources.events import Event
 
@@ -100,6 +100,23 @@ def test_data_is_json_or_text_or_bytes_by_its_content_type(text: str, data: byte
 
 def test_a_text_payload_is_text() -> None:
     assert compile_filter("data.contains('world')")(delivery(b"hello world", "text/plain"))
+
+
+def test_half_a_character_in_a_text_leaves_the_rest_of_the_data_readable() -> None:
+    data = b'{"total": 150, "note": "cut \\ud83d", "\\ud800": 1}'
+    assert compile_filter("data.total > 100")(delivery(data)) is True
+    assert compile_filter("data.note.startsWith('cut')")(delivery(data)) is True
+    with pytest.raises(FilterError, match="No matching overloads"):
+        compile_filter("data.total > 'x'")(delivery(data))
+
+
+def test_a_header_that_a_request_has_twice_is_what_the_function_gets() -> None:
+    event = Event("1", "/shop", "order.placed", None)
+    headers = [("x-role", b"guest"), ("x-role", b"admin")]
+    request = HttpRequest("POST", "/", [("x-role", "guest"), ("x-role", "admin")], {})
+    text = "headers['x-role'] == 'guest, admin'"
+    assert compile_filter(text)(Delivery(event, _nothing, headers=headers, request=request)) is True
+    assert compile_filter("headers['x-role'] == 'admin'")(Delivery(event, _nothing, headers=headers)) is True
 
 
 def test_a_filter_that_names_no_payload_does_not_parse_it() -> None:

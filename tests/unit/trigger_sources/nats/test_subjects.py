@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trigger_sources.nats.subjects import all_covered, covers, extended, overlap, overlapping
+from trigger_sources.nats.subjects import all_covered, covers, extended, overlap, overlapping, transformed
 
 # Patterns have at most three tokens of a and b. `c` stands for every other token, and one token more for every length
 ALL = [".".join(tokens) for length in range(1, 6) for tokens in product("abc", repeat=length)]
@@ -71,3 +71,18 @@ def test_a_stream_is_extended_by_no_more_than_is_needed(given: list[str], subjec
 def test_a_wildcard_does_not_ask_for_internal_subjects() -> None:
     assert overlapping(["$KUBEIRQ.dead.x.>", "orders"], ">") == ["orders"]
     assert overlapping(["$KV.settings.>"], "$KV.settings.*") == ["$KV.settings.>"]
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "expected"),
+    [
+        ("a.>", "b.>", ["c", "b.>"]),
+        (">", "x.>", ["x.>"]),
+        ("a.>", "b.$1.y", ["c", "b.*.y"]),
+        ("a.>", "b.{{Wildcard(1)}}.{{ partition(3,1) }}", ["c", "b.*.*"]),
+        ("a.>", "b.{{split(1,-)}}", None),
+        ("a.>", "b.x$1", None),
+    ],
+)
+def test_the_subjects_of_a_stream_that_renames(source: str, destination: str, expected: list[str] | None) -> None:
+    assert transformed(["a.>", "c"], source, destination) == expected
