@@ -194,11 +194,17 @@ class FunctionController:
             return
         before = self._functions.get(key_of(found))
         self._functions[key_of(found)] = found
-        if before is None or before["metadata"].get("generation") != found["metadata"].get("generation"):
+        if before is None or _desired_state(before) != _desired_state(found):
             self.queue.add(key_of(found))
 
     def _on_deployment(self, event: Event) -> None:
         self.queue.add(self._owned.observe(event))
+
+
+def _desired_state(function: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The parts of a Function that its objects depend on. They have its labels, and a label changes no generation."""
+    metadata = function["metadata"]
+    return metadata["uid"], metadata.get("generation"), metadata.get("labels"), metadata.get("deletionTimestamp")
 
 
 def requeue_after(deployment: Mapping[str, Any], now: datetime) -> float:
