@@ -1,4 +1,11 @@
-"""Compares a live object with the desired one, to decide whether a write is needed. Pure."""
+"""Compares a live object with the desired one, to decide whether a write is needed. Pure.
+
+Values are compared exactly. Quantities are the one exception: the server rewrites 0.5 as 500m. `_is_quantity` lists the
+fields that hold one. Everywhere else `1.1` and `1.10` are two values.
+
+Two comparisons do not use this module, and are exact too: the caches of watched objects (`informer_cache.py` and
+`versions.py`) and the fields that a status already has (`controllers/triggers/status.py`).
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,22 +13,29 @@ from typing import Any
 
 from controllers.cluster.quantities import same_quantity
 
+Path = tuple[str, ...]
 
-def contains(live: Any, wanted: Any) -> bool:
-    """Whether the live object has every desired field. Ignores the fields that the server or another manager added."""
+
+def contains(live: Any, wanted: Any, path: Path = ()) -> bool:
+    """Whether the live object has every desired field. Ignores the fields that the server or another manager added.
+
+    `path` is the place of both values within their objects, without the indices of lists.
+    """
     if isinstance(wanted, Mapping):
         return isinstance(live, Mapping) and all(
-            (name in live and contains(live[name], value)) or (name not in live and _is_empty(value))
+            contains(live[name], value, (*path, name)) if name in live else _is_empty(value)
             for name, value in wanted.items()
         )
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-        return bool(live == wanted) or same_quantity(live, wanted)
+        return _is_same(live, wanted) or (_is_quantity(path) and same_quantity(live, wanted))
     if isinstance(live, str) or not isinstance(live, Sequence):
         return False
     if _are_named(wanted):
-        named = {item.get("name"): item for item in live if isinstance(item, Mapping)}
-        return all(item["name"] in named and contains(named[item["name"]], item) for item in wanted)
-    return len(live) == len(wanted) and all(contains(found, item) for found, item in zip(live, wanted, strict=True))
+        names = [item["name"] for item in wanted]
+        live = [item for item in live if isinstance(item, Mapping) and item.get("name") in names]
+    return len(live) == len(wanted) and all(
+        contains(found, item, path) for found, item in zip(live, wanted, strict=True)
+    )
 
 
 def has_stale_fields(live: Mapping[str, Any], wanted: Mapping[str, Any], manager: str) -> bool:
@@ -64,6 +78,20 @@ def _are_named(items: Sequence[Any]) -> bool:
     """Whether each item has a unique name. Two mounts of one volume, for example, have the same name."""
     names = [item["name"] for item in items if isinstance(item, Mapping) and "name" in item]
     return bool(items) and len(names) == len(items) == len(set(names))
+
+
+def _is_quantity(path: Path) -> bool:
+    """Whether the field at this place of a pod template or a volume claim is a Kubernetes quantity."""
+    return (
+        (len(path) > 2 and path[-3] == "resources" and path[-2] in ("requests", "limits"))
+        or path[-2:] in (("emptyDir", "sizeLimit"), ("resourceFieldRef", "divisor"))
+        or (len(path) > 1 and path[-2] == "overhead")
+    )
+
+
+def _is_same(live: Any, wanted: Any) -> bool:
+    """JSON's equality. Python's own takes true for 1."""
+    return isinstance(live, bool) == isinstance(wanted, bool) and bool(live == wanted)
 
 
 def _is_empty(value: Any) -> bool:

@@ -1,16 +1,18 @@
 """Dependent objects: a controller creates, updates and deletes the objects that its resources own."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused
 from controllers.cluster.differences import contains, has_stale_fields
+from controllers.cluster.informer_cache import InformerCache, Version
 
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # namespace, name
 Reference = tuple[str, str]  # kind, name; within a namespace
+_ObjectKey = tuple[str, str, str]  # kind, namespace, name
 
 
 class NameTaken(Refused):
@@ -30,13 +32,13 @@ class OwnedObjects:
         self._kinds = kinds
         self._label = label
         self._namespace = namespace
-        self._live: dict[Key, dict[Reference, Object]] = {}  # by owner
-        self._changed_since_list: set[Key] = set()  # owners whose entries are newer than the list that is under way
+        self._live: InformerCache[_ObjectKey, Object] = InformerCache()
+        self._by_owner: dict[Key, set[_ObjectKey]] = {}
 
     async def refresh(self) -> None:
         """Lists all kinds. A kind that the server does not have counts as empty."""
-        self._changed_since_list.clear()
-        listed: dict[Key, dict[Reference, Object]] = {}
+        self._live.begin_list()
+        listed: dict[_ObjectKey, tuple[Version, Object]] = {}
         for api_version, kind in self._kinds:
             try:
                 objects = await self._api.list(api_version, kind, self._namespace, {self._label: ""})
@@ -44,29 +46,30 @@ class OwnedObjects:
                 if refused.status != 404:
                     raise
                 continue
-            for found in objects:
-                listed.setdefault(self._owner_of(found), {})[reference_of(found)] = found
-        for key in self._changed_since_list:
-            listed.pop(key, None)
-            if key in self._live:
-                listed[key] = self._live[key]
-        self._live = listed
+            listed |= {_object_key_of(found): (Version.of(found), found) for found in objects}
+        self._live.replace(listed)
+        self._by_owner = {}
+        for object_key, found in self._live.items():
+            self._by_owner.setdefault(self._owner_of(found), set()).add(object_key)
 
     def observe(self, event: Mapping[str, Any]) -> Key:
         """Takes a watch event. Returns the owner of the object."""
         found = dict(event["object"])
-        key = self._owner_of(found)
-        self._store(key, found, deleted=event["type"] == "DELETED")
-        return key
+        if event["type"] == "DELETED":
+            self._delete(found)
+        else:
+            self._update(found)
+        return self._owner_of(found)
 
     def forget(self, key: Key) -> None:
         """Drops the entries of a deleted owner."""
-        self._changed_since_list.add(key)
-        self._live.pop(key, None)
+        for found in list(self._of(key)):
+            self._delete(found)
 
     def get(self, key: Key, kind: str, name: str) -> Object | None:
         """One of the owner's objects, as last observed."""
-        return self._live.get(key, {}).get((kind, name))
+        object_key = (kind, key[0], name)
+        return self._live.get(object_key) if object_key in self._by_owner.get(key, ()) else None
 
     async def ensure(self, owner: Object, wanted: Sequence[Object]) -> None:
         """Applies each object that lacks a field or has a stale one. Raises NameTaken and the API server's errors."""
@@ -74,20 +77,17 @@ class OwnedObjects:
         for found in wanted:
             live = self.get(key, *reference_of(found))
             if live is None or not _matches(live, found):
-                answer = await self._ensure(owner, live, found)
-                # A watch event that came during the write may be newer than its answer; the watch brings the write too
-                if self.get(key, *reference_of(found)) is live:
-                    self._store(key, answer)
+                self._update(await self._ensure(owner, live, found))
 
     def unwanted(self, owner: Object, wanted: Sequence[Object]) -> list[Object]:
         """The owner's other objects. The owner reference decides, not the label, because people copy labels."""
         references = {reference_of(found) for found in wanted}
-        live = self._live.get(key_of(owner), {})
-        return [found for reference, found in live.items() if reference not in references and _owns(owner, found)]
+        live = self._of(key_of(owner))
+        return [found for found in live if reference_of(found) not in references and _owns(owner, found)]
 
-    async def remove(self, key: Key, found: Object) -> None:
+    async def remove(self, found: Object) -> None:
         await self._api.delete(found)
-        self._store(key, found, deleted=True)
+        self._delete(found)
         log.info("removed", extra=_log_fields(found))
 
     async def _ensure(self, owner: Object, live: Object | None, wanted: Object) -> Object:
@@ -105,12 +105,31 @@ class OwnedObjects:
         log.info("applied", extra=_log_fields(wanted))
         return applied
 
-    def _store(self, key: Key, found: Object, *, deleted: bool = False) -> None:
-        self._changed_since_list.add(key)
-        if deleted:
-            self._live.get(key, {}).pop(reference_of(found), None)
-        else:
-            self._live.setdefault(key, {})[reference_of(found)] = found
+    def _of(self, key: Key) -> Iterator[Object]:
+        """The owner's objects, as last observed."""
+        for object_key in self._by_owner.get(key, ()):
+            found = self._live.get(object_key)
+            assert found is not None
+            yield found
+
+    def _update(self, found: Object) -> None:
+        """Takes an object of a watch event or of the answer to a write, unless it is outdated."""
+        object_key = _object_key_of(found)
+        before = self._live.get(object_key)
+        self._live.update(object_key, Version.of(found), found)
+        if before is not None:
+            self._by_owner[self._owner_of(before)].discard(object_key)
+        if (live := self._live.get(object_key)) is not None:
+            self._by_owner.setdefault(self._owner_of(live), set()).add(object_key)
+
+    def _delete(self, found: Object) -> None:
+        object_key = _object_key_of(found)
+        before = self._live.get(object_key)
+        if self._live.delete(object_key, Version.of(found)) and before is not None:
+            owner = self._owner_of(before)
+            self._by_owner[owner].discard(object_key)
+            if not self._by_owner[owner]:
+                del self._by_owner[owner]
 
     def _owner_of(self, found: Mapping[str, Any]) -> Key:
         return found["metadata"]["namespace"], found["metadata"]["labels"][self._label]
@@ -122,6 +141,10 @@ def key_of(found: Mapping[str, Any]) -> Key:
 
 def reference_of(found: Mapping[str, Any]) -> Reference:
     return found["kind"], found["metadata"]["name"]
+
+
+def _object_key_of(found: Mapping[str, Any]) -> _ObjectKey:
+    return found["kind"], *key_of(found)
 
 
 def _matches(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

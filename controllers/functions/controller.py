@@ -14,6 +14,7 @@ from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, 
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains
 from controllers.cluster.events import EventRecorder, event_for_transition
+from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.work_queue import WorkQueue
@@ -48,8 +49,7 @@ class FunctionController:
         self._events = EventRecorder(api, "kubeirq-functions")
         self._settings = settings
         self._namespace = namespace
-        self._functions: dict[Key, Object] = {}
-        self._changed_since_list: set[Key] = set()  # the cache entries that are newer than the list under way
+        self._functions: InformerCache[Key, Object] = InformerCache()
         self._owned = OwnedObjects(api, OWNED_KINDS, label=FUNCTION_LABEL, namespace=namespace)
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
@@ -74,14 +74,9 @@ class FunctionController:
 
     async def resync(self) -> None:
         """Lists everything, and enqueues every Function."""
-        self._changed_since_list.clear()
+        self._functions.begin_list()
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace)
-        listed = {key_of(found): found for found in functions}
-        for key in self._changed_since_list:
-            listed.pop(key, None)
-            if key in self._functions:
-                listed[key] = self._functions[key]
-        self._functions = listed
+        self._functions.replace({key_of(found): (Version.of(found), found) for found in functions})
         await self._owned.refresh()
         for key in self._functions:
             self.queue.add(key)
@@ -143,7 +138,7 @@ class FunctionController:
         used = {name for found in sets for name in config_maps_of(found)}
         for found in unwanted:
             if found["kind"] != "ConfigMap" or found["metadata"]["name"] not in used:
-                await self._owned.remove(key, found)
+                await self._owned.remove(found)
 
     async def _write_status(self, function: Object, status: Mapping[str, Any], conditions: list[Condition]) -> None:
         """Writes the status subresource if it differs."""
@@ -158,7 +153,8 @@ class FunctionController:
         }
         if contains(before, wanted) and contains(wanted, before):
             return
-        head = {"name": metadata["name"], "namespace": metadata["namespace"]}
+        # with the uid: a Function of the same name that was made since is refused the status of its predecessor
+        head = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
         try:
             found = await self._api.apply(
                 {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Function", "metadata": head, "status": wanted},
@@ -168,9 +164,9 @@ class FunctionController:
             if refused.status == 404:
                 return  # deleted meanwhile
             raise
-        if key_of(function) in self._functions:
-            self._functions[key_of(function)] = found
-            self._changed_since_list.add(key_of(function))
+        self._functions.update(key_of(function), Version.of(found), found)
+        if _desired_state(found) != _desired_state(function):
+            self.queue.add(key_of(function))  # an edit came during the write, and the watch brings nothing newer
         if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
             await self._events.record(found, event)
 
@@ -187,18 +183,25 @@ class FunctionController:
 
     def _on_function(self, event: Event) -> None:
         found = dict(event["object"])
-        self._changed_since_list.add(key_of(found))
+        key, version = key_of(found), Version.of(found)
         if event["type"] == "DELETED":
-            self._functions.pop(key_of(found), None)
-            self._owned.forget(key_of(found))
+            if self._functions.delete(key, version):
+                self._owned.forget(key)
             return
-        before = self._functions.get(key_of(found))
-        self._functions[key_of(found)] = found
-        if before is None or before["metadata"].get("generation") != found["metadata"].get("generation"):
-            self.queue.add(key_of(found))
+        before = self._functions.get(key)
+        if self._functions.update(key, version, found) and (
+            before is None or _desired_state(before) != _desired_state(found)
+        ):
+            self.queue.add(key)
 
     def _on_deployment(self, event: Event) -> None:
         self.queue.add(self._owned.observe(event))
+
+
+def _desired_state(function: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The parts of a Function that its objects depend on. They have its labels, and a label changes no generation."""
+    metadata = function["metadata"]
+    return metadata["uid"], metadata.get("generation"), metadata.get("labels"), metadata.get("deletionTimestamp")
 
 
 def requeue_after(deployment: Mapping[str, Any], now: datetime) -> float:

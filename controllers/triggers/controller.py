@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
+from controllers.cluster.informer_cache import Version
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.status import FUNCTION_LABEL
@@ -170,9 +171,11 @@ class TriggerController:
     def _on_trigger(self, event: Event) -> None:
         found = event["object"]
         key = key_of(found)
+        cached = self._triggers.get(key)
+        if cached is not None and Version.of(found).is_older_than(Version.of(cached.object)):
+            return  # a list was faster
         self._changed_since_list.add(key)
         if event["type"] == "DELETED":
-            cached = self._triggers.get(key)
             if cached is not None and cached.uid == found["metadata"]["uid"]:
                 self._forget(key)
         elif not self._observe(key, found):

@@ -59,7 +59,7 @@ class ExposedObjects:
             self._refused[key] = refused
             raise
         for found in self._owned.unwanted(trigger, wanted):
-            await self._owned.remove(key, found)
+            await self._owned.remove(found)
 
     def status_of(self, trigger: Object, spec: TriggerSource, function_down: str) -> tuple[Object, list[Condition]]:
         """The status fields and the conditions of an exposed trigger."""

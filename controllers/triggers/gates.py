@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from controllers.cluster.informer_cache import InformerCache
+from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.functions.status import url_of
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.transport.egress_policy import Reach
@@ -45,10 +45,10 @@ class Gates:
 
     def replace(self, functions: Iterable[Mapping[str, Any]], slices: Iterable[Mapping[str, Any]]) -> None:
         """Takes the results of the lists."""
-        self._functions.replace({_key_of(found): (_uid_of(found), _labels_of(found)) for found in functions})
+        self._functions.replace({_key_of(found): (Version.of(found), _labels_of(found)) for found in functions})
         self._slices.replace(
             {
-                _key_of(found): (_uid_of(found), (service, ready_endpoints(found)))
+                _key_of(found): (Version.of(found), (service, ready_endpoints(found)))
                 for found in slices
                 if (service := _service_of(found)) is not None
             }
@@ -63,9 +63,9 @@ class Gates:
 
     def observe_function(self, function: Mapping[str, Any], *, deleted: bool = False) -> bool:
         """Takes a Function of a watch event. Returns whether its existence or its labels changed."""
-        key, uid = _key_of(function), _uid_of(function)
+        key, version = _key_of(function), Version.of(function)
         labels = _labels_of(function)
-        changed = self._functions.delete(key, uid) if deleted else self._functions.update(key, uid, labels)
+        changed = self._functions.delete(key, version) if deleted else self._functions.update(key, version, labels)
         if changed:
             self._update(key)
         return changed
@@ -75,11 +75,11 @@ class Gates:
         service = _service_of(found)
         if service is None:
             return
-        key, uid = _key_of(found), _uid_of(found)
+        key, version = _key_of(found), Version.of(found)
         if deleted:
-            self._slices.delete(key, uid)
+            self._slices.delete(key, version)
         else:
-            self._slices.update(key, uid, (service, ready_endpoints(found)))
+            self._slices.update(key, version, (service, ready_endpoints(found)))
         serving = self._serving.setdefault(service, set())
         cached = self._slices.get(key)
         if cached is not None and cached[1]:
@@ -122,11 +122,6 @@ def _key_of(found: Mapping[str, Any]) -> Key:
 
 def _labels_of(found: Mapping[str, Any]) -> Mapping[str, str]:
     return dict(found["metadata"].get("labels") or {})
-
-
-def _uid_of(found: Mapping[str, Any]) -> str:
-    uid: str = found["metadata"]["uid"]
-    return uid
 
 
 def _service_of(found: Mapping[str, Any]) -> Key | None:

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from controllers.cluster.informer_cache import InformerCache
+from controllers.cluster.informer_cache import InformerCache, Version
 from trigger_sources.source import MissingSecret, SourceError
 from trigger_sources.spec import SecretRef
 
@@ -21,8 +21,8 @@ class Secrets:
 
     def observe(self, secret: Mapping[str, Any], *, deleted: bool = False) -> Key | None:
         """Takes an object of a watch event. Returns the Secret's key if its content changed."""
-        key, uid = _key_of(secret), secret["metadata"]["uid"]
-        if not (self._cache.delete(key, uid) if deleted else self._cache.update(key, uid, _data_of(secret))):
+        key, version = _key_of(secret), Version.of(secret)
+        if not (self._cache.delete(key, version) if deleted else self._cache.update(key, version, _data_of(secret))):
             return None
         self._increment_version(key)
         return key
@@ -33,9 +33,7 @@ class Secrets:
 
     def replace(self, secrets: Iterable[Mapping[str, Any]]) -> None:
         """Takes the result of the list."""
-        for key in self._cache.replace(
-            {_key_of(found): (found["metadata"]["uid"], _data_of(found)) for found in secrets}
-        ):
+        for key in self._cache.replace({_key_of(found): (Version.of(found), _data_of(found)) for found in secrets}):
             self._increment_version(key)
 
     def text(self, namespace: str, reference: SecretRef) -> str:

@@ -184,3 +184,29 @@ async def test_at_rest_nothing_is_written(kubernetes: APIServer, tmp_path: Path)
         assert process is not None
         assert process.returncode is None
         assert count() == before, [e["objectRef"] for e in writes(user="admin")[-5:]]
+
+
+@pytest.mark.timeout(120)
+async def test_another_spelling_of_a_number_another_order_and_another_label_are_rolled_out(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    def container(found: Any) -> Any:
+        return found["spec"]["template"]["spec"]["containers"][0]
+
+    def variables(found: Any) -> list[tuple[str, str]]:
+        return [(item["name"], item["value"]) for item in container(found)["env"] if item["name"] in ("A", "B")]
+
+    async with cluster(kubernetes, tmp_path) as it:
+        cpu = {"requests": {"cpu": "0.5"}}
+        first, second = {"name": "A", "value": "1.1"}, {"name": "B", "value": "$(A)"}
+        await it.apply(function(env=[first, second], resources=cpu))
+        await it.until("deployment", "greet", lambda found: found and variables(found)[0] == ("A", "1.1"))
+        await it.apply(function(env=[{**first, "value": "1.10"}, second], resources=cpu))
+        await it.until("deployment", "greet", lambda found: variables(found)[0] == ("A", "1.10"))
+        await it.apply(function(env=[second, first], resources=cpu))
+        found = await it.until("deployment", "greet", lambda found: variables(found)[0] == ("B", "$(A)"))
+        assert container(found)["resources"]["requests"]["cpu"] == "500m"
+        await it.server.kubectl("label", "function", "greet", "team=1.10")
+        await it.until("deployment", "greet", lambda found: found["metadata"]["labels"].get("team") == "1.10")
+        await it.server.kubectl("label", "--overwrite", "function", "greet", "team=1.1")
+        await it.until("deployment", "greet", lambda found: found["metadata"]["labels"].get("team") == "1.1")

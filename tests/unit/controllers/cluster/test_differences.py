@@ -59,6 +59,66 @@ def test_it_lacks_something(wanted: Any) -> None:
     assert not contains(LIVE, wanted)
 
 
+SPELLINGS = [("1.1", "1.10"), ("1", "1.0"), ("007", "7"), ("1Ki", "1024"), ("1e3", "1000"), ("+1", "1"), (1, "1")]
+
+
+def at(path: str, value: Any) -> Any:
+    """An object with the value at that place; a number in the path is a list with one item."""
+    for name in reversed(path.split("/")):
+        value = [{"name": "x", **value}] if name == "0" else {name: value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "metadata/labels/version",
+        "metadata/labels/storage",
+        "metadata/annotations/sizeLimit",
+        "data/storage",
+        "spec/template/spec/nodeSelector/storage",
+        "spec/template/spec/nodeSelector/limits",
+        "spec/template/spec/containers/0/env/0/value",
+        "spec/template/spec/volumes/0/csi/volumeAttributes/storage",
+        "status/state/requests",
+    ],
+)
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+def test_two_spellings_of_a_number_are_two_values(path: str, one: Any, other: Any) -> None:
+    assert contains(at(path, one), at(path, one))
+    assert not contains(at(path, one), at(path, other))
+    assert not contains(at(path, other), at(path, one))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "spec/template/spec/containers/0/resources/requests/cpu",
+        "spec/template/spec/initContainers/0/resources/limits/example.com~1gpu",
+        "spec/template/spec/resources/limits/memory",
+        "spec/template/spec/overhead/cpu",
+        "spec/template/spec/volumes/0/emptyDir/sizeLimit",
+        "spec/template/spec/volumes/0/ephemeral/volumeClaimTemplate/spec/resources/requests/storage",
+        "spec/template/spec/containers/0/env/0/valueFrom/resourceFieldRef/divisor",
+    ],
+)
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+def test_two_spellings_of_a_quantity_are_one_value(path: str, one: Any, other: Any) -> None:
+    assert contains(at(path, one), at(path, other))
+
+
+def test_true_is_not_the_number_one() -> None:
+    assert not contains({"a": 1}, {"a": True})
+    assert not contains({"a": True}, {"a": 1})
+
+
+def test_the_order_of_named_items_counts() -> None:
+    """`$(NAME)` refers to earlier variables only, and init containers run in order."""
+    live = [{"name": "injected"}, {"name": "A", "value": "1"}, {"name": "B", "value": "$(A)"}]
+    assert contains({"env": live}, {"env": [{"name": "A"}, {"name": "B"}]})
+    assert not contains({"env": live}, {"env": [{"name": "B"}, {"name": "A"}]})
+
+
 WANTED: dict[str, Any] = {
     "apiVersion": "v1",
     "metadata": {"annotations": {"a.b/c": "d"}},

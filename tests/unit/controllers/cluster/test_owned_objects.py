@@ -10,7 +10,7 @@ OWNER: Object = {"kind": "Function", "metadata": {"namespace": "shop", "name": "
 
 def deployment(version: str, **status: Any) -> Object:
     metadata = {
-        "namespace": "shop", "name": "pay", "resourceVersion": version, "labels": {"function": "pay"},
+        "namespace": "shop", "name": "pay", "uid": "d-1", "resourceVersion": version, "labels": {"function": "pay"},
         "ownerReferences": [{"uid": "u-1"}],
     }  # fmt: skip
     return {
@@ -25,8 +25,8 @@ def deployment(version: str, **status: Any) -> Object:
 class Server:
     """The far side: the watch brings news of the object before the answer to its write is here."""
 
-    def __init__(self, news: Object | None) -> None:
-        self.news = news
+    def __init__(self, news: Object | None, event: str) -> None:
+        self.news, self.event = news, event
         self.owned: OwnedObjects
 
     async def get(self, *names: str) -> Object | None:
@@ -34,24 +34,15 @@ class Server:
 
     async def apply(self, wanted: Object) -> Object:
         if self.news is not None:
-            self.owned.observe({"type": "MODIFIED", "object": self.news})
+            self.owned.observe({"type": "ADDED", "object": deployment("5")})
+            self.owned.observe({"type": self.event, "object": self.news})
         return deployment("5")
 
 
-async def after_a_write(news: Object | None) -> Object | None:
-    server = Server(news)
+async def after_a_write(news: Object | None, event: str = "MODIFIED") -> Object | None:
+    server = Server(news, event)
     server.owned = OwnedObjects(cast("Api", server), [("apps/v1", "Deployment")], label="function")
-    await server.owned.ensure(
-        OWNER,
-        [
-            {
-                **deployment(
-                    "",
-                ),
-                "spec": {"replicas": 1},
-            }
-        ],
-    )
+    await server.owned.ensure(OWNER, [deployment("")])
     return server.owned.get(("shop", "pay"), "Deployment", "pay")
 
 
@@ -62,3 +53,19 @@ async def test_the_answer_to_a_write_does_not_replace_a_newer_watch_event() -> N
 
 async def test_without_news_the_answer_counts() -> None:
     assert await after_a_write(None) == deployment("5")
+
+
+async def test_the_answer_to_a_write_does_not_bring_a_deleted_object_back() -> None:
+    assert await after_a_write(deployment("6"), "DELETED") is None
+
+
+async def test_an_object_belongs_to_the_owner_that_its_label_names_now() -> None:
+    owned = OwnedObjects(cast("Api", Server(None, "")), [("apps/v1", "Deployment")], label="function")
+    owned.observe({"type": "ADDED", "object": deployment("5")})
+    moved = deployment("6")
+    moved["metadata"]["labels"]["function"] = "other"
+    owned.observe({"type": "MODIFIED", "object": moved})
+    assert owned.get(("shop", "pay"), "Deployment", "pay") is None
+    assert owned.get(("shop", "other"), "Deployment", "pay") == moved
+    owned.forget(("shop", "other"))
+    assert owned.get(("shop", "other"), "Deployment", "pay") is None

@@ -1,0 +1,120 @@
+"""The cache of Functions: an edit that races with a write of the status is rolled out, and a namesake is a new one."""
+
+import asyncio
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from controllers.cluster.api import Api, Object
+from controllers.functions.controller import FunctionController
+from controllers.functions.pod_template import Settings
+
+KEY = ("shop", "pay")
+
+
+def function(version: int, generation: int, code: str, uid: str = "u-1") -> Object:
+    return {
+        "apiVersion": "kubeirq.dev/v1",
+        "kind": "Function",
+        "metadata": {
+            "namespace": "shop", "name": "pay", "uid": uid, "generation": generation, "resourceVersion": str(version),
+        },
+        "spec": {"source": {"inline": code}},
+    }  # fmt: skip
+
+
+class Server:
+    """The far side: it keeps the objects that are applied, and does something during the first write of the status."""
+
+    def __init__(self, during_the_write: Callable[[], Object]) -> None:
+        self.during_the_write = during_the_write
+        self.applied: list[Object] = []
+        self.status_writes = 0
+        self.version = 100
+
+    async def get(self, *_: Any) -> Object | None:
+        return None
+
+    async def delete(self, found: Object) -> None:
+        return
+
+    async def create(self, wanted: Object) -> Object:
+        return wanted
+
+    async def apply(self, wanted: Object, *, subresource: str = "", **_: Any) -> Object:
+        if subresource:
+            self.status_writes += 1
+            if self.status_writes == 1:
+                return {**self.during_the_write(), "status": wanted["status"]}
+            return {**function(200, 2, "new", wanted["metadata"]["uid"]), "status": wanted["status"]}
+        self.version += 1
+        self.applied.append(wanted)
+        found = copy.deepcopy(wanted)
+        found["metadata"] |= {"uid": f"o-{self.version}", "resourceVersion": str(self.version)}
+        return found
+
+    def code(self) -> Sequence[str]:
+        return [text for found in self.applied if found["kind"] == "ConfigMap" for text in found["data"].values()]
+
+    async def list(self, *_: Any) -> Sequence[Object]:
+        return []
+
+
+async def code_after(controller: FunctionController, server: Server, count: int) -> Sequence[str]:
+    working = asyncio.create_task(controller.queue.run())
+    try:
+        async with asyncio.timeout(5):
+            while len(server.code()) < count:
+                await asyncio.sleep(0)
+    finally:
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
+    return server.code()
+
+
+def controller_of(server: Server) -> FunctionController:
+    return FunctionController(cast("Api", server), Settings(runtime_image="r"))
+
+
+def event(kind: str, found: Object) -> Any:
+    return {"type": kind, "object": found}
+
+
+async def test_an_answer_that_is_older_than_the_edit_does_not_bring_the_old_code_back() -> None:
+    def edit_arrives_first() -> Object:
+        controller._on_function(event("MODIFIED", function(11, 2, "new")))
+        return function(10, 1, "old")
+
+    server = Server(edit_arrives_first)
+    controller = controller_of(server)
+    controller._on_function(event("ADDED", function(1, 1, "old")))
+    assert await code_after(controller, server, 2) == ["old", "new"]
+
+
+async def test_an_edit_that_the_answer_brings_is_rolled_out() -> None:
+    """The watch event of the edit is older than the answer then, so that only the answer tells of it."""
+    server = Server(lambda: function(11, 2, "new"))
+    controller = controller_of(server)
+    controller._on_function(event("ADDED", function(1, 1, "old")))
+    assert await code_after(controller, server, 2) == ["old", "new"]
+
+
+async def test_the_late_deletion_of_a_namesake_does_not_remove_its_successor() -> None:
+    controller = controller_of(Server(lambda: function(1, 1, "")))
+    controller._on_function(event("ADDED", function(1, 1, "old")))
+    controller._on_function(event("ADDED", function(3, 1, "new", "u-2")))
+    controller._on_function(event("DELETED", function(2, 1, "old")))
+    found = controller._functions.get(KEY)
+    assert found is not None
+    assert found["metadata"]["uid"] == "u-2"
+
+
+async def test_a_successor_of_the_same_generation_is_reconciled() -> None:
+    server = Server(lambda: function(2, 1, "old"))
+    controller = controller_of(server)
+    controller._on_function(event("ADDED", function(1, 1, "old")))
+    await code_after(controller, server, 1)
+    controller._on_function(event("MODIFIED", function(5, 1, "new", "u-2")))
+    assert await code_after(controller, server, 2) == ["old", "new"]
