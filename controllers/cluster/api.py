@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from aiohttp import ClientError
@@ -13,7 +14,11 @@ Object = dict[str, Any]
 
 GROUP, VERSION = "kubeirq.dev", "v1"  # of kubeirq's own kinds
 FIELD_MANAGER = "kubeirq"
-_PAGE_SIZE = 500
+USER_AGENT = f"kubeirq/{version('kubeirq')}"
+PAGE_SIZE = 100  # objects in one response
+_METADATA = "application/json;as={};g=meta.k8s.io;v=v1"
+METADATA_LIST = _METADATA.format("PartialObjectMetadataList")  # the media type of a list without specs and statuses
+METADATA_EVENTS = _METADATA.format("PartialObjectMetadata")  # that of such a watch
 _IRREGULAR_PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
 
 
@@ -37,6 +42,7 @@ async def api() -> AsyncIterator["Api"]:
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
     async with ApiClient(configuration) as client:
+        client.user_agent = USER_AGENT
         yield Api(client)
 
 
@@ -55,11 +61,33 @@ class Api:
             raise
 
     async def list(
-        self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        metadata_only: bool = False,
     ) -> list[Object]:
-        """All objects of the kind, page by page. A label with an empty value selects every object with the label."""
-        found: list[Object] = []
-        query = [("limit", str(_PAGE_SIZE))]
+        """All objects of the kind. A label with an empty value selects every object with the label.
+
+        With `metadata_only`, the objects have neither spec nor status.
+        """
+        asked = self.objects(api_version, kind, namespace, labels, metadata_only=metadata_only)
+        return [found async for found in asked]
+
+    async def objects(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        metadata_only: bool = False,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncIterator[Object]:
+        """The same objects as `list`, one after the other, so that a single page is in memory at a time."""
+        query = [("limit", str(page_size))]
         if labels:
             query.append(
                 ("labelSelector", ",".join(f"{key}={value}" if value else key for key, value in labels.items()))
@@ -67,13 +95,17 @@ class Api:
         token = ""
         while True:
             page = await self.request(
-                "GET", path_of(api_version, kind, namespace), query=[*query, *([("continue", token)] if token else [])]
+                "GET",
+                path_of(api_version, kind, namespace),
+                query=[*query, *([("continue", token)] if token else [])],
+                accept=METADATA_LIST if metadata_only else "application/json",
             )
-            # the items of a list have neither apiVersion nor kind
-            found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
+            for item in page["items"]:
+                # the items of a list have neither apiVersion nor kind, or those of their metadata
+                yield {**item, "apiVersion": api_version, "kind": kind}
             token = page["metadata"].get("continue", "")
             if not token:
-                return found
+                return
 
     async def apply(self, wanted: Mapping[str, Any], *, subresource: str = "", manager: str = FIELD_MANAGER) -> Object:
         """Applies these fields to the object or its subresource, and takes over conflicting fields.
@@ -123,13 +155,14 @@ class Api:
         body: Mapping[str, Any] | None = None,
         query: Sequence[tuple[str, str]] = (),
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> Object:
         """Sends one request and returns the JSON response. Raises Refused, or OSError or TimeoutError without one."""
         request = await self._client.param_serialize(
             method,
             path,
             query_params=list(query),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
+            header_params={"Accept": accept, "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )
