@@ -15,7 +15,7 @@ from typing import Any, cast
 import kopf
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TCPConnector, hdrs
 
-from controllers.cluster.api import METADATA_EVENTS, METADATA_LIST, PAGE_SIZE, USER_AGENT, Object
+from controllers.cluster.api import METADATA_EVENTS, METADATA_LIST, PAGE_SIZE, USER_AGENT, Object, with_shared_keys
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,16 @@ def _threads_of(
     return [_WatchThread(loop, [watch for watch in watches if watch.page_size == size], namespaces) for size in sizes]
 
 
+class _Response(ClientResponse):
+    """Takes null for an empty list, which kopf does not: the API server answers so about metadata."""
+
+    async def json(self, **options: Any) -> Any:
+        found = await super().json(**options)
+        if isinstance(found, dict) and "items" in found:
+            found["items"] = found["items"] or []
+        return found
+
+
 class _WatchThread(threading.Thread):
     """Runs one kopf operator, for these namespaces or for all if there are none. Restarts it when it fails.
 
@@ -168,7 +178,7 @@ class _WatchThread(threading.Thread):
     def _forward_to(self, watch: Watch) -> Callable[..., Any]:
         async def forward(event: Event, **_: Any) -> None:
             if not self._stopping.is_set():
-                found = {"type": event["type"], "object": watch.compact(event["object"])}
+                found = {"type": event["type"], "object": with_shared_keys(watch.compact(event["object"]))}
                 self._controller_loop.call_soon_threadsafe(watch.handler, found)
 
         return forward
@@ -183,6 +193,7 @@ class _WatchThread(threading.Thread):
             headers={**found.as_http_headers(), hdrs.USER_AGENT: USER_AGENT},
             proxy=found.proxy_url,
             trust_env=found.trust_env,
+            response_class=_Response,
             middlewares=(self._ask_for_metadata,),
         )
         return kopf.AiohttpSession(

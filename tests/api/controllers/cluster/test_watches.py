@@ -99,6 +99,21 @@ async def test_a_watch_of_metadata_gets_no_content_and_reads_pages_of_its_size(
 
 
 @pytest.mark.timeout(120)
+async def test_a_watch_of_metadata_begins_without_any_object(
+    kubernetes: APIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
+        seen = Seen()
+        watch = Watch("kubeirq.dev", "v1", "functions", seen.handler, metadata_only=True)
+        async with watching(it, monkeypatch, watch):
+            async with asyncio.timeout(20):
+                while not any(event["verb"] == "list" for event in it.server.audit(resource="functions")):
+                    await asyncio.sleep(0.02)
+            await it.apply(FUNCTION)
+            await seen.until(lambda names: names == [("ADDED", "greet")])
+
+
+@pytest.mark.timeout(120)
 async def test_the_controllers_let_the_server_filter_and_give_their_name(kubernetes: APIServer, tmp_path: Path) -> None:
     async with cluster(kubernetes, tmp_path) as it:
         login = str(await it.server.kubeconfig_of("controllers", "system:masters"))
