@@ -76,7 +76,7 @@ class FunctionController:
     def leader_changed(self) -> None:
         """Enqueues every Function, for a new leader to reconcile."""
         for key in self._functions:
-            self.queue.add(key)
+            self.queue.add_for_resync(key)
 
     async def resync(self) -> None:
         """Lists everything, and enqueues every Function."""
@@ -84,7 +84,7 @@ class FunctionController:
         self._functions.replace({key_of(found): (Version.of(found), found) async for found in self._listed()})
         await self._owned.refresh()
         for key in self._functions:
-            self.queue.add(key)
+            self.queue.add_for_resync(key)
 
     async def _listed(self) -> AsyncIterator[Object]:
         """All Functions, without the texts of their code. After the first time, it reads only what is new."""

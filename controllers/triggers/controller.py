@@ -127,7 +127,7 @@ class TriggerController:
         for key in set(self._triggers) - listed.keys() - self._changed_since_list:
             self._forget(key)
         for key in (*self._triggers, *self._applied):
-            self.queue.add(key)
+            self.queue.add_for_resync(key)
         await self._gates.retain(self._called_functions())
 
     async def _list_secrets(self) -> None:
