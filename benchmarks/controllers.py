@@ -1,187 +1,273 @@
-"""Measures the cost of controllers with many resources: `python -m benchmarks.controllers [--functions N] …`.
+"""Measures the controllers with many resources: `python -m benchmarks.controllers [--functions N] …`, or `make scale`.
 
-It uses a real API server without nodes. The benchmark stands in for the nodes, and marks every Deployment as ready.
-Each replica is a process with its own login, so that the audit log shows its requests. The fabric's data is in a real
-NATS server.
+It uses a real API server without nodes: the benchmark marks every Deployment as ready. Kafka and NATS are real servers
+on this machine. `--against FOLDER` measures another checkout, which is installed, first.
 """
 
 import argparse
 import asyncio
 import os
+import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import psutil
-import yaml
+import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from benchmarks.measure import ROOT, cpu_seconds, memory
+from benchmarks.measure import ROOT
+from benchmarks.replicas import SYSTEM, Place, Replica, Requests, replicas
 from controllers.cluster.api import Api, Object
-from controllers.definitions.crds import crds
+from kubeirq.on_machine.brokers import kafka_broker
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from servers.kubernetes import MORTAL, WRITES, APIServer, api_server
+from servers.kubernetes import APIServer, api_server
 from servers.nats import nats_server
-from servers.ports import free_port
 
-SYSTEM, NAMESPACE = "kubeirq-system", "default"
-AT_ONCE = 32
-MOST_SECONDS = 300.0  # for each step
-REPLICAS = ("one", "two")
+NAMESPACE, FOREIGN = "default", "foreign"
+AT_ONCE = 16
+STEP_SECONDS = 1_200.0  # the time limit of each step
+SETTLED_SECONDS = 10.0
+VISIBLE_SECONDS = 60.0  # the time limit of one edit
+KINDS = {"http": "HTTPTrigger", "cron": "CronTrigger", "nats": "NATSTrigger", "kafka": "KafkaTrigger"}
+
+
+@dataclass(frozen=True)
+class Size:
+    functions: int
+    function_bytes: int
+    triggers: int
+    brokered: int  # of the triggers: NATS and Kafka triggers, each
+    slices: int
+    edits: int
+    rest: float
 
 
 @dataclass
-class Running:
-    """One replica of a controller."""
+class Results:
+    """The figures of one checkout, in the order of the printed rows."""
 
-    login: str
-    log: Path
-    started: asyncio.subprocess.Process
-    process: psutil.Process
+    rows: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, figure: str) -> None:
+        self.rows[name] = figure
+        print(f"  {name}: {figure}", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.controllers", description=__doc__)
-    parser.add_argument("--functions", type=int, default=1_000)
-    parser.add_argument("--triggers", type=int, default=1_000, help="cron triggers of a plain URL, due in years")
+    parser.add_argument("--functions", type=int, default=300)
+    parser.add_argument("--function-bytes", type=int, default=100_000, help="the size of each Function's code")
+    parser.add_argument(
+        "--triggers", type=int, default=1_000, help="of all kinds; half of those without a broker: HTTP"
+    )
+    parser.add_argument("--brokered", type=int, default=20, help="NATS triggers, and the same number of Kafka triggers")
+    parser.add_argument("--slices", type=int, default=3_000, help="EndpointSlices that are none of kubeirq's")
+    parser.add_argument("--edits", type=int, default=100, help="edits of Functions, and the same number of triggers")
     parser.add_argument("--rest", type=float, default=60, help="seconds at rest")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout, measured before this one")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="where the replicas' logs are kept")
-    arguments = parser.parse_args()
-    print(f"{os.cpu_count()} cores, {os.getloadavg()[0]:.1f} of them busy before; all parts share them\n")
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.logs is not None:
-            arguments.logs.mkdir(parents=True, exist_ok=True)
-        logs = arguments.logs or Path(folder)
-        asyncio.run(_measure(logs, arguments.functions, arguments.triggers, arguments.rest))
+    given = parser.parse_args()
+    size = Size(
+        given.functions, given.function_bytes, given.triggers, given.brokered, given.slices, given.edits, given.rest
+    )
+    print(f"{os.cpu_count()} cores, {os.getloadavg()[0]:.1f} of them busy before; all parts share them\n{size}\n")
+    checkouts = [ROOT] if given.against is None else [given.against.resolve(), ROOT]
+    results = {}
+    for checkout in checkouts:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) if given.logs is None else given.logs / checkout.name
+            folder.mkdir(parents=True, exist_ok=True)
+            print(f"{'before' if checkout != ROOT else 'after'}", flush=True)
+            results[checkout] = asyncio.run(_measure(checkout, folder, size))
+    if len(checkouts) == 2:
+        _print_table(*results.values())
     return 0
 
 
-async def _measure(folder: Path, functions: int, triggers: int, rest: float) -> None:
+def _print_table(before: Results, after: Results) -> None:
+    print("\n| measured | before | after |\n| --- | --- | --- |")
+    for name in dict.fromkeys((*before.rows, *after.rows)):
+        print(f"| {name} | {before.rows.get(name, '')} | {after.rows.get(name, '')} |")
+
+
+async def _measure(checkout: Path, folder: Path, size: Size) -> Results:
+    results = Results()
     async with api_server() as server, _connected(server) as api:
-        await server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(crds()))
+        place = Place(server, checkout, folder)
+        await server.kubectl("apply", "--server-side", "-f", "-", input=place.definitions())
         await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        await server.kubectl("create", "namespace", SYSTEM)
-        if functions:
-            await _functions(server, api, folder, functions, rest)
-        if triggers:
-            await _triggers(server, api, folder, triggers, rest)
+        for namespace in (SYSTEM, FOREIGN):
+            await server.kubectl("create", "namespace", namespace)
+        await _each((_slice(number) for number in range(size.slices)), api.create)
+        await _each((_function(number, size.function_bytes) for number in range(size.functions)), api.create)
+        await _functions(place, api, size, results)
+        await _triggers(place, api, size, results)
+    return results
 
 
-async def _functions(server: APIServer, api: Api, folder: Path, count: int, rest: float) -> None:
-    print(f"{count} Functions, {len(REPLICAS)} replicas of their controller")
-    async with _replicas(server, folder, "functions") as replicas:
-        began = time.monotonic()
-        await _each((_function(number) for number in range(count)), api.create)
-        print(f"  written by a client after {time.monotonic() - began:.1f} s")
-        await _until(lambda: _count(api, "kubeirq.dev/v1", "Function", _is_said), count, replicas)
-        print(f"  all made, and said to be starting, after {time.monotonic() - began:.1f} s")
-        began = time.monotonic()
-        await _each(await api.list("apps/v1", "Deployment", NAMESPACE), lambda found: _play_node(api, found))
-        await _until(lambda: _count(api, "kubeirq.dev/v1", "Function", _is_ready), count, replicas)
-        print(f"  all said to be ready {time.monotonic() - began:.1f} s after the first node said so")
-        await _at_rest(server, replicas, rest)
-    async with _replicas(server, folder, "functions") as replicas:
-        before = len(_requests(server, replicas, writes=True))
-        began = time.monotonic()
-        await asyncio.sleep(min(rest, 30))
-        writes = [event for event in _requests(server, replicas, writes=True)[before:] if not _is_lease(event)]
-        print(f"  started again: {len(writes)} writes in {time.monotonic() - began:.0f} s, but for the Lease\n")
+# --- Functions
 
 
-async def _triggers(server: APIServer, api: Api, folder: Path, count: int, rest: float) -> None:
-    print(f"{count} CronTriggers, {len(REPLICAS)} replicas of their controller")
-    async with (
-        nats_server() as store,
-        _replicas(server, folder, "trigger", "cron", KUBEIRQ_STORE_NATS_SERVERS=store.url) as replicas,
-    ):
-        began = time.monotonic()
-        await _each((_trigger(number) for number in range(count)), api.create)
-        print(f"  written by a client after {time.monotonic() - began:.1f} s")
-        await _until(lambda: _count(api, "kubeirq.dev/v1", "CronTrigger", _is_ready), count, replicas)
-        print(f"  all ready after {time.monotonic() - began:.1f} s")
-        await _at_rest(server, replicas, rest)
-        killed = next(found for found in replicas if found.login == "trigger-cron-one")
-        killed.started.kill()
-        began = time.monotonic()
-        await _until(lambda: _slots_of(api, "trigger-cron-two"), 6, replicas[1:])
-        print(f"  one killed: the other has all slots after {time.monotonic() - began:.1f} s\n")
+async def _functions(place: Place, api: Api, size: Size, results: Results) -> None:
+    began = time.monotonic()
+    async with replicas(place, "functions"):
+        while True:
+            deployments = await api.list("apps/v1", "Deployment", NAMESPACE)
+            await _each((found for found in deployments if not found.get("status")), lambda d: _play_node(api, d))
+            if await _count(api, "Function", _is_ready) == size.functions:
+                break
+            _check_time(began)
+            await asyncio.sleep(0.5)
+        results.add(f"{size.functions} Functions written and ready", f"{time.monotonic() - began:.0f} s")
+    async with replicas(place, "functions") as running:
+        await _at_rest(place, "functions", running, size.rest, results)
+        edits = await _latencies(range(size.edits), lambda number: _edit_function(api, number % size.functions))
+        results.add("edit of a Function until its Deployment is written", _percentiles(edits))
+        results.add("functions: peak memory", _mib(found.peak_mib for found in running))
 
 
-async def _at_rest(server: APIServer, replicas: Sequence[Running], seconds: float) -> None:
-    """Prints the requests and the cost of the replicas while no resource changes."""
-    while True:  # waits until the last changes have settled
-        before = len(_requests(server, replicas, writes=True))
-        await asyncio.sleep(5)
-        if all(map(_is_lease, _requests(server, replicas, writes=True)[before:])):
+async def _edit_function(api: Api, number: int) -> float:
+    """Seconds until the Deployment has the new variable."""
+    value = f"{time.time_ns()}"
+    path = f"/apis/kubeirq.dev/v1/namespaces/{NAMESPACE}/functions/{_function_name(number)}"
+    patch = {"spec": {"env": [{"name": "EDITED", "value": value}]}}
+    deployment_path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{_function_name(number)}"
+
+    async def is_written() -> bool:
+        found = await api.request("GET", deployment_path)
+        variables = found["spec"]["template"]["spec"]["containers"][0]["env"]
+        return any(item.get("value") == value for item in variables)
+
+    await api.request("PATCH", path, body=patch, content_type="application/merge-patch+json")
+    return await _seconds_until(is_written)
+
+
+# --- triggers
+
+
+async def _triggers(place: Place, api: Api, size: Size, results: Results) -> None:
+    counts = dict.fromkeys(("nats", "kafka"), size.brokered)
+    counts["cron"] = (size.triggers - 2 * size.brokered) // 2
+    counts["http"] = size.triggers - sum(counts.values())
+    (place.folder / "kafka" / "logs").mkdir(parents=True)
+    async with nats_server() as store, kafka_broker(place.folder / "kafka") as kafka:
+        servers = {
+            "KUBEIRQ_STORE_NATS_SERVERS": store.url,
+            "KUBEIRQ_NATS_SERVERS": store.url,
+            "KUBEIRQ_KAFKA_BROKERS": kafka.address,
+        }
+        for name, kind in KINDS.items():
+            await _each((_trigger(name, number, size.functions) for number in range(counts[name])), api.create)
+            began = time.monotonic()
+            async with replicas(place, "trigger", name, **servers):
+                while await _count(api, kind, _has_status) < counts[name]:
+                    _check_time(began)
+                    await asyncio.sleep(0.5)
+                results.add(f"{counts[name]} {kind}s have a status", f"{time.monotonic() - began:.0f} s")
+        async with AsyncExitStack() as stack:
+            running: dict[str, list[Replica]] = {}
+            for name in KINDS:
+                running[name] = await stack.enter_async_context(replicas(place, "trigger", name, **servers))
+                await _at_rest(place, f"{name} triggers", running[name], size.rest, results)
+            async with aiohttp.ClientSession() as session:
+                edits = await _latencies(
+                    range(size.edits), lambda number: _edit_trigger(api, session, number % counts["http"], running)
+                )
+            results.add("edit of an HTTP trigger until every replica serves it", _percentiles(edits))
+            for name, found in running.items():
+                results.add(f"{name} triggers: peak memory", _mib(replica.peak_mib for replica in found))
+
+
+async def _edit_trigger(
+    api: Api, session: aiohttp.ClientSession, number: int, running: dict[str, list[Replica]]
+) -> float:
+    """Seconds until both gateways know the new path."""
+    new_path = f"/edited/{number}/{time.time_ns()}"
+    path = f"/apis/kubeirq.dev/v1/namespaces/{NAMESPACE}/httptriggers/{_trigger_name('http', number)}"
+    ports = [replica.gateway_port for replica in running["http"]]
+
+    async def is_served() -> bool:
+        for port in ports:
+            async with session.post(f"http://127.0.0.1:{port}{new_path}", data=b"{}") as answer:
+                if answer.status == 404:
+                    return False
+        return True
+
+    await api.request("PATCH", path, body={"spec": {"path": new_path}}, content_type="application/merge-patch+json")
+    return await _seconds_until(is_served)
+
+
+# --- measuring
+
+
+async def _at_rest(place: Place, name: str, running: Sequence[Replica], seconds: float, results: Results) -> None:
+    """Adds start, memory and the requests of the replicas while no resource changes."""
+    results.add(f"{name}: start of a replica", " and ".join(f"{found.start_seconds:.1f} s" for found in running))
+    logins, requests = [found.login for found in running], Requests(place.server)
+    while True:  # until the last changes have settled
+        requests.skip()
+        await asyncio.sleep(SETTLED_SECONDS)
+        if all(asked.endswith(" leases") for asked in requests.new(logins)):
             break
-    cpu = [cpu_seconds(found.process) for found in replicas]
-    before = len(_requests(server, replicas))
+    cpu = [found.cpu_seconds for found in running]
+    requests.skip()
     began = time.monotonic()
     await asyncio.sleep(seconds)
     took = time.monotonic() - began
-    asked = Counter(
-        f"{event['verb']} {event['objectRef']['resource']}" for event in _requests(server, replicas)[before:]
-    )
-    print(f"  at rest for {took:.0f} s: {asked.total() / took:.2f} requests a second")
-    for what, number in asked.most_common():
-        print(f"    {what}: {number / took:.2f} a second")
-    for found, used in zip(replicas, cpu, strict=True):
-        size = memory(found.process)
-        share = (cpu_seconds(found.process) - used) / took
-        print(f"    {found.login}: {size.resident_mb:.0f} MB RSS, {size.own_mb:.0f} MB PSS, {share:.1%} of a core")
+    asked = requests.new(logins)
+    results.add(f"{name}: requests at rest, each replica", _rates(asked, took * len(running)))
+    used = [(found.cpu_seconds - before) / took for found, before in zip(running, cpu, strict=True)]
+    results.add(f"{name}: CPU at rest, each replica", f"{statistics.mean(used):.1%} of a core")
+    results.add(f"{name}: memory at rest", _mib(found.resting_mib for found in running))
 
 
-def _requests(server: APIServer, replicas: Sequence[Running], *, writes: bool = False) -> list[dict[str, Any]]:
-    logins = {found.login for found in replicas}
-    return [
-        event
-        for event in server.audit()
-        if event["user"]["username"] in logins and "objectRef" in event and (not writes or event["verb"] in WRITES)
-    ]
+async def _latencies(numbers: Iterable[int], edit: Callable[[int], Awaitable[float]]) -> list[float]:
+    return [await edit(number) for number in numbers]
 
 
-def _is_lease(event: dict[str, Any]) -> bool:
-    return bool(event["objectRef"]["resource"] == "leases")
+async def _seconds_until(holds: Callable[[], Awaitable[bool]]) -> float:
+    began = time.monotonic()
+    while not await holds():
+        if time.monotonic() - began > VISIBLE_SECONDS:
+            break
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
 
 
-@asynccontextmanager
-async def _replicas(server: APIServer, folder: Path, *command: str, **environment: str) -> AsyncIterator[list[Running]]:
-    """Runs both replicas, and kills them at the end."""
-    running = []
-    try:
-        for name in REPLICAS:
-            login = "-".join((*command, name))
-            log = folder / f"{login}.log"
-            given = {
-                **os.environ,
-                "KUBECONFIG": str(await server.kubeconfig_of(login, "system:masters")),
-                "KUBEIRQ_NAMESPACE": SYSTEM,
-                "KUBEIRQ_REPLICA": login,
-                "KUBEIRQ_PORT": str(free_port()),
-                "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1",
-                "KUBEIRQ_REACH_ALLOW": "127.0.0.0/8",  # the address that the triggers would call is on this machine
-                **environment,
-            }
-            with log.open("ab") as out:
-                started = await asyncio.create_subprocess_exec(
-                    *MORTAL, sys.executable, "-m", "controllers", *command, stdout=out, stderr=out, cwd=ROOT, env=given
-                )
-            running.append(Running(login, log, started, psutil.Process(started.pid)))
-        yield running
-    finally:
-        for found in running:
-            with suppress(ProcessLookupError):
-                found.started.kill()
-            await found.started.wait()
+def _rates(asked: Counter[str], seconds: float) -> str:
+    if not asked:
+        return "none"
+    return ", ".join(f"{name} {count / seconds:.2f} a second" for name, count in asked.most_common())
+
+
+def _percentiles(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "none"
+    ordered = sorted(seconds)
+    last = ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
+    return f"p50 {statistics.median(ordered):.2f} s, p99 {last:.2f} s"
+
+
+def _mib(figures: Iterable[float]) -> str:
+    return f"{max(figures):.0f} MiB"
+
+
+def _check_time(began: float) -> None:
+    if time.monotonic() - began > STEP_SECONDS:
+        raise SystemExit(f"not done after {STEP_SECONDS:.0f} s")
+
+
+# --- the cluster
 
 
 @asynccontextmanager
@@ -205,47 +291,74 @@ async def _each(objects: Iterable[Object], act: Callable[[Object], Awaitable[Any
             group.create_task(work())
 
 
-async def _until(count: Callable[[], Awaitable[int]], wanted: int, replicas: Sequence[Running]) -> None:
-    found = 0
-    try:
-        async with asyncio.timeout(MOST_SECONDS):
-            while (found := await count()) < wanted:  # noqa: ASYNC110  waits for another process
-                await asyncio.sleep(0.5)
-    except TimeoutError:
-        logs = "\n".join(replica.log.read_text()[-2_000:] for replica in replicas)
-        raise SystemExit(f"{found} of {wanted} after {MOST_SECONDS:.0f} s\n{logs}") from None
+async def _count(api: Api, kind: str, holds: Callable[[Object], bool]) -> int:
+    return sum([holds(found) async for found in api.objects("kubeirq.dev/v1", kind, NAMESPACE, page_size=20)])
 
 
-async def _count(api: Api, api_version: str, kind: str, holds: Callable[[Object], bool]) -> int:
-    return sum(map(holds, await api.list(api_version, kind, NAMESPACE)))
-
-
-async def _slots_of(api: Api, holder: str) -> int:
-    leases = await api.list("coordination.k8s.io/v1", "Lease", SYSTEM, {"kubeirq.dev/slots": "kubeirq-cron"})
-    return sum(found["spec"].get("holderIdentity") == holder for found in leases)
-
-
-def _ready(found: Object) -> Object:
+def _condition(found: Object) -> Object:
     conditions = found.get("status", {}).get("conditions", [])
     return next((condition for condition in conditions if condition["type"] == "Ready"), {})
 
 
-def _is_said(found: Object) -> bool:
-    return bool(_ready(found))
+def _has_status(found: Object) -> bool:
+    return bool(_condition(found))
 
 
 def _is_ready(found: Object) -> bool:
-    return bool(_ready(found).get("status") == "True")
+    return bool(_condition(found).get("status") == "True")
 
 
-def _function(number: int) -> Object:
-    code = f"def handler(event, context):\n    return {number}\n"
-    return _resource("Function", f"f{number:04}", {"source": {"inline": code}})
+def _function_name(number: int) -> str:
+    return f"f{number:05}"
 
 
-def _trigger(number: int) -> Object:
-    spec = {"schedule": f"{number % 60} {number % 24} 29 2 *", "url": "http://127.0.0.1:9/"}
-    return _resource("CronTrigger", f"t{number:04}", spec)
+def _trigger_name(name: str, number: int) -> str:
+    return f"{name}-{number:05}"
+
+
+def _function(number: int, size: int) -> Object:
+    line = f"# {number} is a comment of this Function, so that it has the size of a real one\n"
+    code = "def handler(event, context): ...\n" + "".join(islice(_forever(line), max(1, size // len(line))))
+    return _resource("Function", _function_name(number), {"source": {"inline": code}})
+
+
+def _forever(line: str) -> Iterable[str]:
+    while True:
+        yield line
+
+
+def _trigger(name: str, number: int, functions: int) -> Object:
+    spec: Object = {"function": _function_name(number % max(1, functions))}
+    match name:
+        case "http":
+            spec["path"] = f"/{_trigger_name(name, number)}"
+        case "cron":
+            spec["schedule"] = f"{number % 60} {number % 24} 29 2 *"
+        case "nats":
+            spec["subject"] = f"scale.{number}"
+        case _:
+            spec["topics"] = [f"scale-{number}"]
+    return _resource(KINDS[name], _trigger_name(name, number), spec)
+
+
+def _slice(number: int) -> Object:
+    """An EndpointSlice of another team's Service, with a hundred addresses."""
+    addresses = [
+        {"addresses": [f"10.{number // 250}.{number % 250}.{last}"], "conditions": {"ready": True}}
+        for last in range(1, 101)
+    ]
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"other-{number}",
+            "namespace": FOREIGN,
+            "labels": {"kubernetes.io/service-name": f"other-{number}"},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+        "endpoints": addresses,
+    }
 
 
 def _resource(kind: str, name: str, spec: Object) -> Object:

@@ -1,8 +1,10 @@
 """A client of the API server. Objects are plain dicts; writes are server-side applies by one field manager."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import version
 from typing import Any
 
 from aiohttp import ClientError
@@ -13,7 +15,13 @@ Object = dict[str, Any]
 
 GROUP, VERSION = "kubeirq.dev", "v1"  # of kubeirq's own kinds
 FIELD_MANAGER = "kubeirq"
-_PAGE_SIZE = 500
+USER_AGENT = f"kubeirq/{version('kubeirq')}"
+PAGE_SIZE = 100  # objects in one response
+_METADATA = "application/json;as={};g=meta.k8s.io;v=v1"
+METADATA_LIST = _METADATA.format("PartialObjectMetadataList")  # the media type of a list without specs and statuses
+METADATA_EVENTS = _METADATA.format("PartialObjectMetadata")  # that of such a watch
+_REQUEST_SECONDS = 30
+_WATCH_SECONDS = 1_800
 _IRREGULAR_PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
 
 
@@ -37,6 +45,7 @@ async def api() -> AsyncIterator["Api"]:
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
     async with ApiClient(configuration) as client:
+        client.user_agent = USER_AGENT
         yield Api(client)
 
 
@@ -55,25 +64,79 @@ class Api:
             raise
 
     async def list(
-        self, api_version: str, kind: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        metadata_only: bool = False,
     ) -> list[Object]:
-        """All objects of the kind, page by page. A label with an empty value selects every object with the label."""
-        found: list[Object] = []
-        query = [("limit", str(_PAGE_SIZE))]
+        """All objects of the kind. A label with an empty value selects every object with the label.
+
+        With `metadata_only`, the objects have neither spec nor status.
+        """
+        asked = self.objects(api_version, kind, namespace, labels, metadata_only=metadata_only)
+        return [found async for found in asked]
+
+    async def objects(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        metadata_only: bool = False,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncIterator[Object]:
+        """The same objects as `list`, one after the other, so that a single page is in memory at a time."""
+        query = [("limit", str(page_size))]
         if labels:
-            query.append(
-                ("labelSelector", ",".join(f"{key}={value}" if value else key for key, value in labels.items()))
-            )
+            query.append(_selector(labels))
         token = ""
         while True:
             page = await self.request(
-                "GET", path_of(api_version, kind, namespace), query=[*query, *([("continue", token)] if token else [])]
+                "GET",
+                path_of(api_version, kind, namespace),
+                query=[*query, *([("continue", token)] if token else [])],
+                accept=METADATA_LIST if metadata_only else "application/json",
             )
-            # the items of a list have neither apiVersion nor kind
-            found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
+            for item in page["items"] or ():  # null if the list of metadata is empty
+                # the items of a list have neither apiVersion nor kind, or those of their metadata
+                yield {**item, "apiVersion": api_version, "kind": kind}
             token = page["metadata"].get("continue", "")
             if not token:
-                return found
+                return
+
+    async def snapshot(
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str]
+    ) -> tuple[Sequence[Object], str]:
+        """All objects of the kind with these labels, in one response, and its version: `changes` continues there."""
+        page = await self.request("GET", path_of(api_version, kind, namespace), query=[_selector(labels)])
+        found = [{**item, "apiVersion": api_version, "kind": kind} for item in page["items"] or ()]
+        return found, page["metadata"]["resourceVersion"]
+
+    async def changes(
+        self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], version: str
+    ) -> AsyncGenerator[tuple[str, Object], None]:
+        """The watch events after this version: ADDED, MODIFIED or DELETED, with the object. The server ends it in time.
+
+        Raises Refused with status 410 if the server no longer has the version.
+        """
+        query = [_selector(labels), ("watch", "true"), ("resourceVersion", version)]
+        query.append(("timeoutSeconds", str(_WATCH_SECONDS)))
+        answer = await self._send("GET", path_of(api_version, kind, namespace), query, _WATCH_SECONDS + 30)
+        try:
+            with _client_errors():
+                if answer.status != 200:
+                    raise Refused(answer.status, _message(await answer.read()))
+                async for line in answer.response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise Refused(event["object"].get("code", 0), _message(json.dumps(event["object"])))
+                    yield event["type"], event["object"]
+        finally:
+            answer.response.close()
 
     async def apply(self, wanted: Mapping[str, Any], *, subresource: str = "", manager: str = FIELD_MANAGER) -> Object:
         """Applies these fields to the object or its subresource, and takes over conflicting fields.
@@ -123,29 +186,38 @@ class Api:
         body: Mapping[str, Any] | None = None,
         query: Sequence[tuple[str, str]] = (),
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> Object:
         """Sends one request and returns the JSON response. Raises Refused, or OSError or TimeoutError without one."""
-        request = await self._client.param_serialize(
-            method,
-            path,
-            query_params=list(query),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
-        try:
-            answer = await self._client.call_api(*request, _request_timeout=30)
+        answer = await self._send(method, path, query, _REQUEST_SECONDS, body, content_type, accept)
+        with _client_errors():
             text = await answer.read()
-        except ApiException as error:
-            raise Refused(error.status or 0, _message(error.body)) from None
-        except ClientError as error:
-            if isinstance(error, OSError):
-                raise
-            raise ConnectionError(f"the API server: {error or type(error).__name__}") from error
         if not 200 <= answer.status <= 299:
             raise Refused(answer.status, _message(text))
         found: Object = json.loads(text)
         return found
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        seconds: float,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> Any:
+        """Returns the response with its body unread."""
+        request = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list(query),
+            header_params={"Accept": accept, "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        with _client_errors():
+            return await self._client.call_api(*request, _request_timeout=seconds)
 
 
 def path_of(api_version: str, kind: str, namespace: str | None, name: str | None = None) -> str:
@@ -157,6 +229,32 @@ def path_of(api_version: str, kind: str, namespace: str | None, name: str | None
 
 def plural_of(kind: str) -> str:
     return _IRREGULAR_PLURALS.get(kind, f"{kind.lower()}s")
+
+
+def with_shared_keys(value: Any) -> Any:
+    """A copy whose field names are the same strings in all objects. They take more memory than the values."""
+    if isinstance(value, dict):
+        return {sys.intern(name): with_shared_keys(inside) for name, inside in value.items()}
+    if isinstance(value, list):
+        return [with_shared_keys(inside) for inside in value]
+    return value
+
+
+def _selector(labels: Mapping[str, str]) -> tuple[str, str]:
+    return "labelSelector", ",".join(f"{key}={value}" if value else key for key, value in labels.items())
+
+
+@contextmanager
+def _client_errors() -> Iterator[None]:
+    """Raises the errors of the client as Refused, OSError or TimeoutError."""
+    try:
+        yield
+    except ApiException as error:
+        raise Refused(error.status or 0, _message(error.body)) from None
+    except ClientError as error:
+        if isinstance(error, OSError):
+            raise
+        raise ConnectionError(f"the API server: {error or type(error).__name__}") from error
 
 
 def _message(body: str | bytes | None) -> str:

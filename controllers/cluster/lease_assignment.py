@@ -12,6 +12,7 @@ show different times, but run at the same speed.
   releases the slot if that evens out the shares. Otherwise it removes the annotation when it renews the Lease.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -94,6 +95,10 @@ class LeaseAssignment:
     def next_expiry(self, now: float) -> float | None:
         """The time at which the first holding ends unless it is renewed."""
         return min((holding.until for holding in self._holdings.values() if holding.until > now), default=None)
+
+    def next_renewal(self) -> float:
+        """The time at which the first renewal is due. Infinite if no slot is held."""
+        return min((holding.sent_at + self._renew for holding in self._holdings.values()), default=math.inf)
 
     @property
     def is_stopped(self) -> bool:

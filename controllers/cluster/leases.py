@@ -7,7 +7,7 @@ import random
 import time
 import zlib
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 
 from controllers.cluster.api import Api, Object, Refused
@@ -52,7 +52,7 @@ class SharedLeases:
         on_change: Callable[[], None],
         count: int = 1,
         duration_seconds: float = 15.0,
-        renew_seconds: float | None = None,  # a third of the duration
+        renew_seconds: float | None = None,  # two fifths of the duration
         clock: Clock = clock,
     ) -> None:
         self.count = count
@@ -63,13 +63,16 @@ class SharedLeases:
         self._on_change = on_change
         self._duration = duration_seconds
         self._clock = clock
-        renew_seconds = duration_seconds / 3 if renew_seconds is None else renew_seconds
+        renew_seconds = duration_seconds * 2 / 5 if renew_seconds is None else renew_seconds
         self._assignment = LeaseAssignment(identity, count, duration_seconds, renew_seconds)
         self._drains: dict[int, asyncio.Task[None]] = {}
         self._reported: frozenset[int] = frozenset()  # as `on_change` last found it
         self._wake = asyncio.Event()  # the next round is due
         self._timer: asyncio.TimerHandle | None = None  # for the next expiry
         self._is_failing = False
+        self._leases: dict[int, Lease] | None = None  # by slot, as last observed; None while that is unknown
+        self._written_since_read: set[int] = set()  # slots whose answer to a write may be newer than the list
+        self._is_outdated = asyncio.Event()  # the server has a newer version of a Lease than the watch brought
 
     @property
     def held(self) -> frozenset[int]:
@@ -93,6 +96,7 @@ class SharedLeases:
 
     async def run(self) -> None:
         """Runs until it is cancelled, then drains and releases every slot. A second cancellation ends it at once."""
+        watching = asyncio.ensure_future(self._watch())
         working = asyncio.ensure_future(self._work())
         try:
             try:
@@ -104,7 +108,7 @@ class SharedLeases:
                 await asyncio.shield(working)
                 raise
         finally:
-            tasks = [working, *self._drains.values()]
+            tasks = [watching, working, *self._drains.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -117,9 +121,11 @@ class SharedLeases:
         release_deadline: float | None = None
         while not self._assignment.is_stopped:
             self._wake.clear()
-            # concurrently, so that a slow response delays no other request
             renewals = self._assignment.renewals(self._clock(), _stamp())
-            await asyncio.gather(self._read(), *map(self._write, renewals))
+            await asyncio.gather(*map(self._write, renewals))
+            if self._leases is not None:
+                now = self._clock()
+                self._assignment.observe(self._leases, now, now)
             writes = self._assignment.plan(self._clock(), _stamp(), _first_term(), chance)
             self._check_held()
             written = await asyncio.gather(*map(self._write, writes))
@@ -132,8 +138,12 @@ class SharedLeases:
             has_acquired = any(done and write.purpose == "acquire" for write, done in zip(writes, written, strict=True))
             # after an acquisition the next round comes soon, and first shows which other replicas acquire
             pace = 0.25 if has_acquired else chance.uniform(0.8, 1.2)
+            seconds = pace * self._duration / 15
+            until_renewal = self._assignment.next_renewal() - self._clock()
+            if until_renewal > 0:  # one that failed is repeated in the next round
+                seconds = min(seconds, until_renewal)
             with suppress(TimeoutError):
-                async with asyncio.timeout(pace * self._duration / 15):
+                async with asyncio.timeout(seconds):
                     await self._wake.wait()
 
     def _check_held(self) -> None:
@@ -164,13 +174,26 @@ class SharedLeases:
             self._check_held()
             self._wake.set()
 
-    async def _read(self) -> None:
-        leases: dict[int, Lease] = {}
-        asked_at = self._clock()
+    async def _watch(self) -> None:
+        """Keeps `_leases` up to date, until it is cancelled. A watch costs the API server less than reading again."""
+        while True:
+            try:
+                version = await self._read()
+                await self._follow(version)
+            except (Refused, OSError, TimeoutError) as error:
+                log.debug("watch of leases ended", extra={"leases": self._name, "problem": str(error)})
+            await asyncio.sleep(self._duration / 15)
+
+    async def _read(self) -> str:
+        """Reads all Leases. Returns the version from which the watch goes on."""
+        self._is_outdated.clear()
+        self._written_since_read.clear()
         try:
             async with asyncio.timeout(self._duration / 5):
-                listed = await self._api.list(API_VERSION, KIND, self._namespace, {LABEL: self._name})
+                labels = {LABEL: self._name}
+                listed, version = await self._api.snapshot(API_VERSION, KIND, self._namespace, labels)
                 by_name = {found["metadata"]["name"]: found for found in listed}
+                leases: dict[int, Lease] = {}
                 for slot in range(self.count):
                     name = self._name_of(slot)
                     found = by_name.get(name) or await self._api.get(API_VERSION, KIND, self._namespace, name)
@@ -178,11 +201,49 @@ class SharedLeases:
                         leases[slot] = lease_of(found)
         except (Refused, OSError, TimeoutError) as error:
             self._log_failure("leases not read", error)
-            return
+            raise
         if self._is_failing:
             self._is_failing = False
             log.info("leases read again", extra={"leases": self._name})
-        self._assignment.observe(leases, asked_at, self._clock())
+        for slot in self._written_since_read:
+            known = (self._leases or {}).get(slot)
+            if known is not None and (slot not in leases or _is_older(leases[slot], known)):
+                leases[slot] = known
+        self._leases = leases
+        return version
+
+    async def _follow(self, version: str) -> None:
+        """Takes the changes of the Leases until the watch ends, brings nothing, or turns out to be behind."""
+        changes = self._api.changes(API_VERSION, KIND, self._namespace, {LABEL: self._name}, version)
+        outdated = asyncio.ensure_future(self._is_outdated.wait())
+        try:
+            async with aclosing(changes):
+                while True:
+                    change = asyncio.ensure_future(anext(changes, None))
+                    # a holder renews more often than this, so that silence means that the connection is dead
+                    await asyncio.wait({change, outdated}, timeout=self._duration, return_when=asyncio.FIRST_COMPLETED)
+                    if not change.done():
+                        change.cancel()
+                        await asyncio.wait({change})
+                        return
+                    if (event := change.result()) is None:
+                        return
+                    self._take(*event)
+        finally:
+            outdated.cancel()
+
+    def _take(self, kind: str, found: Object) -> None:
+        """Takes a watch event or the answer to a write, unless it is older than the Lease that is known."""
+        slots = [slot for slot in range(self.count) if self._name_of(slot) == found["metadata"]["name"]]
+        for slot in slots if self._leases is not None else ():
+            assert self._leases is not None
+            lease, known = lease_of(found), self._leases.get(slot)
+            if known is not None and _is_older(lease, known):
+                continue
+            if kind == "DELETED":
+                self._leases.pop(slot, None)
+            else:
+                self._leases[slot] = lease
 
     async def _write(self, write: LeaseWrite) -> bool:
         sent_at = self._clock()
@@ -194,9 +255,13 @@ class SharedLeases:
                 else:
                     made = await self._api.create(wanted)
         except (Refused, OSError, TimeoutError) as error:
-            if not (isinstance(error, Refused) and error.status == 409):  # another replica wrote first
+            if isinstance(error, Refused) and error.status == 409:  # another replica wrote first
+                self._is_outdated.set()
+            else:
                 self._log_failure("lease not written", error)
             return False
+        self._written_since_read.add(write.slot)
+        self._take("MODIFIED", made)
         self._assignment.written(write, sent_at, self._clock(), made["metadata"]["resourceVersion"])
         return True
 
@@ -242,6 +307,11 @@ def lease_of(found: Object) -> Lease:
         wanted_by=metadata.get("annotations", {}).get(WANTED_BY, ""),
         version=metadata["resourceVersion"],
     )
+
+
+def _is_older(one: Lease, other: Lease) -> bool:
+    """Whether this version of a Lease is older than the other. All versions of an API server are in one order."""
+    return one.version.isdecimal() and other.version.isdecimal() and int(one.version) < int(other.version)
 
 
 def _stamp() -> str:

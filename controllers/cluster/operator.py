@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import kopf
+from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TCPConnector, hdrs
+
+from controllers.cluster.api import METADATA_EVENTS, METADATA_LIST, PAGE_SIZE, USER_AGENT, Object, with_shared_keys
 
 log = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 5.0  # from the end of a kopf operator to its next start
 _JOIN_SECONDS = 15.0
+_IDLE_SECONDS = 0.1  # for this time after an event, kopf keeps the object and a task for it
 
 # A watch event. `type` is ADDED, MODIFIED, DELETED, or None for an object of the initial list.
 Event = Mapping[str, Any]
@@ -25,13 +29,30 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Watch:
-    """A watch of one kind, of all its objects or of those with a label. `handler` gets each event, in order."""
+    """A watch of one kind. `handler` gets each event, in order.
+
+    With a `label`, the API server sends only the objects that have it. With `metadata_only`, it sends neither spec nor
+    status. `compact` runs in the thread of the watch: it returns the part of the object that the handler needs.
+    `page_size` is the number of objects that are read at once.
+    """
 
     group: str
     version: str
     plural: str
     handler: Callable[[Event], None]
     label: str | None = None
+    metadata_only: bool = False
+    compact: Callable[[Object], Object] = dict
+    page_size: int = PAGE_SIZE
+
+    @property
+    def path(self) -> str:
+        """The start of the URL path of its requests."""
+        return f"/apis/{self.group}/{self.version}/" if self.group else f"/api/{self.version}/"
+
+    def is_asked_by(self, path: str) -> bool:
+        """Whether a request to this URL path lists or watches the kind."""
+        return path.startswith(self.path) and path.endswith(f"/{self.plural}")
 
 
 async def operate(
@@ -52,9 +73,9 @@ async def operate(
     stop = stop or asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    threads = [_WatchThread(loop, watches, [] if namespace is None else [namespace])]
+    threads = _threads_of(loop, watches, [] if namespace is None else [namespace])
     if restricted and restricted_namespaces:
-        threads.append(_WatchThread(loop, restricted, restricted_namespaces))
+        threads += _threads_of(loop, restricted, restricted_namespaces)
     for thread in threads:
         thread.start()
     working = asyncio.ensure_future(work())
@@ -88,8 +109,29 @@ async def run_concurrently(*parts: Coroutine[Any, Any, None]) -> None:
             raise problem
 
 
+def _threads_of(
+    loop: asyncio.AbstractEventLoop, watches: Sequence[Watch], namespaces: Sequence[str]
+) -> list["_WatchThread"]:
+    """A thread for each page size: one kopf operator has a single one."""
+    sizes = {watch.page_size for watch in watches}
+    return [_WatchThread(loop, [watch for watch in watches if watch.page_size == size], namespaces) for size in sizes]
+
+
+class _Response(ClientResponse):
+    """Takes null for an empty list, which kopf does not: the API server answers so about metadata."""
+
+    async def json(self, **options: Any) -> Any:
+        found = await super().json(**options)
+        if isinstance(found, dict) and "items" in found:
+            found["items"] = found["items"] or []
+        return found
+
+
 class _WatchThread(threading.Thread):
-    """Runs one kopf operator, for these namespaces or for all if there are none. Restarts it when it fails."""
+    """Runs one kopf operator, for these namespaces or for all if there are none. Restarts it when it fails.
+
+    All watches have the same page size.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, watches: Sequence[Watch], namespaces: Sequence[str]) -> None:
         super().__init__(name="watching", daemon=True)
@@ -115,11 +157,14 @@ class _WatchThread(threading.Thread):
         settings = kopf.OperatorSettings()
         settings.scanning.disabled = bool(self._namespaces)  # it may then list neither CRDs nor namespaces
         settings.posting.enabled = False  # the controllers record their own Events
-        kopf.on.login(registry=registry)(_login)
+        settings.queueing.idle_timeout = _IDLE_SECONDS
+        settings.watching.chunk_size = self._watches[0].page_size
+        kopf.on.login(registry=registry)(self._login)
         for watch in self._watches:
-            labels = None if watch.label is None else {watch.label: kopf.PRESENT}
-            register = kopf.on.event(watch.group, watch.version, watch.plural, labels=labels, registry=registry)
-            register(self._forward_to(watch.handler))
+            if watch.label is not None:
+                settings.watching.label_selectors[watch.group, watch.version, watch.plural] = watch.label
+            register = kopf.on.event(watch.group, watch.version, watch.plural, registry=registry)
+            register(self._forward_to(watch))
         await kopf.operator(
             registry=registry,
             settings=settings,
@@ -130,16 +175,37 @@ class _WatchThread(threading.Thread):
             stop_flag=self._stopping,
         )
 
-    def _forward_to(self, handler: Callable[[Event], None]) -> Callable[..., Any]:
+    def _forward_to(self, watch: Watch) -> Callable[..., Any]:
         async def forward(event: Event, **_: Any) -> None:
             if not self._stopping.is_set():
-                self._controller_loop.call_soon_threadsafe(
-                    handler, {"type": event["type"], "object": dict(event["object"])}
-                )
+                found = {"type": event["type"], "object": with_shared_keys(watch.compact(event["object"]))}
+                self._controller_loop.call_soon_threadsafe(watch.handler, found)
 
         return forward
 
+    async def _login(self, **arguments: Any) -> kopf.AiohttpSession | None:
+        """Logs in with the pod's service account, or else with the kubeconfig."""
+        found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        if found is None:
+            return None
+        session = ClientSession(
+            connector=TCPConnector(limit=0, ssl=found.as_ssl_context()),
+            headers={**found.as_http_headers(), hdrs.USER_AGENT: USER_AGENT},
+            proxy=found.proxy_url,
+            trust_env=found.trust_env,
+            response_class=_Response,
+            middlewares=(self._ask_for_metadata,),
+        )
+        return kopf.AiohttpSession(
+            server=found.server,
+            priority=found.priority,
+            default_namespace=found.default_namespace,
+            expiration=found.expiration,
+            aiohttp_session=session,
+        )
 
-def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
-    """Logs in with the pod's service account, or else with the kubeconfig."""
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    async def _ask_for_metadata(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        """Asks for nothing but the metadata of the kinds of which the controller needs no more."""
+        if any(watch.metadata_only and watch.is_asked_by(request.url.path) for watch in self._watches):
+            request.headers[hdrs.ACCEPT] = METADATA_EVENTS if "watch" in request.url.query else METADATA_LIST
+        return await handler(request)

@@ -1,10 +1,10 @@
 """Dependent objects: a controller creates, updates and deletes the objects that its resources own."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused
+from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_keys
 from controllers.cluster.differences import contains, has_stale_fields
 from controllers.cluster.informer_cache import InformerCache, Version
 
@@ -24,11 +24,21 @@ class OwnedObjects:
 
     `kinds` are pairs of API version and kind. `label` is the label with the owner's name. Pass the events of a watch to
     `observe`; without a watch, `refresh` observes a kind. When an owner is deleted, its owner references delete its
-    objects.
+    objects. `immutable` are the kinds whose names stand for their content, so that their metadata is all that is read
+    and compared.
     """
 
-    def __init__(self, api: Api, kinds: Sequence[tuple[str, str]], *, label: str, namespace: str | None = None) -> None:
+    def __init__(
+        self,
+        api: Api,
+        kinds: Sequence[tuple[str, str]],
+        *,
+        label: str,
+        namespace: str | None = None,
+        immutable: Collection[str] = (),
+    ) -> None:
         self._api = api
+        self._immutable = frozenset(immutable)
         self._kinds = kinds
         self._label = label
         self._namespace = namespace
@@ -40,13 +50,15 @@ class OwnedObjects:
         self._live.begin_list()
         listed: dict[_ObjectKey, tuple[Version, Object]] = {}
         for api_version, kind in self._kinds:
+            asked = self._api.objects(
+                api_version, kind, self._namespace, {self._label: ""}, metadata_only=kind in self._immutable
+            )
             try:
-                objects = await self._api.list(api_version, kind, self._namespace, {self._label: ""})
+                async for found in asked:
+                    listed[_object_key_of(found)] = (Version.of(found), self._compact(found))
             except Refused as refused:
                 if refused.status != 404:
                     raise
-                continue
-            listed |= {_object_key_of(found): (Version.of(found), found) for found in objects}
         self._live.replace(listed)
         self._by_owner = {}
         for object_key, found in self._live.items():
@@ -71,12 +83,21 @@ class OwnedObjects:
         object_key = (kind, key[0], name)
         return self._live.get(object_key) if object_key in self._by_owner.get(key, ()) else None
 
+    def is_current(self, key: Key, wanted: Object) -> bool:
+        """Whether the owner's object is as desired, so that `ensure` does not write it."""
+        live = self.get(key, *reference_of(wanted))
+        if live is None:
+            return False
+        if wanted["kind"] in self._immutable:
+            wanted = {name: wanted[name] for name in ("apiVersion", "kind", "metadata")}
+        return _matches(live, wanted)
+
     async def ensure(self, owner: Object, wanted: Sequence[Object]) -> None:
         """Applies each object that lacks a field or has a stale one. Raises NameTaken and the API server's errors."""
         key = key_of(owner)
         for found in wanted:
-            live = self.get(key, *reference_of(found))
-            if live is None or not _matches(live, found):
+            if not self.is_current(key, found):
+                live = self.get(key, *reference_of(found))
                 self._update(await self._ensure(owner, live, found))
 
     def unwanted(self, owner: Object, wanted: Sequence[Object]) -> list[Object]:
@@ -116,7 +137,7 @@ class OwnedObjects:
         """Takes an object of a watch event or of the answer to a write, unless it is outdated."""
         object_key = _object_key_of(found)
         before = self._live.get(object_key)
-        self._live.update(object_key, Version.of(found), found)
+        self._live.update(object_key, Version.of(found), self._compact(found))
         if before is not None:
             self._by_owner[self._owner_of(before)].discard(object_key)
         if (live := self._live.get(object_key)) is not None:
@@ -130,6 +151,20 @@ class OwnedObjects:
             self._by_owner[owner].discard(object_key)
             if not self._by_owner[owner]:
                 del self._by_owner[owner]
+
+    def _compact(self, found: Object) -> Object:
+        """The part of the object that is compared: without the fields that others applied."""
+        is_immutable = found["kind"] in self._immutable
+        metadata = dict(found["metadata"])
+        if "managedFields" in metadata:
+            metadata["managedFields"] = [
+                {**entry, "fieldsV1": _metadata_fields(entry)} if is_immutable else entry
+                for entry in metadata["managedFields"]
+                if entry.get("manager") == FIELD_MANAGER
+            ]
+        rest = {"apiVersion": found["apiVersion"], "kind": found["kind"]} if is_immutable else found
+        kept: Object = with_shared_keys({**rest, "metadata": metadata})
+        return kept
 
     def _owner_of(self, found: Mapping[str, Any]) -> Key:
         return found["metadata"]["namespace"], found["metadata"]["labels"][self._label]
@@ -149,6 +184,11 @@ def _object_key_of(found: Mapping[str, Any]) -> _ObjectKey:
 
 def _matches(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return contains(live, wanted) and not has_stale_fields(live, wanted, FIELD_MANAGER)
+
+
+def _metadata_fields(entry: Mapping[str, Any]) -> Object:
+    fields = entry.get("fieldsV1", {})
+    return {name: fields[name] for name in fields if name == "f:metadata"}
 
 
 def _owns(owner: Mapping[str, Any], found: Mapping[str, Any]) -> bool:

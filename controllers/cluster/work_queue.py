@@ -1,4 +1,8 @@
-"""A work queue of keys to reconcile: each key waits once, runs once at a time, and is retried with backoff."""
+"""A work queue of keys to reconcile: each key waits once, runs once at a time, and is retried with backoff.
+
+Keys that changed go before those of a resync, so that an edit does not wait behind thousands of objects. Every fourth
+key comes from the resync nevertheless, so that edits without end do not stop it.
+"""
 
 import asyncio
 import logging
@@ -11,6 +15,7 @@ K = TypeVar("K", bound=Hashable)
 
 _FIRST_DELAY_SECONDS = 0.2
 _MAX_DELAY_SECONDS = 60.0
+_RESYNC_TURN = 4  # of so many keys, one comes from the resync
 
 
 class WorkQueue(Generic[K]):
@@ -26,7 +31,9 @@ class WorkQueue(Generic[K]):
         self._reconcile = reconcile
         self._workers = workers
         self._expected = expected
-        self._waiting: dict[K, None] = {}  # first in, first out
+        self._waiting: dict[K, None] = {}  # first in, first out; this and the next have no key in common
+        self._resync: dict[K, None] = {}
+        self._taken = 0
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
         self._delayed: dict[K, asyncio.TimerHandle] = {}
@@ -36,22 +43,34 @@ class WorkQueue(Generic[K]):
     def add(self, key: K) -> None:
         if (timer := self._delayed.pop(key, None)) is not None:
             timer.cancel()
+        self._resync.pop(key, None)
         self._waiting.setdefault(key)
         self._wake.set()
 
+    def add_for_resync(self, key: K) -> None:
+        """Adds a key about which nothing is known to have changed. Does nothing if the key waits."""
+        if key not in self._waiting:
+            self._resync.setdefault(key)
+            self._wake.set()
+
     def add_after(self, key: K, seconds: float) -> None:
         """Adds the key after a delay. Does nothing if the key waits or has a delay."""
-        if key not in self._waiting and key not in self._delayed:
+        if key not in self._waiting and key not in self._resync and key not in self._delayed:
             self._delayed[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
+
+    @property
+    def depth(self) -> int:
+        """The number of keys that wait."""
+        return len(self._waiting) + len(self._resync)
 
     @property
     def is_idle(self) -> bool:
         """Whether no key waits, runs or has a delay."""
-        return not self._waiting and not self._running and not self._delayed
+        return not self.depth and not self._running and not self._delayed
 
     async def wait_until_idle(self) -> None:
         """Returns once no key waits or runs. A failed key may still have a delay."""
-        while self._waiting or self._running:
+        while self.depth or self._running:
             self._done.clear()
             await self._done.wait()
 
@@ -73,12 +92,11 @@ class WorkQueue(Generic[K]):
 
     async def _work(self) -> None:
         while True:
-            key = next((found for found in self._waiting if found not in self._running), None)
+            key = self._take()
             if key is None:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            del self._waiting[key]
             self._running.add(key)
             try:
                 await self._reconcile(key)
@@ -97,3 +115,16 @@ class WorkQueue(Generic[K]):
                 self._running.discard(key)
                 self._wake.set()  # the key may have been added again while it ran
                 self._done.set()
+
+    def _take(self) -> K | None:
+        """The next key that does not run. None if there is none."""
+        lanes = [self._waiting, self._resync]
+        if self._taken % _RESYNC_TURN == _RESYNC_TURN - 1:
+            lanes.reverse()
+        for lane in lanes:
+            for key in lane:
+                if key not in self._running:
+                    del lane[key]
+                    self._taken += 1
+                    return key
+        return None

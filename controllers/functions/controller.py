@@ -6,11 +6,11 @@ differ from their desired state.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused
+from controllers.cluster.api import FIELD_MANAGER, GROUP, PAGE_SIZE, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains
 from controllers.cluster.events import EventRecorder, event_for_transition
@@ -18,6 +18,8 @@ from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.work_queue import WorkQueue
+from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
+from controllers.functions.code import spec_and_code_of, without_texts
 from controllers.functions.pod_template import Settings
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.status import FUNCTION_LABEL, status_of
@@ -37,6 +39,10 @@ OWNED_KINDS = (
 )
 
 
+class Outdated(Exception):
+    """The cached Function is older than the server's."""
+
+
 class FunctionController:
     """Lives in one event loop. Its caches are filled by watches and by the periodic resync.
 
@@ -50,14 +56,14 @@ class FunctionController:
         self._settings = settings
         self._namespace = namespace
         self._functions: InformerCache[Key, Object] = InformerCache()
-        self._owned = OwnedObjects(api, OWNED_KINDS, label=FUNCTION_LABEL, namespace=namespace)
+        self._owned = OwnedObjects(api, OWNED_KINDS, label=FUNCTION_LABEL, namespace=namespace, immutable=["ConfigMap"])
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
 
     def watches(self) -> list[Watch]:
         """The watches of Functions and of the Deployments that they own."""
         return [
-            Watch(GROUP, VERSION, "functions", self._on_function),
+            Watch(GROUP, VERSION, "functions", self._on_function, compact=without_texts, page_size=CODE_PAGE_SIZE),
             Watch("apps", "v1", "deployments", self._on_deployment, FUNCTION_LABEL),
         ]
 
@@ -70,16 +76,34 @@ class FunctionController:
     def leader_changed(self) -> None:
         """Enqueues every Function, for a new leader to reconcile."""
         for key in self._functions:
-            self.queue.add(key)
+            self.queue.add_for_resync(key)
 
     async def resync(self) -> None:
         """Lists everything, and enqueues every Function."""
         self._functions.begin_list()
-        functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace)
-        self._functions.replace({key_of(found): (Version.of(found), found) for found in functions})
+        self._functions.replace({key_of(found): (Version.of(found), found) async for found in self._listed()})
         await self._owned.refresh()
         for key in self._functions:
-            self.queue.add(key)
+            self.queue.add_for_resync(key)
+
+    async def _listed(self) -> AsyncIterator[Object]:
+        """All Functions, without the texts of their code. After the first time, it reads only what is new."""
+        is_first = not self.synced.is_set()
+        asked = self._api.objects(
+            f"{GROUP}/{VERSION}",
+            "Function",
+            self._namespace,
+            metadata_only=not is_first,
+            page_size=CODE_PAGE_SIZE if is_first else PAGE_SIZE,
+        )
+        async for found in asked:
+            key, cached = key_of(found), self._functions.get(key_of(found))
+            if is_first:
+                yield without_texts(found)
+            elif cached is not None and Version.of(cached) == Version.of(found):
+                yield cached
+            elif (newer := await self._api.get(f"{GROUP}/{VERSION}", "Function", *key)) is not None:
+                yield without_texts(newer)
 
     async def reconcile(self, key: Key) -> None:
         """Brings one Function's objects to their desired state. Raises the API server's errors."""
@@ -87,8 +111,8 @@ class FunctionController:
         if function is None or "deletionTimestamp" in function["metadata"] or not self.is_leader():
             return  # the garbage collector deletes the objects of a deleted Function
         try:
-            spec = FunctionSpec.model_validate(function["spec"]).named(key[1])
-            wanted = objects_of(function["metadata"], spec, self._settings)
+            spec, code = spec_and_code_of(function)
+            wanted = objects_of(function["metadata"], spec, self._settings, code)
         except ValueError as error:
             await self._write_status(
                 function, {}, [Condition("Ready", "False", "Invalid", problem_text(error, FunctionSpec))]
@@ -97,7 +121,11 @@ class FunctionController:
         try:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
+            wanted = await self._with_texts(function, wanted)
             await self._owned.ensure(function, wanted)
+        except Outdated:
+            self.queue.add_after(key, REQUEUE_SECONDS[0])  # unless the watch is faster
+            return
         except Refused as refused:
             reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
             await self._write_status(
@@ -115,6 +143,17 @@ class FunctionController:
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
+
+    async def _with_texts(self, function: Object, wanted: list[Object]) -> list[Object]:
+        """The same objects. If the ConfigMap with the code has to be written, it has its texts. Raises Outdated."""
+        key, metadata = key_of(function), function["metadata"]
+        if all(found["kind"] != "ConfigMap" or self._owned.is_current(key, found) for found in wanted):
+            return wanted
+        whole = await self._api.get(function["apiVersion"], function["kind"], *key)
+        if whole is None or any(whole["metadata"][name] != metadata[name] for name in ("uid", "generation")):
+            raise Outdated(f"Function {key[1]!r} has changed; its watch brings the new spec")
+        spec = FunctionSpec.model_validate(whole["spec"]).named(key[1])
+        return objects_of(metadata, spec, self._settings)
 
     async def _hand_replicas_to_autoscaler(self, key: Key) -> None:
         """Applies the replicas as another field manager. With no owner, the next apply would reset the field to 1."""
@@ -164,6 +203,7 @@ class FunctionController:
             if refused.status == 404:
                 return  # deleted meanwhile
             raise
+        found = without_texts(found)
         self._functions.update(key_of(function), Version.of(found), found)
         if _desired_state(found) != _desired_state(function):
             self.queue.add(key_of(function))  # an edit came during the write, and the watch brings nothing newer
@@ -182,7 +222,7 @@ class FunctionController:
                 await asyncio.sleep(RESYNC_SECONDS)
 
     def _on_function(self, event: Event) -> None:
-        found = dict(event["object"])
+        found = without_texts(event["object"])
         key, version = key_of(found), Version.of(found)
         if event["type"] == "DELETED":
             if self._functions.delete(key, version):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from controllers.functions.config_map import dependencies_key_of, digest_of, key_of
+from controllers.functions.config_map import dependencies_key_of, key_of
 from controllers.functions.resource import FunctionSpec, Variable
 from controllers.functions.runtimes import BY_NAME, Runtime
 from controllers.functions.status import FUNCTION_LABEL, PORT
@@ -59,14 +59,20 @@ def has_dependencies(spec: FunctionSpec) -> bool:
 
 
 class PodTemplate:
-    """Builds one function's pod template. `code` is the ConfigMap with its code, empty if there is none."""
+    """Builds one function's pod template.
 
-    def __init__(self, namespace: str, name: str, spec: FunctionSpec, settings: Settings, code: Object) -> None:
+    `config_map` is the name of the ConfigMap with its code, empty if there is none. `code_digest` is that of its code.
+    """
+
+    def __init__(
+        self, namespace: str, name: str, spec: FunctionSpec, settings: Settings, config_map: str, code_digest: str
+    ) -> None:
         self.namespace = namespace
         self.name = name
         self.spec = spec
         self.settings = settings
-        self.code = code
+        self.config_map = config_map
+        self.code_digest = code_digest
         self.runtime: Runtime = BY_NAME[spec.runtime]
         self.image = spec.source.image or spec.image or settings.images.get(self.runtime.name) or self.runtime.image
         self.module, _, self.handler = spec.handler.rpartition(".")
@@ -82,7 +88,7 @@ class PodTemplate:
         if self.has_dependencies:
             init_containers.append(self._install_dependencies())
         return {
-            "metadata": {"labels": self.selector, "annotations": {CODE_ANNOTATION: self._code_digest()}},
+            "metadata": {"labels": self.selector, "annotations": {CODE_ANNOTATION: self.code_digest}},
             "spec": {
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
@@ -109,10 +115,6 @@ class PodTemplate:
                 "volumes": self._volumes(),
             },
         }
-
-    def _code_digest(self) -> str:
-        source = self.spec.source.model_dump(mode="json", exclude_none=True, exclude={"files"})
-        return digest_of({"source": repr(sorted(source.items())), **self.code.get("data", {})})
 
     def _container(self, name: str, **fields: Any) -> Object:
         """A container with the fields that all containers of the pod share."""
@@ -252,7 +254,7 @@ class PodTemplate:
     def _config_map_volume(self, volume: str, paths: Mapping[str, str]) -> Object:
         """A volume with files of the code ConfigMap. `paths` has the path by key."""
         items = [{"key": key, "path": path} for key, path in sorted(paths.items())]
-        return {"name": volume, "configMap": {"name": self.code["metadata"]["name"], "items": items}}
+        return {"name": volume, "configMap": {"name": self.config_map, "items": items}}
 
 
 _TMP_MOUNT = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 inside the pod, the only writable place

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from controllers.cluster.strategic_merge import merged
-from controllers.functions.config_map import config_map_of
-from controllers.functions.pod_template import PodTemplate, Settings, files_of, has_dependencies
+from controllers.functions.code import Code, code_of
+from controllers.functions.pod_template import PodTemplate, Settings
 from controllers.functions.resource import FunctionSpec
-from controllers.functions.runtimes import BY_NAME
 from controllers.functions.status import FUNCTION_LABEL, PORT
 
 Object = dict[str, Any]
@@ -20,11 +19,14 @@ class NotOnCluster(ValueError):
     """The spec is valid, but not on a cluster. The text has field, problem and way out."""
 
 
-def objects_of(metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings) -> list[Object]:
+def objects_of(
+    metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings, code: Code | None = None
+) -> list[Object]:
     """All objects that the function needs, each one after the objects that it refers to.
 
-    `metadata` is that of the Function (namespace, name, uid, labels). `spec` has its handler. Equal arguments give
-    equal objects. Raises ValueError (TooLarge, BadPatch, NotOnCluster), whose text is for the function's author.
+    `metadata` is that of the Function (namespace, name, uid, labels). `spec` has its handler. With `code`, the spec may
+    be without its texts, and the ConfigMap with the code has only its metadata. Equal arguments give equal objects.
+    Raises ValueError (TooLarge, BadPatch, NotOnCluster), whose text is for the function's author.
     """
     if spec.source.path is not None:
         raise NotOnCluster(
@@ -36,8 +38,8 @@ def objects_of(metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settin
             "spec.dependenciesPath: a cluster cannot read your files; "
             "upload it with `kubeirq deploy`, or set dependencies"
         )
-    workload = _Workload(metadata, spec, settings)
-    objects = [workload.code] if workload.code else []
+    workload = _Workload(metadata, spec, settings, code)
+    objects = [workload.config_map] if workload.config_map else []
     objects += [workload.deployment(), workload.service()]
     if spec.scale.is_automatic:
         objects.append(workload.autoscaler())
@@ -50,7 +52,7 @@ def objects_of(metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settin
 class _Workload:
     """Builds the objects, which share metadata and labels."""
 
-    def __init__(self, metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings) -> None:
+    def __init__(self, metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings, code: Code | None) -> None:
         self.name: str = metadata["name"]
         self.spec = spec
         self.selector = {FUNCTION_LABEL: self.name}
@@ -73,15 +75,16 @@ class _Workload:
                 }
             ],
         }
-        self.code = self._code_config_map()
-        self.pod_template = PodTemplate(metadata["namespace"], self.name, spec, settings, self.code)
+        if code is None:
+            self.config_map, code = code_of(self.metadata, spec)
+        else:
+            self.config_map = self._config_map_without_data(code)
+        self.pod_template = PodTemplate(metadata["namespace"], self.name, spec, settings, code.config_map, code.digest)
 
-    def _code_config_map(self) -> Object:
-        """Empty if there is neither code nor a dependencies file to keep."""
-        files, dependencies = files_of(self.spec), {}
-        if has_dependencies(self.spec):
-            dependencies = {BY_NAME[self.spec.runtime].dependencies_file: self.spec.dependencies or ""}
-        return config_map_of(self.metadata, files, dependencies=dependencies) if files or dependencies else {}
+    def _config_map_without_data(self, code: Code) -> Object:
+        if not code.config_map:
+            return {}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**self.metadata, "name": code.config_map}}
 
     def deployment(self) -> Object:
         scale = self.spec.scale

@@ -87,7 +87,7 @@ class TriggerController:
     def watches(self) -> list[Watch]:
         """The watches of the triggers, of Functions and their EndpointSlices, and of the exposed objects."""
         found = [Watch(source_of(kind).api_group, VERSION, plural_of(kind), self._on_trigger) for kind in self._kinds]
-        found.append(Watch(GROUP, VERSION, "functions", self._on_function))
+        found.append(Watch(GROUP, VERSION, "functions", self._on_function, metadata_only=True))
         found.append(Watch("discovery.k8s.io", "v1", "endpointslices", self._on_endpoint_slice, FUNCTION_LABEL))
         if self._exposed_objects is not None:
             found += self._exposed_objects.watches(lambda owner: self.queue.add(("HTTPTrigger", *owner)))
@@ -116,7 +116,7 @@ class TriggerController:
         for kind in self._kinds:
             for found in await self._api.list(f"{source_of(kind).api_group}/{VERSION}", kind, self._namespace):
                 listed[key_of(found)] = found
-        functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace)
+        functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace, metadata_only=True)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
         self._gates.replace(functions, slices)
         await self._list_secrets()
@@ -127,7 +127,7 @@ class TriggerController:
         for key in set(self._triggers) - listed.keys() - self._changed_since_list:
             self._forget(key)
         for key in (*self._triggers, *self._applied):
-            self.queue.add(key)
+            self.queue.add_for_resync(key)
         await self._gates.retain(self._called_functions())
 
     async def _list_secrets(self) -> None:

@@ -26,7 +26,7 @@ NARROWED = {"watchNamespace": "apps", "secretNamespaces": ["apps", RELEASE]}
 # one that is watched; DEFINITIONS in every one, LEASES in the release's, SECRETS in those of secretNamespaces
 MADE = "create delete get list patch watch"
 SEEN = "get list watch"
-LEASES = {"coordination.k8s.io/leases": "create get list update"}
+LEASES = {"coordination.k8s.io/leases": "create get list update watch"}
 SECRETS = {"secrets": SEEN}
 COMMON = {"events": "create get patch", "kubeirq.dev/functions": SEEN}
 DEFINITIONS = {"apiextensions.k8s.io/customresourcedefinitions": "list watch"}

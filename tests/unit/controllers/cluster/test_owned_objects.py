@@ -69,3 +69,29 @@ async def test_an_object_belongs_to_the_owner_that_its_label_names_now() -> None
     assert owned.get(("shop", "other"), "Deployment", "pay") == moved
     owned.forget(("shop", "other"))
     assert owned.get(("shop", "other"), "Deployment", "pay") is None
+
+
+def config_map(**more: Any) -> Object:
+    metadata = {
+        "namespace": "shop", "name": "pay-1", "uid": "c-1", "resourceVersion": "5", "labels": {"function": "pay"},
+        "ownerReferences": [{"uid": "u-1"}],
+    }  # fmt: skip
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, **more}, "immutable": True}
+
+
+def test_nothing_but_the_metadata_of_an_immutable_kind_is_kept_and_compared() -> None:
+    kinds = [("v1", "ConfigMap")]
+    owned = OwnedObjects(cast("Api", Server(None, "")), kinds, label="function", immutable=["ConfigMap"])
+    fields = {"f:data": {"f:a.py": {}}, "f:immutable": {}, "f:metadata": {"f:labels": {"f:function": {}}}}
+    applied = {"manager": "kubeirq", "operation": "Apply", "apiVersion": "v1", "fieldsV1": fields}
+    live = config_map(managedFields=[applied, {"manager": "kubectl", "operation": "Update"}])
+    owned.observe({"type": "ADDED", "object": {**live, "data": {"a.py": "x" * 1_000}}})
+
+    kept = owned.get(("shop", "pay"), "ConfigMap", "pay-1")
+    assert kept is not None
+    assert kept.keys() == {"apiVersion", "kind", "metadata"}
+    (entry,) = kept["metadata"]["managedFields"]
+    assert entry["fieldsV1"].keys() == {"f:metadata"}
+    assert owned.is_current(("shop", "pay"), {**config_map(), "data": {"a.py": "x"}})
+    assert not owned.is_current(("shop", "pay"), config_map(labels={"function": "pay", "team": "a"}))
+    assert not owned.is_current(("shop", "pay"), config_map(name="pay-2"))

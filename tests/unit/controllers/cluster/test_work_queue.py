@@ -101,3 +101,45 @@ async def test_a_change_does_not_wait_for_the_delay_of_a_failure() -> None:
             await until(lambda count=count: tries == count)  # type: ignore[misc]
             queue.add("a")
         await until(lambda: tries == 4 and queue.is_idle)
+
+
+async def test_a_change_goes_before_the_rest_of_a_resync_and_edits_without_end_do_not_stop_the_resync() -> None:
+    order: list[str] = []
+    queue: WorkQueue[str]
+
+    async def reconcile(key: str) -> None:
+        order.append(key)
+        if key.startswith("edit") and len(order) < 200:
+            queue.add(f"edit {len(order)}")
+
+    queue = WorkQueue(reconcile, workers=1)
+    for number in range(20):
+        queue.add_for_resync(f"rest {number}")
+    for number in range(5):
+        queue.add(f"edit now {number}")
+    task = asyncio.create_task(queue.run())
+    await until(lambda: queue.is_idle)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert sum(key.startswith("edit now") for key in order[:7]) == 5
+    assert sum(key.startswith("rest") for key in order[:80]) == 20, "one of four"
+    assert len(order) == len(set(order))
+
+
+async def test_a_key_of_the_resync_that_changes_is_reconciled_once() -> None:
+    order: list[str] = []
+
+    async def reconcile(key: str) -> None:
+        order.append(key)
+
+    queue = WorkQueue(reconcile, workers=1)
+    for key in ("a", "b", "c"):
+        queue.add_for_resync(key)
+    queue.add("c")
+    queue.add_for_resync("c")
+    assert queue.depth == 3
+    task = asyncio.create_task(queue.run())
+    await until(lambda: queue.is_idle)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert order == ["c", "a", "b"]

@@ -32,9 +32,12 @@ class Server:
         self.applied: list[Object] = []
         self.status_writes = 0
         self.version = 100
+        self.functions: list[Object] = []  # every version
 
-    async def get(self, *_: Any) -> Object | None:
-        return None
+    async def get(self, _: str, kind: str, *names: str) -> Object | None:
+        if kind != "Function":
+            return None
+        return max(self.functions, key=lambda found: int(found["metadata"]["resourceVersion"]))
 
     async def delete(self, found: Object) -> None:
         return
@@ -45,9 +48,10 @@ class Server:
     async def apply(self, wanted: Object, *, subresource: str = "", **_: Any) -> Object:
         if subresource:
             self.status_writes += 1
-            if self.status_writes == 1:
-                return {**self.during_the_write(), "status": wanted["status"]}
-            return {**function(200, 2, "new", wanted["metadata"]["uid"]), "status": wanted["status"]}
+            is_first = self.status_writes == 1
+            found = self.during_the_write() if is_first else function(200, 2, "new", wanted["metadata"]["uid"])
+            self.functions.append(found)
+            return {**found, "status": wanted["status"]}
         self.version += 1
         self.applied.append(wanted)
         found = copy.deepcopy(wanted)
@@ -78,18 +82,20 @@ def controller_of(server: Server) -> FunctionController:
     return FunctionController(cast("Api", server), Settings(runtime_image="r"))
 
 
-def event(kind: str, found: Object) -> Any:
-    return {"type": kind, "object": found}
+def observe(controller: FunctionController, server: Server, kind: str, found: Object) -> None:
+    if kind != "DELETED":
+        server.functions.append(found)
+    controller._on_function({"type": kind, "object": found})
 
 
 async def test_an_answer_that_is_older_than_the_edit_does_not_bring_the_old_code_back() -> None:
     def edit_arrives_first() -> Object:
-        controller._on_function(event("MODIFIED", function(11, 2, "new")))
+        observe(controller, server, "MODIFIED", function(11, 2, "new"))
         return function(10, 1, "old")
 
     server = Server(edit_arrives_first)
     controller = controller_of(server)
-    controller._on_function(event("ADDED", function(1, 1, "old")))
+    observe(controller, server, "ADDED", function(1, 1, "old"))
     assert await code_after(controller, server, 2) == ["old", "new"]
 
 
@@ -97,15 +103,16 @@ async def test_an_edit_that_the_answer_brings_is_rolled_out() -> None:
     """The watch event of the edit is older than the answer then, so that only the answer tells of it."""
     server = Server(lambda: function(11, 2, "new"))
     controller = controller_of(server)
-    controller._on_function(event("ADDED", function(1, 1, "old")))
+    observe(controller, server, "ADDED", function(1, 1, "old"))
     assert await code_after(controller, server, 2) == ["old", "new"]
 
 
 async def test_the_late_deletion_of_a_namesake_does_not_remove_its_successor() -> None:
-    controller = controller_of(Server(lambda: function(1, 1, "")))
-    controller._on_function(event("ADDED", function(1, 1, "old")))
-    controller._on_function(event("ADDED", function(3, 1, "new", "u-2")))
-    controller._on_function(event("DELETED", function(2, 1, "old")))
+    server = Server(lambda: function(1, 1, ""))
+    controller = controller_of(server)
+    observe(controller, server, "ADDED", function(1, 1, "old"))
+    observe(controller, server, "ADDED", function(3, 1, "new", "u-2"))
+    observe(controller, server, "DELETED", function(2, 1, "old"))
     found = controller._functions.get(KEY)
     assert found is not None
     assert found["metadata"]["uid"] == "u-2"
@@ -114,7 +121,7 @@ async def test_the_late_deletion_of_a_namesake_does_not_remove_its_successor() -
 async def test_a_successor_of_the_same_generation_is_reconciled() -> None:
     server = Server(lambda: function(2, 1, "old"))
     controller = controller_of(server)
-    controller._on_function(event("ADDED", function(1, 1, "old")))
+    observe(controller, server, "ADDED", function(1, 1, "old"))
     await code_after(controller, server, 1)
-    controller._on_function(event("MODIFIED", function(5, 1, "new", "u-2")))
+    observe(controller, server, "MODIFIED", function(5, 1, "new", "u-2"))
     assert await code_after(controller, server, 2) == ["old", "new"]

@@ -1,0 +1,75 @@
+"""A Function without the texts of its code, as the caches hold it: the code of all Functions does not fit into memory.
+
+The ConfigMap with the texts is the only object that needs them. Every other object needs the `Code` alone. Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from controllers.functions.config_map import config_map_of, digest_of
+from controllers.functions.pod_template import files_of, has_dependencies
+from controllers.functions.resource import FunctionSpec
+from controllers.functions.runtimes import BY_NAME
+from trigger_sources.problems import problem_text
+
+Object = dict[str, Any]
+
+PAGE_SIZE = 10  # Functions in one response: each may have a megabyte of code
+_CODE, _PROBLEM = "code", "problem"  # fields that `without_texts` adds
+_SOME_DEPENDENCY = "?"
+
+
+@dataclass(frozen=True)
+class Code:
+    """The identity of a Function's code."""
+
+    config_map: str  # the name of the ConfigMap with the texts, empty without texts
+    digest: str  # an annotation of the pods, so that other code leads to a rollout
+
+
+class InvalidFunction(ValueError):
+    """The spec is not valid. The text is for the function's author."""
+
+
+def code_of(metadata: Mapping[str, Any], spec: FunctionSpec) -> tuple[Object, Code]:
+    """The ConfigMap with the texts, empty without texts, and the code's identity. Raises TooLarge."""
+    files, dependencies = files_of(spec), {}
+    if has_dependencies(spec):
+        dependencies = {BY_NAME[spec.runtime].dependencies_file: spec.dependencies or ""}
+    made = config_map_of(metadata, files, dependencies=dependencies) if files or dependencies else {}
+    source = spec.source.model_dump(mode="json", exclude_none=True, exclude={"files"})
+    digest = digest_of({"source": repr(sorted(source.items())), **made.get("data", {})})
+    return made, Code(made["metadata"]["name"] if made else "", digest)
+
+
+def without_texts(function: Mapping[str, Any]) -> Object:
+    """The Function with empty texts, and with the identity of its code or the problem of its spec. Idempotent."""
+    if _CODE in function or _PROBLEM in function:
+        return dict(function)
+    metadata = {name: value for name, value in function["metadata"].items() if name != "managedFields"}
+    found: Object = {**function, "metadata": metadata}
+    try:
+        spec = FunctionSpec.model_validate(function.get("spec")).named(metadata["name"])
+        found[_CODE] = asdict(code_of({"name": metadata["name"]}, spec)[1])
+    except ValueError as error:
+        found[_PROBLEM] = problem_text(error, FunctionSpec)
+        found["spec"] = {}
+        return found
+    source = dict(function["spec"]["source"])
+    if spec.source.inline is not None:
+        source["inline"] = ""
+    if spec.source.files is not None:
+        source["files"] = dict.fromkeys(spec.source.files, "")
+    found["spec"] = {**function["spec"], "source": source}
+    if spec.dependencies is not None:
+        found["spec"]["dependencies"] = _SOME_DEPENDENCY if has_dependencies(spec) else ""
+    return found
+
+
+def spec_and_code_of(function: Mapping[str, Any]) -> tuple[FunctionSpec, Code]:
+    """Of a Function from `without_texts`. Raises InvalidFunction."""
+    if _PROBLEM in function:
+        raise InvalidFunction(function[_PROBLEM])
+    spec = FunctionSpec.model_validate(function["spec"]).named(function["metadata"]["name"])
+    return spec, Code(**function[_CODE])
