@@ -33,7 +33,7 @@ class Answer:
 
 @frozen()
 class Attempt:
-    """One call of a function. `status` is None when no answer came; then `error` says why."""
+    """One call of a function that failed. `error` says why; `status` is None when no answer came."""
 
     at: float  # seconds since the epoch
     latency_seconds: float

@@ -227,6 +227,7 @@ class PodTemplate:
             "FUNC_CONCURRENCY": "" if spec.concurrency is None else str(spec.concurrency),
             "FUNC_STARTUP": spec.startup or "",
             "FUNC_SHUTDOWN": spec.shutdown or "",
+            "FUNC_FAILURE_DETAIL": "" if spec.failure_detail else "0",
             "KUBEIRQ_CODE_PATH": CODE_PATH if self._has_code_volume else "",
         }
         defaults = {"HOME": "/tmp", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 inside the pod

@@ -145,6 +145,11 @@ class FunctionSpec(Spec):
     concurrency: int | None = Field(
         None, ge=1, le=10_000, description="Calls at once in a process; unset: 1, for `async def` 16"
     )
+    failure_detail: bool = Field(
+        True,
+        description="Whether the fabric learns the type, the message and the last line of code of an exception, and"
+        " shows them to people who may see its events",
+    )
     startup: str | None = Field(
         None, description="module.function that runs once in each process, before the first call"
     )

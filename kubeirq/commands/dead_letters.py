@@ -9,6 +9,7 @@ from kubeirq.commands.arguments import OUTPUT, TRIGGER, decoded_key, print_table
 from kubeirq.commands.open_fabric import with_fabric
 from kubeirq.fabric_client import FabricClient
 from kubeirq.output.formats import age, to_text
+from kubeirq.output.letter_text import readable_letter
 
 
 @click.group("dead-letters")
@@ -36,7 +37,7 @@ async def list_letters(fabric: FabricClient, trigger: str, limit: int, group_by:
             print_tables([(("REASON", "COUNT"), counts.most_common())])
         return 0
     if output != "table":
-        click.echo(to_text(letters, output), nl=False)
+        click.echo(to_text([readable_letter(letter) for letter in letters], output), nl=False)
     elif not letters:
         click.echo("no dead letters")
     else:
@@ -59,7 +60,7 @@ async def list_letters(fabric: FabricClient, trigger: str, limit: int, group_by:
 @with_fabric
 async def show_letter(fabric: FabricClient, trigger: str, identity: str, data: bool, output: str) -> int:
     """Show one dead letter with its attempts."""
-    letter = await fabric.dead_letter(await fabric.trigger(trigger), identity)
+    letter = readable_letter(await fabric.dead_letter(await fabric.trigger(trigger), identity))
     payload = base64.b64decode(letter.pop("data") or "")
     if data:
         letter["data"] = payload.decode(errors="backslashreplace")

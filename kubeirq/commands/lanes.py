@@ -8,6 +8,7 @@ from kubeirq.commands.arguments import OUTPUT, TRIGGER, decoded_key, print_table
 from kubeirq.commands.open_fabric import with_fabric
 from kubeirq.fabric_client import FabricClient
 from kubeirq.output.formats import age, to_text
+from kubeirq.output.letter_text import readable_lane
 
 
 @click.group()
@@ -27,7 +28,7 @@ async def list_lanes(fabric: FabricClient, trigger: str, output: str) -> int:
     """List the waiting lanes of a trigger."""
     views = await fabric.lanes(await fabric.trigger(trigger))
     if output != "table":
-        click.echo(to_text(views, output), nl=False)
+        click.echo(to_text([readable_lane(view) for view in views], output), nl=False)
     elif not views:
         click.echo("no lane waits")
     else:

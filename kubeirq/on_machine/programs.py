@@ -75,6 +75,8 @@ async def prepare_program(
         "FUNC_GRACE": f"{_GRACE_SECONDS:g}",
         "KUBEIRQ_CODE_PATH": str(folder),
     }
+    if not spec.failure_detail:
+        variables["FUNC_FAILURE_DETAIL"] = "0"
     if spec.concurrency is not None:
         variables["FUNC_CONCURRENCY"] = str(spec.concurrency)
     hooks = {"FUNC_STARTUP": spec.startup, "FUNC_SHUTDOWN": spec.shutdown}

@@ -8,9 +8,15 @@ from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.held import Seen
 
 EVENT_LINES_PER_SECOND = 20
-_ID_CHARACTERS = 24
-_COLOURS = {"delivered": 32, "retry": 33, "held": 33, "parked": 31, "deadLettered": 31, "dropped": 31, "filtered": 90}
-_WORDS = {"deadLettered": "dead-lettered", "retry": "retried", "returned": "given back"}
+_ID_CHARACTERS = 200  # ids are shown whole, so that they can be pasted; only a hostile one is cut
+_COLOURS = {
+    "delivered": 32, "retry": 33, "held": 33, "parked": 31, "deadLettered": 31, "dropped": 31, "answered": 31,
+    "filtered": 90,
+}  # fmt: skip
+_WORDS = {
+    "deadLettered": "dead-lettered", "retry": "retried", "returned": "given back",
+    "answered": "answered with a failure",
+}  # fmt: skip
 
 
 class EventDisplay:
@@ -57,7 +63,7 @@ class EventDisplay:
 def event_line(seen: Seen) -> str:
     """One event in one line: time, trigger and function, event id, outcome."""
     parts = [_clock(seen.at), f"{seen.trigger} → {seen.function}", short_id(seen.event_id)]
-    parts.append(_WORDS.get(seen.what, seen.what) if seen.what != "retry" else "failed")
+    parts.append(_word_of(seen))
     if seen.status is not None:
         parts.append(str(seen.status))
     if seen.latency_seconds is not None:
@@ -69,6 +75,12 @@ def event_line(seen: Seen) -> str:
     return "  ".join(parts)
 
 
+def _word_of(seen: Seen) -> str:
+    if seen.what == "answered":
+        return "answered" if seen.status is not None else "refused"  # the fabric refuses where no answer came
+    return _WORDS.get(seen.what, seen.what) if seen.what != "retry" else "failed"
+
+
 def omitted_line(counts: Counter[str]) -> str:
     """The line that sums up the events that were not shown one by one."""
     total = sum(counts.values())
@@ -77,9 +89,9 @@ def omitted_line(counts: Counter[str]) -> str:
 
 
 def short_id(event_id: str) -> str:
-    """The start of the id, which an event shares with its replies, and the end, where ids with coordinates differ."""
+    """The whole id, unless it is so long that it would hide the rest of the line."""
     text = printable(event_id)
-    return text if len(text) <= _ID_CHARACTERS else f"{text[:11]}…{text[-12:]}"
+    return text if len(text) <= _ID_CHARACTERS else f"{text[: _ID_CHARACTERS - 13]}…{text[-12:]}"
 
 
 def printable(text: str) -> str:

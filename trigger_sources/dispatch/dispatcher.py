@@ -26,6 +26,7 @@ from trigger_sources.dispatch.hold import EVENTS_TRIED, FailureHold
 from trigger_sources.dispatch.lanes import Lanes
 from trigger_sources.dispatch.letter_writer import LetterWriter
 from trigger_sources.dispatch.life import LIFE, Action, IllegalInput, Input, Label, State
+from trigger_sources.dispatch.reasons import failure_text, reason_of
 from trigger_sources.dispatch.replies import ReplyFailed, publish_reply, reply_to
 from trigger_sources.dispatch.retry import Verdict, after_failure, delay_after, retry_after_of, verdict_on
 from trigger_sources.dispatch.suspects import Suspects
@@ -570,7 +571,7 @@ class Dispatcher:
             return self._failed(held, None, str(found) or "no answer", latency, verdict)
         self.last_answer = (answer.status, time.time(), latency)
         if verdict != "delivered":
-            return self._failed(held, answer, f"status {answer.status}", latency, verdict)
+            return self._failed(held, answer, reason_of(answer), latency, verdict)
         if self.hold.run.count and self.hold.succeeded():
             self.room_changed.set()
         held.outcome = Outcome("delivered", "", answer)
@@ -600,15 +601,14 @@ class Dispatcher:
             self._tell(held, "held", None, None, message)
         return Input.UNREACHABLE
 
-    def _failed(self, held: Held, answer: Answer | None, message: str, latency: float, verdict: Verdict) -> Input:
+    def _failed(self, held: Held, answer: Answer | None, reason: str, latency: float, verdict: Verdict) -> Input:
         """An attempt did not deliver the event: another one follows, or the event's end."""
         now = time.time()
         if not held.first_at:
             held.first_at = now - latency
-        status = answer.status if answer is not None else None
-        self.last_error = message
-        error, head = (message, b"") if answer is None else ("", answer.body[:ANSWER_HEAD_BYTES])
-        held.attempted(Attempt(now - latency, latency, status, error, head))
+        status, head = (None, b"") if answer is None else (answer.status, answer.body[:ANSWER_HEAD_BYTES])
+        self.last_error = message = failure_text(status, reason)
+        held.attempted(Attempt(now - latency, latency, status, reason, head))
         retry_after = retry_after_of(answer, now)
         following = after_failure(self._policy, verdict, held.tries, held.first_at, now, self._jitter(), retry_after)
         if isinstance(following, float):
@@ -619,8 +619,8 @@ class Dispatcher:
             held.delay_seconds = following
             return Input.FAILED
         if held.delivery.caller_waits:
-            reason = following if answer is not None else "Timeout" if "time" in error else "NoAnswer"
-            return self._end(held, "dropped", reason, message, answer)
+            end = following if answer is not None else "Timeout" if "time" in message else "NoAnswer"
+            return self._end(held, "dropped", end, message, answer)
         return self._give_up(held, following, message, answer)
 
     def _give_up(self, held: Held, reason: str, message: str, answer: Answer | None) -> Input:
@@ -820,8 +820,11 @@ class Dispatcher:
         assert outcome is not None
         last = held.attempts[-1] if held.attempts else None
         status, latency = (last.status, last.latency_seconds) if last else (None, None)
-        message = f"{outcome.reason}: {held.message}" if held.message else outcome.reason
-        self._tell(held, outcome.kind, status, latency, message)
+        if outcome.kind == "dropped" and held.delivery.caller_waits:  # nothing is lost: the caller has the failure
+            what, reason = "answered", "" if outcome.answer is not None else outcome.reason
+        else:
+            what, reason = outcome.kind, outcome.reason
+        self._tell(held, what, status, latency, ": ".join(filter(None, (reason, held.message))))
 
     def _tell(self, held: Held, what: str, status: int | None, latency: float | None, message: str = "") -> None:
         assert self._observe is not None

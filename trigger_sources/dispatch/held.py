@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Attempt, Delivery, Outcome
 from trigger_sources.dispatch.life import Label, State
+from trigger_sources.dispatch.reasons import failure_text
 from trigger_sources.transport.client import Connection
 
 ANSWER_HEAD_BYTES = 1024
@@ -27,7 +28,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One thing that happened to an event, for an observer. `what` is an outcome's kind, or retry, held, parked."""
+    """One thing that happened to an event, for an observer.
+
+    `what` is an outcome's kind, or retry, held, parked, or answered: a waiting caller got the failure as its answer.
+    """
 
     at: float  # seconds since the epoch
     kind: str
@@ -97,7 +101,7 @@ class Held:
         if not self.attempts:
             return ""
         last = self.attempts[-1]
-        return f"status {last.status}" if last.status is not None else last.error
+        return failure_text(last.status, last.error)
 
     def attempted(self, attempt: Attempt) -> None:
         """Remembers an attempt; of very many the first and the last ones."""

@@ -12,6 +12,7 @@ import orjson
 from trigger_sources.context import Context
 from trigger_sources.delivery import Answer, Delivery
 from trigger_sources.dispatch.gate import Gate
+from trigger_sources.dispatch.reasons import failure_text, reason_of
 from trigger_sources.dispatch.retry import verdict_on
 from trigger_sources.encoding.content import encoding_of
 from trigger_sources.encoding.header_text import text_without_surrogates
@@ -150,15 +151,17 @@ class PostPublisher:
     async def publish(self, event: Event, key: bytes | None) -> None:
         endpoint = self._gate.endpoint
         headers, body = http_message(event)
+        if not self._owned:
+            headers += b"kubeirq-attempt: 1\r\n"  # a function tells the fabric why it fails, and nobody else
         try:
             answer = await endpoint.send(b"POST", endpoint.path, headers, body, timeout_seconds=self._timeout_seconds)
         except (Unreachable, NoAnswer) as error:
             raise OSError(f"reply to {self._gate.name}: {error}") from error
         verdict = verdict_on(answer.status)
         if verdict == "permanent":
-            raise ReplyRefused(f"reply to {self._gate.name}: status {answer.status}")
+            raise ReplyRefused(f"reply to {self._gate.name}: {failure_text(answer.status, reason_of(answer))}")
         if verdict != "delivered":
-            raise OSError(f"reply to {self._gate.name}: status {answer.status}")
+            raise OSError(f"reply to {self._gate.name}: {failure_text(answer.status, reason_of(answer))}")
 
     async def close(self) -> None:
         if self._owned:

@@ -39,5 +39,10 @@ def answer_to(outcome: Outcome) -> Answer:
 def _passed_on(answer: Answer) -> Answer:
     if not 200 <= answer.status <= 599:
         return refusal(502, f"the function answered with status {answer.status}, which no caller can get")
-    headers = [header for header in without_hop_by_hop(answer.headers) if header[0] != "content-length"]
+    headers = [
+        header
+        for header in without_hop_by_hop(answer.headers)
+        # kubeirq-error says which exception the function raised, which is nothing for a stranger
+        if header[0] != "content-length" and not header[0].startswith("kubeirq-")
+    ]
     return Answer(answer.status, headers, answer.body)

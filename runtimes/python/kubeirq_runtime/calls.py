@@ -7,6 +7,7 @@ from collections import deque
 from .answer import TEXT_TYPE, BadAnswer, answer_from
 from .connection import ClientGone
 from .event import BadRequest, event_from
+from .failure import HEADER, failure_of, overdue_of
 from .heartbeat import REPLACE_ME
 from .log import say, say_traceback
 
@@ -20,7 +21,10 @@ _END = object()  # of a stream
 class Call:
     """One request that the handler works on."""
 
-    __slots__ = ("answer_began", "connection", "deadline", "event_id", "future", "is_inline", "method", "started")
+    __slots__ = (
+        "answer_began", "connection", "deadline", "event_id", "future", "is_inline", "method", "started",
+        "tells_failure",
+    )  # fmt: skip
 
     def __init__(self, connection, method, started, deadline):
         self.connection = connection
@@ -28,6 +32,7 @@ class Call:
         self.started = started
         self.deadline = deadline
         self.event_id = None
+        self.tells_failure = False  # the fabric calls, and keeps the reason from its own callers
         self.is_inline = False  # the handler runs in the loop's own thread at this moment
         self.answer_began = False  # the head of a stream is sent, so the status cannot change any more
         self.future = None  # it ends when the handler does, unless the handler runs inline
@@ -55,6 +60,8 @@ class Calls:
         self._handler = handler
         self._timeout_seconds = settings.timeout_seconds
         self._kubeless = settings.kubeless
+        self._tells_failures = settings.tells_failures
+        self._code_path = settings.code_path
         self._running = 0
         self._waiting = deque()  # (connection, request), oldest first
 
@@ -95,8 +102,12 @@ class Calls:
             return
         call.event_id = event["event-id"]
         context = self.context.copy()
-        attempt = request._headers.get("kubeirq-attempt", "1")
-        context["attempt"] = int(attempt) if attempt.isdecimal() and len(attempt) < 10 else 1
+        attempt = request._headers.get("kubeirq-attempt")
+        context["attempt"] = 1
+        if attempt is not None:
+            call.tells_failure = self._tells_failures
+            if attempt.isdecimal() and len(attempt) < 10:
+                context["attempt"] = int(attempt)
         context["deadline"] = time.time() + timeout
         self.under_way[id(call)] = call
         handler = self._handler
@@ -167,7 +178,8 @@ class Calls:
         if call.answer_began:
             call.connection.abort()
         else:
-            call.connection.respond(408, (), TEXT_TYPE, TOO_LONG)
+            reason = self.reason_header(call, overdue_of, self._timeout_seconds, None)
+            call.connection.respond(408, reason, TEXT_TYPE, TOO_LONG)
         if isinstance(call.future, asyncio.Task):
             call.future.cancel()
         self._loop.call_later(CLEANUP_SECONDS, self._replace_if_stuck)
@@ -202,7 +214,10 @@ class Calls:
             self._when_done(call, self._handler.task(stream), self._finish_stream)
 
     def _fail(self, call, error):
-        """Answers a call that raised or returned a bad answer. The traceback goes to the log only."""
+        """Answers a call that raised or returned a bad answer. The traceback goes to the log only.
+
+        The fabric gets the reason in a header, which it does not pass on.
+        """
         status = getattr(error, "status", None)
         if isinstance(error, ClientGone):
             say(f"event {call.event_id}: {error}")
@@ -217,7 +232,12 @@ class Calls:
             call.connection.abort()
         else:
             text = f"{error}\n" if isinstance(error, BadRequest) else "the handler failed\n"
-            call.connection.respond(status, (), TEXT_TYPE, text.encode(errors="replace"))
+            reason = () if isinstance(error, BadRequest) else self.reason_header(call, failure_of, error)
+            call.connection.respond(status, reason, TEXT_TYPE, text.encode(errors="replace"))
+
+    def reason_header(self, call, reason_of, *about):
+        """The header that says why the call failed, if the caller may know."""
+        return ((HEADER, reason_of(*about, self._code_path)),) if call.tells_failure else ()
 
     def _release(self, call, failed):
         """The call has ended, so its place is free."""

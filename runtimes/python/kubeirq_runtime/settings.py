@@ -39,6 +39,7 @@ class Settings:
         self.client_seconds = _number(environment, "FUNC_CLIENT_TIMEOUT", 30, 0.1)
         self.grace_seconds = _number(environment, "FUNC_GRACE", 30)
         self.kubeless = get("KUBEIRQ_KUBELESS") == "1"
+        self.tells_failures = get("FUNC_FAILURE_DETAIL") != "0"
         self.debug_port = int(_number(environment, "KUBEIRQ_DEBUG_PORT", 0))
         if self.debug_port:
             self.timeout_seconds = 1e9  # a person may look at a breakpoint for as long as they want

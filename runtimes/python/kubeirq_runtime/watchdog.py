@@ -3,10 +3,12 @@
 import os
 import select
 import socket
+import sys
 import threading
 import time
 
 from .calls import CLEANUP_SECONDS, TOO_LONG
+from .failure import overdue_of
 from .heartbeat import REPLACE_ME
 
 PERIOD_SECONDS = 0.05
@@ -15,7 +17,7 @@ MOST_HELD = 512
 
 _TIMED_OUT = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(TOO_LONG), TOO_LONG)
+    b"%bcontent-length: %d\r\n\r\n%b"
 )
 
 
@@ -63,7 +65,7 @@ class Watchdog:
             return
         for call in ended:
             if not call.answer_began:
-                call.connection.answer_from_outside(_TIMED_OUT)
+                call.connection.answer_from_outside(self._overdue_answer(call))
         names = ", ".join(str(call.event_id) for call in ended)
         seconds = self._worker.settings.timeout_seconds
         text = f"runtime: event {names}: the handler took more than {seconds:g} s: replaced\n"
@@ -71,6 +73,15 @@ class Watchdog:
         if select.select([], [2], [], 0)[1]:
             os.write(2, text.encode(errors="replace"))
         os._exit(REPLACE_ME)
+
+    def _overdue_answer(self, call):
+        """The answer 408, with the line of the handler that runs for too long."""
+        frame = sys._current_frames().get(threading.main_thread().ident) if call.is_inline else None
+        seconds = self._worker.settings.timeout_seconds
+        lines = "".join(
+            f"{name}: {value}\r\n" for name, value in self._worker.calls.reason_header(call, overdue_of, seconds, frame)
+        )
+        return _TIMED_OUT % (lines.encode(), len(TOO_LONG), TOO_LONG)
 
     def _hand_over(self):
         while self._held:

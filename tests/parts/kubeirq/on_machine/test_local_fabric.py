@@ -135,6 +135,9 @@ async def test_the_admin_api_calls_publishes_and_manages_dead_letters(tmp_path: 
         assert [letter["reason"] for letter in letters] == ["PermanentAnswer"] * 3
         whole = json.loads((await it.admin("GET", f"{base}/dead-letters/show?identity={letters[0]['identity']}"))[1])
         assert whole["data"] == "eyJuIjogN30=" and whole["attempts"][0]["status"] == 422
+        assert whole["attempts"][0]["error"] == "No: bad (f.py:4 in handler)"
+        assert whole["message"] == "status 422: No: bad (f.py:4 in handler)"
+        assert (await it.status())["triggers"][0]["lastError"] == "status 422: No: bad (f.py:4 in handler)"
         it.code("mended")
         await it.apply(web("accepted", answer="accepted"))
         await until_answers(it, "mended")

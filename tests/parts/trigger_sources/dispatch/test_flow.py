@@ -196,6 +196,8 @@ async def test_a_permanent_answer_becomes_a_dead_letter_with_everything(tmp_path
         )
         (attempt,) = letter.attempts
         assert (attempt.status, len(attempt.answer_head)) == (422, 1024)
+        assert attempt.error.startswith("no such customerno such")
+        assert letter.message == f"status 422: {attempt.error}"
         assert it.flow.status().dead_letters == 1
 
 

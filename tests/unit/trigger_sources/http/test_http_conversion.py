@@ -143,6 +143,11 @@ def test_every_outcome_has_its_answer(outcome: Outcome, status: int, retry_after
     assert answer.header("retry-after") == retry_after
 
 
+def test_the_reason_of_a_failure_is_not_passed_on_to_the_caller() -> None:
+    failed = Answer(500, [("kubeirq-error", "KeyError: 'password'"), ("x-own", "2")], b"the handler failed\n")
+    assert answer_to(Outcome("dropped", "AttemptsExhausted", failed)).headers == [("x-own", "2")]
+
+
 def test_the_functions_answer_is_passed_on_without_hop_by_hop_headers() -> None:
     answer = answer_to(Outcome("dropped", "PermanentAnswer", ANSWER))
     assert answer == Answer(422, [("content-type", "text/plain"), ("x-own", "2")], b"no")

@@ -1,0 +1,80 @@
+"""A failed call tells the fabric, and only the fabric, why it failed."""
+
+import aiohttp
+import pytest
+from servers.function import function
+
+BROKEN = """
+import time
+
+class Refused(Exception):
+    status = 422
+
+def price(order):
+    return order["kind"]
+
+def handler(event, context):
+    what = event["data"]["what"]
+    if what == "raise":
+        price({})
+    if what == "refuse":
+        raise Refused("an order needs an item")
+    if what == "spin":
+        while True:
+            pass
+    if what == "set":
+        return {1}
+    if what == "stream":
+        def parts():
+            raise ValueError("no first part")
+            yield ""
+        return parts()
+    return what
+"""
+
+
+async def why(url: str, body: bytes, **headers: str) -> tuple[int, str | None]:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=body, headers={"content-type": "application/json", **names}) as answer,
+    ):
+        await answer.read()
+        return answer.status, answer.headers.get("kubeirq-error")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b'{"what": "raise"}', 500, "KeyError: 'kind' (f.py:8 in price)"),
+        (b'{"what": "refuse"}', 422, "Refused: an order needs an item (f.py:15 in handler)"),
+        (b'{"what": "set"}', 500, "the handler returned a set; an answer is"),
+        (b'{"what": "stream"}', 500, "ValueError: no first part (f.py:23 in parts)"),
+        (b'{"what": "spin"}', 408, "the handler took more than 0.5 s (f.py:1"),
+        (b"{}", 500, "KeyError: 'what' (f.py:11 in handler)"),
+    ],
+)
+@pytest.mark.parametrize("concurrency", ["1", "2"])
+async def test_a_failure_tells_the_fabric_why(body: bytes, status: int, reason: str, concurrency: str) -> None:
+    if status == 408 and concurrency == "2":
+        reason = "the handler took more than 0.5 s"  # of a thread that goes on, nothing more is known
+    async with function(BROKEN, FUNC_TIMEOUT="0.5", FUNC_CONCURRENCY=concurrency) as found:
+        answered, told = await why(found.url, body, kubeirq_attempt="1")
+        assert answered == status
+        assert told is not None
+        assert told.startswith(reason)
+
+
+async def test_a_caller_that_is_not_the_fabric_gets_no_reason() -> None:
+    async with function(BROKEN) as found:
+        assert await why(found.url, b'{"what": "raise"}') == (500, None)
+
+
+async def test_a_function_may_keep_its_reasons() -> None:
+    async with function(BROKEN, FUNC_FAILURE_DETAIL="0") as found:
+        assert await why(found.url, b'{"what": "raise"}', kubeirq_attempt="1") == (500, None)
+
+
+async def test_success_has_no_reason() -> None:
+    async with function(BROKEN) as found:
+        assert await why(found.url, b'{"what": "x"}', kubeirq_attempt="1") == (200, None)
