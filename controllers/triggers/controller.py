@@ -255,6 +255,7 @@ class TriggerController:
         trigger = self._triggers.get(key)
         before = self._applied.get(key)
         if before is not None and (trigger is None or trigger.uid != before):
+            self._host.gateway.hold(before, ())
             await self.flows.apply({}, self._grace_seconds, uid=before)
             del self._applied[key]
         if trigger is None:
@@ -269,6 +270,9 @@ class TriggerController:
     async def _apply_flows(self, trigger: CachedTrigger, grace_seconds: float) -> None:
         async with trigger.applying:
             wanted = self._desired_flows(trigger)
+            key = key_of(trigger.object)
+            if self._triggers.get(key) is trigger:
+                self._host.gateway.hold(trigger.uid, self._triggers.ownership.routes_of(key))
             if {key for key in self.flows.running if key[0] == trigger.uid} != wanted.keys():
                 trigger.applied_at = time.monotonic()
             if trigger.spec is not None and needs_lease(trigger.spec) and not self.leases.holds(trigger.uid):

@@ -3,15 +3,19 @@
 Of several triggers with the same claim, the one that has owned it for longest keeps it; otherwise the oldest gets it.
 Every replica decides the same, because the owner and the time are in the trigger's status.
 
+A trigger keeps its claims while it exists, whether it runs or not. A spec that became invalid does not change them. A
+valid spec with other claims replaces them once the trigger owns the new ones; a spec that never was valid claims
+nothing.
+
 Across namespaces a route claims everything that it matches. Otherwise a younger trigger with a more specific route
 could take requests of an older trigger. Within a namespace the more specific route wins, as in the gateway.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trigger_sources.http.routes import RouteIndex, takes_from
+from trigger_sources.http.routes import RouteIndex, claims_of, route_of_claims, takes_from
 from trigger_sources.http_requests import Route
 from trigger_sources.source import TriggerSource
 
@@ -19,98 +23,177 @@ Key = tuple[str, str, str]  # kind, namespace, name
 Precedence = tuple[str, str, str, str]  # the lowest comes first
 
 _NOT_YET = "~"  # sorts after every time
+_SEPARATOR = ", "
 
 
-@dataclass(frozen=True, slots=True)
-class _Claimant:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stake:
+    """The claims that a trigger has had since the same time. A trigger whose spec changed has several stakes."""
+
+    key: Key
     precedence: Precedence
     claims: frozenset[str]
-    text: str  # all claims
     route: Route | None
+    left: bool = False  # the present spec claims something else
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether the trigger's status says that it owns them."""
+        return self.precedence[0] != _NOT_YET
 
 
 class Ownership:
-    """The claims of all triggers. `update` and `remove` return the triggers that may gain or lose a claim."""
+    """The claims of all triggers. `update` and `remove` return the triggers that may gain or lose a claim.
 
-    def __init__(self) -> None:
-        self._claimants: dict[Key, _Claimant] = {}
-        self._by_claim: dict[str, set[Key]] = {}
-        self._routes: RouteIndex[Key] = RouteIndex()
+    With `one_tenant`, namespaces do not protect their routes from each other: the more specific route wins everywhere.
+    """
+
+    def __init__(self, *, one_tenant: bool = False) -> None:
+        self._one_tenant = one_tenant
+        self._stakes: dict[Key, list[_Stake]] = {}
+        self._claimed: dict[Key, str] = {}  # the claims of each valid spec
+        self._by_claim: dict[str, dict[_Stake, None]] = {}
+        self._routes: RouteIndex[_Stake] = RouteIndex()
 
     def update(self, key: Key, trigger: Mapping[str, Any], spec: TriggerSource | None) -> set[Key]:
-        """Replaces the claims of a trigger. Without a valid spec it has none."""
+        """Replaces the claims of a trigger. Without a valid spec it keeps those that it owns."""
+        stakes, claimed = list(_stakes_of(key, trigger, spec)), None if spec is None else _text_of(spec.claims(key[2]))
+        owned = self.claims_of(key)
+        if spec is None and owned and owned != ownership_in_status(trigger).get("claims"):
+            stakes, claimed = self._stakes[key], owned  # the spec broke before the status was written
         affected = self.remove(key)
-        if spec is None:
-            return affected
-        claims = spec.claims(key[2])
-        text = ", ".join(sorted(claims))
-        found = _Claimant(precedence_of(trigger, text), claims, text, spec.route(key[2]))
-        self._claimants[key] = found
-        for claim in found.claims:
-            self._by_claim.setdefault(claim, set()).add(key)
-        if found.route is not None:
-            self._routes.add(found.route, key)
-        return affected | self._affected_by(key, found)
+        if stakes:
+            self._stakes[key] = stakes
+        if claimed is not None:
+            self._claimed[key] = claimed
+        for stake in stakes:
+            for claim in stake.claims:
+                self._by_claim.setdefault(claim, {})[stake] = None
+            if stake.route is not None:
+                self._routes.add(stake.route, stake)
+        return self._with_leavers(affected | {other for stake in stakes for other in self._affected_by(stake)})
 
     def remove(self, key: Key) -> set[Key]:
         """Removes the claims of a trigger."""
-        found = self._claimants.pop(key, None)
-        if found is None:
-            return set()
-        affected = self._affected_by(key, found)
-        for claim in found.claims:
-            self._by_claim[claim].discard(key)
-            if not self._by_claim[claim]:
-                del self._by_claim[claim]
-        if found.route is not None:
-            self._routes.remove(found.route)
-        return affected
+        self._claimed.pop(key, None)
+        stakes = self._stakes.pop(key, [])
+        affected = {other for stake in stakes for other in self._affected_by(stake)}
+        for stake in stakes:
+            for claim in stake.claims:
+                del self._by_claim[claim][stake]
+                if not self._by_claim[claim]:
+                    del self._by_claim[claim]
+            if stake.route is not None:
+                self._routes.remove(stake.route)
+        return self._with_leavers(affected)
 
     def conflict_of(self, key: Key) -> tuple[str, Key] | None:
-        """A claim of the trigger that another trigger owns, as text, and that trigger. None: it owns all its claims."""
-        mine = self._claimants[key]
-        for claim in sorted(mine.claims):
-            owner = min(self._by_claim[claim], key=lambda other: self._claimants[other].precedence)
-            if owner != key:
-                return claim, owner
+        """A claim of the spec that another trigger owns, as text, and that trigger. None: it owns all its claims."""
+        conflicts = (self._conflict(stake) for stake in self._stakes.get(key, ()) if not stake.left)
+        return next((found for found in conflicts if found is not None), None)
+
+    def routes_of(self, key: Key) -> list[Route]:
+        """The routes that the trigger owns, running or not. Nobody else may get their requests."""
+        found = []
+        for stake in self._stakes.get(key, ()):
+            if stake.route is None:
+                continue
+            if stake.left:
+                kept = frozenset(claim for claim in stake.claims if not self._is_passed_on(stake, claim))
+                if kept:
+                    found.append(_part_of(stake.route, kept))
+            elif self._conflict(stake) is None:
+                found.append(stake.route)
+        return found
+
+    def claims_of(self, key: Key) -> str | None:
+        """The claims to write into the status, as text. None: the status has them, or another trigger owns one."""
+        return None if self.conflict_of(key) is not None else self._claimed.get(key)
+
+    def _conflict(self, stake: _Stake) -> tuple[str, Key] | None:
+        for claim in sorted(stake.claims):
+            if (blocker := self._blocker(stake, claim)) is not None:
+                return claim, blocker.key
         owners = [
-            (self._claimants[other].precedence, other, route)
-            for other, route in self._overlapping_elsewhere(key, mine)
-            if self._claimants[other].precedence < mine.precedence
-            and mine.route is not None
-            and takes_from(mine.route, route)
+            (other.precedence, other.key, route)
+            for other, route in self._overlapping_elsewhere(stake)
+            if other.precedence < stake.precedence
+            and not _yields(other, stake)
+            and stake.route is not None
+            and takes_from(stake.route, route)
         ]
         if not owners:
             return None
         _, owner, route = min(owners, key=lambda found: found[:2])
         return f"some of {route.host or ''}{route.path}", owner
 
-    def claims_of(self, key: Key) -> str:
-        """The claims of the trigger as text, empty if it has none."""
-        found = self._claimants.get(key)
-        return "" if found is None else found.text
+    def _blocker(self, stake: _Stake, claim: str) -> _Stake | None:
+        """The stake of the trigger that owns the claim, unless it is this one's."""
+        others = [
+            other
+            for other in self._by_claim[claim]
+            if other.key != stake.key
+            and not _yields(other, stake)
+            and (other.precedence < stake.precedence or _yields(stake, other))
+        ]
+        return min(others, key=lambda other: other.precedence, default=None)
 
-    def _affected_by(self, key: Key, found: _Claimant) -> set[Key]:
-        same = {other for claim in found.claims for other in self._by_claim[claim]}
-        overlapping = self._overlapping_elsewhere(key, found)
-        return same | {other for other, _ in overlapping if self._claimants[other].precedence > found.precedence}
+    def _is_passed_on(self, stake: _Stake, claim: str) -> bool:
+        """Whether another trigger owns a claim that this one wants to leave."""
+        blocker = self._blocker(stake, claim)
+        return blocker is not None and self.conflict_of(blocker.key) is None
 
-    def _overlapping_elsewhere(self, key: Key, claimant: _Claimant) -> Iterator[tuple[Key, Route]]:
+    def _with_leavers(self, affected: set[Key]) -> set[Key]:
+        """These triggers, and those that want to leave one of their claims."""
+        stakes = (stake for key in affected for stake in self._stakes.get(key, ()))
+        sharing = (other for stake in stakes for claim in stake.claims for other in self._by_claim[claim])
+        return affected | {other.key for other in sharing if other.left}
+
+    def _affected_by(self, stake: _Stake) -> set[Key]:
+        same = {other.key for claim in stake.claims for other in self._by_claim[claim]}
+        overlapping = self._overlapping_elsewhere(stake)
+        return same | {other.key for other, _ in overlapping if other.precedence > stake.precedence}
+
+    def _overlapping_elsewhere(self, stake: _Stake) -> Iterator[tuple[_Stake, Route]]:
         """The routes in other namespaces that may match the same requests."""
-        if claimant.route is not None:
-            for route, other in self._routes.overlapping(claimant.route):
-                if other[1] != key[1]:
+        if stake.route is not None and not self._one_tenant:
+            for route, other in self._routes.overlapping(stake.route):
+                if other.key[1] != stake.key[1]:
                     yield other, route
 
 
-def precedence_of(trigger: Mapping[str, Any], claims: str) -> Precedence:
-    """Sorts the longest owner first, then the oldest trigger, then by namespace and name.
+def _yields(stake: _Stake, other: _Stake) -> bool:
+    """Whether a stake that its trigger wants to leave does not stand in the way of another trigger.
 
-    A trigger whose claims change loses its time of ownership: it comes after every present owner.
+    The namespace may move its own routes around. A trigger elsewhere that owns the same claims got them from an
+    earlier version of the controller.
     """
-    metadata, owned = trigger["metadata"], ownership_in_status(trigger)
-    since = owned.get("since", _NOT_YET) if owned.get("claims") == claims else _NOT_YET
-    return since, metadata["creationTimestamp"], metadata["namespace"], metadata["name"]
+    return stake.left and not other.left and (stake.key[1] == other.key[1] or other.is_owned)
+
+
+def _stakes_of(key: Key, trigger: Mapping[str, Any], spec: TriggerSource | None) -> Iterator[_Stake]:
+    """The claims that the trigger keeps, those that are new, and those that the spec does not claim any more."""
+    owned = ownership_in_status(trigger)
+    before = frozenset(owned.get("claims", "").split(_SEPARATOR)) - {""}
+    since, metadata = owned.get("since", _NOT_YET), trigger["metadata"]
+    age = metadata["creationTimestamp"], metadata["namespace"], metadata["name"]
+    wanted = before if spec is None else spec.claims(key[2])
+    route = route_of_claims(before) if spec is None else spec.route(key[2])
+    parts = (
+        (wanted & before, route, since, False),
+        (wanted - before, route, _NOT_YET, False),
+        (before - wanted, route_of_claims(before), since, True),
+    )
+    for claims, whole, time, left in parts:
+        if claims:
+            yield _Stake(key, (time, *age), claims, whole and _part_of(whole, claims), left)
+
+
+def _part_of(route: Route, claims: frozenset[str]) -> Route:
+    """The route with the methods of these claims only."""
+    if claims_of(route) == claims:
+        return replace(route)  # the index removes a route by its identity
+    return replace(route, methods=sorted(claim.split(" ", 1)[0] for claim in claims))
 
 
 def ownership_in_status(trigger: Mapping[str, Any]) -> Mapping[str, str]:
@@ -119,8 +202,18 @@ def ownership_in_status(trigger: Mapping[str, Any]) -> Mapping[str, str]:
     return found
 
 
-def ownership_fields(before: Mapping[str, str], claims: str, now: str) -> Mapping[str, Any]:
-    """The field `served` for the status of a trigger that owns these claims. `before` is its last value."""
-    if not claims:
+def ownership_fields(before: Mapping[str, str], claims: str | None, now: str) -> Mapping[str, Any]:
+    """The field `served` for the status of a trigger that owns these claims. `before` is its last value.
+
+    None leaves the field alone. A trigger that keeps some of its claims keeps its time: nobody else owned the others.
+    """
+    if claims is None or (not claims and not before):
         return {}
-    return {"served": {"claims": claims, "since": before["since"] if before.get("claims") == claims else now}}
+    if not claims:
+        return {"served": None}
+    keeps = set(before.get("claims", "").split(_SEPARATOR)) & set(claims.split(_SEPARATOR))
+    return {"served": {"claims": claims, "since": before["since"] if keeps else now}}
+
+
+def _text_of(claims: frozenset[str]) -> str:
+    return _SEPARATOR.join(sorted(claims))

@@ -100,10 +100,11 @@ class StatusReporter:
         if conditions is None:
             return None
         moment = datetime.now(UTC)
+        claims = self._triggers.ownership.claims_of(key_of(trigger.object))
+        served = before.get("served") or {}
         # before the sync nobody knows which trigger owns a claim
-        if trigger.spec is not None and trigger.rejection is None and (self._synced.is_set() or "served" in before):
-            claims = self._triggers.ownership.claims_of(key_of(trigger.object))
-            fields = {**fields, **ownership_fields(before.get("served", {}), claims, _text_of(moment))}
+        if (trigger.spec is None or trigger.rejection is None) and (self._synced.is_set() or served):
+            fields = {**fields, **ownership_fields(served, claims, _text_of(moment))}
         wanted: Object = {
             **fields,
             "observedGeneration": generation,

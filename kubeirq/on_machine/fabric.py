@@ -1,15 +1,17 @@
 """The fabric on one machine: functions as processes, a flow for each trigger and function, embedded brokers."""
 
 import asyncio
+import itertools
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from controllers.triggers.ownership import Key, Ownership
 from kubeirq.on_machine.broker_supervisor import Broker, BrokerFailed
 from kubeirq.on_machine.brokers import BROKERS, brokers_needed
 from kubeirq.on_machine.desired_state import DesiredState
@@ -54,6 +56,9 @@ class Fabric:
         self._observe = observe
         self._notice = notice
         self._default_addresses: dict[str, list[str]] = {}
+        self._ownership = Ownership(one_tenant=True)
+        self._arrived: dict[Key, tuple[str, int]] = {}  # uid of each trigger, and its number in the order of arrival
+        self._numbers = itertools.count()
         self._applying = asyncio.Lock()
         self._listening = False
         self._stopping = False
@@ -171,6 +176,7 @@ class Fabric:
 
     async def _apply_triggers(self, desired: DesiredState, grace_seconds: float) -> None:
         self.triggers = {trigger.uid: trigger for trigger in desired.triggers}
+        self._hold_routes(desired.triggers)
         targets: dict[FlowKey, TriggerResource] = {}
         for trigger in desired.triggers:
             effective = trigger
@@ -182,6 +188,19 @@ class Fabric:
             for function in functions_of(trigger.spec, functions):
                 targets[trigger.uid, function] = effective
         await self.running_flows.apply(targets, grace_seconds)
+
+    def _hold_routes(self, triggers: Sequence[TriggerResource]) -> None:
+        """Keeps each route for the trigger that owns it, also while that trigger does not run."""
+        present = {(trigger.kind, trigger.namespace, trigger.name): trigger for trigger in triggers}
+        for key in self._arrived.keys() - present.keys():
+            self._ownership.remove(key)
+            self.gateway.hold(self._arrived.pop(key)[0], ())
+        for key, trigger in present.items():
+            _, number = self._arrived.setdefault(key, (trigger.uid, next(self._numbers)))
+            metadata = {"creationTimestamp": f"{number:09}", "namespace": trigger.namespace, "name": trigger.name}
+            self._ownership.update(key, {"metadata": metadata}, trigger.spec)
+        for key, trigger in present.items():
+            self.gateway.hold(trigger.uid, self._ownership.routes_of(key))
 
     async def _was_suspended(self, uid: str) -> bool:
         return await self.store.state(uid, "").get("suspended") is not None

@@ -43,6 +43,9 @@ class HttpGateway(Protocol):
         Raises SourceError when another trigger has the route.
         """
 
+    def hold(self, uid: str, routes: Sequence[Route]) -> None:
+        """Keeps these routes for the trigger with that uid: while it does not serve them, callers get a 503."""
+
     async def close(self, grace_seconds: float = 10.0) -> None:
         """Refuses further requests, waits up to the grace for those that are under way, and stops listening."""
 

@@ -53,7 +53,7 @@ class Bounds:
     bodies_bytes: int = 256 * 1024 * 1024  # of all requests that are in the process
     waiting: int = 256  # requests of one route that its trigger has not taken yet
     waiting_seconds: float = 10  # how long each of them waits
-    vacant_seconds: float = 10  # how long a route without its trigger is answered 503, not 404: it may be restarting
+    vacant_seconds: float = 10  # how long a route that is not held is answered 503, not 404: it may be restarting
 
 
 class Gateway:
@@ -65,6 +65,7 @@ class Gateway:
     def __init__(self, bounds: Bounds | None = None) -> None:
         self.bounds = bounds or Bounds()
         self._routes: RouteTable[RouteRequests] = RouteTable()
+        self._held: dict[str, tuple[Route, ...]] = {}  # the routes that each trigger owns, by its uid
         self._vacant: dict[Route, asyncio.TimerHandle] = {}  # routes whose trigger has just left
         self._pending: set[GatewayRequest] = set()
         self._bodies_bytes = 0
@@ -126,6 +127,22 @@ class Gateway:
             await self._runner.cleanup()
             self._runner = None
 
+    def hold(self, uid: str, routes: Sequence[Route]) -> None:
+        """Keeps these routes for the trigger with that uid, instead of those that it had before.
+
+        While the trigger does not serve them, their callers get a 503, and no other trigger gets their requests.
+        """
+        for route in self._held.pop(uid, ()):
+            self._routes.remove(route)
+        held = tuple(replace(route, trigger=route.trigger or uid) for route in routes)
+        if not held:
+            return
+        self._held[uid] = held
+        nobody = RouteRequests(self.bounds)
+        nobody._close()
+        for route in held:
+            self._routes.add_behind(route, nobody)
+
     @asynccontextmanager
     async def requests(self, uid: str, route: Route) -> AsyncIterator["RouteRequests"]:
         """The requests of that route, for the trigger with that uid, while the context is open.
@@ -134,7 +151,7 @@ class Gateway:
         """
         route = replace(route, trigger=route.trigger or uid)
         requests = RouteRequests(self.bounds)
-        self._add(route, requests)
+        self._add(uid, route, requests)
         try:
             yield requests
         finally:
@@ -143,10 +160,10 @@ class Gateway:
                 self.bounds.vacant_seconds, self._remove_vacant, route
             )
 
-    def _add(self, route: Route, requests: "RouteRequests") -> None:
+    def _add(self, uid: str, route: Route, requests: "RouteRequests") -> None:
         while True:
             try:
-                return self._routes.add(route, requests)
+                return self._routes.add(route, requests, over=self._held.get(uid, ()))
             except Taken as taken:
                 if taken.other in self._vacant:
                     self._remove_vacant(taken.other)
@@ -340,7 +357,7 @@ class RouteRequests:
 
     def _put(self, request: GatewayRequest) -> None:
         if self._closed:
-            request.refuse("the trigger is being restarted or was removed")
+            request.refuse("the trigger of this path does not run at the moment")
             return
         if len(self._waiting) >= self._bounds.waiting:
             request.refuse("too many requests are waiting already")

@@ -1,7 +1,7 @@
 """Finds the route of a request, and decides about requests of other origins (CORS). Pure."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Generic, TypeVar
@@ -59,13 +59,20 @@ class RouteTable(Generic[T]):
     def __init__(self) -> None:
         self._roots: dict[str | None, _Node[T]] = {}
 
-    def add(self, route: Route, value: T) -> None:
-        """Raises Taken if there is a route with the same host, the same shape of path and one of its methods."""
+    def add(self, route: Route, value: T, *, over: Collection[Route] = ()) -> None:
+        """Raises Taken if there is a route with the same host, the same shape of path and one of its methods.
+
+        It comes before the routes in `over`, which may be the same.
+        """
         entries = self._entries(route)
         for other, _ in entries:
-            if common := other.served & route.served:
+            if (common := other.served & route.served) and other not in over:
                 raise Taken(other, common)
-        entries.append((route, value))
+        entries.insert(0, (route, value))
+
+    def add_behind(self, route: Route, value: T) -> None:
+        """The route gets the requests that the routes with its host and shape of path do not serve."""
+        self._entries(route).append((route, value))
 
     def remove(self, route: Route) -> None:
         entries = self._entries(route)
@@ -193,6 +200,26 @@ def claims_of(route: Route) -> frozenset[str]:
     """The route's claims, one for each method. Two routes with a common claim cannot be in the same table."""
     shape = re.sub(r"\{[^}.]*\}", "{}", re.sub(r"\{[^}]*\.\.\.\}", "{...}", route.path))
     return frozenset(f"{method} {host_of(route.host) if route.host else ''}{shape}" for method in route.served)
+
+
+def route_of_claims(claims: Collection[str]) -> Route | None:
+    """The route with these claims of `claims_of`. None if they are not the claims of one route."""
+    methods, places = set(), set()
+    for claim in claims:
+        method, _, place = claim.partition(" ")
+        methods.add(method)
+        places.add(place)
+    if len(places) != 1 or not methods <= set(METHODS):
+        return None
+    host, slash, rest = places.pop().partition("/")
+    names = [_named(segment, index) for index, segment in enumerate(rest.split("/"))]
+    path = slash + "/".join(names)
+    return Route(path, sorted(methods), host or None) if problem_of(path) is None else None
+
+
+def _named(segment: str, index: int) -> str:
+    """The segment of a claim with a name for its parameter."""
+    return {"{}": f"{{p{index}}}", "{...}": f"{{p{index}...}}"}.get(segment, segment)
 
 
 def takes_from(route: Route, other: Route) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,29 @@ async def test_a_suspended_trigger_stays_suspended_across_a_restart(tmp_path: Pa
         await it.admin("POST", "/v1/triggers/default/HTTPTrigger/one/resume")
         await it.ready()
         assert (await it.post("/one", {"n": 1}))[0] == 200
+
+
+async def test_the_route_of_a_trigger_that_does_not_run_is_503_and_no_other_trigger_gets_its_requests(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        it.fabric.gateway.bounds = replace(it.fabric.gateway.bounds, vacant_seconds=0.01)
+        it.code("1")
+        secretless = web("secret", auth={"bearer": {"tokens": [{"name": "gone", "key": "token"}]}})
+        await it.apply(web("one"), web("rest", path="/{all...}"), secretless)
+        await until(lambda: it.fabric.functions["default", "f"].state == "Ready")
+        assert (await it.post("/other", {"n": 1}))[0] == 200
+        await it.admin("POST", "/v1/triggers/default/HTTPTrigger/one/suspend")
+        await until(lambda: not it.fabric.gateway._vacant)
+        for path in ("/one", "/secret"):
+            assert (await it.post(path, {"n": 2}))[0] == 503
+        await it.admin("POST", "/v1/triggers/default/HTTPTrigger/one/resume")
+        async with asyncio.timeout(20):
+            while (await it.post("/one", {"n": 3}))[0] != 200:
+                await asyncio.sleep(0.02)
+        await it.apply(web("rest", path="/{all...}"))
+        await until(lambda: not it.fabric.gateway._vacant)
+        assert (await it.post("/one", {"n": 4}))[0] == 200, "the trigger is gone, and its route with it"
 
 
 async def test_the_admin_api_calls_publishes_and_manages_dead_letters(tmp_path: Path) -> None:

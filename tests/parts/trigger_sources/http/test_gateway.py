@@ -156,6 +156,32 @@ async def test_a_route_whose_trigger_has_left_answers_503_for_a_moment_and_then_
                 await asyncio.sleep(0.05)
 
 
+async def test_a_held_route_answers_503_until_its_trigger_serves_it_again() -> None:
+    async with (
+        gateway(Bounds(vacant_seconds=0.01)) as server,
+        served(server, Route("/{all...}"), lambda found: found.answer(200, (), b"stranger")),
+    ):
+        asked = request("POST /orders HTTP/1.1", "connection: close")
+        server.hold("owner", [Route("/orders")])
+        for _ in range(2):
+            answer = await raw(server.port, asked)
+            assert b" 503 " in answer
+            assert b"retry-after: 1" in answer.lower()
+            async with server.requests("owner", Route("/orders")) as requests:
+                asking = asyncio.create_task(raw(server.port, asked))
+                (found,) = await requests.next(1, 5)
+                found.answer(200, (), b"owner")
+                assert (await asking).endswith(b"owner")
+            async with asyncio.timeout(5):
+                while server._vacant:
+                    await asyncio.sleep(0.01)
+        with pytest.raises(SourceError, match="POST /orders is served by owner"):
+            async with server.requests("stranger", Route("/orders")):
+                pass
+        server.hold("owner", [])
+        assert (await raw(server.port, asked)).endswith(b"stranger")
+
+
 async def test_a_browser_asks_first_and_sees_every_answer() -> None:
     cors = Cors(origins=["https://shop.example"], headers=["content-type"])
     origin = {"origin": "https://shop.example"}

@@ -102,7 +102,10 @@ def test_a_status_says_since_when_the_same_is_served() -> None:
     assert first == {"served": {"claims": "POST /a", "since": "1"}}
     assert ownership_fields(first["served"], "POST /a", "2") == first
     assert ownership_fields(first["served"], "PUT /a", "2") == {"served": {"claims": "PUT /a", "since": "2"}}
-    assert ownership_fields(first["served"], "", "3") == {}
+    assert ownership_fields(first["served"], "POST /a, PUT /a", "2")["served"]["since"] == "1", "it kept one of them"
+    assert ownership_fields(first["served"], None, "3") == {}, "the field stays as it is"
+    assert ownership_fields(first["served"], "", "3") == {"served": None}
+    assert ownership_fields({}, "", "3") == {}
 
 
 def test_an_exposed_trigger_serves_nothing_on_the_gateway() -> None:
@@ -123,3 +126,95 @@ def test_who_was_refused_is_looked_at_again_when_the_older_goes_or_changes() -> 
     assert younger[0] in ownership.remove(older[0])
     assert ownership.conflict_of(younger[0]) is None
     assert ownership.update(*younger[:2], None) == {younger[0]}
+
+
+def routes(ownership: Ownership, key: Key) -> list[tuple[str, frozenset[str]]]:
+    return [(route.path, route.served) for route in ownership.routes_of(key)]
+
+
+POST = frozenset({"POST"})
+
+
+def test_a_trigger_whose_spec_breaks_keeps_its_claims() -> None:
+    ownership = Ownership()
+    owner, stranger = serving(trigger(2, "a/owner"), "2030-01-02T00:00:00Z"), trigger(1, "b/stranger")
+    ownership.update(*owner)
+    ownership.update(*stranger)
+    ownership.update(*owner[:2], None)
+    assert routes(ownership, owner[0]) == [("/pay", POST)]
+    assert ownership.conflict_of(stranger[0]) == ("POST /pay", owner[0])
+    restarted = Ownership()  # only the status says what the spec was before
+    for key, found, spec in (stranger, (*owner[:2], None)):
+        restarted.update(key, found, spec)
+    assert routes(restarted, owner[0]) == [("/pay", POST)]
+    assert restarted.conflict_of(stranger[0]) == ("POST /pay", owner[0])
+
+
+def test_a_spec_that_breaks_before_the_status_is_written_keeps_its_claims_and_the_status_gets_them() -> None:
+    ownership = Ownership()
+    key, document, spec = trigger(2, "a/owner")
+    ownership.update(key, document, spec)
+    ownership.update(key, document, None)
+    assert routes(ownership, key) == [("/pay", POST)]
+    assert ownership.claims_of(key) == "POST /pay"
+
+
+def test_a_spec_that_never_was_valid_claims_nothing() -> None:
+    ownership, (key, document, _) = Ownership(), trigger(1, "a/broken")
+    ownership.update(key, document, None)
+    assert ownership.routes_of(key) == []
+    assert ownership.claims_of(key) is None
+
+
+def moved(from_path: str, **spec: Any) -> Trigger:
+    """A trigger that served that path, and whose spec claims another one now."""
+    before = serving(trigger(1, "a/moved", from_path), "2030-01-01T00:00:00Z")[1]
+    key, document, found = trigger(1, "a/moved", **spec)
+    return key, {**document, "status": before["status"]}, found
+
+
+def test_a_trigger_leaves_its_route_when_it_owns_the_new_one() -> None:
+    ownership, mover = Ownership(), moved("/old", path="/new")
+    ownership.update(*mover)
+    owner, stranger = serving(trigger(2, "b/owner", "/new"), "2030-01-02T00:00:00Z"), trigger(2, "b/stranger", "/old")
+    neighbour = trigger(2, "a/neighbour", "/old")
+    for found in (owner, stranger, neighbour):
+        ownership.update(*found)
+    assert ownership.conflict_of(mover[0]) == ("POST /new", owner[0])
+    assert ownership.conflict_of(neighbour[0]) is None, "a namespace may move its own routes around"
+    assert ownership.routes_of(mover[0]) == []
+    ownership.remove(neighbour[0])
+    assert routes(ownership, mover[0]) == [("/old", POST)]
+    assert ownership.conflict_of(stranger[0]) == ("POST /old", mover[0])
+    ownership.remove(owner[0])
+    document = {**mover[1], "status": dict(ownership_fields(mover[1]["status"]["served"], "POST /new", "3"))}
+    assert stranger[0] in ownership.update(mover[0], document, mover[2])
+    assert ownership.conflict_of(stranger[0]) is None
+
+
+def test_a_trigger_that_gets_another_method_keeps_its_time_for_the_others() -> None:
+    mover = moved("/pay", path="/pay", methods=["POST", "PUT"])
+    waiting = trigger(1, "b/waiting", "/pay", methods=["POST"])
+    beside = serving(trigger(1, "b/beside", "/{all...}"), "2030-01-02T00:00:00Z")
+    assert losers(mover, waiting) == {"waiting": "moved"}
+    assert losers(mover, beside) == {}
+    assert losers(mover, serving(trigger(1, "b/puts", "/pay", methods=["PUT"]), "2030-01-02T00:00:00Z")) == {
+        "moved": "puts"
+    }
+
+
+def test_a_route_that_an_earlier_version_gave_away_stays_with_its_new_owner() -> None:
+    mover, owner = moved("/old", path="/new"), serving(trigger(2, "b/owner", "/old"), "2030-01-03T00:00:00Z")
+    assert losers(mover, owner, serving(trigger(2, "c/new", "/new"), "2030-01-02T00:00:00Z")) == {"moved": "new"}
+
+
+def test_on_one_machine_the_more_specific_route_wins_across_namespaces() -> None:
+    ownership = Ownership(one_tenant=True)
+    for found in (
+        trigger(1, "a/all", "/{all...}"),
+        trigger(2, "b/card", "/pay/card"),
+        trigger(3, "c/late", "/pay/card"),
+    ):
+        ownership.update(*found)
+    assert ownership.conflict_of(("HTTPTrigger", "b", "card")) is None
+    assert ownership.conflict_of(("HTTPTrigger", "c", "late")) == ("POST /pay/card", ("HTTPTrigger", "b", "card"))

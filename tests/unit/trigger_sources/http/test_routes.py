@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trigger_sources.http.routes import (
+    METHODS,
     BadTarget,
     Found,
     Missing,
@@ -20,6 +21,7 @@ from trigger_sources.http.routes import (
     parameters_of,
     preflight,
     problem_of,
+    route_of_claims,
     segments_of,
     takes_from,
 )
@@ -224,6 +226,22 @@ def test_two_routes_claim_the_same_if_and_only_if_one_table_cannot_hold_both(one
     else:
         clash = False
     assert bool(claims_of(one) & claims_of(other)) == clash
+
+
+@pytest.mark.parametrize("path", ["/", "/a", "/a/{id}/b", "/{x}", "/a/{rest...}", "/{x}/{all...}", "/a//b/"])
+@pytest.mark.parametrize("host", [None, "shop.example"])
+@pytest.mark.parametrize("methods", [("POST",), ("GET", "POST"), METHODS])
+def test_claims_name_their_route(path: str, host: str | None, methods: tuple[str, ...]) -> None:
+    claims = claims_of(Route(path, methods, host))
+    found = route_of_claims(claims)
+    assert found is not None
+    assert claims_of(found) == claims
+    assert found.host == host
+
+
+@pytest.mark.parametrize("claims", [[], ["group orders"], ["POST /a", "POST /b"], ["POST"], ["POST a.example"]])
+def test_claims_of_no_route_name_none(claims: list[str]) -> None:
+    assert route_of_claims(claims) is None
 
 
 SMALL_PATHS = ["/", "/a", "/a/", "/a/b", "/{x}", "/{r...}", "/a/{x}", "/a/{r...}", "/{x}/b", "/{x}/{r...}", "/{x}/{y}"]
