@@ -16,6 +16,7 @@ def load(
 ) -> tuple[Resources, list[Problem]]:
     """The resources of these files and folders, and all their problems, by file and line.
 
+    The files that a manifest names must be in the same one of the folders, or beside a manifest that is given itself.
     `secrets` is a folder with a folder for each Secret, with a file for each key. Resources without a namespace get
     `namespace`. If `complete`, everything that the resources refer to has to be in the files; otherwise it may be in a
     cluster.
@@ -25,7 +26,7 @@ def load(
         if not path.exists():
             reader.problems.append(Problem(path, 1, "", "no such file or folder"))
         for file in manifest_files(path):
-            reader.read(file)
+            reader.read(file, path if path.is_dir() else path.parent)
     if secrets is not None:
         reader.read_secrets(secrets)
     problems = {*reader.problems, *reference_problems(reader.found, reader.lines, reader.invalid_functions, complete)}
@@ -33,16 +34,24 @@ def load(
 
 
 def manifest_files(path: Path) -> Iterator[Path]:
-    """The YAML files of a folder, sorted, without hidden ones and without folders of tools. A file yields itself."""
+    """The YAML files of a folder, sorted, without hidden ones and without folders of tools. A file yields itself.
+
+    A link to a folder that it is in is left out.
+    """
+    yield from _manifest_files(path, frozenset())
+
+
+def _manifest_files(path: Path, above: frozenset[Path]) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    if not path.is_dir():
+    whole = path.resolve()
+    if whole in above or not path.is_dir():
         return
     for found in sorted(path.iterdir()):
         if found.name.startswith(".") or found.name in SKIPPED_FOLDERS:
             continue
         if found.is_dir():
-            yield from manifest_files(found)
+            yield from _manifest_files(found, above | {whole})
         elif found.suffix in (".yaml", ".yml"):
             yield found

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.field_lines import FieldLines
 from kubeirq.manifests.resources import Resource
+from kubeirq.manifests.yaml_documents import documents_of, value_of
 from trigger_sources.problems import Problem, dotted, nearest, spec_problems
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.spec import problem_of_name
@@ -38,34 +39,31 @@ class Reader:
         self.lines: dict[int, FieldLines] = {}  # of each resource, by its id()
         self.invalid_functions: set[tuple[str, str]] = set()  # namespace and name; other resources may refer to them
 
-    def read(self, file: Path) -> None:
+    def read(self, file: Path, project: Path) -> None:
+        """Reads a manifest. The files that it names must be in the folder `project`."""
         try:
-            text = file.read_text()
+            documents = documents_of(file.read_text())
         except (OSError, UnicodeDecodeError) as error:
             self.problems.append(Problem(file, 1, "", f"cannot be read: {error}"))
             return
-        try:
-            documents = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
         except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-            self.problems.append(Problem(file, mark.line + 1 if mark else 1, "", f"invalid YAML: {problem}"))
+            self._not_yaml(file, error, "invalid YAML")
             return
         for node in documents:
-            if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
-                continue
             lines = FieldLines(node)
             for line, name in lines.duplicates:
                 self.problems.append(Problem(file, line, name, "is set twice; remove one"))
             try:
-                value = yaml.constructor.SafeConstructor().construct_document(node)
-            except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-                mark = getattr(error, "problem_mark", None)
-                line = mark.line + 1 if mark else lines.at(())
-                problem = getattr(error, "problem", None) or error
-                self.problems.append(Problem(file, line, "", f"invalid value: {problem}"))
+                value = value_of(node)
+            except yaml.YAMLError as error:
+                self._not_yaml(file, error, "invalid value")
                 continue
-            self._document(file, value, lines)
+            self._document(file, value, lines, project)
+
+    def _not_yaml(self, file: Path, error: yaml.YAMLError, prefix: str) -> None:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        self.problems.append(Problem(file, mark.line + 1 if mark else 1, "", f"{prefix}: {problem}"))
 
     def read_secrets(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -80,7 +78,7 @@ class Reader:
                     self.problems.append(Problem(file, 1, "", f"cannot be read: {error}"))
             self.found.append(Resource("Secret", self.namespace, secret.name, data, {}, secret, 1))
 
-    def _document(self, file: Path, value: Any, lines: FieldLines) -> None:
+    def _document(self, file: Path, value: Any, lines: FieldLines, project: Path) -> None:
         def report(message: str, *place: str | int) -> None:
             self.problems.append(Problem(file, lines.at(place), dotted(place), message))
 
@@ -101,7 +99,7 @@ class Reader:
             self.invalid_functions |= {(namespace, name)} if kind == "Function" else set()
             return
         annotations = {str(key): str(text) for key, text in (metadata.get("annotations") or {}).items()}
-        resource = Resource(kind, namespace, name, spec, labels, file, lines.at(()), annotations, value)
+        resource = Resource(kind, namespace, name, spec, labels, file, lines.at(()), annotations, value, project)
         other = next((found for found in self.found if found.uid == resource.uid), None)
         if other is not None:
             report(f"{kind} {name!r} is already defined at {other.file}:{other.line}", "metadata", "name")

@@ -1,4 +1,4 @@
-"""Checks what resources refer to: functions, secrets, files and filters. Reads nothing but whether files exist."""
+"""Checks what resources refer to: functions, secrets, files and filters. Of the files, it reads dependencies only."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.field_lines import FieldLines
 from kubeirq.manifests.resources import Resource
+from kubeirq.source_files import MissingFiles, paths_of, requirements_of
 from trigger_sources.dispatch.filters import compile_filter
 from trigger_sources.http import HTTPTrigger
 from trigger_sources.problems import Place, Problem, dotted, nearest
@@ -48,13 +49,23 @@ def reference_problems(
 
 
 def _file_problems(resource: Resource, spec: FunctionSpec) -> Iterator[Found]:
-    base = resource.file.parent
+    base, missing = resource.file.parent, False
     for name, path in (("path", spec.source.path), *(("include", found) for found in spec.source.include)):
         if path is not None and not (base / path).exists():
+            missing = True
             yield ("source", name), f"no file {str(base / path)!r}"
     path = spec.dependencies_path
     if path is not None and not (base / path).is_file():
+        missing = True
         yield ("dependenciesPath",), f"no file {str(base / path)!r}"
+    if missing:
+        return
+    try:
+        paths_of(spec, base, resource.project)
+        requirements_of(spec, base, resource.project)
+    except MissingFiles as error:
+        field, _, message = str(error).partition(": ")
+        yield tuple(field.split(".")[1:]), message
 
 
 def _trigger_problems(

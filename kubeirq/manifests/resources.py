@@ -34,6 +34,7 @@ class Resource:
     line: int
     annotations: Mapping[str, str] = field(default_factory=dict)
     document: Mapping[str, Any] = field(default_factory=dict, compare=False)  # as written; empty for a secrets folder
+    project: Path | None = field(default=None, compare=False)  # the folder that its files must be in; None: the file's
 
     @property
     def uid(self) -> str:

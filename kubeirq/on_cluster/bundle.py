@@ -79,11 +79,11 @@ def _object_of(resource: Resource, with_namespace: bool) -> Object:
 def _bundled(resource: Resource, written: Object) -> Object:
     """The spec with the text of files in place of their paths."""
     spec: FunctionSpec = resource.spec
-    base = resource.file.parent
+    base, project = resource.file.parent, resource.project
     found = {name: value for name, value in written.items() if name != "dependenciesPath"}
     if spec.dependencies_path is not None:
-        found["dependencies"] = requirements_of(spec, base)
-    texts = {path: _text(path, data) for path, data in files_of(spec, base).items()}
+        found["dependencies"] = requirements_of(spec, base, project)
+    texts = {path: _text(path, data) for path, data in files_of(spec, base, project).items()}
     if texts:
         config_map_of({"name": resource.name}, texts, dependencies={"requirements": found.get("dependencies") or ""})
     if spec.source.path is not None:

@@ -25,6 +25,7 @@ class FunctionResource:
     spec: FunctionSpec
     base: Path  # paths in the spec are relative to this folder
     labels: Mapping[str, str] = field(default_factory=dict)
+    project: Path | None = None  # the folder that its files must be in; None: the base
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,14 @@ def load_desired_state(paths: Sequence[Path], secrets: Path | None) -> DesiredSt
 
     return DesiredState(
         functions=[
-            FunctionResource(found.namespace, found.name, found.spec, found.file.parent.absolute(), found.labels)
+            FunctionResource(
+                found.namespace,
+                found.name,
+                found.spec,
+                found.file.parent.absolute(),
+                found.labels,
+                None if found.project is None else found.project.absolute(),
+            )
             for found in resources.functions
         ],
         triggers=[

@@ -102,6 +102,7 @@ class FunctionProcesses:
                 environment=environment(function),
                 show=self._notice,
                 debug_port=self._debug.get(function.name),
+                project=function.project,
             )
         except (InvalidFunction, InstallFailed, SourceError, OSError) as error:
             if process.last_error != str(error):

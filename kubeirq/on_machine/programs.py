@@ -37,10 +37,12 @@ async def prepare_program(
     environment: Mapping[str, str],
     show: Callable[[str], None],
     debug_port: int | None = None,
+    project: Path | None = None,
 ) -> Program:
     """The program for the current files of the function. Raises InvalidFunction, InstallFailed, OSError.
 
-    `base` is the folder of the manifest; `environment` has the resolved values of spec.env.
+    `base` is the folder of the manifest, `project` the folder that the files must be in. `environment` has the resolved
+    values of spec.env.
     """
     if not spec.runtime.startswith("python"):
         raise InvalidFunction(
@@ -48,7 +50,7 @@ async def prepare_program(
         )
     module, _, handler = spec.handler.rpartition(".")
     try:
-        files, requirements = files_of(spec, base), requirements_of(spec, base)
+        files, requirements = files_of(spec, base, project), requirements_of(spec, base, project)
     except MissingFiles as error:
         raise InvalidFunction(str(error)) from error
     if not files:
