@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from servers.cluster import Namespace, function, keeping
 from servers.fabric import manifest
-from servers.ledger import FUNCTION, count
+from servers.recorded_calls import FUNCTION, count
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300, func_only=True)]
 

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import kafka
 from servers.cluster import Cluster, Namespace, function, keeping
 from servers.fabric import manifest
-from servers.ledger import FUNCTION, account, clean, count, entries
+from servers.ledger import clean
+from servers.recorded_calls import FUNCTION, account, count, entries
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300, func_only=True)]
 

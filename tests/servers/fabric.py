@@ -16,12 +16,13 @@ import aiohttp
 
 @dataclass
 class Fabric:
-    """One fabric on a folder of manifests, with the gateway on `http_port`."""
+    """One fabric on a folder of manifests, with the gateway on `http_port`. A port of 0 is a free one."""
 
     folder: Path
     state: Path
     http_port: int
     env: Mapping[str, str] = field(default_factory=dict)
+    metrics_port: int = 0
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -38,7 +39,7 @@ class Fabric:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "kubeirq", "serve", str(self.folder), "--state", str(self.state),
-                "--http-port", str(self.http_port), "--metrics-port", "0",
+                "--http-port", str(self.http_port), "--metrics-port", str(self.metrics_port),
                 stdout=log, stderr=log, env={**os.environ, **self.env},
             )  # fmt: skip
         async with asyncio.timeout(60):

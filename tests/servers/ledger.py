@@ -1,136 +1,127 @@
-"""A function that writes down what it did, and what that says of events: lost, twice, out of order."""
+"""The one definition of a ledger: every event that was sent has an end. In sets of ids. Pure.
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+    sent = delivered + filtered + dead-lettered + dropped + reported lost
 
-# Answers 503 to a share of the calls. A line is one append just before the answer: it was done.
-FUNCTION = """
-import json, os, random, threading, time
-
-ledger = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-share = float(os.environ.get("FAIL_SHARE", "0"))
-poison = os.environ.get("POISON")
-works = float(os.environ.get("WORKS_SECONDS", "0"))
-dice = random.Random()
-at_once = 0
-counting = threading.Lock()
-
-
-def handler(event, context):
-    global at_once
-    with counting:
-        at_once += 1
-        beside = at_once
-    try:
-        return work(event, context, beside)
-    finally:
-        with counting:
-            at_once -= 1
-
-
-def work(event, context, beside):
-    data = event["data"]
-    if data["key"] == poison and not os.path.exists(os.environ["LEDGER"] + ".mended"):
-        return "poison", 500
-    if dice.random() < share:
-        return "try again", 503
-    if works:
-        time.sleep(works)
-    place = (event["event-id"], data["key"], data["n"])
-    line = "%s %s %d %.6f %s %d" % (*place, time.time(), context["attempt"], beside)
-    os.write(ledger, line.encode() + b"\\n")
+*Reported lost* counts only where the source destroyed the record (by retention, a purge or a deletion), and the number
+has to be the one that the condition, the metric and the log say. *Out of order* compares the first deliveries of a
+lane, which is a trigger, a partition in one incarnation, and a key; redriven, replayed and released events do not
+count. *Duplicates* are bounded by the calls that ran and the events that were settled and not committed at each kill.
 """
 
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+_NAMED = 20
+
+Id = Hashable
+Lane = Hashable  # the events of a lane are promised in order; None: no order is promised
+
 
 @dataclass(frozen=True)
-class Entry:
-    event_id: str
-    key: str
-    number: int
-    at: float  # seconds since the epoch
-    attempt: int
-    at_once: int  # calls that this process worked on when this one began
+class Books:
+    """Everything that is known about the events of one trigger, by id."""
+
+    sent: Mapping[Id, Lane]  # in the order in which they were sent
+    delivered: Sequence[Id] = ()  # as the function recorded them, with repetitions
+    filtered: Collection[Id] = ()
+    dead_lettered: Collection[Id] = ()
+    dropped: Collection[Id] = ()
+    destroyed: Collection[Id] = ()  # records that the source destroyed while they may have had no end yet
+    reported_lost: Mapping[str, int] = field(default_factory=dict)  # by the place that says so: metric, log, condition
+    in_doubt: Collection[Id] = ()  # sent without a confirmation: they need no end, and have no place in the order
+    moved: Collection[Id] = ()  # redriven, replayed or released: delivered beside the order
+    repeatable: int = 0  # calls that ran and events that were settled and not committed, over all kills
 
 
 @dataclass(frozen=True)
-class Account:
-    """The entries, compared with the events that were sent."""
+class Verdict:
+    """The numbers of a ledger, and the ids of the events with which it does not hold."""
 
     sent: int
     delivered: int
-    lost: int
-    duplicates: int
-    out_of_order: int
+    filtered: int
+    dead_lettered: int
+    dropped: int
+    lost: int  # destroyed by the source before they had another end
+    repeatable: int
+    missing: tuple[Id, ...]  # sent, without an end
+    unsent: tuple[Id, ...]  # with an end, although nobody sent them
+    duplicates: tuple[Id, ...]  # one entry for each end of an event after its first one
+    out_of_order: tuple[Id, ...]  # delivered for the first time after a later event of their lane
+    misreported: Mapping[str, int]  # the places that say another number of lost events, with that number
+
+    @property
+    def breaches(self) -> list[str]:
+        """A line for each way in which the ledger does not hold, with the ids."""
+        found = [
+            _line("missing", self.missing),
+            _line("never sent", self.unsent),
+            _line("out of order", self.out_of_order),
+            _line(f"more than {self.repeatable} duplicates", self.duplicates[self.repeatable :] and self.duplicates),
+        ]
+        misreported = (f"{place} reports {count} lost, not {self.lost}" for place, count in self.misreported.items())
+        return [*filter(None, found), *misreported]
+
+    @property
+    def holds(self) -> bool:
+        return not self.breaches
 
     def __str__(self) -> str:
-        return (
-            f"sent {self.sent}, delivered {self.delivered}, lost {self.lost}, "
-            f"duplicates {self.duplicates}, out of order {self.out_of_order}"
-        )
+        others = {
+            "filtered": self.filtered, "dead-lettered": self.dead_lettered, "dropped": self.dropped,
+            "reported lost": self.lost, "never sent": len(self.unsent),
+        }  # fmt: skip
+        parts = [f"sent {self.sent}", f"delivered {self.delivered}"]
+        parts += [f"{name} {count}" for name, count in others.items() if count]
+        parts += [f"missing {len(self.missing)}", f"duplicates {len(self.duplicates)}"]
+        return ", ".join([*parts, f"out of order {len(self.out_of_order)}"])
 
 
-def entries(path: Path) -> list[Entry]:
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text().splitlines():
-        event_id, key, number, at, attempt, at_once = line.split(" ")
-        found.append(Entry(event_id, key, int(number), float(at), int(attempt), int(at_once)))
-    return found
-
-
-def account(path: Path, sent: Mapping[str, Sequence[int]]) -> Account:
-    """`sent` has the numbers of each key in the order in which they were published.
-
-    Out of order is an event whose first delivery came after that of a later one of its key; what was delivered before
-    is a duplicate.
-    """
-    seen: dict[str, dict[int, None]] = {key: {} for key in sent}
-    duplicates = out_of_order = 0
-    for entry in entries(path):
-        of_key = seen[entry.key]
-        if entry.number in of_key:
-            duplicates += 1
-            continue
-        if of_key and entry.number < next(reversed(of_key)):
-            out_of_order += 1
-        of_key[entry.number] = None
-    total = sum(len(numbers) for numbers in sent.values())
-    delivered = sum(len(of_key) for of_key in seen.values())
-    lost = sum(len(set(numbers) - set(seen[key])) for key, numbers in sent.items())
-    return Account(total, delivered, lost, duplicates, out_of_order)
-
-
-def repeated(path: Path) -> list[Entry]:
-    """Every delivery of the events that were delivered more than once, in order."""
-    times = Counter(entry.number for entry in entries(path))
-    return [entry for entry in entries(path) if times[entry.number] > 1]
+def judge(books: Books) -> Verdict:
+    """Compares the ends of the events with the events that were sent."""
+    delivered = set(books.delivered)
+    ends = [delivered, *map(set, (books.filtered, books.dead_lettered, books.dropped))]
+    ended = set().union(*ends)
+    lost = {event for event in books.destroyed if event not in ended and event not in books.in_doubt}
+    times = Counter(books.delivered) + Counter(event for end in ends[1:] for event in end)
+    return Verdict(
+        sent=len(books.sent),
+        delivered=len(delivered),
+        filtered=len(ends[1]),
+        dead_lettered=len(ends[2]),
+        dropped=len(ends[3]),
+        lost=len(lost),
+        repeatable=books.repeatable,
+        missing=tuple(event for event in books.sent if event not in ended | lost and event not in books.in_doubt),
+        unsent=tuple(event for event in times if event not in books.sent),
+        duplicates=tuple(event for event, count in times.items() for _ in range(count - 1)),
+        out_of_order=tuple(_out_of_order(books)),
+        misreported={place: count for place, count in books.reported_lost.items() if count != len(lost)},
+    )
 
 
 def clean(events: int) -> str:
-    """The summary of a run in which every event came once and in order."""
-    return f"sent {events}, delivered {events}, lost 0, duplicates 0, out of order 0"
+    """The text of a verdict in which each of the events came once and in order."""
+    return f"sent {events}, delivered {events}, missing 0, duplicates 0, out of order 0"
 
 
-def count(path: Path) -> int:
-    """How many lines there are: cheap enough to be asked often."""
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def _out_of_order(books: Books) -> list[Id]:
+    beside = {*books.moved, *books.in_doubt}
+    places = {event: place for place, event in enumerate(books.sent)}
+    newest: dict[Lane, int] = {}
+    found = []
+    for event in dict.fromkeys(books.delivered):
+        lane = books.sent.get(event)
+        if lane is None or event in beside:
+            continue
+        if places[event] < newest.get(lane, -1):
+            found.append(event)
+        newest[lane] = max(places[event], newest.get(lane, -1))
+    return found
 
 
-# Any event: its id, and when it was delivered
-IDS = """
-import os, time
-
-ledger = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-
-def handler(event, context):
-    os.write(ledger, ("%s %.6f\\n" % (event["event-id"], time.time())).encode())
-"""
-
-
-def ids(path: Path) -> list[str]:
-    """Those that IDS wrote, in order."""
-    return [line.split(" ")[0] for line in path.read_text().splitlines()] if path.exists() else []
+def _line(problem: str, events: Sequence[Id]) -> str:
+    named = ", ".join(map(str, events[:_NAMED]))
+    more = f" and {len(events) - _NAMED} more" if len(events) > _NAMED else ""
+    return f"{problem}: {named}{more}" if events else ""

@@ -7,8 +7,9 @@ import pytest
 from servers import kafka, nats
 from servers.cluster import Cluster, Namespace, function, keeping
 from servers.fabric import manifest
-from servers.ledger import FUNCTION, account, clean, count, repeated
+from servers.ledger import clean
 from servers.one_of_each import delete_all, one_of_each, until_nothing_is_left
+from servers.recorded_calls import FUNCTION, account, count, repeated
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300, func_only=True)]
 
@@ -39,11 +40,11 @@ async def test_an_upgrade_of_the_controllers_repeats_nothing(place: Namespace, c
         await cluster.kubectl("rollout", "status", name, "--timeout=90s")
     before = [count(ledger) for ledger in ledgers]
     flows = list(zip(ledgers, (records, letters), strict=True))
-    await place.until_it_holds(lambda: not any(account(*flow).lost for flow in flows), "end", 90)
+    await place.until_it_holds(lambda: not any(account(*flow).missing for flow in flows), "end", 90)
     print(f"\n{before} of {EVENTS} were delivered when the new controllers were ready")
     assert str(account(ledgers[0], records)) == clean(EVENTS), repeated(ledgers[0])
     of_nats = account(ledgers[1], letters)
-    assert (of_nats.lost, of_nats.duplicates) == (0, 0), of_nats  # in no order: that is its default
+    assert (of_nats.missing, of_nats.duplicates) == ((), ()), of_nats  # in no order: that is its default
 
 
 async def test_deletion_does_not_wait_for_a_controller(place: Namespace, cluster: Cluster):
