@@ -279,3 +279,26 @@ async def test_an_edit_that_changes_nothing_that_runs_keeps_the_flow_and_counts_
         (after,) = it.flows.of("uid")
         assert after.flow is before.flow
         assert after.resource.generation == 2
+
+
+async def test_a_more_specific_path_refuses_no_request_that_the_former_path_matches(tmp_path: Path) -> None:
+    def hold(path: str) -> None:
+        route = HTTPTrigger.model_validate({"function": "f", "path": path}).route("orders")
+        assert route is not None
+        it.gateway.hold("uid", [route])
+
+    async with bench(tmp_path) as it:
+        hold("/{rest...}")
+        await it.edit(path="/{rest...}")
+        await it.until_connected()
+
+        async def edits() -> None:
+            for path in ("/orders", "/{name}", "/orders", "/{rest...}") * 5:
+                hold(path)
+                await asyncio.sleep(0.01)
+                await it.edit(path=path)
+                await it.until_connected()
+                await asyncio.sleep(0.01)
+
+        found = await answers_while(it, edits())
+        assert set(found) == {200}, found
