@@ -92,7 +92,7 @@ class InformerCache(Generic[Key, Value]):
         before, self._objects = self._objects, {}
         for key in before.keys() | listed.keys():
             cached, found = before.get(key), listed.get(key)
-            if key in self._changed_since_list and (found is None or self._is_older(found[0], key, cached)):
+            if key in self._changed_since_list and (found is None or not self._is_newer(found[0], key, cached)):
                 found = cached
             if found is not None:
                 self._objects[key] = found
@@ -106,11 +106,16 @@ class InformerCache(Generic[Key, Value]):
         }  # fmt: skip
 
     def _is_outdated(self, key: Key, version: Version) -> bool:
-        return self._is_older(version, key, self._objects.get(key))
-
-    def _is_older(self, version: Version, key: Key, cached: tuple[Version, Value] | None) -> bool:
-        if cached is not None:
+        """Whether the cache has seen a newer state of the object."""
+        if (cached := self._objects.get(key)) is not None:
             return version.is_older_than(cached[0])
         deleted = self._deleted.get(key)
+        if deleted is None or version.number is None:
+            return False
         # a deletion has a number of its own; some servers give the object's last one
-        return deleted is not None and (version.is_older_than(deleted[0]) or version == deleted[0])
+        return version == deleted[0] or version.is_older_than(deleted[0])
+
+    def _is_newer(self, version: Version, key: Key, cached: tuple[Version, Value] | None) -> bool:
+        """Whether a listed object is newer than the news about it since the list began."""
+        news = cached or self._deleted.get(key)
+        return news is None or news[0].is_older_than(version)

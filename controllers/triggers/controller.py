@@ -146,9 +146,10 @@ class TriggerController:
 
     def _called_functions(self) -> set[tuple[str, str]]:
         """Namespace and name of each function that a cached trigger or a running flow calls."""
-        called = {(running.resource.namespace, key[1]) for key, running in self.flows.running.items()}
+        flows = self.flows.present()
+        called = {(running.resource.namespace, running.flow.identity.function) for running in flows}
         specs = [(trigger.namespace, trigger.spec) for _, trigger in self._triggers.items() if trigger.spec is not None]
-        specs += [(running.resource.namespace, running.resource.spec) for running in self.flows.running.values()]
+        specs += [(running.resource.namespace, running.resource.spec) for running in flows]
         for namespace, spec in specs:
             called |= {(namespace, name) for name in functions_of(spec, self._gates.functions(namespace))}
             if spec.reply is not None and spec.reply.function is not None:
@@ -264,20 +265,32 @@ class TriggerController:
         await self._apply_flows(trigger, self._grace_seconds)
         self._statuses.queue.add(key)
         if self._exposed_objects is not None and trigger.spec is not None and self.leases.holds(trigger.uid):
-            await self._exposed_objects.reconcile(trigger.object, trigger.spec)
-            self._statuses.queue.add(key)
+            generation: int = trigger.object["metadata"]["generation"]
+            try:
+                await self._exposed_objects.reconcile(trigger.object, trigger.spec)
+            finally:  # the status shows a refusal
+                trigger.applied = generation
+                self._statuses.queue.add(key)
+
+    def _writes_exposed(self, trigger: CachedTrigger) -> bool:
+        """Whether this replica writes an Ingress or HTTPRoute for the trigger, in place of a flow."""
+        return self._exposed_objects is not None and trigger.spec is not None and is_exposed(trigger.spec)
 
     async def _apply_flows(self, trigger: CachedTrigger, grace_seconds: float) -> None:
         async with trigger.applying:
+            generation: int = trigger.object["metadata"]["generation"]
             wanted = self._desired_flows(trigger)
             key = key_of(trigger.object)
             if self._triggers.get(key) is trigger:
                 self._host.gateway.hold(trigger.uid, self._triggers.ownership.routes_of(key))
-            if {key for key in self.flows.running if key[0] == trigger.uid} != wanted.keys():
-                trigger.applied_at = time.monotonic()
             if trigger.spec is not None and needs_lease(trigger.spec) and not self.leases.holds(trigger.uid):
                 grace_seconds = min(grace_seconds, _LOST_LEASE_GRACE_SECONDS)  # `reconcile` may come before `drain`
+            before = {running.flow.number for running in self.flows.of(trigger.uid)}
             await self.flows.apply(wanted, grace_seconds, uid=trigger.uid)
+            if before != {running.flow.number for running in self.flows.of(trigger.uid)}:
+                trigger.applied_at = time.monotonic()
+            if not self._writes_exposed(trigger):
+                trigger.applied = generation
 
     def _desired_flows(self, trigger: CachedTrigger) -> dict[FlowKey, TriggerResource]:
         """The flows of the trigger that should run in this process. Sets the trigger's rejection."""
@@ -302,6 +315,7 @@ class TriggerController:
             spec=spec,
             uid=trigger.uid,
             secrets=self._secrets.versions(trigger.namespace, secrets_of(spec)),
+            generation=metadata["generation"],
         )
         return {(trigger.uid, function): resource for function in functions}
 

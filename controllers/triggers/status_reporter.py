@@ -18,7 +18,7 @@ from controllers.triggers.gates import Gates
 from controllers.triggers.ownership import Key, ownership_fields
 from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of
 from trigger_sources.dispatch.flows import Flows, functions_of
-from trigger_sources.source import SourceError
+from trigger_sources.source import SourceError, TriggerSource
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,10 @@ class StatusReporter:
         if wanted is None:
             return
         before = _present(trigger)
+        edited = trigger.object["metadata"]["generation"]
         await trigger.status.change(wanted)
-        trigger.written, trigger.written_at = wanted, time.monotonic()
+        if trigger.object["metadata"]["generation"] == edited:
+            trigger.written, trigger.written_at = wanted, time.monotonic()
         if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
             await self._events.record(trigger.object, event)
 
@@ -94,8 +96,11 @@ class StatusReporter:
 
     def _desired(self, trigger: CachedTrigger) -> Object | None:
         """The fields to write. None if they do not differ, or if it is too early to tell."""
-        now, generation = time.monotonic(), trigger.object["metadata"]["generation"]
+        now, generation = time.monotonic(), _observed_generation(trigger)
         before = _present(trigger)
+        exposed = trigger.spec is not None and is_exposed(trigger.spec)
+        if generation is None or (exposed and generation != trigger.object["metadata"]["generation"]):
+            return None
         fields, conditions = self._fields_and_conditions(trigger, now)
         if conditions is None:
             return None
@@ -115,10 +120,12 @@ class StatusReporter:
         target = trigger.spec.target if trigger.spec is not None else None
         if target is not None and target.selector is not None:
             wanted["functions"] = sorted(running.flow.identity.function for running in self._flows.of(trigger.uid))
+        elif before.get("functions") is not None:
+            wanted["functions"] = None  # of an earlier spec, with a selector
         same = contains(before, wanted) or (
             _is_same_except_messages(before, wanted) and now - trigger.written_at < _MESSAGE_SECONDS
         )
-        next_runs = getattr(trigger.spec, "next_runs", None)
+        next_runs = getattr(self._running_spec(trigger), "next_runs", None)
         if next_runs is not None and (not same or now - trigger.written_at > _NEXT_RUNS_SECONDS):
             wanted["nextRuns"] = [_text_of(run) for run in next_runs(_NEXT_RUNS, moment)]
             same = same and contains(before, wanted)
@@ -138,7 +145,24 @@ class StatusReporter:
         if is_starting(flows) and now - trigger.applied_at < _STARTING_SECONDS:
             return {}, None
         name, url = trigger.object["metadata"]["name"], self._gateway_url
-        return ({} if url is None else gateway_address(url, name, spec)), conditions_of_trigger(flows)
+        address = {} if url is None else gateway_address(url, name, self._running_spec(trigger) or spec)
+        return address, conditions_of_trigger(flows)
+
+    def _running_spec(self, trigger: CachedTrigger) -> TriggerSource | None:
+        """The spec of the flows that run. While an edit waits for their drain, it is not that of the object."""
+        flows = self._flows.of(trigger.uid)
+        return flows[0].resource.spec if flows else trigger.spec
+
+
+def _observed_generation(trigger: CachedTrigger) -> int | None:
+    """The generation of the spec that the status is about: the spec that runs, or the one that was rejected.
+
+    None before the first spec runs.
+    """
+    if trigger.rejection is not None:
+        generation: int = trigger.object["metadata"]["generation"]
+        return generation
+    return trigger.applied
 
 
 def _present(trigger: CachedTrigger) -> Object:

@@ -32,6 +32,7 @@ class CachedTrigger:
     written: Object | None = None  # the status that this replica wrote last
     written_at: float = float("-inf")  # of the monotonic clock
     applied_at: float = float("-inf")
+    applied: int | None = None  # the generation that the flows of this replica have
     applying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

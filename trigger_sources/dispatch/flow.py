@@ -1,10 +1,11 @@
 """One trigger's flow to one function, from prepare to closed, with the one task that pulls."""
 
 import asyncio
+import itertools
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
@@ -70,8 +71,15 @@ class FlowStatus:
         return self.conditions[0].status == "True"
 
 
+_numbers = itertools.count(1)
+
+
 class Flow:
-    """Runs one source for one function until it is stopped. Made, run and stopped in one event loop."""
+    """Runs one source for one function until it is stopped. Made, run and stopped in one event loop.
+
+    `predecessors` are the tasks of earlier flows of the trigger, which still settle what they took. This flow serves
+    its route in their place. Until they end, it starts no ordered event and takes nothing from the inbox.
+    """
 
     def __init__(
         self,
@@ -88,13 +96,18 @@ class Flow:
         observe: Callable[[Seen], None] | None = None,
         may_start: Callable[[], bool] | None = None,
         jitter: Callable[[], float] = random.random,
+        predecessors: Collection[asyncio.Task[None]] = (),
     ) -> None:
+        self.number = next(_numbers)  # of this process, in the order of their starts
+        self.succeeds = bool(predecessors)
+        self.predecessors = set(predecessors)
+        self.first_report = asyncio.Event()  # the source is connected, or it is not, or the flow stops
         self.trigger = trigger
         self.identity = Identity(kind, namespace, name, uid, function)
         self.gate = gate
         self._host = host
         self._gate_of = gate_of
-        self._owner = f"{uid}/{function}"
+        self._owner = f"{uid}/{function}/{self.number}"
         state = host.store.state(uid, function)
         self.dispatcher = Dispatcher(
             trigger,
@@ -103,9 +116,11 @@ class Flow:
             state=state,
             limit=_limit_of(trigger),
             observe=observe,
-            may_start=may_start,
+            may_start=self._in_order(may_start) if self.succeeds else may_start,
             jitter=jitter,
         )
+        for task in predecessors:
+            task.add_done_callback(self._predecessor_ended)
         self.context = FlowContext(self, host, state)
         self.lag: Lag | None = None
         self.connected: tuple[bool, str, str] = (False, "Starting", "")
@@ -162,7 +177,20 @@ class Flow:
         """Takes no more, lets what was taken settle within the grace, gives the rest back, and closes the source."""
         self._grace_seconds = grace_seconds
         self._stop.set()
+        self.first_report.set()
         await self._stopped.wait()
+
+    # --- beside a predecessor
+
+    def _in_order(self, may_start: Callable[[], bool] | None) -> Callable[[], bool] | None:
+        """`may_start`, and for an ordered trigger only after the events of its predecessors."""
+        if self.trigger.lanes == "none":
+            return may_start
+        return lambda: not self.predecessors and (may_start is None or may_start())
+
+    def _predecessor_ended(self, task: asyncio.Task[None]) -> None:
+        self.predecessors.discard(task)
+        self.dispatcher.nudge()
 
     # --- pulling
 
@@ -436,6 +464,7 @@ class Flow:
                     extra={**self._where(), "reason": reason, "problem": message},
                 )
             self.connected = (connected, reason, message)
+        self.first_report.set()
 
     def _where(self) -> dict[str, str]:
         return {"trigger": f"{self.identity.namespace}/{self.identity.trigger}", "function": self.identity.function}
@@ -458,6 +487,7 @@ class FlowContext:
         self.own_servers = host.own_servers
         self._flow = flow
         self._host = host
+        self.uses_inbox = False
 
     @property
     def limit(self) -> int:
@@ -465,7 +495,10 @@ class FlowContext:
 
     @property
     def room(self) -> int:
-        return 0 if self.draining.is_set() else self._flow.dispatcher.room
+        # A trigger has one inbox, and a predecessor gives back all that is taken from it
+        if self.draining.is_set() or (self.uses_inbox and self._flow.predecessors):
+            return 0
+        return self._flow.dispatcher.room
 
     async def secret(self, reference: SecretRef) -> str:
         return await self._host.secret(self.namespace, reference)
@@ -485,9 +518,10 @@ class FlowContext:
         return self._flow.dispatcher.nudge
 
     def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
-        return self._host.gateway.requests(self.uid, route)
+        return self._host.gateway.requests(self.uid, route, flow=self._flow.number, supersedes=self._flow.succeeds)
 
     def inbox(self) -> Inbox:
+        self.uses_inbox = True
         return self._host.store.inbox(self.uid)
 
     async def shared(self, key: str, open: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:

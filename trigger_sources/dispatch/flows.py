@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -28,6 +28,7 @@ class TriggerResource:
     spec: TriggerSource
     uid: str
     example: str = field(default="", compare=False)  # data to try it with
+    generation: int = field(default=0, compare=False)  # of the object on a cluster; grows with each edit of the spec
     secrets: str = ""  # changes with the content of the Secrets that the trigger refers to
 
 
@@ -44,6 +45,10 @@ class RunningTrigger:
 class Flows:
     """Made, used and stopped in one event loop. `gate(namespace, name)` is the way to a function.
 
+    A changed trigger that serves a route gets its new flow at once. When that one serves the route, the old flow takes
+    no more and ends with its last call, so that an edit refuses and delays no caller. Every other flow is drained
+    before its successor starts, so that two of them never take the same events.
+
     `may_start(trigger)` returns a function that says, before each call, whether this process may still act for that
     trigger; None where no other process can.
     """
@@ -57,6 +62,7 @@ class Flows:
         may_start: Callable[[TriggerResource], Callable[[], bool] | None] = lambda _: None,
     ) -> None:
         self.running: dict[FlowKey, RunningTrigger] = {}
+        self._retiring: dict[asyncio.Task[None], RunningTrigger] = {}  # by the task that ends each
         self._host = host
         self._gate = gate
         self._observe = observe
@@ -67,14 +73,21 @@ class Flows:
     ) -> None:
         """Makes the running flows the wanted ones: those of all triggers, or of the one with this uid.
 
-        An unchanged flow is not touched. A flow that ends or changes is drained first.
+        An unchanged flow is not touched. A flow that ends or changes is drained first, unless its successor can serve
+        beside it.
         """
-        gone = [
-            key
-            for key, running in self.running.items()
-            if uid in (None, key[0]) and wanted.get(key) != running.resource
-        ]
-        await asyncio.gather(*(self.end(key, grace_seconds) for key in gone))
+        ending = []
+        for key, running in list(self.running.items()):
+            if uid not in (None, key[0]):
+                continue
+            trigger = wanted.get(key)
+            if trigger == running.resource:
+                running.resource = trigger  # it may have another generation
+            elif (successor := _successor_of(key, running, wanted)) is not None:
+                self._supersede(key, successor, wanted[successor], grace_seconds)
+            else:
+                ending.append(key)
+        await asyncio.gather(*(self.end(key, grace_seconds) for key in ending))
         for key, trigger in wanted.items():
             if key not in self.running:
                 self._start(key, trigger)
@@ -85,28 +98,25 @@ class Flows:
         A caller that is cancelled leaves the flow draining; another `end` waits for it.
         """
         running = self.running.get(key)
-        if running is None:
-            return
-        stopping = asyncio.create_task(running.flow.stop(grace_seconds))
-        try:
-            await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({running.task})
-        finally:
-            stopping.cancel()
-            await asyncio.gather(stopping, return_exceptions=True)
-        if self.running.get(key) is running:
-            del self.running[key]
-        if running.own_gate is not None:
-            await running.own_gate.aclose()
+        if running is not None:
+            await self._stop(running, grace_seconds)
+            if self.running.get(key) is running:
+                del self.running[key]
+        await self._end_retiring([found for found in self._retiring if found.get_name() == key[0]], grace_seconds)
 
     async def stop(self, grace_seconds: float) -> None:
         """Drains and closes all of them."""
         await asyncio.gather(*(self.end(key, grace_seconds) for key in list(self.running)))
+        await self._end_retiring(list(self._retiring), grace_seconds)
 
     def hurry(self) -> None:
         """Ends draining at once: events that are not settled go back to their source."""
-        for running in self.running.values():
+        for running in self.present():
             running.task.cancel()
+
+    def present(self) -> list[RunningTrigger]:
+        """All flows: those that run, and those that still settle what they took before their trigger changed."""
+        return [*self.running.values(), *self._retiring.values()]
 
     def of(self, uid: str) -> list[RunningTrigger]:
         """The flows of a trigger: one for each of its functions."""
@@ -115,9 +125,51 @@ class Flows:
     @property
     def held(self) -> int:
         """Events taken and not settled."""
-        return sum(running.flow.dispatcher.held for running in self.running.values())
+        return sum(running.flow.dispatcher.held for running in self.present())
 
-    def _start(self, key: FlowKey, trigger: TriggerResource) -> None:
+    def _supersede(self, key: FlowKey, successor: FlowKey, trigger: TriggerResource, grace_seconds: float) -> None:
+        """Starts the successor of a flow, which ends when the successor has taken over."""
+        old = self.running.pop(key)
+        earlier = [found.task for found in self._retiring.values() if found.resource.uid == trigger.uid]
+        self._start(successor, trigger, [*earlier, old.task])
+        task = asyncio.create_task(self._retire(old, self.running[successor].flow, grace_seconds), name=trigger.uid)
+        self._retiring[task] = old
+        task.add_done_callback(self._retired)
+
+    async def _retire(self, old: RunningTrigger, successor: Flow, grace_seconds: float) -> None:
+        await successor.first_report.wait()
+        if successor.connected[0]:
+            await self._host.gateway.until_taken(old.flow.number)
+        if not old.flow.context.uses_inbox:  # its callers get their answers; no successor waits for the inbox
+            grace_seconds += old.resource.spec.delivery.timeout_seconds
+        await self._stop(old, grace_seconds)
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        del self._retiring[task]
+        _report_fault(task)
+
+    async def _end_retiring(self, tasks: Sequence[asyncio.Task[None]], grace_seconds: float) -> None:
+        """Waits for the end of these flows, which began before. After the grace, they give back what is left."""
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=grace_seconds)
+        for task in late:
+            self._retiring[task].task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    async def _stop(self, running: RunningTrigger, grace_seconds: float) -> None:
+        stopping = asyncio.create_task(running.flow.stop(grace_seconds))
+        try:
+            await asyncio.wait({stopping, running.task}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running.task})
+        finally:
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
+        if running.own_gate is not None:
+            await running.own_gate.aclose()
+
+    def _start(self, key: FlowKey, trigger: TriggerResource, predecessors: Sequence[asyncio.Task[None]] = ()) -> None:
         target = trigger.spec.target
         assert target is not None
         resolve = resolver(self._host.reach, trigger.namespace)
@@ -134,6 +186,7 @@ class Flows:
             gate_of=lambda name: self._gate(trigger.namespace, name),
             observe=self._observe,
             may_start=self._may_start(trigger),
+            predecessors=predecessors,
         )
         task = asyncio.create_task(flow.run(), name=f"flow {trigger.uid} {key[1]}")
         task.add_done_callback(_report_fault)
@@ -153,6 +206,22 @@ def functions_of(spec: TriggerSource, functions: Iterable[tuple[str, Mapping[str
         return [urlsplit(target.url).netloc]
     assert target.selector is not None
     return [name for name, labels in functions if target.selector.matches(dict(labels))]
+
+
+def _successor_of(key: FlowKey, running: RunningTrigger, wanted: Mapping[FlowKey, TriggerResource]) -> FlowKey | None:
+    """The wanted flow that can serve beside this one until it has taken over."""
+    found = next((other for other in wanted if other[0] == key[0]), None)
+    if found is None or not (_serves_beside(running.resource) and _serves_beside(wanted[found])):
+        return None
+    return found
+
+
+def _serves_beside(trigger: TriggerResource) -> bool:
+    """Whether another flow of the trigger can run at the same time: it serves a route, as replicas do side by side."""
+    spec = trigger.spec
+    return (
+        spec.sharing == "partitioned" and not spec.fan_out and not spec.suspend and spec.route(trigger.name) is not None
+    )
 
 
 def _report_fault(task: asyncio.Task[None]) -> None:

@@ -37,14 +37,20 @@ class FabricStore(EventStore, Protocol):
 class HttpGateway(Protocol):
     """The HTTP server that triggers share."""
 
-    def requests(self, uid: str, route: Route) -> AbstractAsyncContextManager[Requests]:
+    def requests(
+        self, uid: str, route: Route, *, flow: int = 0, supersedes: bool = False
+    ) -> AbstractAsyncContextManager[Requests]:
         """The requests of that route, for the trigger with that uid, while the context is open.
 
-        Raises SourceError when another trigger has the route.
+        `flow` is the number of the trigger's flow. If it supersedes the trigger's earlier flows, their routes end at
+        the moment at which this one begins. Raises SourceError when another trigger has the route.
         """
 
     def hold(self, uid: str, routes: Sequence[Route]) -> None:
         """Keeps these routes for the trigger with that uid: while it does not serve them, callers get a 503."""
+
+    async def until_taken(self, flow: int) -> None:
+        """Returns once that flow, which is superseded, has taken all requests that came to its routes."""
 
     async def close(self, grace_seconds: float = 10.0) -> None:
         """Refuses further requests, waits up to the grace for those that are under way, and stops listening."""

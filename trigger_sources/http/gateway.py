@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -66,7 +66,9 @@ class Gateway:
         self.bounds = bounds or Bounds()
         self._routes: RouteTable[RouteRequests] = RouteTable()
         self._held: dict[str, tuple[Route, ...]] = {}  # the routes that each trigger owns, by its uid
+        self._next_held: dict[str, Sequence[Route]] = {}  # of triggers that still serve their former routes
         self._vacant: dict[Route, asyncio.TimerHandle] = {}  # routes whose trigger has just left
+        self._serving: dict[Route, _Serving] = {}
         self._pending: set[GatewayRequest] = set()
         self._bodies_bytes = 0
         self._in_flight = 0
@@ -130,8 +132,20 @@ class Gateway:
     def hold(self, uid: str, routes: Sequence[Route]) -> None:
         """Keeps these routes for the trigger with that uid, instead of those that it had before.
 
-        While the trigger does not serve them, their callers get a 503, and no other trigger gets their requests.
+        While the trigger does not serve them, their callers get a 503, and no other trigger gets their requests. The
+        routes of an edited trigger count from the moment at which it serves them or stops.
         """
+        self._next_held.pop(uid, None)
+        if routes and any(found.uid == uid and not found.superseded for found in self._serving.values()):
+            self._next_held[uid] = routes
+        else:
+            self._hold(uid, routes)
+
+    def _hold_next(self, uid: str) -> None:
+        if (routes := self._next_held.pop(uid, None)) is not None:
+            self._hold(uid, routes)
+
+    def _hold(self, uid: str, routes: Sequence[Route]) -> None:
         for route in self._held.pop(uid, ()):
             self._routes.remove(route)
         held = tuple(replace(route, trigger=route.trigger or uid) for route in routes)
@@ -144,21 +158,62 @@ class Gateway:
             self._routes.add_behind(route, nobody)
 
     @asynccontextmanager
-    async def requests(self, uid: str, route: Route) -> AsyncIterator["RouteRequests"]:
+    async def requests(
+        self, uid: str, route: Route, *, flow: int = 0, supersedes: bool = False
+    ) -> AsyncIterator["RouteRequests"]:
         """The requests of that route, for the trigger with that uid, while the context is open.
 
-        Raises SourceError if another trigger serves the same route. Requests that are left at the end get a 503.
+        `flow` is the number of the trigger's flow. If it supersedes the trigger's earlier flows, their routes end at
+        the moment at which this one begins. Raises SourceError if another trigger serves the same route. Requests that
+        are left at the end get a 503.
         """
         route = replace(route, trigger=route.trigger or uid)
         requests = RouteRequests(self.bounds)
-        self._add(uid, route, requests)
+        serving = _Serving(uid, flow, requests, supersedes=supersedes, superseded=self._is_late(uid, flow))
+        if not serving.superseded:
+            earlier = self._supersede(uid, flow) if supersedes else []
+            try:
+                self._add(uid, route, requests)
+            except SourceError:
+                self._reinstate(earlier)
+                raise
+            self._hold_next(uid)
+        self._serving[route] = serving
         try:
             yield requests
         finally:
             requests._close()
-            self._vacant[route] = asyncio.get_running_loop().call_later(
-                self.bounds.vacant_seconds, self._remove_vacant, route
-            )
+            del self._serving[route]
+            if not serving.superseded:
+                self._vacant[route] = asyncio.get_running_loop().call_later(
+                    self.bounds.vacant_seconds, self._remove_vacant, route
+                )
+                self._hold_next(uid)
+
+    async def until_taken(self, flow: int) -> None:
+        """Returns once that flow, which is superseded, has taken all requests that came to its routes."""
+        await asyncio.gather(*(found.requests._until_taken() for found in self._serving.values() if found.flow == flow))
+
+    def _is_late(self, uid: str, flow: int) -> bool:
+        """Whether a later flow of the trigger serves in this one's place."""
+        return any(found.uid == uid and found.supersedes and found.flow > flow for found in self._serving.values())
+
+    def _supersede(self, uid: str, flow: int) -> list[tuple[Route, "_Serving"]]:
+        """Takes the routes of the trigger's earlier flows out of the table. Returns them."""
+        earlier = [
+            (route, found)
+            for route, found in self._serving.items()
+            if found.uid == uid and found.flow < flow and not found.superseded
+        ]
+        for route, found in earlier:
+            self._routes.remove(route)
+            found.superseded = True
+        return earlier
+
+    def _reinstate(self, earlier: Sequence[tuple[Route, "_Serving"]]) -> None:
+        for route, found in earlier:
+            self._routes.add(route, found.requests, over=self._held.get(found.uid, ()))
+            found.superseded = False
 
     def _add(self, uid: str, route: Route, requests: "RouteRequests") -> None:
         while True:
@@ -240,7 +295,8 @@ class Gateway:
             request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
         body = bytearray()
         try:
-            refused = await self._read(request, body, route)
+            with found.value._arriving():
+                refused = await self._read(request, body, route)
             if refused is None:
                 incoming = GatewayRequest(
                     request.method, path, target, query, headers, bytes(body), found.path_parameters, request.remote
@@ -330,12 +386,25 @@ class GatewayRequest:
         self.answer(refused.status, refused.headers, refused.body)
 
 
+@dataclass(slots=True)
+class _Serving:
+    """A route that a trigger serves."""
+
+    uid: str
+    flow: int
+    requests: "RouteRequests"
+    supersedes: bool
+    superseded: bool  # a later flow of the trigger serves; this one answers the requests that it has
+
+
 class RouteRequests:
     """The requests of one route that its trigger has not taken yet, bounded in number and time."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._waiting: dict[GatewayRequest, asyncio.TimerHandle] = {}  # oldest first
+        self._reading = 0  # requests whose body is under way
+        self._taken = asyncio.Event()
         self._arrived = asyncio.Event()
         self._closed = False
 
@@ -353,7 +422,24 @@ class RouteRequests:
             request = next(iter(self._waiting))
             self._waiting.pop(request).cancel()
             taken.append(request)
+        self._taken.set()
         return taken
+
+    @contextmanager
+    def _arriving(self) -> Iterator[None]:
+        """While the body of a request comes."""
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
+            self._taken.set()
+
+    async def _until_taken(self) -> None:
+        """Returns once no request waits or arrives. None must come any more."""
+        while self._reading or self._waiting:
+            self._taken.clear()
+            await self._taken.wait()
 
     def _put(self, request: GatewayRequest) -> None:
         if self._closed:
@@ -368,12 +454,14 @@ class RouteRequests:
 
     def _give_up(self, request: GatewayRequest) -> None:
         self._waiting.pop(request, None)
+        self._taken.set()
         request.refuse("busy: the request was not taken in time")
 
     def _forget(self, request: GatewayRequest) -> None:
         timer = self._waiting.pop(request, None)
         if timer is not None:
             timer.cancel()
+            self._taken.set()
 
     def _close(self) -> None:
         self._closed = True
@@ -381,6 +469,7 @@ class RouteRequests:
             timer.cancel()
             request.refuse("the trigger is being stopped")
         self._waiting.clear()
+        self._taken.set()
 
 
 class _Connection(web.RequestHandler):

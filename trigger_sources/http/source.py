@@ -41,6 +41,7 @@ _NO_ROOM_SECONDS = 0.05
 _ACCEPTED_AT_ONCE = 256
 _LOOK_SECONDS = 0.25
 _HAND_OVER_SECONDS = 30.0  # for running calls to end before another replica gets their events
+_LAST_KEEP_SECONDS = 5.0  # for a write to the inbox that is under way when the trigger stops
 _COUNT_SECONDS = 5.0  # other replicas accept too
 _COUNT_FULL_SECONDS = 1.0
 
@@ -329,15 +330,28 @@ class HTTPTrigger(TriggerSource):
         """Takes requests as they come, makes their events durable and answers them with 202."""
         while True:
             taken = await requests.next(_ACCEPTED_AT_ONCE, _ACCEPT_SECONDS)
+            if not taken:
+                continue
+            keeping = asyncio.create_task(self._keep_or_refuse(taken, context, inbox, backlog))
             try:
-                await self._keep(taken, context, inbox, backlog)
-            except SourceError as error:
-                log.error("requests not accepted", extra={"trigger": context.name, "problem": str(error)})
-            except Exception:
-                log.exception("requests not accepted", extra={"trigger": context.name})
-            finally:
-                for request in taken:
-                    request.refuse("the event could not be kept")  # no effect on those that are answered
+                await asyncio.shield(keeping)
+            except asyncio.CancelledError:  # the trigger stops: these callers still get their 202
+                await asyncio.wait({keeping}, timeout=_LAST_KEEP_SECONDS)
+                keeping.cancel()
+                raise
+
+    async def _keep_or_refuse(
+        self, taken: Sequence[IncomingRequest], context: Context, inbox: Inbox, backlog: "_Backlog"
+    ) -> None:
+        try:
+            await self._keep(taken, context, inbox, backlog)
+        except SourceError as error:
+            log.error("requests not accepted", extra={"trigger": context.name, "problem": str(error)})
+        except Exception:
+            log.exception("requests not accepted", extra={"trigger": context.name})
+        finally:
+            for request in taken:
+                request.refuse("the event could not be kept")  # no effect on those that are answered
 
     async def _keep(
         self, taken: Sequence[IncomingRequest], context: Context, inbox: Inbox, backlog: "_Backlog"

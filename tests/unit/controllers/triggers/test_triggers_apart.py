@@ -173,10 +173,48 @@ async def test_a_stop_while_an_edit_drains_cuts_no_call() -> None:
         assert slow.answered == 1
 
 
+async def test_the_status_is_about_the_spec_that_runs_while_an_edit_waits_for_a_call() -> None:
+    def ready() -> tuple[Any, ...]:
+        status = made.get("status", {})
+        conditions = {found["type"]: found for found in status.get("conditions", [])}
+        condition = conditions.get("Ready", {})
+        return status.get("observedGeneration"), condition.get("observedGeneration"), condition.get("status")
+
+    async def until(wanted: tuple[Any, ...]) -> None:
+        async with asyncio.timeout(10):
+            while ready() != wanted:
+                await asyncio.sleep(0.01)
+
+    async with slow_function() as slow:
+        made = trigger("t", url=slow.url)
+        async with running(made) as (controller, _):
+            await slow.called.wait()
+            controller._gates.of("a", "f").open()
+            await until((1, 1, "True"))
+            edited = trigger("t", generation=2, url=slow.url, payload=1)
+            controller._on_trigger({"type": "MODIFIED", "object": edited})
+            while not controller.queue._running:
+                await asyncio.sleep(0)
+            for _ in range(3):  # the reporter looks once a second
+                await controller._statuses.write(("CronTrigger", "a", "t"))
+                await asyncio.sleep(0.1)
+            assert ready() == (1, 1, "True")
+            slow.may_end.set()
+            await until((2, 2, "True"))
+
+
+async def test_the_functions_of_an_earlier_selector_leave_the_status() -> None:
+    made = trigger("t", url="http://127.0.0.1:1/")
+    made["status"] = {"functions": ["f"]}
+    async with running(made), asyncio.timeout(10):
+        while made["status"].get("functions") is not None:
+            await asyncio.sleep(0.01)
+
+
 async def test_what_only_has_the_label_is_nobodys_to_remove() -> None:
     labels = {"kubeirq.dev/function": "f"}  # as `kubectl expose deployment f --name public` copies them
-    mine = {"name": "old", "namespace": "a", "labels": labels, "ownerReferences": [{"uid": "u"}]}
-    theirs = {"name": "public", "namespace": "a", "labels": labels}
+    mine = {"name": "old", "namespace": "a", "uid": "1", "labels": labels, "ownerReferences": [{"uid": "u"}]}
+    theirs = {"name": "public", "namespace": "a", "uid": "2", "labels": labels}
     objects = [{"apiVersion": "v1", "kind": "Service", "metadata": found} for found in (mine, theirs)]
     owned = OwnedObjects(cast(Api, Cluster(*objects)), [("v1", "Service")], label="kubeirq.dev/function")
     await owned.refresh()
