@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _RETRY_SOON = ("retry-after", "1")
 _CLOSE = ("connection", "close")
+_QUIET_SECONDS = 0.5  # without a request: then every client knows that this gateway ends
 _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nserver: kubeirq\r\nretry-after: 1\r\nconnection: close\r\n"
     b'content-type: application/json\r\n\r\n{"status":503,"error":"too many connections are open"}\n'
@@ -72,7 +73,9 @@ class Gateway:
         self._pending: set[GatewayRequest] = set()
         self._bodies_bytes = 0
         self._in_flight = 0
+        self._seen = 0  # requests, ever
         self._quiet = asyncio.Event()
+        self._leaving = False  # it serves requests, but its clients have to go elsewhere
         self._closing = False
         self._runner: web.ServerRunner | None = None
 
@@ -110,6 +113,23 @@ class Gateway:
                 "PortTaken", f"gateway {host}:{port}: {error.strerror or error}; choose another port"
             ) from error
         self._runner = runner
+
+    async def serve_late_requests(self, most_seconds: float = 10.0) -> None:
+        """Serves requests until none came for a moment. Call this before `close` where clients learn late of the end.
+
+        Each answer ends its connection, so that the client connects again, to another replica.
+        """
+        if self._runner is None:
+            return
+        self._leaving = True
+        clock = asyncio.get_running_loop().time
+        now = quiet_since = clock()
+        last, seen = now + most_seconds, self._seen
+        while now < last and now - quiet_since < _QUIET_SECONDS:
+            await asyncio.sleep(0.02)
+            now = clock()
+            if seen != self._seen:
+                seen, quiet_since = self._seen, now
 
     async def close(self, grace_seconds: float = 10.0) -> None:
         """Refuses new requests, lets running ones end within the grace, refuses the rest, and stops listening."""
@@ -236,6 +256,7 @@ class Gateway:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self._in_flight += 1
+        self._seen += 1
         try:
             answer, found = await self._answered(request)
         except web.RequestPayloadError as error:
@@ -251,7 +272,7 @@ class Gateway:
 
     async def _sent(self, request: web.BaseRequest, response: web.Response) -> web.Response:
         """Writes the response. It does not wait for a caller that does not read."""
-        if self._closing:
+        if self._leaving or self._closing:
             response.force_close()
         try:
             async with asyncio.timeout(self.bounds.answer_seconds):

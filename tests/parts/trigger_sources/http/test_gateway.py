@@ -467,6 +467,22 @@ async def test_take_returns_the_oldest_requests_and_no_more_than_requested() -> 
         assert all(b" 200 " in answer for answer in await asyncio.gather(*tasks))
 
 
+async def test_a_gateway_that_is_about_to_close_serves_the_requests_that_still_come() -> None:
+    async with gateway() as server, served(server, Route("/")):
+        leaving = asyncio.create_task(server.serve_late_requests())
+        for _ in range(20):  # as from clients that learn late that the endpoint is gone
+            answer = await raw(server.port, request("POST / HTTP/1.1"))  # ends, since the gateway closes the connection
+            assert b" 200 " in answer
+            await asyncio.sleep(0.1)
+        assert not leaving.done()
+        async with asyncio.timeout(5):
+            await leaving
+        leaving = asyncio.create_task(server.serve_late_requests(0.3))
+        async with asyncio.timeout(5):
+            while not leaving.done():
+                await raw(server.port, request("POST / HTTP/1.1"))
+
+
 async def test_a_trigger_that_stops_answers_the_requests_that_it_has_not_taken() -> None:
     async with gateway() as server:
         async with server.requests("uid", Route("/")) as requests:
