@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from servers.kafka import (
@@ -132,6 +132,46 @@ async def test_the_source_continues_after_the_broker_is_killed_and_restarted(top
             await until_committed(kafka, topic, 5)
             context.stopping.set()
             await pumping
+
+
+async def test_a_source_that_starts_again_repeats_no_record_whose_commit_reached_no_broker(topic: str) -> None:
+    """As after an error of the client, an edit or a changed Secret while the broker is away."""
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(4))
+        context = StandInContext()
+        async with reading(trigger(kafka, topic), context) as generator:
+            taken = await take(generator, 4)
+            await taken[0].settle(DONE)
+            await until_committed(kafka, topic, 1)
+            await kafka.kill()
+            for delivery in (taken[1], taken[3]):
+                await delivery.settle(DONE)
+        await kafka.start()
+        async with reading(trigger(kafka, topic), context) as generator:
+            await produce(kafka, topic, [4])
+            assert offsets(await take(generator, 2)) == [2, 4]
+
+
+async def test_a_group_that_is_reset_is_read_again_although_a_commit_failed(topic: str) -> None:
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(4))
+        context = StandInContext()
+        async with reading(trigger(kafka, topic), context) as generator:
+            taken = await take(generator, 4)
+            await taken[0].settle(DONE)
+            await until_committed(kafka, topic, 1)
+            await kafka.kill()
+            await taken[1].settle(DONE)
+        await kafka.start()
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=f"g-{topic}", enable_auto_commit=False)
+        await consumer.start()
+        consumer.assign([TopicPartition(topic, 0)])
+        await consumer.commit({TopicPartition(topic, 0): 0})
+        await consumer.stop()
+        async with reading(trigger(kafka, topic), context) as generator:
+            assert offsets(await take(generator, 4)) == [0, 1, 2, 3]
 
 
 async def test_a_broker_that_is_away_for_longer_than_the_session_cuts_no_running_call(
