@@ -12,6 +12,7 @@ from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import CommitFailedError
 from servers.kafka import (
     SASL_PASSWORD,
     SASL_USER,
@@ -61,6 +62,24 @@ async def until_committed(kafka: Kafka, topic: str, offset: int) -> None:
     async with asyncio.timeout(30):
         while (await committed_and_ends(kafka.bootstrap, f"g-{topic}", topic))[0] != {0: offset}:
             await asyncio.sleep(0.1)
+
+
+async def reset(kafka: Kafka, group: str, tp: TopicPartition) -> None:
+    """Sets the group's offset to 0, once the broker knows that the group has no members."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    consumer.assign([tp])
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await consumer.commit({tp: 0})
+                except CommitFailedError:
+                    await asyncio.sleep(0.1)
+                else:
+                    return
+    finally:
+        await consumer.stop()
 
 
 def offsets(deliveries: Sequence[Delivery]) -> list[int]:
@@ -165,11 +184,7 @@ async def test_a_group_that_is_reset_is_read_again_although_a_commit_failed(topi
             await kafka.kill()
             await taken[1].settle(DONE)
         await kafka.start()
-        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=f"g-{topic}", enable_auto_commit=False)
-        await consumer.start()
-        consumer.assign([TopicPartition(topic, 0)])
-        await consumer.commit({TopicPartition(topic, 0): 0})
-        await consumer.stop()
+        await reset(kafka, f"g-{topic}", TopicPartition(topic, 0))
         async with reading(trigger(kafka, topic), context) as generator:
             assert offsets(await take(generator, 4)) == [0, 1, 2, 3]
 
