@@ -28,9 +28,9 @@ from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.notices import Notices, forgotten, recreated, truncated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning
+from trigger_sources.kafka.remembered import memory_of, remembered
 from trigger_sources.kafka.session import Session
 from trigger_sources.kafka.topic_ids import present_ids
-from trigger_sources.kafka.watermark import Watermark
 from trigger_sources.source import Lag
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._taking_over: asyncio.Task[None] | None = None
         self._joined = False  # every partition of the first assignment was taken over
         self._failed: Exception | None = None  # in a task beside `read`, which raises it
-        self._remembered: dict[TopicPartition, tuple[int, Watermark]] = {}  # of partitions that were revoked
+        self._remembered = memory_of(context.uid, context.function, f"{cluster}/{group}")
         self._gone: set[TopicPartition] = set()  # of topics that were deleted
         self._kept = KeptPlaces(context, f"{cluster}/{group}")
         self._kept_at = time.monotonic()
@@ -195,6 +195,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         finally:
             for partition in partitions:
                 partition.alive = False
+                if partition.reads and partition.snapshot() != partition.committed:
+                    self._remembered[partition.tp] = remembered(partition)
             self._partitions.clear()
             self._context.start_only_while(lambda: True)
 
@@ -218,7 +220,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in partitions:
             partition.alive = False
             if partition.reads:  # the commit may have failed: a restarted broker no longer knows this member
-                self._remembered[partition.tp] = (partition.place.topic_id, partition.mark)
+                self._remembered[partition.tp] = remembered(partition)
             self._partitions.pop(partition.tp, None)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
@@ -249,7 +251,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         beginnings = await self._beginnings.of(assigned)
         again = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "TopicRecreated"}
         if again:
-            marks = [self._remembered.pop(tp)[1] for tp in again if tp in self._remembered]
+            marks = [self._remembered.pop(tp).mark for tp in again if tp in self._remembered]
             self._tell_recreated(again, sum(mark.unsettled for mark in marks))
         kept = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "OffsetsForgotten"}
         if kept:
@@ -279,9 +281,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         places = {}
         for tp, beginning in beginnings.items():
             place = beginning.place
-            topic_id, mark = self._remembered.pop(tp, (0, None))
-            if mark is not None and topic_id == place.topic_id and beginning.origin == "Committed":
-                place = replace(place, settled=place.settled | mark.settled_from(place.offset))
+            before = self._remembered.pop(tp, None)
+            if before is not None and beginning.origin == "Committed":
+                place = replace(place, settled=place.settled | before.settled_from(place))
             places[tp] = replace(place, times=place.times + 1)
         await self._beginnings.commit(places)
         new = {tp for tp, beginning in beginnings.items() if not beginning.in_group}

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import CommitFailedError
 from servers.kafka import (
     SASL_PASSWORD,
     SASL_USER,
@@ -61,6 +62,24 @@ async def until_committed(kafka: Kafka, topic: str, offset: int) -> None:
     async with asyncio.timeout(30):
         while (await committed_and_ends(kafka.bootstrap, f"g-{topic}", topic))[0] != {0: offset}:
             await asyncio.sleep(0.1)
+
+
+async def reset(kafka: Kafka, group: str, tp: TopicPartition) -> None:
+    """Sets the group's offset to 0, once the broker knows that the group has no members."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    consumer.assign([tp])
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await consumer.commit({tp: 0})
+                except CommitFailedError:
+                    await asyncio.sleep(0.1)
+                else:
+                    return
+    finally:
+        await consumer.stop()
 
 
 def offsets(deliveries: Sequence[Delivery]) -> list[int]:
@@ -132,6 +151,42 @@ async def test_the_source_continues_after_the_broker_is_killed_and_restarted(top
             await until_committed(kafka, topic, 5)
             context.stopping.set()
             await pumping
+
+
+async def test_a_source_that_starts_again_repeats_no_record_whose_commit_reached_no_broker(topic: str) -> None:
+    """As after an error of the client, an edit or a changed Secret while the broker is away."""
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(4))
+        context = StandInContext()
+        async with reading(trigger(kafka, topic), context) as generator:
+            taken = await take(generator, 4)
+            await taken[0].settle(DONE)
+            await until_committed(kafka, topic, 1)
+            await kafka.kill()
+            for delivery in (taken[1], taken[3]):
+                await delivery.settle(DONE)
+        await kafka.start()
+        async with reading(trigger(kafka, topic), context) as generator:
+            await produce(kafka, topic, [4])
+            assert offsets(await take(generator, 2)) == [2, 4]
+
+
+async def test_a_group_that_is_reset_is_read_again_although_a_commit_failed(topic: str) -> None:
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(4))
+        context = StandInContext()
+        async with reading(trigger(kafka, topic), context) as generator:
+            taken = await take(generator, 4)
+            await taken[0].settle(DONE)
+            await until_committed(kafka, topic, 1)
+            await kafka.kill()
+            await taken[1].settle(DONE)
+        await kafka.start()
+        await reset(kafka, f"g-{topic}", TopicPartition(topic, 0))
+        async with reading(trigger(kafka, topic), context) as generator:
+            assert offsets(await take(generator, 4)) == [0, 1, 2, 3]
 
 
 async def test_a_broker_that_is_away_for_longer_than_the_session_cuts_no_running_call(

@@ -1,0 +1,41 @@
+"""The records that settled and whose commit may have reached no broker, as this process remembers them."""
+
+from collections.abc import Set
+
+from aiokafka import TopicPartition
+
+from trigger_sources.kafka.partition import Partition
+from trigger_sources.kafka.places import Place
+from trigger_sources.kafka.watermark import Watermark
+from trigger_sources.values import frozen
+
+
+@frozen()
+class Remembered:
+    """A partition that was given up. `committed` is the group's offset then, as far as this process knows."""
+
+    topic_id: int
+    mark: Watermark
+    committed: int
+
+    def settled_from(self, place: Place) -> Set[int]:
+        """The settled records from that place on. None of another topic, or if somebody has reset the group."""
+        if place.topic_id != self.topic_id or place.offset < self.committed:
+            return frozenset()
+        return self.mark.settled_from(place.offset)
+
+
+Memory = dict[TopicPartition, Remembered]
+
+
+def remembered(partition: Partition) -> Remembered:
+    offset = partition.place.offset if partition.committed is None else partition.committed[0]
+    return Remembered(partition.place.topic_id, partition.mark, offset)
+
+
+def memory_of(uid: str, function: str, group: str) -> Memory:
+    """A trigger's, for one function and group. It outlives the source, which starts again after an error or an edit."""
+    return _MEMORIES.setdefault((uid, function, group), {})
+
+
+_MEMORIES: dict[tuple[str, str, str], Memory] = {}
