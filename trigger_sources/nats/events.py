@@ -48,6 +48,12 @@ def delivered_from(reply: str) -> Delivered:
     return Delivered(stream, int(sequence), int(handed_out), int(timestamp))
 
 
+def unread_after(reply: str) -> int:
+    """The number of messages that the consumer had not handed out yet when it handed out this one."""
+    tokens = reply.split(".")
+    return int(tokens[8 if len(tokens) == 9 else 10])
+
+
 def event_from_message(
     subject: str, data: bytes, headers: Mapping[str, str] | None, identity: str, source: str, time: str | None
 ) -> Event:
