@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
 from collections import deque
@@ -18,10 +19,14 @@ from trigger_sources.context import Context
 from trigger_sources.cron.book import Book, text_of
 from trigger_sources.cron.schedule import Timetable, checked, zone_of
 from trigger_sources.delivery import Delivery
-from trigger_sources.events import Event
+from trigger_sources.encoding.attributes import check_attributes
+from trigger_sources.events import Event, event_from_attributes
 from trigger_sources.source import Ordering, TriggerSource
 
 log = logging.getLogger(__name__)
+
+_ANY_EVENT = {"specversion": "1.0", "id": "1", "source": "/", "type": "t"}
+_OWN_ATTRIBUTES = frozenset({*_ANY_EVENT, "time", "datacontenttype"})
 
 _LONGEST_SLEEP_SECONDS = 0.5  # to notice a stop, and a clock that jumps
 _PAST_DUE_SECONDS = 1.0
@@ -84,8 +89,16 @@ class CronTrigger(TriggerSource):
     @classmethod
     def _attribute_names(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
-            if not (name.isascii() and name.isalnum() and name == name.lower()):
-                raise ValueError(f"{name!r}: attribute names are lower-case letters and digits")
+            if name in _OWN_ATTRIBUTES:
+                raise ValueError(f"{name!r}: each tick has its own")
+        event_from_attributes({**value, **_ANY_EVENT}, None)
+        check_attributes({**value, **_ANY_EVENT})
+        return value
+
+    @field_validator("payload")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        _json_of(value)
         return value
 
     @field_validator("time_zone")
@@ -293,7 +306,7 @@ class CronTrigger(TriggerSource):
             id=f"{context.uid}/{text}",
             source=f"/cron/{context.namespace}/{context.name}",
             type="dev.kubeirq.cron.tick",
-            data=None if self.payload is None else orjson.dumps(self.payload),
+            data=None if self.payload is None else _json_of(self.payload),
             datacontenttype=None if self.payload is None else "application/json",
             time=text,
             extensions=extensions,
@@ -331,3 +344,14 @@ class _FallenDue:
 
 def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _json_of(value: Any) -> bytes:
+    """JSON, also of integers over 64 bits and of names that are numbers, which YAML has. Raises ValueError."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        try:
+            return json.dumps(value, separators=(",", ":")).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"it cannot be sent as JSON: {error}") from None

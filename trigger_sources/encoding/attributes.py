@@ -44,13 +44,18 @@ def check_attributes(attributes: Mapping[str, str]) -> None:
         raise InvalidEvent(f"{name!r}: no attribute has this name")
 
 
+def is_value(text: str) -> bool:
+    """Whether an attribute may have this text: without control characters, among others."""
+    return text.isprintable() or not _FORBIDDEN.search(text)
+
+
 def key_extension(key: bytes) -> tuple[str, str]:
     """Name and value of the extension for an event's key: `partitionkeyhex` for a key that no attribute can have."""
     try:
         text = key.decode()
     except UnicodeDecodeError:
         return "partitionkeyhex", key.hex()
-    if text.isprintable() or not _FORBIDDEN.search(text):
+    if is_value(text):
         return "partitionkey", text
     return "partitionkeyhex", key.hex()
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
+from trigger_sources.encoding.attributes import is_value
 from trigger_sources.encoding.content import encoding_of
 from trigger_sources.encoding.header_text import header_text, text_without_surrogates
 from trigger_sources.encoding.trace import trace_of
@@ -34,7 +35,7 @@ class MeaningOfHeaders:
                 if name == "content-encoding":
                     encodings.append(header_text(value))
                 self.others.append((name, value))
-        self.content_type = None if content_type is None else text_without_surrogates(header_text(content_type))
+        self.content_type = None if content_type is None else _printable(header_text(content_type))
         encoding = encoding_of(encodings) if encodings else None
         self.encoding = None if encoding is None else text_without_surrogates(encoding)
         self.trace = trace_of(trace) if trace else _NO_TRACE
@@ -43,12 +44,19 @@ class MeaningOfHeaders:
         return any(found == name for found, _ in self.others)
 
 
+def _printable(text: str) -> str:
+    """The content type for all hops: HTTP takes no other characters."""
+    text = text_without_surrogates(text)
+    return text if text.isprintable() else "".join(c for c in text if c.isprintable())
+
+
 def header_extensions(source: str, headers: Sequence[tuple[str, bytes]]) -> dict[str, str]:
     """Each header as `<source>header<name>`, with the letters and digits of its name in lower case.
 
-    A value that is not UTF-8 is `<source>header<name>hex`. Where that keeps less than the message has, because two
-    headers would be one attribute or a name has no such letters, `<source>headersjson` is the list of all headers:
-    `{"name": …, "value": …}`, or `hex` in place of `value`.
+    A value that no attribute may have, such as one that is not UTF-8 or has a line break, is `<source>header<name>hex`.
+    Where that keeps less than the message has, because two headers would be one attribute, a name has no such letters,
+    or a text is hexadecimal, `<source>headersjson` is the list of all headers: `{"name": …, "value": …}`, or `hex` in
+    place of `value`.
     """
     found: dict[str, str] = {}
     complete = True
@@ -61,6 +69,9 @@ def header_extensions(source: str, headers: Sequence[tuple[str, bytes]]) -> dict
             text = value.decode()
         except UnicodeDecodeError:
             attribute, text = f"{attribute}hex", value.hex()
+        else:
+            if not is_value(text):
+                attribute, text, complete = f"{attribute}hex", value.hex(), False
         complete = complete and bool(plain) and attribute not in found
         found[attribute] = text
     if not complete:
@@ -71,6 +82,10 @@ def header_extensions(source: str, headers: Sequence[tuple[str, bytes]]) -> dict
 def _whole(name: str, value: bytes) -> dict[str, str]:
     name = name.encode(errors="replace").decode()
     try:
-        return {"name": name, "value": value.decode()}
+        text = value.decode()
     except UnicodeDecodeError:
         return {"name": name, "hex": value.hex()}
+    # JSON escapes line breaks and tabs, but not every character that an attribute may not have
+    return (
+        {"name": name, "value": text} if is_value(orjson.dumps(text).decode()) else {"name": name, "hex": value.hex()}
+    )

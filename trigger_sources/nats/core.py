@@ -18,6 +18,7 @@ from trigger_sources.nats.headers import header_pairs
 from trigger_sources.nats.spec import NATSSpec
 
 _READ_SECONDS = 0.5
+_DRAIN_SECONDS = 1.0
 _LEAST_BUFFER = 1_000
 _BUFFER_BYTES = 32 * 1024 * 1024
 _MESSAGE_BYTES = 500  # of a buffered message, beside its data and headers
@@ -66,8 +67,10 @@ class CoreSubscription:
         if connection is None:
             return
         connection.listeners.discard(self._connected)
-        with contextlib.suppress(NatsError, OSError):
-            if self._subscription is not None:
+        with contextlib.suppress(NatsError, TimeoutError, OSError):
+            if self._subscription is not None and connection.client.is_connected:
+                await connection.drain(self._subscription, _DRAIN_SECONDS)  # messages on their way are counted, too
+            elif self._subscription is not None:
                 await self._subscription.unsubscribe()
         if self._reporting is not None:
             self._reporting.cancel()

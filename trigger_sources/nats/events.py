@@ -8,17 +8,20 @@ from trigger_sources.encoding.content import guessed_content_type, is_claim
 from trigger_sources.encoding.header_text import header_text, text_without_surrogates
 from trigger_sources.events import (
     ENCODING,
+    STRUCTURED,
     Event,
     InvalidEvent,
     attributes_of_headers,
     escaped,
     event_of_claim,
+    json_from_event,
     valid_event,
     with_trace,
 )
 from trigger_sources.nats.headers import header_pairs
 
 MESSAGE_TYPE = "dev.kubeirq.nats.message"
+_MOST_VALUE_BYTES = 48_000  # of the headers: a stream takes 64 KiB with their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,12 @@ def delivered_from(reply: str) -> Delivered:
     else:
         raise ValueError(f"{reply!r} is not an acknowledgement subject")
     return Delivered(stream, int(sequence), int(handed_out), int(timestamp))
+
+
+def unread_after(reply: str) -> int:
+    """The number of messages that the consumer had not handed out yet when it handed out this one."""
+    tokens = reply.split(".")
+    return int(tokens[8 if len(tokens) == 9 else 10])
 
 
 def event_from_message(
@@ -79,10 +88,13 @@ def message_from_event(event: Event) -> tuple[dict[str, str], bytes]:
     """The headers and the data of an event, in the NATS binding's binary mode.
 
     `Content-Type` is for readers that know no CloudEvents. It is left out where it would make the data the event.
+    Attributes that are larger than a stream takes go in structured mode.
     """
     found = {f"ce-{name}": escaped(value) for name, value in event.attributes().items()}
     if event.datacontenttype is not None and not is_claim(event.datacontenttype):
         found["Content-Type"] = "".join(c for c in event.datacontenttype if c.isprintable())
+    if sum(map(len, found.values())) > _MOST_VALUE_BYTES:
+        return {"Content-Type": STRUCTURED}, json_from_event(event)
     return found, event.data or b""
 
 

@@ -27,7 +27,7 @@ from trigger_sources.nats.consumer import (
     with_event_ids,
     withheld,
 )
-from trigger_sources.nats.events import Delivered, event_from_message
+from trigger_sources.nats.events import Delivered, event_from_message, unread_after
 from trigger_sources.nats.headers import header_pairs
 from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning
 from trigger_sources.nats.pull import NANOSECONDS, Pull
@@ -59,6 +59,8 @@ class Consumption:
         self._note = ("", "")  # the reason and the message of a source that is connected
         self._pause = ""  # the message for a consumer that somebody paused
         self._failure: SourceError | None = None  # the finding of `look`; the next read raises it
+        self._pending = 0  # messages that the consumer had not handed out when it was last looked at
+        self._lost: int | None = None  # unread messages of the stream, once it is gone
         self._draining: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -72,6 +74,7 @@ class Consumption:
         self._source = f"/nats/{stream.name}"
         self._kept.is_at(stream.place, info, self._ids)
         self._pause = pause_of(info)
+        self._pending = info["num_pending"]
         if not self._note[0] and not stream.problem and not stream.has_all(trigger.subject):
             self._note = ("PartlyInStream", f"stream {stream.text} has only a part of {trigger.subject!r}")
         self._pull = Pull(
@@ -111,6 +114,8 @@ class Consumption:
         # After a failure the fabric still has the messages that it took: they stay with it
         await self._pull.close(everything=self._context.stopping.is_set())
         self._kept.moved(self._pull.last_info)
+        if self._lost is not None:
+            self._kept.ended(self._lost)
         await self._kept.save(at_once=True)
 
     async def look(self) -> Lag | None:
@@ -131,6 +136,8 @@ class Consumption:
         if self._pause != (pause := pause_of(info)):
             self._pause = pause
             self._report(self._connection.client.is_connected)
+        assert self._pull is not None
+        self._pending, self._pull.newest_reply = info["num_pending"], ""
         self._kept.moved(info)
         await self._kept.save()
         return Lag(unsettled(info))
@@ -199,6 +206,8 @@ class Consumption:
         info = await self._create(begin.config, begin.ids)
         self._kept.is_at(stream.place, info, self._ids)
         await self._kept.put()  # `start` is decided once: before the trigger is ready
+        if begin.lost:
+            self._context.report_lost(begin.lost, begin.reason)
         return info
 
     async def _rest_of(self, kept: Place | None) -> dict[str, Any] | None:
@@ -255,7 +264,7 @@ class Consumption:
         assert self._pull is not None
         stream = await look_at(self._connection, self._stream.name)
         if stream is None:
-            raise SourceError("StreamMissing", f"stream {self._stream.name!r}: {problem}")
+            raise self._gone("StreamMissing", problem)
         if stream.place != self._stream.place:
             raise self._recreated(stream)
         self._stream = stream = stream.with_problem(self._stream.reason, self._stream.problem)
@@ -305,7 +314,7 @@ class Consumption:
             if error.reason not in ABOUT_STREAMS:
                 raise
             if await look_at(self._connection, mine.name) is None:
-                self._failure = SourceError("StreamMissing", f"stream {mine.name!r} was deleted")
+                self._failure = self._gone("StreamMissing", "it was deleted")
                 raise
             self._stream = mine.with_problem(error.reason, str(error))
         else:
@@ -328,7 +337,15 @@ class Consumption:
         self._note = ("StreamMoved", f"{text}; the rest of stream {mine.name} is read first")
 
     def _recreated(self, now: SourceStream) -> SourceError:
-        return SourceError("StreamRecreated", f"stream {now.name!r} was deleted and created again at {now.created}")
+        return self._gone("StreamRecreated", f"it was deleted and created again at {now.created}")
+
+    def _gone(self, reason: str, problem: str) -> SourceError:
+        """The error for a stream that does not exist any more, with the number of messages that nobody has read."""
+        pull = self._pull
+        assert pull is not None
+        unread = unread_after(pull.newest_reply) if pull.newest_reply else self._pending
+        self._lost = unread + pull.waiting
+        return SourceError(reason, f"stream {self._stream.name!r}: {problem}; at least {self._lost} messages are lost")
 
     # --- reports
 

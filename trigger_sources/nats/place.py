@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from trigger_sources.context import SourceError, State
+from trigger_sources.nats.consumer import unsettled
 from trigger_sources.nats.source_stream import SourceStream
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Place:
     floor: int  # all messages up to this sequence are acknowledged
     since: str  # the time at which the trigger's first consumer was created; `start: new` means this time
     ids: str  # the first part of the ids of events
+    unread: int = 0  # messages that are lost if the stream is deleted
 
     def to_bytes(self) -> bytes:
         return orjson.dumps(asdict(self))
@@ -49,6 +51,7 @@ class Beginning:
     ids: str
     reason: str = ""
     message: str = ""
+    lost: int = 0  # messages that the former stream still had, as far as it was known
 
 
 def place_from(value: bytes | None) -> Place | None:
@@ -56,7 +59,7 @@ def place_from(value: bytes | None) -> Place | None:
     if value is None:
         return None
     try:
-        found = orjson.loads(value)
+        found = {"unread": 0, **orjson.loads(value)}
         return Place(**{field.name: found[field.name] for field in fields(Place)})
     except (orjson.JSONDecodeError, KeyError, TypeError):
         log.warning("place not read", extra={"value": value[:200]})
@@ -84,7 +87,8 @@ def beginning(start: str, subject: str, stream: SourceStream, kept: Place | None
         stream.place,  # so that no id of the former stream comes again
         "StreamRecreated",
         f"stream {stream.name} was deleted and created again at {stream.created}; all of its messages are read."
-        f" The former one was acknowledged up to sequence {kept.floor}",
+        f" The former one was acknowledged up to sequence {kept.floor}, and had at least {kept.unread} unread messages",
+        kept.unread,
     )
 
 
@@ -119,7 +123,12 @@ class KeptPlace:
     def moved(self, info: Mapping[str, Any] | None) -> None:
         """Takes the acknowledgements that the consumer has. Another consumer of the same name is ignored."""
         if info is not None and self._place is not None and info["created"] == self._consumer_created:
-            self._place = replace(self._place, floor=info["ack_floor"]["stream_seq"])
+            self._place = replace(self._place, floor=info["ack_floor"]["stream_seq"], unread=unsettled(info))
+
+    def ended(self, unread: int) -> None:
+        """The stream is gone, with so many messages that nobody read."""
+        if self._place is not None:
+            self._place = replace(self._place, unread=unread)
 
     async def save(self, at_once: bool = False) -> None:
         """Keeps the place, not more often than once a minute unless `at_once`. An old place only repeats messages."""

@@ -61,6 +61,7 @@ class Pull:
         self.consumer = consumer
         self.problem: str | None = None
         self.newest = 0  # the last sequence that came
+        self.newest_reply = ""  # of the message that came last, until somebody knows a newer state of the consumer
         self.last_info: dict[str, Any] | None = None  # the consumer's state when it was asked for the last messages
         self._newest_at = 0  # that message's time
         self._ack_wait = ack_wait_seconds
@@ -95,6 +96,11 @@ class Pull:
     def first_unsettled(self) -> int | None:
         """The lowest sequence that is here and not settled."""
         return min((sequence for sequence, _ in self._read.keys() | self._waiting.keys()), default=None)
+
+    @property
+    def waiting(self) -> int:
+        """The number of messages that are here and not read."""
+        return len(self._waiting)
 
     def forget_acknowledged(self) -> None:
         """Lets acknowledged messages be handed out again: somebody means that with a new consumer."""
@@ -300,6 +306,7 @@ class Pull:
         reply = message.reply
         if reply and reply.startswith("$JS.ACK."):
             delivered = delivered_from(reply)
+            self.newest_reply = reply
             self._count_down()
             place = delivered.place
             if place in self._acknowledged:

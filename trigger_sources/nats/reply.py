@@ -5,8 +5,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 import orjson
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
 from pydantic import Field, field_validator
 
 from trigger_sources.context import Context, SourceError
@@ -19,6 +21,10 @@ from trigger_sources.publisher import ReplyRefused, ReplyTarget
 from trigger_sources.spec import Servers
 
 _SECONDS = 5.0
+_TOO_LARGE = {  # by JetStream's code: another try cannot succeed
+    10054: "the stream's max_msg_size is smaller",
+    10097: "a stream takes 64 KiB of headers",
+}
 
 
 class NATSReply(ReplyTarget):
@@ -67,10 +73,7 @@ class NATSPublisher:
         client, generation = self._connection.client, self._connection.generation
         try:
             if streams.get("streams"):
-                answer = await client.request(self._subject, data, timeout=_SECONDS, headers=headers)
-                confirmed = orjson.loads(answer.data)
-                if "error" in confirmed:
-                    raise OSError(f"reply to {self._subject!r}: {confirmed['error'].get('description')}")
+                await self._confirmed(client, streams["streams"], data, headers)
             else:
                 await client.publish(self._subject, data, headers=headers)
                 await self._connection.flush(_SECONDS)
@@ -80,6 +83,24 @@ class NATSPublisher:
             raise OSError(f"reply to {self._subject!r}: no stream answers") from error
         except NatsError as error:
             raise OSError(f"reply to {self._subject!r}: {str(error) or type(error).__name__}") from error
+
+    async def _confirmed(self, client: Client, streams: Sequence[str], data: bytes, headers: Mapping[str, str]) -> None:
+        """Returns once the stream has the message."""
+        try:
+            answer = await client.request(self._subject, data, timeout=_SECONDS, headers=headers)
+        except NatsTimeoutError:
+            if all([await self._confirms(name) for name in streams]):
+                raise
+            return  # the server answered after the message, so the stream has it
+        error = orjson.loads(answer.data).get("error")
+        if error is not None:
+            problem = f"reply to {self._subject!r}: {error.get('description')}"
+            if error.get("err_code") in _TOO_LARGE:
+                raise ReplyRefused(f"{problem}: {_TOO_LARGE[error['err_code']]}")
+            raise OSError(problem)
+
+    async def _confirms(self, stream: str) -> bool:
+        return not (await self._connection.api(f"STREAM.INFO.{stream}"))["config"].get("no_ack", False)
 
     async def _has_streams(self) -> bool:
         try:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from runtimes.python.kubeirq_runtime.event import BadRequest, event_from
 from runtimes.python.kubeirq_runtime.request import Request
-from trigger_sources.delivery import Delivery, HttpRequest, Outcome
+from trigger_sources.delivery import Answer, Delivery, HttpRequest, Outcome
 from trigger_sources.dispatch.call import call_of
 from trigger_sources.dispatch.replies import reply_to
 from trigger_sources.encoding.header_text import bytes_of_header, header_text
@@ -393,6 +393,31 @@ def test_a_filter_and_a_function_see_the_same(
         assert source is of_http
         return
     agree(event)
+
+
+@given(
+    key=st.none() | st.binary(max_size=5),
+    headers=st.lists(
+        st.tuples(st.text("abB-_", min_size=1, max_size=2), st.none() | st.binary(max_size=8)), max_size=4
+    ),
+)
+@example(
+    key=b"a\nb",
+    headers=[("a", b"x\ty\r\n"), ("b", "\x85\x7f".encode()), ("content-type", b"a\nb"), ("traceparent", b"\n")],
+)
+def test_every_plain_record_is_a_cloud_event_that_can_be_passed_on(
+    key: bytes | None, headers: list[tuple[str, bytes | None]]
+) -> None:
+    event = of_kafka(b"x", *headers, key=key)
+    agree(event)
+    head, body = http_message(event)
+    lines = [line.partition(b": ") for line in head.split(b"\r\n")[:-1]]
+    answer = Answer(200, [(name.decode(), header_text(value)) for name, _, value in lines], body)
+    passed_on = reply_to(event, answer, "default", "f")
+    assert passed_on is not None
+    assert passed_on.id == event.id
+    named, data = message_from_event(passed_on)
+    assert of_kafka(data, *named).id == event.id
 
 
 @given(st.binary())

@@ -107,6 +107,46 @@ async def test_a_stream_and_consumer_that_somebody_recreated_are_noticed_by_the_
             assert numbers(await reader.until(5)) == list(range(5))
 
 
+@pytest.mark.parametrize("seen", [True, False])
+async def test_messages_that_nobody_read_before_their_stream_was_deleted_are_counted_as_lost(seen: bool) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        await js.publish("s.1", 10)
+        context = StandInContext(room=4)
+        async with reading(spec_for(server), context) as reader:
+            held = len(await reader.next())
+            context.room = 0
+            if seen:
+                await reader.spec.lag(context)
+            await recreate(js, 3)
+            with pytest.raises(SourceError):
+                await reader.spec.lag(context)
+            error = await reader.error()
+            assert error.reason == "StreamRecreated"
+            assert f"{10 - held} messages are lost" in str(error)
+            context.room = 64
+            reader.generator = reader.spec.deliveries(context)
+            assert numbers(await reader.until(3)) == [0, 1, 2]
+            assert context.lost == [(10 - held, "StreamRecreated")]
+            assert f"{10 - held} unread messages" in reader.report[2]
+
+
+async def test_messages_of_a_stream_that_is_deleted_while_no_fabric_runs_are_counted_as_lost_once() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        await js.publish("s.1", 10)
+        context = StandInContext(room=4)
+        async with reading(spec_for(server), context) as reader:
+            await (await reader.next())[0].settle(DONE)
+        await recreate(js, 3)
+        lost = []
+        for _ in range(2):
+            context = later(context)
+            async with reading(spec_for(server), context):
+                lost += context.lost
+        assert lost == [(9, "StreamRecreated")]
+
+
 # --- a consumer that is deleted
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import aiohttp
 import nats
+import pytest
 from servers.fabric import fabric, manifest
 from servers.nats import NATSServer, nats_server
+from servers.nats_source import reading, trigger
 from servers.ports import free_port
 from servers.scripted import Answer, Call, scripted
 
@@ -17,7 +19,7 @@ from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.replies import publish_reply
 from trigger_sources.events import Event
 from trigger_sources.nats.reply import NATSReply
-from trigger_sources.publisher import Publisher
+from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.testing import StandInContext
 
 
@@ -43,9 +45,9 @@ async def publishing(server: NATSServer, *subjects: str) -> AsyncIterator[list[P
     await context.close()
 
 
-async def stream(server: NATSServer, *subjects: str) -> None:
+async def stream(server: NATSServer, *subjects: str, **config: Any) -> None:
     connection = await nats.connect(server.url)
-    await connection.jetstream().add_stream(name="ST", subjects=list(subjects))
+    await connection.jetstream().add_stream(name="ST", subjects=list(subjects), **config)
     await connection.close()
 
 
@@ -75,6 +77,33 @@ async def test_a_repeated_delivery_is_published_once_and_every_other_delivery_ar
         ):
             await reply(publisher, other, uid=uid)
             assert await kept(server) == number
+
+
+async def test_a_reply_that_its_stream_never_takes_is_refused_and_not_tried_again() -> None:
+    async with nats_server() as server, publishing(server, "st.one") as (one,):
+        await stream(server, "st.>", max_msg_size=1_000)
+        with pytest.raises(ReplyRefused, match="max_msg_size"):
+            await reply(one, delivery("s@1/1"), event=Event("1", "/a", "t", b"x" * 1_000))
+        assert await kept(server) == 0
+
+
+async def test_a_stream_that_confirms_nothing_gets_the_reply() -> None:
+    async with nats_server() as server, publishing(server, "st.one") as (one,):
+        await stream(server, "st.>", no_ack=True)
+        async with asyncio.timeout(20):
+            await reply(one, delivery("s@1/1"))
+        assert await kept(server) == 1
+
+
+async def test_a_reply_with_more_attributes_than_a_stream_takes_as_headers_arrives() -> None:
+    async with nats_server() as server, publishing(server, "st.one") as (one,):
+        await stream(server, "st.>")
+        event = Event("1", "/a", "t", b"\xff", "x/y", extensions={"big": "é" * 40_000})
+        await reply(one, delivery("s@1/1"), event=event)
+        async with reading(trigger(server.url, subject="st.one")) as reader:
+            (found,) = await reader.until(1)
+            assert found.event.attributes().items() >= event.attributes().items()
+            assert found.event.data == b"\xff"
 
 
 async def test_a_function_that_passes_on_its_event_within_one_stream_loses_none(tmp_path: Path) -> None:

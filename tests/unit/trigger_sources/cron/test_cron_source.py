@@ -3,8 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
+
+import pytest
+from pydantic import ValidationError
 
 from trigger_sources.cron import CronTrigger
 from trigger_sources.delivery import Delivery, Outcome
@@ -189,3 +192,43 @@ async def test_waiting_for_a_late_tick_does_not_poll_the_clock() -> None:
         assert trigger._fires_at(context, datetime.fromisoformat("2026-01-01T01:00:00Z")) > time.until
         await taken(trigger.ticks(context, time))
         assert turns < 200, "twice a second"
+
+
+@pytest.mark.parametrize("name", ["id", "source", "type", "specversion", "time", "datacontenttype"])
+def test_an_attribute_that_each_tick_has_itself_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name!r}: each tick has its own"):
+        CronTrigger.model_validate({"function": "f", "schedule": "* * * * *", "attributes": {name: "x"}})
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"data": "x"}, {"x": "a\nb"}, {"x": "\ud800"}, {"X": "x"}, {"subject": ""}, {"dataschema": "a b"}]
+)
+def test_an_attribute_that_no_event_can_have_is_refused(attributes: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        CronTrigger.model_validate({"function": "f", "schedule": "* * * * *", "attributes": attributes})
+
+
+def test_an_attribute_that_no_tick_has_itself_is_taken() -> None:
+    given = {"subject": "night", "dataschema": "https://x/y", "partitionkey": "k"}
+    trigger = CronTrigger.model_validate({"function": "f", "schedule": "* * * * *", "attributes": given})
+    assert trigger.attributes == given
+
+
+@pytest.mark.parametrize(
+    ("payload", "data"),
+    [
+        ({"n": 10**30}, b'{"n":1000000000000000000000000000000}'),
+        ({1: "a"}, b'{"1":"a"}'),
+        ([[1]], b"[[1]]"),
+        ({"day": date(2026, 1, 31)}, b'{"day":"2026-01-31"}'),
+    ],
+)
+async def test_any_payload_that_yaml_can_have_is_sent_as_json(payload: Any, data: bytes) -> None:
+    times = ("2026-01-01T00:00:30Z", "2026-01-01T00:01:30Z")
+    async with ticking(*times, schedule="* * * * *", payload=payload) as (generator, _, _):
+        assert [tick.event.data for tick in await taken(generator)] == [data]
+
+
+def test_a_payload_that_cannot_be_json_is_refused() -> None:
+    with pytest.raises(ValidationError, match="it cannot be sent as JSON"):
+        CronTrigger.model_validate({"function": "f", "schedule": "* * * * *", "payload": {"a": {1, 2}}})
