@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,7 @@ async def start_child(
     environment: Mapping[str, str],
     folder: Path | None = None,
     output: int | IO[bytes] = asyncio.subprocess.DEVNULL,
+    umask: int = -1,
 ) -> asyncio.subprocess.Process:
     """Starts the command in its own process group. On Linux, the kernel kills it when this process ends."""
     return await asyncio.create_subprocess_exec(
@@ -31,7 +33,7 @@ async def start_child(
         stdout=output,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C in the terminal reaches only the fabric, which stops its children in order
-        preexec_fn=_end_with_parent if _libc is not None else None,
+        preexec_fn=partial(_prepare, umask),  # uvloop has no argument `umask`
     )
 
 
@@ -75,6 +77,14 @@ def exit_text(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def _prepare(umask: int) -> None:
+    """Runs in the child before the command. A umask of -1 stays as it is."""
+    if umask >= 0:
+        os.umask(umask)
+    if _libc is not None:
+        _end_with_parent()
 
 
 def _end_with_parent() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubeirq.on_machine.child_processes import exit_text, free_port, kill_group, start_child, stop_child
+from kubeirq.on_machine.private_files import outer_umask
 from kubeirq.output.function_log_lines import LineCutter, LogLine
 from trigger_sources.backoff import Backoff
 
@@ -92,6 +93,7 @@ class ProgramRunner:
                 environment={**self.program.environment, "FUNC_PORT": str(port)},
                 folder=self.program.folder,
                 output=asyncio.subprocess.PIPE,
+                umask=outer_umask(),
             )
         except OSError as error:
             raise NotServing(f"{self.program.command[0]}: {error.strerror}") from error

@@ -113,18 +113,20 @@ http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{
 - name: KUBEIRQ_KAFKA_BROKERS
   value: {{ join " " . | quote }}
 {{- end }}
+{{- if $embedded }}
+- name: KUBEIRQ_STORE_PASSWORD
+  valueFrom: {secretKeyRef: {name: {{ include "kubeirq.storeSecret" .top }}, key: password}}
+{{- end }}
 {{- if $values.nats.servers }}
 - name: KUBEIRQ_NATS_SERVERS
   value: {{ join " " $values.nats.servers | quote }}
 {{- else if and $embedded $store.embedded.events.enabled }}
 - name: KUBEIRQ_NATS_SERVERS
-  value: nats://{{ $address }}
+  value: nats://triggers:$(KUBEIRQ_STORE_PASSWORD)@{{ $address }}
 - name: KUBEIRQ_OWN_SERVERS
   value: nats
 {{- end }}
 {{- if $embedded }}
-- name: KUBEIRQ_STORE_PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ include "kubeirq.storeSecret" .top }}, key: password}}
 - name: KUBEIRQ_STORE_NATS_SERVERS
   value: nats://fabric:$(KUBEIRQ_STORE_PASSWORD)@{{ $address }}
 {{- else if $store.nats.servers }}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ import aiohttp
 from servers.fabric import fabric, manifest
 from servers.ports import free_port
 
+os.umask(UMASK := os.umask(0o077))
 SOURCE = "def handler(event, context):\n    return {'version': VERSION}\n"
 
 
@@ -47,6 +49,35 @@ async def test_serve_notifies_systemd_when_it_is_ready_and_when_it_stops(tmp_pat
             assert await it.stop() == 0
             async with asyncio.timeout(5):
                 assert await loop.sock_recv(manager, 100) == b"STOPPING=1"
+
+
+async def test_the_files_of_the_state_folder_are_their_owners_only(tmp_path: Path) -> None:
+    state, port, ledger = tmp_path / "state", free_port(), tmp_path / "ledger"
+    (state / "logs" / "functions").mkdir(parents=True)
+    for name in ("kubeirq.sqlite-old", "logs/kubeirq.log", "logs/functions/old.log"):  # as an earlier version made them
+        (state / name).touch(0o644)
+    source = f"def handler(event, context):\n    open({str(ledger)!r}, 'w').close()\n    return {{'version': 1}}\n"
+    documents = [
+        manifest("Function", "f", source={"inline": source}),
+        manifest("HTTPTrigger", "web", function="f", path="/web"),
+        manifest("HTTPTrigger", "kept", function="f", path="/kept", answer="accepted"),
+        manifest("NATSTrigger", "queued", function="f", subject="a", stream="A", createStream=True),
+    ]
+    async with fabric(tmp_path / "r", state, http_port=port, manifests=documents):
+        await until_version(1, port)
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"http://127.0.0.1:{port}/kept", data=b"secret") as answer:
+                assert answer.status == 202
+        modes = {path: path.lstat().st_mode & 0o777 for path in (state, *state.rglob("*"))}
+    assert {path.name for path in modes} >= {
+        "kubeirq.sqlite",
+        "kubeirq.sqlite-wal",
+        "nats.log",
+        "kubeirq.log",
+        "old.log",
+    }
+    assert {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077} == {}
+    assert ledger.stat().st_mode & 0o777 == 0o666 & ~UMASK, "a function's own files have the rights that it gives them"
 
 
 async def test_sighup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
