@@ -10,7 +10,7 @@ from pathlib import Path
 
 from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.resources import Resource
-from kubeirq.source_files import MissingFiles, files_of, requirements_of
+from kubeirq.source_files import MissingFiles, files_of, paths_of, requirements_of
 from trigger_sources.problems import Place, nearest
 
 # The place below `spec`, the problem, and for a fault in a file of code that file and its line
@@ -34,22 +34,28 @@ def code_problems(resource: Resource, *, runs_here: bool) -> Iterator[CodeProble
     if not isinstance(spec, FunctionSpec) or not spec.runtime.startswith("python"):
         return
     try:
-        files, requirements = files_of(spec, resource.file.parent), requirements_of(spec, resource.file.parent)
+        at = (resource.file.parent, resource.project)
+        files, places, requirements = files_of(spec, *at), paths_of(spec, *at), requirements_of(spec, *at)
     except (MissingFiles, OSError):
         return  # reported as missing
     yield from _requirement_problems(spec, requirements)
     if files and (runs_here or _version_of(spec.runtime) <= sys.version_info[:2]):
-        yield from _Code(resource, spec, files, has_dependencies=_has_lines(requirements)).problems()
+        yield from _Code(spec, files, places, has_dependencies=_has_lines(requirements)).problems()
 
 
 class _Code:
     """The modules of one function."""
 
     def __init__(
-        self, resource: Resource, spec: FunctionSpec, files: Mapping[str, bytes], *, has_dependencies: bool
+        self,
+        spec: FunctionSpec,
+        files: Mapping[str, bytes],
+        places: Mapping[str, Path],
+        *,
+        has_dependencies: bool,
     ) -> None:
-        self._resource = resource
         self._spec = spec
+        self._places = places
         self._files = files
         self._has_dependencies = has_dependencies
         self._trees: dict[str, ast.Module | None] = {}  # by path; None for a file that does not compile
@@ -120,15 +126,7 @@ class _Code:
 
     def _place(self, path: str, line: int) -> tuple[Path, int] | None:
         """The file and line of a fault; None where the code is in the manifest itself."""
-        source = self._spec.source
-        if source.path is None:
-            return None
-        for given in (source.path, *source.include):
-            whole = self._resource.file.parent / given
-            for candidate in (whole, whole / path, whole.parent / path):
-                if candidate.is_file() and str(candidate).endswith(path):
-                    return candidate, line
-        return None
+        return (self._places[path], line) if path in self._places else None
 
 
 def _version_of(runtime: str) -> tuple[int, ...]:
