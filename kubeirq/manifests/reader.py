@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +13,21 @@ from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.field_lines import FieldLines
 from kubeirq.manifests.resources import Resource
 from kubeirq.manifests.yaml_documents import documents_of, value_of
-from trigger_sources.problems import Problem, dotted, nearest, spec_problems
-from trigger_sources.registry import kinds, source_of
+from trigger_sources.problems import Place, Problem, dotted, nearest, spec_problems
+from trigger_sources.registry import BrokenPlugin, kinds, source_of
 from trigger_sources.spec import problem_of_name
 
 VERSION = "v1"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _CORE_KINDS = ("Secret", "ConfigMap")
 _TOP_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status", "data", "stringData", "type")
+_DATA_FIELDS = {"Secret": ("data", "stringData"), "ConfigMap": ("data", "binaryData")}
+_OF_KUBERNETES = frozenset(  # kinds of v1 that lie beside ours
+    {
+        "Binding", "Endpoints", "Event", "LimitRange", "Namespace", "Node", "PersistentVolume", "PersistentVolumeClaim",
+        "Pod", "PodTemplate", "ReplicationController", "ResourceQuota", "Service", "ServiceAccount",
+    }
+)  # fmt: skip
 
 
 class Report(Protocol):
@@ -37,10 +44,14 @@ class Reader:
         self.found: list[Resource] = []
         self.problems: list[Problem] = []
         self.lines: dict[int, FieldLines] = {}  # of each resource, by its id()
+        self.foreign: list[str] = []
         self.invalid_functions: set[tuple[str, str]] = set()  # namespace and name; other resources may refer to them
 
-    def read(self, file: Path, project: Path) -> None:
-        """Reads a manifest. The files that it names must be in the folder `project`."""
+    def read(self, file: Path, project: Path, *, in_folder: bool = False) -> None:
+        """Reads a manifest. The files that it names must be in the folder `project`.
+
+        A file of a folder may have objects that are for other programs.
+        """
         try:
             documents = documents_of(file.read_text())
         except (OSError, UnicodeDecodeError) as error:
@@ -58,7 +69,8 @@ class Reader:
             except yaml.YAMLError as error:
                 self._not_yaml(file, error, "invalid value")
                 continue
-            self._document(file, value, lines, project)
+            for item, place in _items_of(value):
+                self._document(file, item, lines.below(place), project, in_folder=in_folder)
 
     def _not_yaml(self, file: Path, error: yaml.YAMLError, prefix: str) -> None:
         mark = getattr(error, "problem_mark", None)
@@ -72,17 +84,27 @@ class Reader:
         for secret in sorted(found for found in folder.iterdir() if found.is_dir() and not found.name.startswith(".")):
             data = {}
             for file in sorted(found for found in secret.iterdir() if found.is_file()):
+                if file.name.startswith("."):
+                    continue  # of the file manager or the editor
                 try:
-                    data[file.name] = file.read_text().rstrip("\n")
-                except (OSError, UnicodeDecodeError) as error:
+                    text = text_of_bytes(file.read_bytes())
+                    data[file.name] = text.rstrip("\n") if is_unicode(text) else text
+                except OSError as error:
                     self.problems.append(Problem(file, 1, "", f"cannot be read: {error}"))
             self.found.append(Resource("Secret", self.namespace, secret.name, data, {}, secret, 1))
 
-    def _document(self, file: Path, value: Any, lines: FieldLines, project: Path) -> None:
+    def _document(self, file: Path, value: Any, lines: FieldLines, project: Path, *, in_folder: bool) -> None:
         def report(message: str, *place: str | int) -> None:
             self.problems.append(Problem(file, lines.at(place), dotted(place), message))
 
-        kind = _checked_kind(value, report)
+        if in_folder and _is_foreign(value):
+            self.foreign.append(f"{value['kind']} at {file}:{lines.at(())}")
+            return
+        try:
+            kind = _checked_kind(value, report)
+        except BrokenPlugin as error:
+            report(f"{error}; mend or uninstall the package that has it", "kind")
+            return
         if kind is None:
             return
         named = self._checked_name(kind, value, report)
@@ -94,11 +116,19 @@ class Reader:
         if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
             report("labels must be texts; quote their values", "metadata", "labels")
             labels = {}
-        spec = _checked_spec(kind, name, value, report)
+        try:
+            spec = _checked_spec(kind, name, value, report)
+        except BrokenPlugin as error:  # of a broker that replies go to
+            report(f"{error}; mend or uninstall the package that has it", "spec", "reply")
+            return
         if spec is None:
             self.invalid_functions |= {(namespace, name)} if kind == "Function" else set()
             return
-        annotations = {str(key): str(text) for key, text in (metadata.get("annotations") or {}).items()}
+        annotations = metadata.get("annotations") or {}
+        if not isinstance(annotations, dict):
+            report(f"{type(annotations).__name__} found; a mapping of texts is needed", "metadata", "annotations")
+            annotations = {}
+        annotations = {str(key): str(text) for key, text in annotations.items()}
         resource = Resource(kind, namespace, name, spec, labels, file, lines.at(()), annotations, value, project)
         other = next((found for found in self.found if found.uid == resource.uid), None)
         if other is not None:
@@ -151,8 +181,9 @@ def _checked_kind(value: Any, report: Report) -> str | None:
         report(f"is needed: {expected}", "apiVersion")
     elif version != expected:
         report(f"{version!r} is not the version of a {kind}; use {expected}", "apiVersion")
+    known_fields = (*_TOP_FIELDS, "binaryData", "immutable") if kind in _CORE_KINDS else _TOP_FIELDS
     for name in value:
-        if name not in _TOP_FIELDS:
+        if name not in known_fields:
             report(f"unknown field{nearest(str(name), ('apiVersion', 'kind', 'metadata', 'spec'))}", name)
     return kind
 
@@ -180,19 +211,62 @@ def _checked_spec(kind: str, name: str, value: Mapping[str, Any], report: Report
 
 def _checked_data(kind: str, value: Mapping[str, Any], report: Report) -> dict[str, str] | None:
     data: dict[str, str] = {}
-    for part in ("data", "stringData"):
-        for key, text in (value.get(part) or {}).items():
+    for part in _DATA_FIELDS[kind]:
+        found = value.get(part) or {}
+        if not isinstance(found, dict):
+            report(f"{type(found).__name__} found; a mapping of texts is needed", part)
+            return None
+        for key, text in found.items():
+            if text is None and kind == "Secret":
+                text = ""  # as the API server reads it
             if not isinstance(text, str):
-                report(f"{text!r} is not a text; quote it", part, key)
+                report(f"{text!r} is not a text; quote it", part, str(key))
                 return None
-            if kind == "Secret" and part == "data":
+            if (kind, part) in (("Secret", "data"), ("ConfigMap", "binaryData")):
                 try:
-                    text = base64.b64decode(text, validate=True).decode()
+                    text = text_of_bytes(base64.b64decode("".join(text.split()), validate=True))
                 except ValueError:
-                    report("is not base64; put plain text under stringData", part, key)
+                    way_out = "put plain text under stringData" if kind == "Secret" else "put plain text under data"
+                    report(f"is not base64; {way_out}", part, str(key))
                     return None
             data[str(key)] = text
     return data
+
+
+def text_of_bytes(data: bytes) -> str:
+    """The text; each byte that is not UTF-8 is a lone surrogate, as in variables and arguments of a process."""
+    return data.decode(errors="surrogateescape")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text is one, and no bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _items_of(value: Any) -> Iterator[tuple[Any, Place]]:
+    """The items of a `kind: List` with their places, or the document itself."""
+    if isinstance(value, dict) and value.get("kind") == "List" and isinstance(value.get("items"), list):
+        for index, item in enumerate(value["items"]):
+            yield from ((found, ("items", index, *place)) for found, place in _items_of(item))
+    else:
+        yield value, ()
+
+
+def _is_foreign(value: Any) -> bool:
+    """Whether it is an object of Kubernetes or of another program, as its group says."""
+    if not isinstance(value, dict):
+        return False
+    kind, version = value.get("kind"), value.get("apiVersion")
+    if not isinstance(kind, str) or not isinstance(version, str) or kind in kinds():
+        return False
+    group, slash, _ = version.rpartition("/")
+    if not slash:
+        return version == "v1" and kind in _OF_KUBERNETES
+    return group not in ("kubeirq.dev", "kubeless.io")
 
 
 def _version_of(kind: str) -> str:

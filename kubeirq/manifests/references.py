@@ -1,10 +1,12 @@
 """Checks what resources refer to: functions, secrets, files and filters. Of the files, it reads dependencies only."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from pydantic import BaseModel
 
 from controllers.functions.resource import FunctionSpec
+from kubeirq.manifests.code_problems import code_problems
 from kubeirq.manifests.field_lines import FieldLines
 from kubeirq.manifests.resources import Resource
 from kubeirq.source_files import MissingFiles, paths_of, requirements_of
@@ -15,6 +17,8 @@ from trigger_sources.source import TriggerSource
 from trigger_sources.spec import secret_refs
 
 _BODY_LIMIT_BYTES = 8 * 1024 * 1024  # of a function that sets no FUNC_BODY_LIMIT
+
+_DATA_KINDS = ("Secret", "ConfigMap")
 
 Found = tuple[Place, str]  # the place below `spec`, and the problem
 Name = tuple[str, str]  # namespace, name
@@ -46,6 +50,66 @@ def reference_problems(
             own = lines.get(id(resource))
             line = own.at(whole) if own is not None else resource.line
             yield Problem(resource.file, line, dotted(whole), message)
+
+
+def starting_problems(
+    resources: Sequence[Resource], lines: Mapping[int, FieldLines], complete: bool
+) -> Iterator[Problem]:
+    """Every problem for which a function would not start, or a trigger not get its route."""
+    data = {(found.kind, found.namespace, found.name): found.spec for found in resources if found.kind in _DATA_KINDS}
+    claimed: dict[tuple[str, str], Resource] = {}
+    for resource in resources:
+        found: list[tuple[Place, str, tuple[Path, int] | None]] = [*code_problems(resource, runs_here=complete)]
+        if isinstance(resource.spec, FunctionSpec) and complete:
+            found += ((place, message, None) for place, message in _variable_problems(resource, resource.spec, data))
+        elif isinstance(resource.spec, TriggerSource) and not resource.spec.suspend:
+            found += ((place, message, None) for place, message in _claim_problems(resource, resource.spec, claimed))
+        for place, message, elsewhere in found:
+            whole = ("spec", *place)
+            own = lines.get(id(resource))
+            file, line = elsewhere or (resource.file, own.at(whole) if own is not None else resource.line)
+            yield Problem(file, line, "" if elsewhere else dotted(whole), message)
+
+
+def _variable_problems(
+    resource: Resource, spec: FunctionSpec, data: Mapping[tuple[str, str, str], Mapping[str, str]]
+) -> Iterator[Found]:
+    """The Secrets and ConfigMaps of its variables that are not in the files, or lack the key."""
+    wanted: list[tuple[Place, str, str, str | None]] = []
+    for index, variable in enumerate(spec.env):
+        source = variable.value_from
+        if source is None:
+            continue
+        for kind, field, reference in (
+            ("Secret", "secretKeyRef", source.secret_key_ref),
+            ("ConfigMap", "configMapKeyRef", source.config_map_key_ref),
+        ):
+            if reference is not None:
+                wanted.append((("env", index, "valueFrom", field), kind, reference.name, reference.key))
+    for index, part in enumerate(spec.env_from):
+        for kind, field in (("Secret", "secretRef"), ("ConfigMap", "configMapRef")):
+            named = part.get(field)
+            if isinstance(named, dict) and not named.get("optional"):
+                wanted.append((("envFrom", index, field), kind, str(named.get("name")), None))
+    for place, kind, name, key in wanted:
+        known = data.get((kind, resource.namespace, name))
+        if known is None:
+            option = ", or use --secrets DIR" if kind == "Secret" else ""
+            yield place, f"no {kind} {name!r} in these files; add a {kind} document{option}"
+        elif key is not None and key not in known:
+            yield place, f"{kind} {name!r} has no key {key!r}{nearest(key, known)}"
+
+
+def _claim_problems(
+    resource: Resource, spec: TriggerSource, claimed: dict[tuple[str, str], Resource]
+) -> Iterator[Found]:
+    """A claim, such as a route, that another trigger in the files has too."""
+    for claim in sorted(spec.claims(resource.name)):
+        owner = claimed.setdefault((resource.kind, claim), resource)
+        if owner is not resource:
+            place: Place = ("path",) if "path" in type(spec).model_fields else ()
+            where = f"{owner.kind} {owner.name!r}, {owner.file}:{owner.line}"
+            yield place, f"{claim} is already served by {where}; change one of them"
 
 
 def _file_problems(resource: Resource, spec: FunctionSpec) -> Iterator[Found]:

@@ -46,6 +46,7 @@ class Resources:
     """All resources of a set of manifests."""
 
     found: Sequence[Resource] = ()
+    foreign: Sequence[str] = ()  # kind and place of each object in the folders that is for other programs
 
     @property
     def functions(self) -> Sequence[Resource]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from controllers.functions.config_map import TooLarge, config_map_of
 from controllers.functions.resource import FunctionSpec
+from kubeirq.manifests.reader import is_unicode
 from kubeirq.manifests.resources import Resource, Resources
 from kubeirq.source_files import MissingFiles, files_of, module_file_of, requirements_of
 from trigger_sources.problems import Problem, nearest
@@ -67,13 +68,21 @@ def _object_of(resource: Resource, with_namespace: bool) -> Object:
     if resource.annotations:
         metadata["annotations"] = dict(resource.annotations)
     head = {"apiVersion": resource.document.get("apiVersion", "v1"), "kind": resource.kind, "metadata": metadata}
+    if "immutable" in resource.document:
+        head["immutable"] = resource.document["immutable"]
     if resource.kind == "ConfigMap":
-        return {**head, "data": dict(resource.spec)}
+        texts = {key: text for key, text in resource.spec.items() if is_unicode(text)}
+        binary = {key: _base64(text) for key, text in resource.spec.items() if key not in texts}
+        return {**head, "data": texts, **({"binaryData": binary} if binary else {})}
     if resource.kind == "Secret":
-        data = {key: base64.b64encode(text.encode()).decode() for key, text in resource.spec.items()}
+        data = {key: _base64(text) for key, text in resource.spec.items()}
         return {**head, "type": resource.document.get("type", "Opaque"), "data": data}
     spec = _as_json(resource.document["spec"])
     return {**head, "spec": _bundled(resource, spec) if resource.kind == "Function" else spec}
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode(errors="surrogateescape")).decode()
 
 
 def _bundled(resource: Resource, written: Object) -> Object:

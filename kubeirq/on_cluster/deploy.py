@@ -40,7 +40,7 @@ async def deploy(
     Raises InvalidManifests before it changes anything, and Refused.
     """
     kinds = await installed_kinds(cluster)
-    objects = await _objects(cluster, kinds, paths, secrets, options)
+    objects = await _objects(cluster, kinds, paths, secrets, options, write_error)
     namespaces = sorted({one["metadata"]["namespace"] for one in objects})
     write_error(f"(cluster of context {cluster.context}, namespace {', '.join(namespaces)})")
     refused = 0
@@ -67,13 +67,20 @@ async def deploy(
 
 
 async def _objects(
-    cluster: Cluster, kinds: Sequence[Kind], paths: Sequence[Path], secrets: Path | None, options: DeployOptions
+    cluster: Cluster,
+    kinds: Sequence[Kind],
+    paths: Sequence[Path],
+    secrets: Path | None,
+    options: DeployOptions,
+    write_error: Write,
 ) -> list[Object]:
-    resources, problems = load(paths, secrets, namespace=cluster.namespace, complete=False)
+    resources, problems = load(paths, secrets, namespace=cluster.namespace, complete=False, thorough=True)
     if options.only_namespace is not None:
         problems += wrong_namespaces(resources, options.only_namespace)
     if problems:
         raise InvalidManifests.of(problems)
+    if resources.foreign:
+        write_error(f"(not kubeirq's, left out: {', '.join(resources.foreign)})")
     objects, problems = objects_of(resources)
     problems += missing_functions(resources, await _known_functions(cluster, kinds, resources))
     if problems:

@@ -7,6 +7,7 @@ from typing import Any
 
 from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.loading import load
+from kubeirq.manifests.reader import is_unicode
 from kubeirq.manifests.resources import InvalidManifests, Resource, Resources
 from trigger_sources.credentials import digest_of
 from trigger_sources.dispatch.flows import TriggerResource
@@ -49,7 +50,12 @@ def load_desired_state(paths: Sequence[Path], secrets: Path | None) -> DesiredSt
         )
 
     def secret(namespace: str, reference: SecretRef) -> str:
-        return _value(resources, "Secret", namespace, reference.name, reference.key)
+        value = _value(resources, "Secret", namespace, reference.name, reference.key)
+        if not is_unicode(value):
+            raise MissingSecret(
+                f"Secret {reference.name!r}: its key {reference.key!r} is not text, which is needed here"
+            )
+        return value
 
     def environment(function: FunctionResource) -> dict[str, str]:
         return _environment(function.spec, function.namespace, resources)
@@ -116,6 +122,11 @@ def _environment(spec: FunctionSpec, namespace: str, resources: Resources) -> di
         elif source.config_map_key_ref is not None:
             key_ref = source.config_map_key_ref
             found[variable.name] = _value(resources, "ConfigMap", namespace, key_ref.name, key_ref.key)
+    for name, value in found.items():
+        if "\0" in value:
+            raise MissingSecret(
+                f"spec.env: {name}: its value has a null byte, which no variable can hold; leave it out"
+            )
     return found
 
 

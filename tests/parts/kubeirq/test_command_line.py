@@ -1,6 +1,7 @@
 """The command line as scripts use it: its output and its exit codes."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,26 @@ def test_problems_give_exit_code_1_and_usage_errors_2() -> None:
     assert output.splitlines()[-1].endswith(" problems in 10 files")
     assert run("check")[0] == 2
     assert run("nonsense")[0] == 2
+
+
+def test_check_finds_what_would_not_start_and_says_so_as_json(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("def handler(event, context)\n    return 1\n")
+    (tmp_path / "f.yaml").write_text(
+        "apiVersion: kubeirq.dev/v1\nkind: Function\nmetadata: {name: f}\nspec: {source: {path: f.py}}\n"
+    )
+    code, output = run("check", str(tmp_path))
+    assert (code, output.splitlines()[0]) == (1, f"{tmp_path}/f.py:1: f.py, line 1: SyntaxError: expected ':'")
+    code, output = run("check", str(tmp_path), "-o", "json")
+    assert code == 1
+    assert json.loads(output)["problems"] == [
+        {"file": f"{tmp_path}/f.py", "line": 1, "field": "", "message": "f.py, line 1: SyntaxError: expected ':'"}
+    ]
+
+
+def test_a_folder_without_resources_is_not_ok(tmp_path: Path) -> None:
+    code, output = run("check", str(tmp_path))
+    assert code == 1
+    assert "no resources found; `kubeirq new function NAME` writes a first one" in output
 
 
 def test_without_a_fabric_the_error_says_how_to_start_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Loading manifests finds every problem of every file, with its place and the way out, and never raises."""
 
 import tempfile
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubeirq.manifests.loading import load
+from kubeirq.on_cluster.bundle import objects_of
+from trigger_sources import plugins
+from trigger_sources.registry import GROUP
 
 BROKEN = Path(__file__).resolve().parents[3] / "broken_manifests"
 
@@ -130,4 +134,118 @@ def test_the_name_of_a_function_must_begin_with_a_letter(tmp_path: Path) -> None
     assert problem.field == "metadata.name"
     assert problem.message == (
         "'1st': a Function's name is lower-case letters, digits and -, a letter first, at most 63"
+    )
+
+
+FOREIGN = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: kubeirq.dev/v1
+kind: Function
+metadata: {name: f}
+spec: {source: {inline: ''}}
+"""
+
+
+def test_objects_of_other_programs_in_a_folder_are_left_out_and_named(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text(FOREIGN)
+    (tmp_path / "kustomization.yaml").write_text("resources: [app.yaml]\n")
+    resources, problems = load([tmp_path])
+    assert problems == []
+    assert [found.name for found in resources.functions] == ["f"]
+    assert resources.foreign == [f"Deployment at {tmp_path}/app.yaml:2", f"Service at {tmp_path}/app.yaml:6"]
+    _, problems = load([tmp_path / "app.yaml"])  # someone who names the file wants all of it
+    assert [problem.field for problem in problems] == ["kind", "kind"]
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [("v1", "Secrt"), ("kubeirq.dev/v1", "Functon"), ("kubeless.io/v1beta1", "Function"), ("v1", "HTTPTriger")],
+)
+def test_a_mistyped_kind_in_a_folder_is_still_a_problem(tmp_path: Path, version: str, kind: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{}}\n")
+    assert load([tmp_path])[1] != []
+
+
+def test_the_items_of_a_list_are_resources_with_their_own_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: v1\nkind: List\nitems:\n"
+        "- apiVersion: kubeirq.dev/v1\n  kind: Function\n  metadata: {name: f}\n  spec: {source: {inline: ''}}\n"
+        "- apiVersion: kubeirq.dev/v1\n  kind: CronTrigger\n  metadata: {name: t}\n  spec:\n    function: f\n"
+        "    schedule: nonsense\n"
+    )
+    resources, problems = load([tmp_path / "a.yaml"])
+    assert [(found.name, found.line) for found in resources.found] == [("f", 4)]
+    assert [(problem.line, problem.field) for problem in problems] == [(11, "spec")]
+
+
+def test_every_secret_and_config_map_that_kubectl_takes_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: v1\nkind: Secret\nimmutable: true\nmetadata: {name: s}\ntype: kubernetes.io/tls\n"
+        "data:\n  wrapped: |\n    aGVs\n    bG8=\n  bytes: //4=\n  nothing:\nstringData: {plain: text}\n"
+        "---\napiVersion: v1\nkind: ConfigMap\nimmutable: true\nmetadata: {name: c}\n"
+        "data: {a: b}\nbinaryData: {raw: //4=}\n"
+    )
+    resources, problems = load([tmp_path])
+    assert problems == []
+    assert resources.secrets["default", "s"] == {
+        "wrapped": "hello", "bytes": "\udcff\udcfe", "nothing": "", "plain": "text",
+    }  # fmt: skip
+    assert resources.config_maps["default", "c"] == {"a": "b", "raw": "\udcff\udcfe"}
+    secret, config_map = objects_of(resources)[0]
+    assert secret["data"] == {"wrapped": "aGVsbG8=", "bytes": "//4=", "nothing": "", "plain": "dGV4dA=="}
+    assert (secret["immutable"], config_map["immutable"]) == (True, True)
+    assert (config_map["data"], config_map["binaryData"]) == ({"a": "b"}, {"raw": "//4="})
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "place"),
+    [
+        ("Secret", "data: [a, b]", "data"),
+        ("Secret", "stringData: text", "stringData"),
+        ("ConfigMap", "data: 5", "data"),
+        ("ConfigMap", "binaryData: [a]", "binaryData"),
+        ("ConfigMap", "data: {a: 5}", "data.a"),
+        ("Secret", "data: {a: 'not base64'}", "data.a"),
+    ],
+)
+def test_data_of_another_shape_is_a_problem(tmp_path: Path, kind: str, part: str, place: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: s}}\n{part}\n")
+    (problem,) = load([tmp_path])[1]
+    assert (problem.line, problem.field) == (4, place)
+
+
+@pytest.mark.parametrize("annotations", ["[a, b]", "text", "5"])
+def test_annotations_of_another_shape_are_a_problem(tmp_path: Path, annotations: str) -> None:
+    (tmp_path / "a.yaml").write_text(
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: s\n  annotations: {annotations}\n"
+    )
+    (problem,) = load([tmp_path])[1]
+    assert (problem.line, problem.field) == (5, "metadata.annotations")
+
+
+def test_a_plugin_that_cannot_be_loaded_is_a_problem_of_its_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("BrokenTrigger", "nowhere_at_all:BrokenTrigger", GROUP)
+    found = [*entry_points(group=GROUP), point]
+
+    def points(*, group: str, name: str | None = None) -> list[EntryPoint]:
+        return [one for one in found if one.group == group and name in (None, one.name)]
+
+    monkeypatch.setattr(plugins, "entry_points", points)
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: kubeirq.dev/v1\nkind: BrokenTrigger\nmetadata: {name: t}\nspec: {function: f}\n"
+    )
+    (problem,) = load([tmp_path])[1]
+    assert str(problem) == (
+        f"{tmp_path}/a.yaml:2: kind: trigger kind 'BrokenTrigger': nowhere_at_all:BrokenTrigger cannot be loaded: "
+        "ModuleNotFoundError(\"No module named 'nowhere_at_all'\"); mend or uninstall the package that has it"
     )

@@ -9,6 +9,8 @@ import pytest
 from kubeirq.manifests.loading import load
 from kubeirq.on_machine.desired_state import load_desired_state
 from trigger_sources.dispatch.flows import TriggerResource
+from trigger_sources.source import MissingSecret
+from trigger_sources.spec import SecretRef
 
 SECRET = {"name": "s", "key": "k"}
 NATS = {"security": {"token": SECRET}}
@@ -40,11 +42,26 @@ def test_a_changed_secret_changes_the_trigger_and_another_key_of_it_does_not(pla
     assert "first" not in repr(first)
 
 
-def test_an_unreadable_secret_is_a_problem_with_its_place(tmp_path: Path) -> None:
+def test_a_secret_of_bytes_is_read_and_hidden_files_are_not(tmp_path: Path) -> None:
     folder = tmp_path / "secrets" / "s"
     (folder / "..data").mkdir(parents=True)
     (folder / "good").write_text("text\n")
-    (folder / "bad").write_bytes(b"\xff")
+    (folder / "keystore").write_bytes(b"\xff\0\n")
+    (folder / ".DS_Store").write_bytes(b"\xff")
     resources, problems = load([], tmp_path / "secrets")
-    assert resources.secrets == {("default", "s"): {"good": "text"}}
-    assert [str(problem).partition(": cannot be read")[0] for problem in problems] == [f"{folder / 'bad'}:1"]
+    assert problems == []
+    assert resources.secrets == {("default", "s"): {"good": "text", "keystore": "\udcff\0\n"}}
+
+
+def test_a_secret_of_bytes_is_no_variable_and_no_password(tmp_path: Path) -> None:
+    (tmp_path / "secrets" / "s").mkdir(parents=True)
+    (tmp_path / "secrets" / "s" / "k").write_bytes(b"\xff\0")
+    (tmp_path / "app.yaml").write_text(
+        "apiVersion: kubeirq.dev/v1\nkind: Function\nmetadata: {name: f}\n"
+        "spec: {source: {inline: ''}, envFrom: [{secretRef: {name: s}}]}\n"
+    )
+    desired = load_desired_state([tmp_path / "app.yaml"], tmp_path / "secrets")
+    with pytest.raises(MissingSecret, match="k: its value has a null byte"):
+        desired.environment(desired.functions[0])
+    with pytest.raises(MissingSecret, match="its key 'k' is not text"):
+        desired.secret("default", SecretRef(name="s", key="k"))
