@@ -7,7 +7,7 @@ differ from their desired state.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from controllers.functions.resource import FunctionSpec
 from controllers.functions.rollouts import Rollouts
 from controllers.functions.status import FUNCTION_LABEL, status_of
 from controllers.functions.workload import objects_of
+from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,11 @@ class FunctionController:
         self._functions: InformerCache[Key, Object] = InformerCache()
         self._owned = OwnedObjects(api, OWNED_KINDS, label=FUNCTION_LABEL, namespace=namespace, immutable=["ConfigMap"])
         self._rollouts: Rollouts[Key] = Rollouts()
+        self._restarts: dict[Key, int] = {}  # as last seen; it looks at pods while a Function is not ready
         self.synced = asyncio.Event()  # set after the first list
-        self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
+        self.queue: WorkQueue[Key] = WorkQueue(
+            self.reconcile, name="functions", expected=(Refused, OSError, TimeoutError)
+        )
 
     def watches(self) -> list[Watch]:
         """The watches of Functions and of the Deployments that they own."""
@@ -147,6 +151,8 @@ class FunctionController:
         source = None if rolled_out or spec.source.config_map is None else spec.source.config_map.name
         config_map = None if source is None else await self._api.get("v1", "ConfigMap", key[0], source)
         status, conditions = status_of(spec, deployment, pods, datetime.now(UTC), config_map)
+        if pods:
+            self._restarts[key] = restarts_of(pods)
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
@@ -232,6 +238,18 @@ class FunctionController:
         if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
             await self._events.record(found, event)
 
+    def metrics(self) -> Iterator[Metric]:
+        """The metrics of the Functions, beside those of every controller."""
+        text = "Functions whose rollout waits, because others that no author asked for are under way"
+        yield Metric.single("kubeirq_rollouts_waiting", "gauge", text, self._rollouts.waiting)
+        yield Metric.single("kubeirq_functions", "gauge", "Functions", len(self._functions))
+        text = "Restarts of a Function's containers in its present pods, as last seen while it was not ready"
+        samples = [
+            Sample("", {"namespace": namespace, "function": name}, count)
+            for (namespace, name), count in self._restarts.items()
+        ]
+        yield Metric("kubeirq_function_restarts", "gauge", text, samples)
+
     async def _resync_periodically(self) -> None:
         while True:
             try:
@@ -250,6 +268,7 @@ class FunctionController:
             if self._functions.delete(key, version):
                 self._owned.forget(key)
                 self._rollouts.ended(key)
+                self._restarts.pop(key, None)
             return
         before = self._functions.get(key)
         if self._functions.update(key, version, found) and (
@@ -271,6 +290,15 @@ def changes_pods(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether a write of the Deployment replaces its pods."""
     return not contains(live["spec"]["template"], wanted["spec"]["template"]) or has_stale_fields(
         live, wanted, FIELD_MANAGER
+    )
+
+
+def restarts_of(pods: Sequence[Mapping[str, Any]]) -> int:
+    """The restarts of all containers of these pods."""
+    return sum(
+        container.get("restartCount", 0)
+        for pod in pods
+        for container in pod.get("status", {}).get("containerStatuses") or ()
     )
 
 

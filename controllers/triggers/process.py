@@ -12,6 +12,7 @@ from typing import Any
 
 from controllers.cluster.api import api
 from controllers.cluster.leases import SharedLeases, slot_of
+from controllers.cluster.metrics import controller_metrics
 from controllers.cluster.operator import operate, run_concurrently
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.egress_policy import egress_policy_from
@@ -151,7 +152,13 @@ async def run(name: str, settings: TriggerSettings) -> None:
             controller.leases = leases
         has_gateway = any("methods" in source_of(kind).model_fields for kind in found)
         readiness = _Readiness(controller, has_gateway=has_gateway)
-        metrics = metrics_endpoint("0.0.0.0", settings.port, readings=controller.readings, waiting=readiness.missing)
+        metrics = metrics_endpoint(
+            "0.0.0.0",
+            settings.port,
+            readings=controller.readings,
+            waiting=readiness.missing,
+            metrics=controller_metrics,
+        )
         await stack.enter_async_context(metrics)
         if settings.admin_socket is not None:
             admin = FlowAdmin(

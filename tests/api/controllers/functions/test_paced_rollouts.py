@@ -34,20 +34,21 @@ async def until_with_image(it: Cluster, image: str, count: int) -> set[str]:
     return found
 
 
+def new_pods_of(found: Any, name: str) -> list[str]:
+    return [
+        pod["metadata"]["name"]
+        for pod in found["items"]
+        if pod["metadata"]["labels"]["kubeirq.dev/function"] == name
+        and pod["spec"]["initContainers"][0]["image"] == "runtimes:2"
+    ]
+
+
 async def make_ready(it: Cluster, name: str) -> None:
-    """Stands in for the nodes: all pods of the function become ready."""
-    for pod in (await it.get("pod"))["items"]:
-        if pod["metadata"]["labels"].get("kubeirq.dev/function") == name:
-            status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
-            await it.server.kubectl(
-                "patch",
-                "pod",
-                pod["metadata"]["name"],
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                json.dumps(status),
-            )
+    """Stands in for the nodes: the new pod of the function becomes ready."""
+    found = await it.until("pod", "", lambda found: new_pods_of(found, name))
+    status = json.dumps({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
+    (pod,) = new_pods_of(found, name)
+    await it.server.kubectl("patch", "pod", pod, "--subresource=status", "--type=merge", "-p", status)
 
 
 @pytest.mark.timeout(180)
@@ -69,8 +70,5 @@ async def test_new_images_roll_out_a_few_functions_at_a_time(kubernetes: APIServ
         assert await with_image(it, "runtimes:2") == {*started, waiting[0]}, "the others wait for room"
         assert "rollouts are paced" in controller.log.read_text()
 
-        first = sorted(started)[0]
-        await it.until("pod", "", lambda found: sum(
-            pod["metadata"]["labels"].get("kubeirq.dev/function") == first for pod in found["items"]) == 2)  # fmt: skip
-        await make_ready(it, first)
+        await make_ready(it, sorted(started)[0])
         assert len(await until_with_image(it, "runtimes:2", LEAST_AT_ONCE + 2)) == LEAST_AT_ONCE + 2
