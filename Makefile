@@ -13,7 +13,7 @@ BASE ?= python:3.13-slim
 SMALL_BASE ?= busybox:1.37
 BUILD_OPTIONS ?=
 
-.PHONY: install run test unit parts faults api cluster check docs benchmark instructions images lock release-check clean
+.PHONY: install run test unit parts faults api cluster check docs benchmark instructions scale images lock release-check clean
 
 install: $(INSTALLED)
 
@@ -52,6 +52,10 @@ benchmark: install
 # `make instructions AGAINST=FOLDER` compares with another checkout, and fails when an event costs more than it may
 instructions: install
 	$(BIN)/python -m benchmarks instructions $(if $(AGAINST),--against $(AGAINST))
+
+# the controllers with many resources; `make scale AGAINST=FOLDER SIZE="--functions 2000 --triggers 10000 --slices 5000"`
+scale: install
+	$(BIN)/python -m benchmarks.controllers $(if $(AGAINST),--against $(AGAINST)) $(SIZE)
 
 images:
 	@test -n "$(BUILDER)" || { echo "podman or buildah is needed: apt-get install buildah"; exit 1; }

@@ -148,8 +148,9 @@ async def _edit_function(api: Api, number: int) -> float:
         variables = found["spec"]["template"]["spec"]["containers"][0]["env"]
         return any(item.get("value") == value for item in variables)
 
+    began = time.monotonic()
     await api.request("PATCH", path, body=patch, content_type="application/merge-patch+json")
-    return await _seconds_until(is_written)
+    return await _seconds_until(is_written, began)
 
 
 # --- triggers
@@ -203,8 +204,11 @@ async def _edit_trigger(
                     return False
         return True
 
+    if await is_served():
+        raise SystemExit(f"{new_path} is served before a trigger has it")
+    began = time.monotonic()
     await api.request("PATCH", path, body={"spec": {"path": new_path}}, content_type="application/merge-patch+json")
-    return await _seconds_until(is_served)
+    return await _seconds_until(is_served, began)
 
 
 # --- measuring
@@ -235,8 +239,7 @@ async def _latencies(numbers: Iterable[int], edit: Callable[[int], Awaitable[flo
     return [await edit(number) for number in numbers]
 
 
-async def _seconds_until(holds: Callable[[], Awaitable[bool]]) -> float:
-    began = time.monotonic()
+async def _seconds_until(holds: Callable[[], Awaitable[bool]], began: float) -> float:
     while not await holds():
         if time.monotonic() - began > VISIBLE_SECONDS:
             break

@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import uvloop
@@ -13,12 +14,14 @@ from kubernetes.aio.config import ConfigException
 
 from controllers.cluster.api import Api, api
 from controllers.cluster.leases import SharedLeases
+from controllers.cluster.metrics import controller_metrics
 from controllers.cluster.operator import operate, run_concurrently
 from controllers.functions.controller import FunctionController
 from controllers.functions.pod_template import Settings
 from controllers.triggers import process as trigger_process
 from trigger_sources.observe.endpoint import metrics_endpoint
 from trigger_sources.observe.logs import JsonLines
+from trigger_sources.observe.metrics import Metric
 
 
 def main() -> int:
@@ -83,7 +86,11 @@ async def _functions(environment: Mapping[str, str]) -> None:
 
         lease = _leader_lease(leases, controller, environment)
         port = trigger_process.number(environment, "KUBEIRQ_PORT", 9090)
-        async with metrics_endpoint("0.0.0.0", port, readings=lambda: (), waiting=waiting):
+
+        def metrics() -> Iterable[Metric]:
+            return chain(controller_metrics(), controller.metrics())
+
+        async with metrics_endpoint("0.0.0.0", port, readings=lambda: (), waiting=waiting, metrics=metrics):
 
             def work() -> Coroutine[Any, Any, None]:
                 return run_concurrently(controller.run(), *(() if lease is None else (lease.run(),)))

@@ -11,6 +11,8 @@ from aiohttp import ClientError
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, ApiException, Configuration
 
+from controllers.cluster.metrics import API_ERRORS, API_SECONDS, WATCH_EVENTS, WATCH_REQUESTS, labels_of, resource_of
+
 Object = dict[str, Any]
 
 GROUP, VERSION = "kubeirq.dev", "v1"  # of kubeirq's own kinds
@@ -125,7 +127,9 @@ class Api:
         """
         query = [_selector(labels), ("watch", "true"), ("resourceVersion", version)]
         query.append(("timeoutSeconds", str(_WATCH_SECONDS)))
-        answer = await self._send("GET", path_of(api_version, kind, namespace), query, _WATCH_SECONDS + 30)
+        path = path_of(api_version, kind, namespace)
+        WATCH_REQUESTS.add(resource=resource_of(path))
+        answer = await self._send("GET", path, query, _WATCH_SECONDS + 30)
         try:
             with _client_errors():
                 if answer.status != 200:
@@ -134,6 +138,7 @@ class Api:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         raise Refused(event["object"].get("code", 0), _message(json.dumps(event["object"])))
+                    WATCH_EVENTS.add(resource=resource_of(path))
                     yield event["type"], event["object"]
         finally:
             answer.response.close()
@@ -189,11 +194,17 @@ class Api:
         accept: str = "application/json",
     ) -> Object:
         """Sends one request and returns the JSON response. Raises Refused, or OSError or TimeoutError without one."""
-        answer = await self._send(method, path, query, _REQUEST_SECONDS, body, content_type, accept)
-        with _client_errors():
-            text = await answer.read()
-        if not 200 <= answer.status <= 299:
-            raise Refused(answer.status, _message(text))
+        labels = labels_of(method, path)
+        try:
+            with API_SECONDS.measured(**labels):
+                answer = await self._send(method, path, query, _REQUEST_SECONDS, body, content_type, accept)
+                with _client_errors():
+                    text = await answer.read()
+            if not 200 <= answer.status <= 299:
+                raise Refused(answer.status, _message(text))
+        except (Refused, OSError, TimeoutError) as error:
+            API_ERRORS.add(**labels, status=str(error.status) if isinstance(error, Refused) else "none")
+            raise
         found: Object = json.loads(text)
         return found
 

@@ -53,6 +53,9 @@ class InformerCache(Generic[Key, Value]):
     def __contains__(self, key: Key) -> bool:
         return key in self._objects
 
+    def __len__(self) -> int:
+        return len(self._objects)
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._objects)
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from controllers.cluster.api import Api, Object, Refused
 from controllers.cluster.lease_assignment import Lease, LeaseAssignment, LeaseWrite
+from controllers.cluster.metrics import LEASES_HELD
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class SharedLeases:
         self._wake = asyncio.Event()  # the next round is due
         self._timer: asyncio.TimerHandle | None = None  # for the next expiry
         self._is_failing = False
+        LEASES_HELD.read(name, lambda: len(self.held))
         self._leases: dict[int, Lease] | None = None  # by slot, as last observed; None while that is unknown
         self._written_since_read: set[int] = set()  # slots whose answer to a write may be newer than the list
         self._is_outdated = asyncio.Event()  # the server has a newer version of a Lease than the watch brought

@@ -16,6 +16,7 @@ import kopf
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TCPConnector, hdrs
 
 from controllers.cluster.api import METADATA_EVENTS, METADATA_LIST, PAGE_SIZE, USER_AGENT, Object, with_shared_keys
+from controllers.cluster.metrics import WATCH_EVENTS, WATCH_REQUESTS, resource_of
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ class _WatchThread(threading.Thread):
 
     def _forward_to(self, watch: Watch) -> Callable[..., Any]:
         async def forward(event: Event, **_: Any) -> None:
+            WATCH_EVENTS.add(resource=watch.plural)
             if not self._stopping.is_set():
                 found = {"type": event["type"], "object": with_shared_keys(watch.compact(event["object"]))}
                 self._controller_loop.call_soon_threadsafe(watch.handler, found)
@@ -194,7 +196,7 @@ class _WatchThread(threading.Thread):
             proxy=found.proxy_url,
             trust_env=found.trust_env,
             response_class=_Response,
-            middlewares=(self._ask_for_metadata,),
+            middlewares=(self._prepare,),
         )
         return kopf.AiohttpSession(
             server=found.server,
@@ -204,8 +206,11 @@ class _WatchThread(threading.Thread):
             aiohttp_session=session,
         )
 
-    async def _ask_for_metadata(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        """Asks for nothing but the metadata of the kinds of which the controller needs no more."""
+    async def _prepare(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        """Asks for nothing but the metadata of the kinds of which the controller needs no more. Counts watches."""
+        is_watch = "watch" in request.url.query
         if any(watch.metadata_only and watch.is_asked_by(request.url.path) for watch in self._watches):
-            request.headers[hdrs.ACCEPT] = METADATA_EVENTS if "watch" in request.url.query else METADATA_LIST
+            request.headers[hdrs.ACCEPT] = METADATA_EVENTS if is_watch else METADATA_LIST
+        if is_watch:
+            WATCH_REQUESTS.add(resource=resource_of(request.url.path))
         return await handler(request)

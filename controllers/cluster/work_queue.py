@@ -9,6 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from controllers.cluster.metrics import QUEUE_DEPTH, RECONCILE_ERRORS, RECONCILE_SECONDS
+
 log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
@@ -25,10 +27,12 @@ class WorkQueue(Generic[K]):
         self,
         reconcile: Callable[[K], Awaitable[None]],
         *,
+        name: str = "",  # in metrics; without one the queue has none
         workers: int = 4,
         expected: tuple[type[Exception], ...] = (),  # errors of servers, which are logged without a traceback
     ) -> None:
         self._reconcile = reconcile
+        self._name = name
         self._workers = workers
         self._expected = expected
         self._waiting: dict[K, None] = {}  # first in, first out; this and the next have no key in common
@@ -39,6 +43,8 @@ class WorkQueue(Generic[K]):
         self._delayed: dict[K, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._done = asyncio.Event()
+        if name:
+            QUEUE_DEPTH.read(name, lambda: self.depth)
 
     def add(self, key: K) -> None:
         if (timer := self._delayed.pop(key, None)) is not None:
@@ -99,8 +105,10 @@ class WorkQueue(Generic[K]):
                 continue
             self._running.add(key)
             try:
-                await self._reconcile(key)
+                with RECONCILE_SECONDS.measured(queue=self._name):
+                    await self._reconcile(key)
             except Exception as error:
+                RECONCILE_ERRORS.add(queue=self._name)
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 delay = min(_MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** (failures - 1))
                 log.warning(

@@ -6,13 +6,14 @@ differ from their desired state.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from controllers.cluster.api import FIELD_MANAGER, GROUP, PAGE_SIZE, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
-from controllers.cluster.differences import applied_fields, contains
+from controllers.cluster.differences import applied_fields, contains, has_stale_fields
 from controllers.cluster.events import EventRecorder, event_for_transition
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.operator import Event, Watch
@@ -22,8 +23,10 @@ from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
 from controllers.functions.code import spec_and_code_of, without_texts
 from controllers.functions.pod_template import Settings
 from controllers.functions.resource import FunctionSpec
+from controllers.functions.rollouts import Rollouts
 from controllers.functions.status import FUNCTION_LABEL, status_of
 from controllers.functions.workload import objects_of
+from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
 
 log = logging.getLogger(__name__)
@@ -57,8 +60,12 @@ class FunctionController:
         self._namespace = namespace
         self._functions: InformerCache[Key, Object] = InformerCache()
         self._owned = OwnedObjects(api, OWNED_KINDS, label=FUNCTION_LABEL, namespace=namespace, immutable=["ConfigMap"])
+        self._rollouts: Rollouts[Key] = Rollouts()
+        self._restarts: dict[Key, int] = {}  # as last seen; it looks at pods while a Function is not ready
         self.synced = asyncio.Event()  # set after the first list
-        self.queue: WorkQueue[Key] = WorkQueue(self.reconcile, expected=(Refused, OSError, TimeoutError))
+        self.queue: WorkQueue[Key] = WorkQueue(
+            self.reconcile, name="functions", expected=(Refused, OSError, TimeoutError)
+        )
 
     def watches(self) -> list[Watch]:
         """The watches of Functions and of the Deployments that they own."""
@@ -122,7 +129,7 @@ class FunctionController:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
             wanted = await self._with_texts(function, wanted)
-            await self._owned.ensure(function, wanted)
+            await self._owned.ensure(function, self._paced(function, wanted))
         except Outdated:
             self.queue.add_after(key, REQUEUE_SECONDS[0])  # unless the watch is faster
             return
@@ -135,11 +142,17 @@ class FunctionController:
         await self._remove_unwanted(function, wanted)
         deployment = self._owned.get(key, "Deployment", key[1]) or {}
         rolled_out = _is_rolled_out(deployment)
+        if rolled_out and all(self._owned.is_current(key, found) for found in wanted):
+            self._rollouts.ended(key)
+        for due in self._rollouts.due(len(self._functions), time.monotonic()):
+            self.queue.add_for_resync(due)
         # a list, not a watch, because a watch would cache every function's pods
         pods = [] if rolled_out else await self._api.list("v1", "Pod", key[0], {FUNCTION_LABEL: key[1]})
         source = None if rolled_out or spec.source.config_map is None else spec.source.config_map.name
         config_map = None if source is None else await self._api.get("v1", "ConfigMap", key[0], source)
         status, conditions = status_of(spec, deployment, pods, datetime.now(UTC), config_map)
+        if pods:
+            self._restarts[key] = restarts_of(pods)
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
@@ -154,6 +167,21 @@ class FunctionController:
             raise Outdated(f"Function {key[1]!r} has changed; its watch brings the new spec")
         spec = FunctionSpec.model_validate(whole["spec"]).named(key[1])
         return objects_of(metadata, spec, self._settings)
+
+    def _paced(self, function: Object, wanted: list[Object]) -> list[Object]:
+        """The objects to write now: without a Deployment whose rollout waits. An edit of the author does not wait."""
+        key, observed = key_of(function), function.get("status", {}).get("observedGeneration")
+        deployment = next(found for found in wanted if found["kind"] == "Deployment")
+        live = self._owned.get(key, "Deployment", key[1])
+        is_own = observed == function["metadata"]["generation"]
+        if live is None or not is_own or not changes_pods(live, deployment):
+            return wanted
+        waiting = self._rollouts.waiting
+        if self._rollouts.may_start(key, len(self._functions), time.monotonic()):
+            return wanted
+        if not waiting:
+            log.info("rollouts are paced: more Deployments differ than roll out at once", extra={"first": str(key)})
+        return [found for found in wanted if found is not deployment]
 
     async def _hand_replicas_to_autoscaler(self, key: Key) -> None:
         """Applies the replicas as another field manager. With no owner, the next apply would reset the field to 1."""
@@ -210,6 +238,18 @@ class FunctionController:
         if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
             await self._events.record(found, event)
 
+    def metrics(self) -> Iterator[Metric]:
+        """The metrics of the Functions, beside those of every controller."""
+        text = "Functions whose rollout waits, because others that no author asked for are under way"
+        yield Metric.single("kubeirq_rollouts_waiting", "gauge", text, self._rollouts.waiting)
+        yield Metric.single("kubeirq_functions", "gauge", "Functions", len(self._functions))
+        text = "Restarts of a Function's containers in its present pods, as last seen while it was not ready"
+        samples = [
+            Sample("", {"namespace": namespace, "function": name}, count)
+            for (namespace, name), count in self._restarts.items()
+        ]
+        yield Metric("kubeirq_function_restarts", "gauge", text, samples)
+
     async def _resync_periodically(self) -> None:
         while True:
             try:
@@ -227,6 +267,8 @@ class FunctionController:
         if event["type"] == "DELETED":
             if self._functions.delete(key, version):
                 self._owned.forget(key)
+                self._rollouts.ended(key)
+                self._restarts.pop(key, None)
             return
         before = self._functions.get(key)
         if self._functions.update(key, version, found) and (
@@ -242,6 +284,22 @@ def _desired_state(function: Mapping[str, Any]) -> tuple[Any, ...]:
     """The parts of a Function that its objects depend on. They have its labels, and a label changes no generation."""
     metadata = function["metadata"]
     return metadata["uid"], metadata.get("generation"), metadata.get("labels"), metadata.get("deletionTimestamp")
+
+
+def changes_pods(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a write of the Deployment replaces its pods."""
+    return not contains(live["spec"]["template"], wanted["spec"]["template"]) or has_stale_fields(
+        live, wanted, FIELD_MANAGER
+    )
+
+
+def restarts_of(pods: Sequence[Mapping[str, Any]]) -> int:
+    """The restarts of all containers of these pods."""
+    return sum(
+        container.get("restartCount", 0)
+        for pod in pods
+        for container in pod.get("status", {}).get("containerStatuses") or ()
+    )
 
 
 def requeue_after(deployment: Mapping[str, Any], now: datetime) -> float:

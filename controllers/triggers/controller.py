@@ -58,7 +58,10 @@ class TriggerController:
         self.synced = asyncio.Event()  # set once every trigger that existed at the start has been reconciled
         self.flows = Flows(host, gates.of, may_start=self._may_start)
         self.queue: WorkQueue[Key] = WorkQueue(
-            self.reconcile, workers=_CONCURRENT_RECONCILES, expected=(SourceError, Refused, OSError, TimeoutError)
+            self.reconcile,
+            name="triggers",
+            workers=_CONCURRENT_RECONCILES,
+            expected=(SourceError, Refused, OSError, TimeoutError),
         )
         self._api = api
         self._host = host

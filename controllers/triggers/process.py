@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+import time
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from controllers.cluster.api import api
 from controllers.cluster.leases import SharedLeases, slot_of
+from controllers.cluster.metrics import controller_metrics
 from controllers.cluster.operator import operate, run_concurrently
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.egress_policy import egress_policy_from
@@ -31,7 +33,8 @@ from trigger_sources.transport.egress_policy import Reach
 log = logging.getLogger(__name__)
 
 LEASE_COUNT = 6  # the Leases of a controller, for its triggers; at most this many replicas share the work
-_ROUTES_TRIES = 200  # afterwards the gateway listens; a route that is still missing gets a 404
+_ROUTES_SECONDS = 10.0  # afterwards the gateway listens; the routes that are still missing are answered 503
+_PROBLEM_SECONDS = 2.0  # the same, for a trigger that has reported a problem
 _ROUTES_TRY_SECONDS = 0.05
 
 
@@ -151,7 +154,13 @@ async def run(name: str, settings: TriggerSettings) -> None:
             controller.leases = leases
         has_gateway = any("methods" in source_of(kind).model_fields for kind in found)
         readiness = _Readiness(controller, has_gateway=has_gateway)
-        metrics = metrics_endpoint("0.0.0.0", settings.port, readings=controller.readings, waiting=readiness.missing)
+        metrics = metrics_endpoint(
+            "0.0.0.0",
+            settings.port,
+            readings=controller.readings,
+            waiting=readiness.missing,
+            metrics=controller_metrics,
+        )
         await stack.enter_async_context(metrics)
         if settings.admin_socket is not None:
             admin = FlowAdmin(
@@ -193,13 +202,23 @@ class _Readiness:
         if not self._has_gateway:
             return
         await self._controller.synced.wait()
-        flows = self._controller.flows.running
-        for _ in range(_ROUTES_TRIES):
-            if all(running.flow.connected[0] for running in flows.values()):
-                break
+        flows, began = self._controller.flows.running, time.monotonic()
+        while not may_listen(  # noqa: ASYNC110  flows have no event for this
+            (running.flow.connected for running in flows.values()), time.monotonic() - began
+        ):
             await asyncio.sleep(_ROUTES_TRY_SECONDS)
         await gateway.start("0.0.0.0", port)
         self._listens = True
+
+
+def may_listen(connected: Iterable[tuple[bool, str, str]], seconds: float) -> bool:
+    """Whether the gateway listens after so many seconds.
+
+    `connected` has whether each flow is connected, and the reason and message. A trigger that cannot connect, for
+    example because its Secret is missing, does not keep the requests of the others waiting.
+    """
+    missing = [reason for is_connected, reason, _ in connected if not is_connected]
+    return not missing or seconds >= (_ROUTES_SECONDS if "Starting" in missing else _PROBLEM_SECONDS)
 
 
 def number(environment: Mapping[str, str], name: str, default: int, least: int = 1, most: int = 65_535) -> int:

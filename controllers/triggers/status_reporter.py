@@ -50,7 +50,10 @@ class StatusReporter:
         gateway_url: str | None = None,
     ) -> None:
         self.queue: WorkQueue[Key] = WorkQueue(
-            self.write, workers=_CONCURRENT_WRITES, expected=(SourceError, Refused, OSError, TimeoutError)
+            self.write,
+            name="statuses",
+            workers=_CONCURRENT_WRITES,
+            expected=(SourceError, Refused, OSError, TimeoutError),
         )
         self._events = EventRecorder(api, "kubeirq")
         self._triggers = triggers

@@ -1,8 +1,36 @@
-"""Readings in the text format that Prometheus scrapes."""
+"""Readings and other metrics in the text format that Prometheus scrapes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from trigger_sources.dispatch.counters import Reading
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value of a metric. `suffix` is the part of its name that follows the metric's."""
+
+    suffix: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with all its values."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    text: str
+    samples: Sequence[Sample]
+
+    @classmethod
+    def single(
+        cls, name: str, kind: Literal["counter", "gauge"], text: str, value: float, labels: Mapping[str, str] = {}
+    ) -> "Metric":
+        return cls(name, kind, text, [Sample("", labels, value)])
+
 
 _COUNTERS: Sequence[tuple[str, str, str]] = (
     ("received", "kubeirq_events_received_total", "Events taken from the source"),
@@ -32,8 +60,8 @@ _GAUGES: Sequence[tuple[str, str, Callable[[Reading], float | None]]] = (
 )
 
 
-def exposition(readings: Iterable[Reading]) -> str:
-    """All readings in Prometheus' text format, each metric once."""
+def exposition(readings: Iterable[Reading], metrics: Iterable[Metric] = ()) -> str:
+    """All readings and metrics in Prometheus' text format, each metric once."""
     readings = list(readings)
     lines: list[str] = []
     for attribute, name, text in _COUNTERS:
@@ -56,7 +84,14 @@ def exposition(readings: Iterable[Reading]) -> str:
     lines += _head(name, "gauge", "Events taken and not settled, by their state")
     for r in readings:
         lines += [f"{name}{_labels({**r.labels, 'state': state})} {count}" for state, count in r.states.items()]
+    for metric in metrics:
+        lines += _head(metric.name, metric.kind, metric.text)
+        lines += [f"{metric.name}{s.suffix}{_labels(s.labels)} {_number(s.value)}" for s in metric.samples]
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 def _head(name: str, kind: str, text: str) -> list[str]:
