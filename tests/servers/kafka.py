@@ -83,6 +83,7 @@ class Kafka:
     sasl_port: int
     sasl: str | None = None  # the mechanism of the second listener
     host: str = "127.0.0.1"  # the address that it listens on and tells its clients
+    node: int = 1  # the first one is the cluster's controller too
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -159,15 +160,16 @@ class Kafka:
 
     def _configure(self) -> None:
         sasl = f",SASL://{self.host}:{self.sasl_port}" if self.sasl else ""
-        controller = f"CONTROLLER://127.0.0.1:{self.controller_port}"
+        is_controller = self.node == 1
+        controller = f",CONTROLLER://127.0.0.1:{self.controller_port}" if is_controller else ""
         (self.folder / "log4j2.yaml").write_text(LOGGING)
         (self.folder / "server.properties").write_text(
             "\n".join(
                 (
-                    "process.roles=broker,controller",
-                    "node.id=1",
+                    f"process.roles=broker{',controller' if is_controller else ''}",
+                    f"node.id={self.node}",
                     f"controller.quorum.voters=1@127.0.0.1:{self.controller_port}",
-                    f"listeners=PLAINTEXT://{self.host}:{self.port},{controller}{sasl}",
+                    f"listeners=PLAINTEXT://{self.host}:{self.port}{controller}{sasl}",
                     f"advertised.listeners=PLAINTEXT://{self.host}:{self.port}{sasl}",
                     "controller.listener.names=CONTROLLER",
                     "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT",
@@ -199,6 +201,19 @@ async def apache_kafka(*, sasl: str | None = None, host: str = "127.0.0.1") -> A
     """A running broker, stopped by pid at the end, whatever happened. `sasl`: with a listener of that mechanism too."""
     with tempfile.TemporaryDirectory() as folder:
         found = Kafka(Path(folder), free_port(), free_port(), free_port(), sasl, host)
+        try:
+            await found.start()
+            yield found
+        finally:
+            if found.process is not None and found.process.returncode is None:
+                await found.kill()
+
+
+@asynccontextmanager
+async def second_broker(first: Kafka) -> AsyncIterator[Kafka]:
+    """Another broker of the same cluster, with the node's number 2."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Kafka(Path(folder), free_port(), first.controller_port, free_port(), node=2)
         try:
             await found.start()
             yield found

@@ -125,8 +125,12 @@ class Dispatcher:
 
     @property
     def is_filled_by_lanes(self) -> bool:
-        """Whether nothing more is taken because stuck lanes hold as many events as may be held at all."""
-        return self.beside > 0 and (len(self._held) >= self.most or self._bytes >= _HELD_BYTES)
+        """Whether nothing more is taken because stuck lanes hold as much as may be held at all."""
+        if self._bytes >= _HELD_BYTES:
+            stuck = {_lane_or_event(held) for held in self._held.values() if held.is_stuck}
+            size = sum(held.size for held in self._held.values() if _lane_or_event(held) in stuck)
+            return size * 2 > _HELD_BYTES
+        return self.beside > 0 and len(self._held) >= self.most
 
     @property
     def pulls(self) -> bool:
@@ -808,8 +812,7 @@ class Dispatcher:
         return len(found)
 
     def _stuck(self, key: bytes | None) -> list[Held]:
-        stuck = (State.PARKED, State.RETRYING)
-        return [held for held in self.events() if held.state in stuck and (key is None or held.delivery.key == key)]
+        return [held for held in self.events() if held.is_stuck and (key is None or held.delivery.key == key)]
 
     # --- observers
 

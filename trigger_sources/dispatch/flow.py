@@ -209,7 +209,9 @@ class Flow:
             except SourceError as error:
                 self._report(False, error.reason, str(error))
                 problem = str(error)
-            except Exception as error:  # the source is started again after any exception
+            except (Exception, asyncio.CancelledError) as error:  # the source is started again after any exception
+                if _is_cancelled(error):
+                    raise
                 problem = f"{type(error).__name__}: {error}"
                 if self.connected != (False, "SourceFailed", problem):  # the same traceback fills no log
                     log.warning("source failed", extra=self._where(), exc_info=True)
@@ -283,7 +285,9 @@ class Flow:
                 return True
             except SourceError as error:
                 self._report(False, error.reason, str(error))
-            except Exception as error:  # a broker that is not there yet raises whatever its client raises
+            except (Exception, asyncio.CancelledError) as error:  # whatever a client without its broker raises
+                if _is_cancelled(error):
+                    raise
                 self._report(False, "NotPrepared", f"{type(error).__name__}: {error}")
                 log.debug("not prepared", extra=self._where(), exc_info=True)
             await _first(self._stop.wait(), backoff.next())
@@ -544,11 +548,19 @@ async def _first(waiting: Awaitable[object], seconds: float | None) -> None:
         return
 
 
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether this task is cancelled, and not one that a source's client runs and waits for."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 async def _close(generator: AsyncIterator[Sequence[Delivery]]) -> None:
     if not isinstance(generator, AsyncGenerator):
         return
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await generator.aclose()
-    except Exception:
+    except (Exception, asyncio.CancelledError) as error:
+        if _is_cancelled(error):
+            raise
         log.warning("source not closed in order", exc_info=True)

@@ -96,6 +96,11 @@ class Held:
         return self.work is not None
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether it waits for another attempt, or for a person."""
+        return self.state is State.RETRYING or self.state is State.PARKED
+
+    @property
     def last_message(self) -> str:
         """How the last attempt ended, for a person; empty without one."""
         if not self.attempts:

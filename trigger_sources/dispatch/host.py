@@ -46,6 +46,9 @@ class HttpGateway(Protocol):
         the moment at which this one begins. Raises SourceError when another trigger has the route.
         """
 
+    async def serve_late_requests(self, most_seconds: float = 10.0) -> None:
+        """Serves requests until none came for a moment. Call this before `close` where clients learn late of the end."""
+
     def hold(self, uid: str, routes: Sequence[Route]) -> None:
         """Keeps these routes for the trigger with that uid: while it does not serve them, callers get a 503."""
 

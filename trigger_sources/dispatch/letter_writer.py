@@ -29,6 +29,7 @@ class LetterWriter:
         self.count = 0
         self.unwritable = ""
         self._where = where
+        self._preparing: asyncio.Task[None] | None = None
 
     async def write(self, letter_of: Callable[[], DeadLetter]) -> None:
         """Returns once the dead letter is durable. Any failure leads to another try."""
@@ -39,7 +40,7 @@ class LetterWriter:
                 letter = slimmer(letter_of(), slimmed)
                 assert self.store is not None
                 if failures:
-                    await self.store.prepare()  # the topic or stream may have been deleted
+                    await self._prepare_again(self.store)  # the topic or stream may have been deleted
                 await self.store.write(letter)
                 break
             except Exception as error:
@@ -54,6 +55,13 @@ class LetterWriter:
         self.unwritable = ""
         if letter.redriven == 0:  # a redriven event that failed again replaces its own dead letter
             self.count += 1
+
+    async def _prepare_again(self, store: DeadLetters) -> None:
+        """Once for all the letters that wait for it. Raises what the store raises."""
+        if self._preparing is None or self._preparing.done():
+            self._preparing = asyncio.create_task(store.prepare())
+            self._preparing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._preparing)
 
     async def remove(self, letter: DeadLetter) -> None:
         """Removes one. Raises what the store raises."""

@@ -5,7 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    NoError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.credentials import identity_of
@@ -13,6 +20,7 @@ from trigger_sources.kafka.security import Security, client_arguments
 
 _PARTITIONS = 4  # of topics that are created here
 _MOST_REPLICAS = 3
+_MOST_TOGETHER_BYTES = 16_384  # the client sends a larger record alone
 
 
 def brokers_of(brokers: Sequence[str], context: Context) -> list[str]:
@@ -68,6 +76,30 @@ async def create_topics(
             )
 
 
+async def send(
+    producer: AIOKafkaProducer,
+    topic: str,
+    value: bytes | None,
+    *,
+    key: bytes | None,
+    headers: Sequence[tuple[str, bytes]] = (),
+) -> None:
+    """Returns once the record is durable. Raises MessageSizeTooLargeError if the topic does not take it, even alone.
+
+    The client sends records together, and brokers refuse all of them where that is more than a topic's record may be.
+    """
+    try:
+        await producer.send_and_wait(topic, value, key=key, headers=headers)
+    except MessageSizeTooLargeError:
+        if len(value or b"") > _MOST_TOGETHER_BYTES:
+            raise
+        partition = producer._partition(topic, None, key, value, key, value)
+        batch = producer.create_batch()
+        batch.append(key=key, value=value, timestamp=None, headers=headers)
+        batch.close()
+        await (await producer.send_batch(batch, topic, partition=partition))
+
+
 async def shared_producer(brokers: Sequence[str], security: Security | None, context: Context) -> AIOKafkaProducer:
     """One producer for these brokers and this identity in the process."""
 
@@ -76,6 +108,7 @@ async def shared_producer(brokers: Sequence[str], security: Security | None, con
             bootstrap_servers=list(brokers),
             acks="all",
             linger_ms=0,
+            max_batch_size=_MOST_TOGETHER_BYTES,
             max_request_size=16 * 1024 * 1024,
             request_timeout_ms=20_000,
             **await client_arguments(security, context),

@@ -10,7 +10,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.dead_letters import DeadLetter, LetterTooLarge, letter_from_metadata, metadata_from_letter
-from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, shared_producer
+from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, send, shared_producer
 from trigger_sources.kafka.security import Security, client_arguments
 
 METADATA_HEADER = "kubeirq-dead-letter"
@@ -43,7 +43,7 @@ class KafkaDeadLetters:
         assert self._producer is not None
         headers = [*letter.headers, (METADATA_HEADER, metadata_from_letter(letter))]
         try:
-            await self._producer.send_and_wait(self.topic, letter.event.data or b"", key=_key(letter), headers=headers)
+            await send(self._producer, self.topic, letter.event.data or b"", key=_key(letter), headers=headers)
         except MessageSizeTooLargeError as error:
             raise LetterTooLarge(
                 f"topic {self.topic!r}: {error}; its max.message.bytes bounds a dead letter"
@@ -51,7 +51,7 @@ class KafkaDeadLetters:
 
     async def remove(self, letter: DeadLetter) -> None:
         assert self._producer is not None
-        await self._producer.send_and_wait(self.topic, None, key=_key(letter))
+        await send(self._producer, self.topic, None, key=_key(letter))
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
         """Reads the topic twice: first where each letter is, then the letters, one at a time, in their order there."""

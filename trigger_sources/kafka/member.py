@@ -21,9 +21,10 @@ from aiokafka.errors import (
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery
-from trigger_sources.kafka.beginnings import Beginnings
+from trigger_sources.kafka.beginnings import Beginnings, patiently
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
+from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.notices import Notices, forgotten, recreated, truncated
 from trigger_sources.kafka.partition import Partition
@@ -69,6 +70,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> None:
         self._context = context
         self._cluster = cluster
+        self._group = group
         self._topics = topics
         self._start = start
         self._max_distance = max_distance
@@ -94,6 +96,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._kept.look()
         self._beginnings = Beginnings(consumer, self._kept, self._start)
         self._fetching = Fetching(consumer, self._most)
+        self._health = Health(consumer, self._group, self._topics)
         self._session.on_renewed = self._context.start_only_while(self._session.lasts)
         self._session.watch(consumer)
         subscribe(self)
@@ -251,8 +254,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         beginnings = await self._beginnings.of(assigned)
         again = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "TopicRecreated"}
         if again:
-            marks = [self._remembered.pop(tp).mark for tp in again if tp in self._remembered]
-            self._tell_recreated(again, sum(mark.unsettled for mark in marks))
+            self._tell_recreated(
+                again, self._forget_recreated({tp.topic: at.place.topic_id for tp, at in again.items()})
+            )
         kept = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "OffsetsForgotten"}
         if kept:
             self._notices.add(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()}))
@@ -263,13 +267,26 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _forget_what_others_have(self, assigned: Collection[TopicPartition]) -> None:
         """The memory of this member counts only until another member reads the partition."""
         elsewhere = self._remembered.keys() - set(assigned)
-        gone = {tp for tp in elsewhere if not self._consumer.partitions_for_topic(tp.topic)}
-        dropped = elsewhere - gone
+        ids = await patiently(
+            lambda: present_ids(self._consumer, {tp.topic: self._remembered[tp].topic_id for tp in elsewhere})
+        )
+        another = {tp for tp in elsewhere if ids.get(tp.topic, 0) not in (0, self._remembered[tp].topic_id)}
+        gone = {tp for tp in elsewhere - another if not self._consumer.partitions_for_topic(tp.topic)}
+        dropped = elsewhere - gone - another
         if gone - self._gone:
             self._gone = gone
             dropped |= set(await self._kept.gone(gone, assigned))
         for tp in dropped:
             self._remembered.pop(tp, None)
+
+    def _forget_recreated(self, topic_ids: Mapping[str, int]) -> int:
+        """Forgets partitions of topics that have these ids now. Returns how many of their records are unsettled."""
+        found = [
+            tp
+            for tp, before in self._remembered.items()
+            if topic_ids.get(tp.topic, before.topic_id) not in (0, before.topic_id)
+        ]
+        return sum(self._remembered.pop(tp).mark.unsettled for tp in found)
 
     def _tell_recreated(self, beginnings: Mapping[TopicPartition, Beginning], lost: int) -> None:
         if lost:
@@ -281,11 +298,13 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         places = {}
         for tp, beginning in beginnings.items():
             place = beginning.place
-            before = self._remembered.pop(tp, None)
+            before = self._remembered.get(tp)
             if before is not None and beginning.origin == "Committed":
                 place = replace(place, settled=place.settled | before.settled_from(place))
             places[tp] = replace(place, times=place.times + 1)
-        await self._beginnings.commit(places)
+        await self._beginnings.commit(places)  # the memory is needed again if the group refuses this
+        for tp in places:
+            self._remembered.pop(tp, None)
         new = {tp for tp, beginning in beginnings.items() if not beginning.in_group}
         texts = {tp: place.kept_text() for tp, place in places.items() if tp in new or not self._kept.started}
         kept = await self._kept.write(texts, begun=True) if texts or not self._kept.started else True
@@ -326,10 +345,15 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             partition.reads = False
         await self._withdraw(partitions, _RECREATED_GRACE_SECONDS)
         lost = sum(partition.mark.unsettled for partition in partitions)
-        beginnings = await self._beginnings.anew({partition.tp: topic_ids[partition.tp] for partition in partitions})
+        await self._consumer._client.force_metadata_update()  # the new topic may have fewer partitions
+        beginnings = await self._beginnings.anew(
+            {partition.tp: topic_ids[partition.tp] for partition in partitions if self._exists(partition.tp)}
+        )
         self._tell_recreated(beginnings, lost)
         for partition in partitions:
             partition.alive = False
+            if partition.tp not in beginnings:
+                del self._partitions[partition.tp]  # the group is about to assign its partitions anew
         await self._begin(beginnings)
         self._report_connected()
 
@@ -402,6 +426,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 if found is not None:
                     found.committed = snapshot
 
+    def _exists(self, tp: TopicPartition) -> bool:
+        """Whether the brokers know the partition. The client would wait for one that they do not know."""
+        return tp.partition in (self._consumer.partitions_for_topic(tp.topic) or ())
+
     async def _keep(self) -> None:
         """Keeps the present places in the trigger's own state."""
         texts = {tp: partition.now().kept_text() for tp, partition in self._partitions.items() if partition.reads}
@@ -434,11 +462,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._compare_topics()
         except (TimeoutError, KafkaError, OSError):
             answered = False
-        missing = sorted(topic for topic in self._topics if not consumer.partitions_for_topic(topic))
+        problem = self._health.problem(self._partitions, in_session=self._session.lasts())
         if not answered:
             report(connected=False, reason="NotConnected", message="no broker answers")
-        elif missing:
-            report(connected=False, reason="TopicMissing", message=missing_text(missing))
+        elif problem is not None:
+            report(connected=False, reason=problem[0], message=problem[1])
         else:
             self._report_connected()
         self._pass_gaps()
@@ -458,7 +486,3 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 continue
             if partition.mark.reach(state.position):
                 self._settled.set()
-
-
-def missing_text(topics: Sequence[str]) -> str:
-    return f"spec.topics: no topic {', '.join(map(repr, topics))}; create it, or set createTopics"

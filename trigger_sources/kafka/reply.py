@@ -8,7 +8,14 @@ from pydantic import Field
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.events import Event
-from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, is_own_broker, shared_producer
+from trigger_sources.kafka.client import (
+    admin_client,
+    brokers_of,
+    create_topics,
+    is_own_broker,
+    send,
+    shared_producer,
+)
 from trigger_sources.kafka.events import message_from_event
 from trigger_sources.kafka.security import Security
 from trigger_sources.publisher import ReplyRefused, ReplyTarget
@@ -51,7 +58,7 @@ class KafkaPublisher:
     async def publish(self, event: Event, key: bytes | None) -> None:
         headers, value = message_from_event(event)
         try:
-            await self._producer.send_and_wait(self._topic, value, key=key, headers=headers)
+            await send(self._producer, self._topic, value, key=key, headers=headers)
         except (MessageSizeTooLargeError, RecordTooLargeError) as error:
             raise ReplyRefused(f"reply to topic {self._topic!r}: {error}") from error
 

@@ -16,7 +16,8 @@ from trigger_sources.kafka.beginnings import milliseconds
 from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, is_own_broker
 from trigger_sources.kafka.consumer import close_consumer, open_consumer
 from trigger_sources.kafka.dead_letters import KafkaDeadLetters
-from trigger_sources.kafka.member import Member, missing_text
+from trigger_sources.kafka.health import missing_text
+from trigger_sources.kafka.member import Member
 from trigger_sources.kafka.security import Security
 from trigger_sources.kafka.topic_names import TopicNames, subscribe
 from trigger_sources.source import Lag, Ordering, Sharing, TriggerSource

@@ -183,9 +183,9 @@ class StoreDeadLetters:
         await self._store.run(
             lambda connection: (
                 connection.execute(
-                    "INSERT INTO dead_letters (uid, function, position, failed_at, metadata, data)"
-                    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                    " failed_at = excluded.failed_at, metadata = excluded.metadata, data = excluded.data",
+                    # One that replaces another has a new number: a caller that reads the letters does not meet it again
+                    "INSERT OR REPLACE INTO dead_letters (uid, function, position, failed_at, metadata, data)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
                     row,
                 ).rowcount
             )
@@ -194,16 +194,14 @@ class StoreDeadLetters:
     async def letters(self) -> AsyncIterator[DeadLetter]:
         """Reads a page at a time, so that only few letters are in memory."""
         failed_at, number = float("-inf"), -1
-        # Not the time of now: a clock that was ahead has left letters of the future
-        until: float | None = await self._store.run(
-            lambda connection: connection.execute(
-                "SELECT max(failed_at) FROM dead_letters WHERE uid = ?", (self._uid,)
-            ).fetchone()[0]
+        # Not their times: a clock that was ahead has left letters of the future
+        newest: int | None = await self._store.run(
+            lambda connection: connection.execute("SELECT max(number) FROM dead_letters").fetchone()[0]
         )
-        if until is None:
+        if newest is None:
             return
         while True:
-            page = await self._store.run(self._page(failed_at, number, until))
+            page = await self._store.run(self._page(failed_at, number, newest))
             for number, failed_at, metadata, data in page:  # noqa: B007  where the next page begins
                 try:
                     letter = letter_from_metadata(metadata, data)
@@ -238,13 +236,13 @@ class StoreDeadLetters:
         """Does nothing: the owner of the store closes it."""
 
     def _page(
-        self, failed_at: float, number: int, until: float
+        self, failed_at: float, number: int, newest: int
     ) -> Callable[[sqlite3.Connection], list[tuple[int, float, bytes, bytes | None]]]:
         return lambda connection: connection.execute(
             "SELECT number, failed_at, metadata, data FROM dead_letters"
-            " WHERE uid = ? AND (failed_at, number) > (?, ?) AND failed_at <= ? AND function = coalesce(?, function)"
+            " WHERE uid = ? AND (failed_at, number) > (?, ?) AND number <= ? AND function = coalesce(?, function)"
             " ORDER BY failed_at, number LIMIT ?",
-            (self._uid, failed_at, number, until, self._function, _LETTERS_A_READ),
+            (self._uid, failed_at, number, newest, self._function, _LETTERS_A_READ),
         ).fetchall()
 
 

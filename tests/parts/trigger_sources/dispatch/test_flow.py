@@ -5,9 +5,9 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from servers.broker import BROKERS, Broker, ListTrigger
@@ -710,6 +710,40 @@ async def test_a_redrive_of_events_that_fail_again_comes_to_an_end(tmp_path: Pat
             outcomes = [outcome.kind async for _, outcome in it.flow.redrive(place.letters(), None)]
         assert outcomes == ["deadLettered"] * 30
         assert await place.count() == 30 == it.flow.dispatcher.letters.count
+
+
+class CancelledOnce(ListTrigger):
+    """Its client ends a read, the closing of the generator, and a preparation with the error of a task of its own."""
+
+    left: ClassVar[list[str]] = []
+
+    async def prepare(self, context: Context) -> None:
+        self._cancelled("prepare")
+
+    async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
+        try:
+            async with aclosing(super().deliveries(context)) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    yield batch
+                    self._cancelled("read")
+        finally:
+            self._cancelled("close")
+
+    def _cancelled(self, at: str) -> None:
+        if at in self.left:
+            self.left.remove(at)
+            raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("at", [["prepare"], ["read"], ["read", "close"]])
+async def test_a_source_whose_client_cancels_itself_is_started_again(tmp_path: Path, at: list[str]) -> None:
+    CancelledOnce.left[:] = at
+    async with scripted() as function, bench(function.url, tmp_path, kind=CancelledOnce) as it:
+        it.broker.publish()
+        await it.until(lambda: CancelledOnce.left == [])
+        it.broker.publish()
+        await it.until(lambda: "2" in it.broker.final())
+        assert not it.runner.done()
 
 
 async def test_a_redriven_event_is_not_withdrawn_with_the_partition_that_it_came_from(tmp_path: Path) -> None:

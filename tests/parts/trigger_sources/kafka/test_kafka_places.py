@@ -300,6 +300,30 @@ async def test_a_member_that_was_stopped_past_its_session_starts_nothing_when_it
         await running.until(context.may_start)
 
 
+@pytest.mark.parametrize("stalled", [False, True])
+async def test_a_topic_that_is_created_again_with_fewer_partitions(kafka: Kafka, topic: str, stalled: bool) -> None:
+    """Held events of every old partition are lost, and that number is reported. `stalled`: nobody sees it missing."""
+    name = f"{topic}-four"
+    await create_topic(kafka.bootstrap, name, 4)
+    for partition in range(4):
+        await produce(kafka, name, [10 * partition, 10 * partition + 1], partition)
+    context = StandInContext()
+    async with reader(trigger(kafka, name), context, lambda delivery: delivery.event.data[-1:] != b"1") as running:
+        await running.until(lambda: len(running.taken) == 8)
+        async with administration(kafka) as admin:
+            await admin.delete_topics([name])
+            if not stalled:
+                await running.until(lambda: context.reports[-1][1] == "TopicMissing")
+            async with asyncio.timeout(20):
+                while name in await admin.list_topics():
+                    await asyncio.sleep(0.02)
+        await create_topic(kafka.bootstrap, name, 2)
+        for partition in range(2):
+            await produce(kafka, name, [100 + 10 * partition, 101 + 10 * partition], partition)
+        await running.until(lambda: running.data[8:] == [100, 101, 110, 111])
+        assert context.lost == [(4, "TopicRecreated")]
+
+
 async def test_a_source_that_ends_withdraws_what_it_holds_before_it_leaves(kafka: Kafka, topic: str) -> None:
     seen: list[tuple[bool, bool]] = []
 

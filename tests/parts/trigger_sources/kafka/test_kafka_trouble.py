@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import CommitFailedError
 from servers.kafka import (
@@ -20,12 +21,17 @@ from servers.kafka import (
     apache_kafka,
     committed_and_ends,
     create_topic,
+    second_broker,
 )
 from servers.kafka_source import trigger
 
+from trigger_sources.dead_letters import DeadLetter, LetterTooLarge
 from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.events import Event
 from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.kafka.dead_letters import KafkaDeadLetters
 from trigger_sources.kafka.member import SESSION_SECONDS
+from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.source import SourceError
 from trigger_sources.testing import Origin, StandInContext
 from trigger_sources.testing.contract import called, flow
@@ -259,6 +265,67 @@ async def test_a_deleted_topic_becomes_a_condition_and_a_recreated_one_is_read_f
 
 def missing(topic: str) -> str:
     return f"spec.topics: no topic '{topic}'; create it, or set createTopics"
+
+
+async def test_a_partition_that_no_broker_leads_is_reported(topic: str) -> None:
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, "first", 1)
+        async with reading(trigger(kafka, "first"), StandInContext()) as generator:
+            pump = asyncio.create_task(take(generator, 1))
+            await produce(kafka, "first", [1])
+            await pump  # so the first broker coordinates the groups
+        async with second_broker(kafka) as second:
+            admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+            await admin.start()
+            await admin.create_topics([NewTopic(topic, -1, -1, replica_assignments={0: [1], 1: [2]})])
+            await admin.close()
+            context = StandInContext()
+            async with reading(trigger(kafka, topic), context) as generator:
+
+                async def pump_all() -> None:
+                    async for deliveries in generator:
+                        for delivery in deliveries:
+                            await delivery.settle(DONE)
+
+                pumping = asyncio.create_task(pump_all())
+                await until(lambda: bool(context.reports) and context.reports[-1][0])
+                await second.kill()
+                await until(lambda: context.reports[-1][1] == "PartitionOffline", 60)
+                assert f"no broker leads {topic}/1," in context.reports[-1][2]
+                await second.start()
+                await until(lambda: context.reports[-1][0], 60)
+                context.stopping.set()
+                await pumping
+
+
+async def test_a_small_record_is_not_refused_for_the_size_of_others_that_are_sent_with_it(
+    kafka: Kafka, topic: str
+) -> None:
+    """The client sends records together, and brokers refuse all of them."""
+    small = f"{topic}-small"
+    await create_topic(kafka.bootstrap, small, 1, **{"max.message.bytes": "3000"})
+    context = StandInContext(defaults={"kafka": [kafka.bootstrap]})
+    letters = KafkaDeadLetters(small, [], None, context)
+    await letters.prepare()
+    events = [Event(f"{number}", "/s", "t", b"x" * 500) for number in range(40)]
+    written = [
+        DeadLetter(
+            trigger_uid=context.uid, namespace="default", trigger="t", function=context.function,
+            position=event.id, event=event, reason="TooOld", message="", failed_at=1.0,
+        )
+        for event in events
+    ]  # fmt: skip
+    publisher = await KafkaReply.model_validate({"topic": small, "brokers": [kafka.bootstrap]}).open(context, {})
+    try:
+        await asyncio.gather(*map(letters.write, written))
+        assert await letters.count() == 40
+        await asyncio.gather(*(publisher.publish(event, b"k") for event in events))
+        await asyncio.gather(*map(letters.remove, written))
+        assert await letters.count() == 0
+        with pytest.raises(LetterTooLarge, match=r"max\.message\.bytes"):
+            await letters.write(replace(written[0], event=replace(events[0], data=b"x" * 4_000)))
+    finally:
+        await context.close()
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])

@@ -94,6 +94,23 @@ async def test_dead_letters_are_complete_oldest_first_and_unique_by_identity(ope
         assert len([one async for one in others.letters()]) == await others.count() == 1
 
 
+async def test_letters_that_fail_again_while_they_are_read_come_once(opens: Opens) -> None:
+    """Also while the clock was ahead once, so that the last of them is one of the future."""
+    async with opens() as store:
+        place = store.dead_letters("uid-1", "f")
+        await place.prepare()
+        now = time.time()
+        for number, failed_at in (("1", now - 50), ("2", now - 40), ("3", now + 86_400)):
+            await place.write(letter(number, failed_at, "f"))
+        seen: list[str] = []
+        async for found in place.letters():
+            seen.append(found.position)
+            assert len(seen) < 20
+            await place.write(replace(found, failed_at=time.time(), redriven=found.redriven + 1))
+        assert seen == ["1", "2", "3"]
+        assert await place.count() == 3
+
+
 async def test_an_unprepared_store_has_no_dead_letters_and_writes_the_first_one(opens: Opens) -> None:
     async with opens() as store:
         letters = store.dead_letters("uid-1", "pay")

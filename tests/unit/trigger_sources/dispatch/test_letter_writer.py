@@ -97,3 +97,33 @@ def test_a_redriven_event_that_fails_again_is_no_further_dead_letter(loop: Manua
 
     loop.run_until_complete(play())
     assert writer.count == 0
+
+
+def test_many_letters_that_are_not_written_prepare_their_place_together(loop: ManualLoop) -> None:
+    """Each of them would open clients of its own."""
+
+    class Busy(Place):
+        at_once = most = 0
+
+        async def prepare(self) -> None:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            await asyncio.sleep(0)
+            self.at_once -= 1
+            await super().prepare()
+            if self.prepared == 1:
+                raise OSError("no broker")
+
+    place = Busy(*[OSError("no broker")] * 50)
+
+    async def play() -> None:
+        writer = writer_to(place)
+        tasks = [asyncio.ensure_future(writer.write(lambda: LETTER)) for _ in range(50)]
+        for _ in range(2):
+            await loop.calm()
+            assert loop.fire(lambda timer: True) == 50
+        await asyncio.gather(*tasks)
+
+    loop.run_until_complete(play())
+    assert len(place.written) == 50
+    assert (place.prepared, place.most) == (2, 1)

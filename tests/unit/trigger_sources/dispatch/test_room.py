@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from life.stage import ManualLoop, Stage
 from life.world import Rules
 
+from trigger_sources.dispatch import dispatcher
 from trigger_sources.dispatch.handover import withdraw
 
 LIMIT = 8  # so that a lane's share is 2, and 64 events are held at most
@@ -58,6 +59,28 @@ def test_the_events_of_stuck_lanes_are_bounded_and_that_is_said() -> None:
         await withdraw(stage.dispatcher, lambda delivery: True, 0)
         assert stage.dispatcher.room == LIMIT
         assert stage.dispatcher.beside == 0
+        await stage.end()
+
+    loop.run_until_complete(play())
+    loop.close()
+
+
+def test_large_events_of_stuck_lanes_that_fill_the_room_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are few, so that no lane is over its share of the number of events."""
+    monkeypatch.setattr(dispatcher, "_HELD_BYTES", 4)
+    loop, stage = on_stage((0, 0, 1, 2))
+
+    async def play() -> None:
+        for event in range(4):
+            await stage.play(("take", event))
+        assert stage.dispatcher.room == 0
+        assert not stage.dispatcher.is_filled_by_lanes, "it is only busy"
+        await stage.play(("deliver", 2))
+        await stage.play(("deliver", 3))
+        await stage.play(("fail", 0))
+        monkeypatch.setattr(dispatcher, "_HELD_BYTES", 2)
+        assert stage.dispatcher.room == 0
+        assert stage.dispatcher.is_filled_by_lanes
         await stage.end()
 
     loop.run_until_complete(play())

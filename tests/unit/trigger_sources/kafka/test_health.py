@@ -1,0 +1,59 @@
+"""Why a member of a consumer group cannot read, as the newest metadata says."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.protocol.metadata import MetadataResponse_v1
+
+from trigger_sources.kafka.health import Health
+
+BROKERS = [(1, "one", 9092, None), (2, "two", 9092, None)]
+
+
+def consumer(leaders: list[int], coordinator: int | None = 1) -> Any:
+    """A consumer that knows the topic `t`, with these leaders of its partitions."""
+    cluster = ClusterMetadata()
+    partitions = [(5 if leader == -1 else 0, number, leader, [1, 2], [1, 2]) for number, leader in enumerate(leaders)]
+    cluster.update_metadata(MetadataResponse_v1(BROKERS, 1, [(0, "t", False, partitions)]))
+    return SimpleNamespace(
+        partitions_for_topic=cluster.partitions_for_topic,
+        _client=SimpleNamespace(cluster=cluster),
+        _coordinator=SimpleNamespace(coordinator_id=coordinator),
+    )
+
+
+def problem(found: Any, *, in_session: bool = True, topics: tuple[str, ...] = ("t",)) -> tuple[str, str] | None:
+    assigned = [TopicPartition("t", number) for number in sorted(found.partitions_for_topic("t"))]
+    return Health(found, "g", topics).problem(assigned, in_session=in_session)
+
+
+def test_nothing_is_wrong_where_every_partition_has_a_leader() -> None:
+    assert problem(consumer([1, 2, 1])) is None
+    assert problem(consumer([1]), in_session=False) is None, "a rebalance takes its time"
+    assert problem(consumer([1], coordinator=None)) is None, "a coordinator that moves is found again in time"
+
+
+@pytest.mark.parametrize(
+    ("leaders", "named"), [([1, -1], "t/1, so"), ([-1] * 8, "t/0, t/1, t/2, t/3, t/4 and 3 more, so")]
+)
+def test_partitions_that_no_broker_leads_are_named(leaders: list[int], named: str) -> None:
+    found = problem(consumer(leaders))
+    assert found is not None
+    assert found[0] == "PartitionOffline"
+    assert f"no broker leads {named}" in found[1]
+
+
+def test_a_group_that_no_broker_coordinates_starts_no_event() -> None:
+    found = problem(consumer([1], coordinator=None), in_session=False)
+    assert found is not None
+    assert found[0] == "CoordinatorMissing"
+    assert "group 'g'" in found[1]
+
+
+def test_a_missing_topic_comes_first() -> None:
+    found = problem(consumer([-1]), topics=("t", "u"))
+    assert found is not None
+    assert found == ("TopicMissing", "spec.topics: no topic 'u'; create it, or set createTopics")
