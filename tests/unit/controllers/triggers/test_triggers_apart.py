@@ -39,19 +39,19 @@ class Cluster:
     """An API server in memory: as much of one as triggers need."""
 
     def __init__(self, *objects: Object) -> None:
-        self.stored = objects
+        self.kept = objects
 
     async def objects(self, api_version: str, kind: str, *_: Any, **options: Any) -> AsyncIterator[Object]:
-        for found in self.stored:
+        for found in self.kept:
             if found["kind"] == kind:
                 yield found
 
     async def list(self, api_version: str, kind: str, *_: Any, **options: Any) -> list[Object]:
-        return [found async for found in self.objects(api_version, kind)]
+        return [found for found in self.kept if found["kind"] == kind]
 
     async def request(self, method: str, path: str, *, body: Any = None, **_: Any) -> Object:
         name = path.removesuffix("/status").rpartition("/")[2]
-        found = next(found for found in self.stored if found["metadata"]["name"] == name)
+        found = next(found for found in self.kept if found["metadata"]["name"] == name)
         if method == "PATCH":
             status = found.setdefault("status", {})
             for field, value in body["status"].items():
