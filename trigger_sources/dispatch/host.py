@@ -47,7 +47,7 @@ class HttpGateway(Protocol):
         """
 
     async def serve_late_requests(self, most_seconds: float = 10.0) -> None:
-        """Serves requests until none came for a moment. Call this before `close` where clients learn late of the end."""
+        """Serves requests until none came for a moment. Call this first where clients learn late that it closes."""
 
     def hold(self, uid: str, routes: Sequence[Route]) -> None:
         """Keeps these routes for the trigger with that uid: while it does not serve them, callers get a 503."""

@@ -115,7 +115,7 @@ class Gateway:
         self._runner = runner
 
     async def serve_late_requests(self, most_seconds: float = 10.0) -> None:
-        """Serves requests until none came for a moment. Call this before `close` where clients learn late of the end.
+        """Serves requests until none came for a moment. Call this first where clients learn late that it closes.
 
         Each answer ends its connection, so that the client connects again, to another replica.
         """
