@@ -13,7 +13,7 @@ BASE ?= python:3.13-slim
 SMALL_BASE ?= busybox:1.37
 BUILD_OPTIONS ?=
 
-.PHONY: install run test unit parts faults api cluster check docs benchmark instructions scale images lock release-check clean
+.PHONY: install run test unit parts faults api cluster soak check docs benchmark instructions scale images lock release-check clean
 
 install: $(INSTALLED)
 
@@ -34,6 +34,10 @@ test: install
 
 unit parts faults api cluster: install
 	$(BIN)/python tests/run.py $@
+
+# an operator's actions at random under load; `make soak SECONDS=300 SEED=7` is shorter, with the choices of that seed
+soak: install
+	PYTHONPATH=tests $(BIN)/python -m soak $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 check: install
 	$(BIN)/ruff format --check .

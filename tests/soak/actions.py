@@ -202,7 +202,7 @@ async def redeploy_while_down(world: World) -> str:
 
 async def function_down(world: World) -> str:
     seconds = world.dice.uniform(2, 8)
-    async with world.interruption():
+    async with world.interruption(of_serve=False):
         await world.external.kill()
     await asyncio.sleep(seconds)
     world.version += 1

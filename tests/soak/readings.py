@@ -5,7 +5,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -29,10 +29,6 @@ class Reading:
     memory_bytes: int
     uncommitted: Mapping[str, int] = field(default_factory=dict)  # settled within the time that a commit may take
 
-    def unsettled(self, trigger: str) -> int:
-        """The calls that run, and the events that may be settled and not committed."""
-        return self.running.get(trigger, 0) + self.uncommitted.get(trigger, 0)
-
     def settled(self, trigger: str) -> int:
         return sum(int(self.values.get((f"kubeirq_events_{kind}_total", trigger), 0)) for kind in _SETTLED)
 
@@ -48,7 +44,7 @@ class Readings:
         self._counted: dict[str, int] = {}  # the present value of the counter of lost events
 
     async def take(self, pid: int) -> Reading:
-        """Raises aiohttp.ClientError or TimeoutError."""
+        """Raises aiohttp.ClientError, TimeoutError, or psutil.Error if the process has ended."""
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self._address) as answer:
             text = await answer.text()
@@ -63,7 +59,7 @@ class Readings:
                 values[found["name"], trigger] = value
         now = time.time()
         reading = Reading(now, pid, values, running, psutil.Process(pid).memory_info().rss)
-        reading = Reading(now, pid, values, running, reading.memory_bytes, self._uncommitted(reading))
+        reading = replace(reading, uncommitted=self._uncommitted(reading))
         self._recent.append(reading)
         self.memory.append((now, pid, reading.memory_bytes))
         for (name, trigger), value in values.items():

@@ -24,22 +24,15 @@ async def soak(seconds: float, seed: int, folder: Path, write: Callable[[str], N
     dice, report = random.Random(seed), Report(write)
     write(f"soak for {seconds:.0f} s, seed {seed}, in {folder}")
     async with world(folder, dice) as it:
-        watch = Watch(it)
-        began = time.time()
-        sending = [
-            asyncio.create_task(sender.send_always(it.stopping, SEND_PAUSE_SECONDS)) for sender in it.senders.values()
-        ]
-        watching = asyncio.create_task(watch.run())
-        try:
+        watch, began = Watch(it), time.time()
+        async with asyncio.TaskGroup() as group:  # the first task that raises ends all
+            group.create_task(watch.run())
+            for sender in it.senders.values():
+                group.create_task(sender.send_always(it.stopping, SEND_PAUSE_SECONDS))
             await _calm(it, report)
             await _act(it, report, time.monotonic() + seconds)
             it.stopping.set()
-            await asyncio.gather(*sending)
-            await _end(it, report, began)
-        finally:
-            it.stopping.set()
-            watching.cancel()
-            await asyncio.gather(watching, *sending, return_exceptions=True)
+        await _end(it, report, began)
         for breach in watch.breaches:
             report.breach(breach)
     return report.breaches

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import aiohttp
+import psutil
 from soak.world import World
 
 STUCK_SECONDS = (
@@ -31,7 +32,7 @@ class Watch:
             async with asyncio.timeout(5):
                 await world.readings.take(world.fabric.pid)
                 not_ready = await world.not_ready()
-        except (aiohttp.ClientError, OSError, TimeoutError, ProcessLookupError):
+        except (aiohttp.ClientError, OSError, TimeoutError, AssertionError, psutil.Error):
             self._ready_since.clear()  # it does not run, and says nothing
             return
         for name, flow in world.flows.items():

@@ -108,13 +108,17 @@ class World:
                 flow.reported_lost = {"log": logged.get(name, 0), "metric": self.readings.lost(name)}
 
     @asynccontextmanager
-    async def interruption(self) -> AsyncIterator[None]:
-        """Something that may repeat events in progress; leave the context once no more calls begin because of it."""
+    async def interruption(self, *, of_serve: bool = True) -> AsyncIterator[None]:
+        """Something ends that may repeat calls in progress: `serve`, which also loses its commits, or a function.
+
+        Calls that are made between the reading of the metrics and the end of the context may be repeated, too.
+        """
         before = await self.readings.take(self.fabric.pid)
         yield
         self.look()
         for name, flow in self.flows.items():
-            flow.repeatable += before.unsettled(name) + flow.calls_since(before.at)
+            uncommitted = before.uncommitted.get(name, 0) if of_serve else 0
+            flow.repeatable += before.running.get(name, 0) + uncommitted + flow.calls_since(before.at)
 
     async def until(self, name: str, happened: Any, seconds: float) -> None:
         """Raises TimeoutError with that name."""
