@@ -134,9 +134,8 @@ async def test_events_wait_while_a_function_is_deleted_and_created_again(
     await place.apply(target)
     await place.until_it_holds(lambda: count(ledger) >= EVENTS, "the rest", 60)
     await place.until_ready("KafkaTrigger", "ledger")
-    found = account(ledger, sent)
-    assert (found.lost, found.out_of_order) == (0, 0)
-    assert found.duplicates <= 16, "calls in progress at the deletion"
+    found = account(ledger, sent, repeatable=16)  # calls in progress at the deletion
+    assert found.holds, found.breaches
 
 
 # --- helpers

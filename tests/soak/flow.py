@@ -40,7 +40,6 @@ class Flow:
     repeatable: int = 0
     incarnation: int = 1  # of its topic or stream
     filters: bool = False  # whether it has had the filter
-    suspended: bool = False
     disturbed: bool = False  # an action is under way: events at most once may be lost
     _numbers: Any = field(default_factory=itertools.count)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import aiohttp
 from soak.actions import ACTIONS, Action
-from soak.flow import Flow
 from soak.report import Report
 from soak.watch import Watch, growth
 from soak.world import SEND_PAUSE_SECONDS, World, world
@@ -73,7 +72,7 @@ async def _calm(it: World, report: Report, when: str = "at the start") -> None:
         for name, flow in it.flows.items():
             if old := flow.oldest(lambda at: at < now):
                 late[name] = f"not delivered: {', '.join(old[:20])}"
-            elif not any(_is_new(flow, call.at, now) for call in flow.calls[calls[name] :]):
+            elif not any(call.at > now for call in flow.calls[calls[name] :]):
                 late[name] = "no event since then"
         return not late
 
@@ -84,10 +83,6 @@ async def _calm(it: World, report: Report, when: str = "at the start") -> None:
             report.breach(f"{when}, {name} is not calm within {CALM_SECONDS:.0f} s: {problem}")
     for flow in it.flows.values():
         flow.disturbed = False
-
-
-def _is_new(flow: Flow, called_at: float, now: float) -> bool:
-    return called_at > now
 
 
 async def _end(it: World, report: Report, began: float) -> None:
