@@ -39,7 +39,7 @@ async def recreate_topic(world: World) -> str:
 
 
 async def recreate_stream(world: World) -> str:
-    """Once all of its messages are delivered: nobody counts those that JetStream destroys unread. So for a purge."""
+    """Once all of its messages are delivered: JetStream does not tell how many it destroys unread. So for a purge."""
     flow = world.choose("NATSTrigger", promise="once")
     sender = world.nats_sender(flow)
     async with replacing(world, flow, drained=True):

@@ -52,6 +52,8 @@ class Readings:
         running: Counter[str] = Counter()
         for found in _SAMPLE.finditer(text):
             labels = dict(_LABEL.findall(found["labels"]))
+            if "trigger" not in labels:  # a metric of the process
+                continue
             trigger, value = labels["trigger"], float(found["value"])
             if found["name"] == "kubeirq_held_events_by_state":
                 running[trigger] += int(value) if labels["state"] in ("running", "settling") else 0

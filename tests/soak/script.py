@@ -48,7 +48,11 @@ async def _act(it: World, report: Report, until: float) -> None:
         if action.cuts:
             for flow in it.flows.values():
                 flow.disturb()
-        detail = await action.do(it)
+        try:
+            detail = await action.do(it)
+        except (TimeoutError, AssertionError, aiohttp.ClientError, OSError) as error:
+            report.breach(f"{action.name} at {at:.1f} s: {error!r}")
+            return
         done = time.monotonic()
         await _calm(it, report, f"after {action.name}, {detail}")
         report.action(at, action.name, detail, time.monotonic() - done)
