@@ -26,7 +26,7 @@ from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
 from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
-from trigger_sources.kafka.notices import Notices, forgotten, recreated, truncated
+from trigger_sources.kafka.notices import Notices, deleted, forgotten, recreated, truncated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning
 from trigger_sources.kafka.remembered import memory_of, remembered
@@ -88,6 +88,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._kept = KeptPlaces(context, f"{cluster}/{group}")
         self._kept_at = time.monotonic()
         self._notices = Notices()
+        self._deleted = 0  # records that were deleted before they were read
         self._session = Session(SESSION_SECONDS)
 
     async def join(self, consumer: AIOKafkaConsumer, subscribe: Callable[[ConsumerRebalanceListener], None]) -> None:
@@ -373,6 +374,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             partition, beginning, end = self._partitions[tp], beginnings[tp], ends[tp]
             if beginning > offset:
                 self._context.report_lost(beginning - offset, "Retention")
+                self._deleted += beginning - offset
+                self._notices.add(deleted(tp, self._deleted, beginning))
+                self._report_connected()
                 partition.mark.reach(beginning)
             elif offset > end:
                 self._context.report_lost(offset - end, "Truncation")

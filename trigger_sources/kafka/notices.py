@@ -58,6 +58,14 @@ def forgotten(offsets: Mapping[TopicPartition, int]) -> Notice:
     )
 
 
+def deleted(tp: TopicPartition, lost: int, beginning: int) -> Notice:
+    """`lost` counts the records of all partitions since the source started."""
+    return Notice(
+        "RecordsDeleted",
+        f"{lost} records were deleted before they were read; reading goes on: {_places({tp: beginning})}",
+    )
+
+
 def truncated(tp: TopicPartition, offset: int, end: int, beginning: int) -> Notice:
     return Notice(
         "Truncated",

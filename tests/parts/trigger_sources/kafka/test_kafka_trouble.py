@@ -123,7 +123,11 @@ async def test_records_lost_to_retention_are_counted(kafka: Kafka, topic: str) -
     await admin.close()
     async with reading(trigger(kafka, topic), context) as generator:
         assert offsets(await take(generator, 2)) == [8, 9]
+        await until(lambda: context.reports[-1][1] == "RecordsDeleted")
     assert context.lost == [(5, "Retention")]
+    connected, _, message = context.reports[-1]
+    assert connected
+    assert message == f"5 records were deleted before they were read; reading goes on: {topic}/0 from 8"
 
 
 async def test_the_source_continues_after_the_broker_is_killed_and_restarted(topic: str) -> None:
