@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _HELD_BYTES = 64 * 1024 * 1024
 _OUTCOMES_REMEMBERED = 10_000
+_FAILURES_SAID = 3  # of a reply, before a condition says so
 _MOST_LIMITS = 8  # limits of events are held at most, with those of stuck lanes that are over their share
 
 # Attributes of an Enum are found slowly, and each event needs these
@@ -88,6 +89,7 @@ class Dispatcher:
         self._filter = compile_filter(trigger.filter) if trigger.filter else None
         self._suspects = Suspects(state)
         self._held: dict[Hashable, Held] = {}
+        self._unpublished: dict[Held, str] = {}  # events whose replies fail again and again, with the last problem
         self._untold: OrderedDict[str, Held] = OrderedDict()  # by position: settled, but the source does not know
         self._lanes: Lanes[Held] = Lanes()
         self._share = max(1, limit // 4)
@@ -706,7 +708,7 @@ class Dispatcher:
             reply = reply_to(held.delivery.event, answer, identity.namespace, identity.function)
             if reply is not None:
                 await publish_reply(
-                    self.publisher, held.delivery, reply, self._publish_delay, self._publish_failed,
+                    self.publisher, held.delivery, reply, self._publish_delay, partial(self._publish_failed, held),
                     uid=identity.uid, function=identity.function,
                 )  # fmt: skip
         except ReplyFailed as problem:
@@ -715,6 +717,8 @@ class Dispatcher:
             if held.delivery.caller_waits:
                 return self._end(held, "dropped", "ReplyFailed", str(problem))
             return self._give_up(held, "ReplyRefused", str(problem), answer)
+        finally:
+            self._unpublished.pop(held, None)
         if self._observe is not None:
             self._tell(held, "delivered", answer.status, held.latency_seconds)
         return _DECIDED
@@ -722,11 +726,18 @@ class Dispatcher:
     def _publish_delay(self, failures: int) -> float:
         return delay_after(failures, self._policy, self._jitter())
 
-    def _publish_failed(self, failures: int, message: str) -> None:
+    @property
+    def unpublished(self) -> str:
+        """Why replies are not published just now; empty when they are."""
+        return next(reversed(self._unpublished.values()), "")
+
+    def _publish_failed(self, held: Held, failures: int, message: str) -> None:
         self.counters.reply_failures += 1
         self.last_error = message
         if failures == 1:
             log.warning("reply not published", extra={**self._where, "error": message})
+        if failures >= _FAILURES_SAID:
+            self._unpublished[held] = message
 
     async def _written(self, held: Held) -> Input:
         await self.letters.write(lambda: held.dead_letter(self.identity, time.time()))

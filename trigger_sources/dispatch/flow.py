@@ -421,6 +421,8 @@ class Flow:
             return ("False", "Suspended", "spec.suspend is true")
         if dispatcher.letters.unwritable:
             return ("False", "DeadLettersUnwritable", dispatcher.letters.unwritable)
+        if dispatcher.unpublished:
+            return ("False", "RepliesUnpublished", dispatcher.unpublished)
         if self.gate.is_down:
             return ("False", "FunctionDown", f"{self.identity.function}: {self.gate.down_reason}")
         if dispatcher.hold.since is not None and dispatcher.hold.reason == "FilterFails":

@@ -21,18 +21,31 @@ class LetterWriter:
     """The dead letters of one trigger and function, as the dispatcher needs them.
 
     `store` is set before the first event is taken. `count` is the number of dead letters, kept up to date from the
-    number that the store had at the start. `unwritable` says why the store takes none just now; empty when it does.
+    number that the store had at the start. `unwritable` says why one is not written just now; empty when all are.
     """
 
     def __init__(self, where: Mapping[str, str]) -> None:
         self.store: DeadLetters | None = None
         self.count = 0
-        self.unwritable = ""
+        self._problems: dict[object, str] = {}  # of each letter that failed and is not written yet
         self._where = where
         self._preparing: asyncio.Task[None] | None = None
 
+    @property
+    def unwritable(self) -> str:
+        return next(reversed(self._problems.values()), "")
+
     async def write(self, letter_of: Callable[[], DeadLetter]) -> None:
         """Returns once the dead letter is durable. Any failure leads to another try."""
+        this = object()
+        try:
+            letter = await self._until_written(this, letter_of)
+        finally:
+            self._problems.pop(this, None)
+        if letter.redriven == 0:  # a redriven event that failed again replaces its own dead letter
+            self.count += 1
+
+    async def _until_written(self, this: object, letter_of: Callable[[], DeadLetter]) -> DeadLetter:
         backoff = Backoff(_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS)
         failures = slimmed = 0
         while True:
@@ -42,19 +55,16 @@ class LetterWriter:
                 if failures:
                     await self._prepare_again(self.store)  # the topic or stream may have been deleted
                 await self.store.write(letter)
-                break
+                return letter
             except Exception as error:
                 if isinstance(error, LetterTooLarge) and slimmed < SLIMMEST:
                     slimmed += 1
                     continue
-                self.unwritable = f"dead letter not written: {error}"
+                self._problems[this] = f"dead letter not written: {error}"
                 if failures == 0:
                     log.warning("dead letter not written", extra={**self._where, "error": str(error)}, exc_info=True)
                 failures += 1
                 await asyncio.sleep(backoff.next())
-        self.unwritable = ""
-        if letter.redriven == 0:  # a redriven event that failed again replaces its own dead letter
-            self.count += 1
 
     async def _prepare_again(self, store: DeadLetters) -> None:
         """Once for all the letters that wait for it. Raises what the store raises."""

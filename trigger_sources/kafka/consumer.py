@@ -12,6 +12,7 @@ from trigger_sources.kafka.member import SESSION_SECONDS
 from trigger_sources.kafka.security import Security, client_arguments
 
 _CLOSE_SECONDS = 1.0
+_MOST_IDLE_MS = 10 * 365 * 86_400_000  # a client that nobody reads from for longer leaves the group
 
 
 async def open_consumer(
@@ -25,7 +26,7 @@ async def open_consumer(
         enable_auto_commit=False,
         auto_offset_reset="none",  # the member decides where to begin, and skips nothing silently
         isolation_level="read_committed",  # no records of aborted transactions
-        max_poll_interval_ms=86_400_000,  # a full or held flow is not a dead member
+        max_poll_interval_ms=_MOST_IDLE_MS,  # a flow that is full, or whose function is down, is not a dead member
         rebalance_timeout_ms=60_000,
         session_timeout_ms=int(SESSION_SECONDS * 1000),
         heartbeat_interval_ms=1_000,

@@ -25,7 +25,8 @@ class Fetching:
         consumer: Any = self._consumer
         consumer._coordinator.check_errors()
         if consumer._subscription.reassignment_in_progress:
-            await asyncio.sleep(0.05)  # the client itself would wait for the end of it, however long that takes
+            with consumer._subscription.fetch_context():  # a member that was idle for too long joins again only then
+                await asyncio.sleep(0.05)  # the client itself would wait for however long that takes
             return []
         open_ = self._open()
         if not open_:

@@ -1,22 +1,27 @@
 """Finds out why a member of a group cannot read: the client tells nobody, and tries again silently."""
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from trigger_sources.kafka.partition import Partition
+
 _NAMED = 5
+_FULL_SECONDS = 60.0
 
 
 class Health:
     """Of one member. `topics` are those that must exist."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, group: str, topics: Sequence[str]) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, group: str, topics: Sequence[str], max_distance: int) -> None:
         self._consumer: Any = consumer
         self._group = group
         self._topics = topics
+        self._max_distance = max_distance
 
-    def problem(self, partitions: Collection[TopicPartition], *, in_session: bool) -> tuple[str, str] | None:
+    def problem(self, partitions: Mapping[TopicPartition, Partition], *, in_session: bool) -> tuple[str, str] | None:
         """A CamelCase reason and a message, as the newest metadata says. None if all `partitions` can be read.
 
         `in_session`: whether the group's coordinator still counts the member in.
@@ -33,13 +38,28 @@ class Health:
         leader = self._consumer._client.cluster.leader_for_partition
         offline = sorted(tp for tp in partitions if leader(tp) in (None, -1))
         if offline:
-            named = ", ".join(f"{tp.topic}/{tp.partition}" for tp in offline[:_NAMED])
-            more = f" and {len(offline) - _NAMED} more" if len(offline) > _NAMED else ""
             return (
                 "PartitionOffline",
-                f"no broker leads {named}{more}, so nothing arrives from there; check the brokers that have its copies",
+                f"no broker leads {_named(offline)}, so nothing arrives from there;"
+                " check the brokers that have copies of it",
+            )
+        now = time.monotonic()
+        full = sorted(
+            tp for tp, found in partitions.items() if found.full_seconds(self._max_distance, now) > _FULL_SECONDS
+        )
+        if full:
+            return (
+                "DistanceReached",
+                f"nothing more is taken from {_named(full)}: offset {partitions[full[0]].mark.committable} of the first"
+                f" one is not settled, and spec.maxDistance ({self._max_distance}) records follow it; mend the"
+                " function, or `kubeirq lanes release` or `skip` it",
             )
         return None
+
+
+def _named(partitions: Sequence[TopicPartition]) -> str:
+    more = f" and {len(partitions) - _NAMED} more" if len(partitions) > _NAMED else ""
+    return ", ".join(f"{tp.topic}/{tp.partition}" for tp in partitions[:_NAMED]) + more
 
 
 def missing_text(topics: Sequence[str]) -> str:

@@ -97,7 +97,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._kept.look()
         self._beginnings = Beginnings(consumer, self._kept, self._start)
         self._fetching = Fetching(consumer, self._most)
-        self._health = Health(consumer, self._group, self._topics)
+        self._health = Health(consumer, self._group, self._topics, self._max_distance)
         self._session.on_renewed = self._context.start_only_while(self._session.lasts)
         self._session.watch(consumer)
         subscribe(self)

@@ -15,8 +15,8 @@ class Partition:
     """From taken over to given up. `suspects`: the number of next records that may be what ends the process."""
 
     __slots__ = (
-        "alive", "begun", "committed", "id_prefix", "kept", "leaves", "mark", "name", "notify", "place", "position",
-        "reads", "source", "suspects", "tp",
+        "alive", "committed", "full_at", "full_since", "id_prefix", "kept", "leaves", "mark", "name", "notify", "place",
+        "position", "reads", "source", "suspects", "tp",
     )  # fmt: skip
 
     def __init__(self, tp: TopicPartition, place: Place, cluster: str, notify: asyncio.Event, suspects: int) -> None:
@@ -34,6 +34,8 @@ class Partition:
         self.notify = notify
         self.alive = True
         self.reads = True  # False once its topic turned out to be another one
+        self.full_at = -1  # the lowest unsettled offset, while no more may be taken
+        self.full_since = 0.0  # by the monotonic clock
         self.leaves = False  # True once an orderly end is under way
 
     def settle(self, offset: int, outcome: Outcome) -> Awaitable[None]:
@@ -43,6 +45,16 @@ class Partition:
             self.mark.settle(offset)
             self.notify.set()
         return SETTLED
+
+    def full_seconds(self, max_distance: int, now: float) -> float:
+        """For how long the same record has kept others from being taken, as far as the calls of this method show."""
+        mark = self.mark
+        if mark.distance < max_distance:
+            self.full_at = -1
+            return 0.0
+        if self.full_at != mark.committable:
+            self.full_at, self.full_since = mark.committable, now
+        return now - self.full_since
 
     def now(self) -> Place:
         """The present place, for a commit."""

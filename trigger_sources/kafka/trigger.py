@@ -40,7 +40,9 @@ class KafkaTrigger(TriggerSource):
         description="A regular expression of RE2; a topic whose whole name matches it is read, also one created later",
     )
     group: str | None = Field(
-        None, min_length=1, description="The consumer group; unset: kubeirq.<namespace>.<trigger>.<function>"
+        None,
+        min_length=1,
+        description="The consumer group, for one function; unset: kubeirq.<namespace>.<trigger>.<function>",
     )
     start: str = Field(
         "earliest",
@@ -86,6 +88,11 @@ class KafkaTrigger(TriggerSource):
             except ValueError as error:
                 raise ValueError(f"topicPattern: {error}") from None
         return self
+
+    @property
+    def fan_out(self) -> bool:  # type: ignore[override]
+        """Whether a selector may match several functions: in one group, each would get a part of the records."""
+        return self.group is None
 
     @property
     def addresses(self) -> Mapping[str, Sequence[str]]:

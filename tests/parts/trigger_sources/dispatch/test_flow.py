@@ -1054,6 +1054,33 @@ async def test_a_reply_is_confirmed_before_its_event_is_settled_and_the_function
             assert receiver.calls[-1].headers["ce-kubeirqhops"] == "1"
 
 
+async def test_replies_that_cannot_be_published_are_said(tmp_path: Path) -> None:
+    """Their events hold every place: nothing else is delivered meanwhile."""
+    accepts = False
+
+    async def invoice(call: Call) -> Answer:
+        return 200, {}, b"1"
+
+    async def receive(call: Call) -> Answer:
+        return 202 if accepts else 503
+
+    async with scripted(invoice) as function, scripted(receive) as receiver:
+        async with bench(function.url, tmp_path, reply={"url": receiver.url}) as it:
+            for number in range(2):
+                it.broker.publish(key=f"{number}")
+            await it.until(lambda: it.flow.status().conditions[0].reason == "RepliesUnpublished")
+            assert not it.flow.status().ready
+            assert "status 503" in it.flow.status().conditions[0].message
+            accepts = True
+            await it.until(it.settled(2))
+            assert it.flow.status().ready
+            accepts = False
+            it.broker.publish()
+            await it.until(lambda: not it.flow.status().ready)
+            await it.flow.context.withdraw(lambda delivery: True, 0)
+            assert it.flow.status().ready
+
+
 async def test_an_empty_answer_publishes_nothing(tmp_path: Path) -> None:
     async def decide(call: Call) -> Answer:
         return 204

@@ -12,12 +12,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.new_partitions import NewPartitions
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
-from servers.kafka import Kafka, committed_and_ends, create_topic
+from servers.kafka import Kafka, assigned, committed_and_ends, create_topic
 from servers.kafka_source import trigger
 
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Delivery, Outcome
-from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.kafka import KafkaTrigger, consumer
 from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.testing import StandInContext
 
@@ -298,6 +298,26 @@ async def test_a_member_that_was_stopped_past_its_session_starts_nothing_when_it
         time.sleep(6.5)  # noqa: ASYNC251  the whole process stands still, as under SIGSTOP
         assert not context.may_start()
         await running.until(context.may_start)
+
+
+async def test_a_flow_that_takes_nothing_for_very_long_goes_on_afterwards(
+    kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client leaves the group then: the function may have been down for a long weekend."""
+    monkeypatch.setattr(consumer, "_MOST_IDLE_MS", 1_500)
+    await produce(kafka, topic, [1])
+    source = trigger(kafka, topic)
+    async with reader(source, StandInContext()) as running:  # an error of the first read would keep the member active
+        await running.until(lambda: running.data == [1])
+    await produce(kafka, topic, [2])
+    generator: Any = source.deliveries(StandInContext())
+    async with aclosing(generator), asyncio.timeout(60):
+        await (await anext(generator))[0].settle(DONE)
+        while await assigned(kafka.bootstrap, f"g-{topic}"):
+            await asyncio.sleep(0.2)
+        await produce(kafka, topic, [3])
+        (following,) = await anext(generator)
+        assert following.event.data == b"3"
 
 
 @pytest.mark.parametrize("stalled", [False, True])

@@ -127,3 +127,21 @@ def test_many_letters_that_are_not_written_prepare_their_place_together(loop: Ma
     loop.run_until_complete(play())
     assert len(place.written) == 50
     assert (place.prepared, place.most) == (2, 1)
+
+
+def test_a_letter_that_is_not_written_is_said_until_it_is_though_others_are(loop: ManualLoop) -> None:
+    place = Place(*[LetterTooLarge("topic 't': max.message.bytes")] * 6)
+    writer = writer_to(place)
+
+    async def play() -> None:
+        stuck = asyncio.ensure_future(writer.write(lambda: LETTER))
+        await loop.calm()
+        place.problems, problems = [], place.problems
+        await writer.write(lambda: replace(LETTER, position="p/2"))
+        assert "max.message.bytes" in writer.unwritable
+        place.problems = problems
+        stuck.cancel()  # as when another replica gets the partition
+        await asyncio.gather(stuck, return_exceptions=True)
+        assert writer.unwritable == ""
+
+    loop.run_until_complete(play())

@@ -1,5 +1,7 @@
 """Why a member of a consumer group cannot read, as the newest metadata says."""
 
+import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,8 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from trigger_sources.kafka.health import Health
+from trigger_sources.kafka.partition import Partition
+from trigger_sources.kafka.places import Place
 
 BROKERS = [(1, "one", 9092, None), (2, "two", 9092, None)]
 
@@ -26,8 +30,12 @@ def consumer(leaders: list[int], coordinator: int | None = 1) -> Any:
 
 
 def problem(found: Any, *, in_session: bool = True, topics: tuple[str, ...] = ("t",)) -> tuple[str, str] | None:
-    assigned = [TopicPartition("t", number) for number in sorted(found.partitions_for_topic("t"))]
-    return Health(found, "g", topics).problem(assigned, in_session=in_session)
+    assigned = {tp: partition(tp) for number in found.partitions_for_topic("t") if (tp := TopicPartition("t", number))}
+    return Health(found, "g", topics, 10).problem(assigned, in_session=in_session)
+
+
+def partition(tp: TopicPartition) -> Partition:
+    return Partition(tp, Place(0), "c", asyncio.Event(), 0)
 
 
 def test_nothing_is_wrong_where_every_partition_has_a_leader() -> None:
@@ -57,3 +65,27 @@ def test_a_missing_topic_comes_first() -> None:
     found = problem(consumer([-1]), topics=("t", "u"))
     assert found is not None
     assert found == ("TopicMissing", "spec.topics: no topic 'u'; create it, or set createTopics")
+
+
+def test_a_partition_that_one_record_keeps_from_being_read_is_named_after_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    tp = TopicPartition("t", 0)
+    found = partition(tp)
+    health = Health(consumer([1]), "g", ("t",), 10)
+    for offset in range(10):
+        found.mark.take(offset)
+    assert health.problem({tp: found}, in_session=True) is None
+    now += 61
+    found.mark.settle(0)
+    found.mark.take(10)
+    assert health.problem({tp: found}, in_session=True) is None, "it moves, though slowly"
+    now += 61
+    problem = health.problem({tp: found}, in_session=True)
+    assert problem is not None
+    assert problem[0] == "DistanceReached"
+    assert "from t/0: offset 1 of" in problem[1]
+    found.mark.settle(1)
+    assert health.problem({tp: found}, in_session=True) is None

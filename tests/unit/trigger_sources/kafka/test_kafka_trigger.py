@@ -128,3 +128,8 @@ def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
 
 def test_brokers_may_be_names_and_addresses() -> None:
     KafkaTrigger.model_validate(spec(brokers=["kafka-0.kafka.svc:9092", "10.0.0.1:9092", "[fd00::1]:9092"]))
+
+
+def test_a_selector_of_several_functions_goes_with_a_group_for_each_of_them() -> None:
+    assert KafkaTrigger.model_validate(spec()).fan_out
+    assert not KafkaTrigger.model_validate(spec(group="g")).fan_out, "its members share the records"
