@@ -145,8 +145,20 @@ class Consumption:
         assert self._pull is not None
         self._pending, self._pull.newest_reply = info["num_pending"], ""
         self._kept.moved(info)
+        await self._count_lost(info)
         await self._kept.save()
         return Lag(unsettled(info))
+
+    async def _count_lost(self, info: Mapping[str, Any]) -> None:
+        """Counts messages that the stream's limits removed before the consumer handed them out.
+
+        Only where the trigger reads the whole stream: sequences do not tell whether a message was of the subject.
+        """
+        first, handed_out = self._stream.first_sequence, info["delivered"]["stream_seq"]
+        if first > handed_out + 1 and self._stream.is_all(self._trigger.subject):
+            lost = await self._kept.counts_to(first - 1, after=handed_out)
+            if lost:
+                self._context.report_lost(lost, "Retention")
 
     # --- messages
 
