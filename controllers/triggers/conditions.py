@@ -9,8 +9,10 @@ _FLOW_CONDITIONS = ("Connected", "Delivering")
 _SEVERITY = {"False": 0, "Unknown": 1, "True": 2}  # the worst status first
 
 
-def conditions_of_trigger(flows: Mapping[str, FlowStatus]) -> list[Condition]:
+def conditions_of_trigger(flows: Mapping[str, FlowStatus], body_limit: str = "") -> list[Condition]:
     """Accepted, Connected, Delivering and Ready of a trigger with a valid spec. `flows` has each flow by its function.
+
+    `body_limit` is the problem of a trigger that takes larger bodies than its function.
 
     Of several flows, the worst one decides. The conditions contain nothing that changes with every event, so that an
     idle trigger causes no writes, and a busy one few.
@@ -22,6 +24,8 @@ def conditions_of_trigger(flows: Mapping[str, FlowStatus]) -> list[Condition]:
     parts = [_worst(name, flows) for name in _FLOW_CONDITIONS]
     problems = (part for part in parts if part.status != "True")
     problem = min(problems, key=lambda part: _SEVERITY[part.status], default=None)
+    if problem is None and body_limit:
+        problem = Condition("Ready", "False", "BodyLimit", f"spec.bodyLimitBytes: {body_limit}")
     ready = Condition("Ready", "True", "Ready") if problem is None else _as_ready(problem)
     return [*found, *parts, ready]
 

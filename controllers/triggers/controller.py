@@ -108,6 +108,7 @@ class TriggerController:
                 group.create_task(self._statuses.queue.run())
                 group.create_task(self._resync_periodically())
                 group.create_task(self._statuses.poll())
+                group.create_task(self._statuses.compare_body_limits())
         finally:
             await self._host.gateway.serve_late_requests()
             await asyncio.gather(self._host.gateway.close(self._grace_seconds), self.flows.stop(self._grace_seconds))

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from controllers.cluster.api import Api, Object, Refused
+from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import contains
 from controllers.cluster.events import EventRecorder, event_for_transition
 from controllers.cluster.work_queue import WorkQueue
+from controllers.functions.body_limit import DEFAULT_BYTES, body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, is_starting, rejected
 from controllers.triggers.exposed_objects import ExposedObjects, gateway_address, is_exposed
 from controllers.triggers.gates import Gates
@@ -27,6 +28,7 @@ _STARTING_SECONDS = 10.0  # a flow that starts has this time to connect before t
 _POLL_SECONDS = 1.0
 _POLL_SHARE = 0.02  # the maximum share of time for polls
 _MESSAGE_SECONDS = 30.0  # the minimum time between writes that only change a message
+_BODY_LIMITS_SECONDS = 5.0
 _NEXT_RUNS = 3
 _NEXT_RUNS_SECONDS = 60.0
 
@@ -55,6 +57,7 @@ class StatusReporter:
             workers=_CONCURRENT_WRITES,
             expected=(SourceError, Refused, OSError, TimeoutError),
         )
+        self._api = api
         self._events = EventRecorder(api, "kubeirq")
         self._triggers = triggers
         self._flows = flows
@@ -96,6 +99,29 @@ class StatusReporter:
             for running in list(self._flows.running.values()):
                 running.flow.dispatcher.nudge()
             await asyncio.sleep(max(_POLL_SECONDS, (time.monotonic() - started) / _POLL_SHARE))
+
+    async def compare_body_limits(self) -> None:
+        """Compares the bodies that HTTP triggers take with those that their functions take, until it is cancelled.
+
+        Only for triggers that take more than functions do unless their spec says so: such triggers are rare.
+        """
+        await self._synced.wait()
+        while True:
+            for _, trigger in list(self._triggers.items()):
+                asked = getattr(trigger.spec, "body_limit_bytes", 0)
+                try:
+                    trigger.body_limit = await self._body_limit_problem(trigger, asked) if asked > DEFAULT_BYTES else ""
+                except (Refused, OSError, TimeoutError) as error:
+                    log.warning("function not read", extra={"trigger": trigger.uid, "problem": str(error)})
+            await asyncio.sleep(_BODY_LIMITS_SECONDS)
+
+    async def _body_limit_problem(self, trigger: CachedTrigger, asked: int) -> str:
+        for running in self._flows.of(trigger.uid):
+            name = running.flow.identity.function
+            function = await self._api.get(f"{GROUP}/{VERSION}", "Function", trigger.namespace, name)
+            if function is not None and (problem := body_limit_problem(asked, name, body_limit_of(function["spec"]))):
+                return problem
+        return ""
 
     def _desired(self, trigger: CachedTrigger) -> Object | None:
         """The fields to write. None if they do not differ, or if it is too early to tell."""
@@ -149,7 +175,7 @@ class StatusReporter:
             return {}, None
         name, url = trigger.object["metadata"]["name"], self._gateway_url
         address = {} if url is None else gateway_address(url, name, self._running_spec(trigger) or spec)
-        return address, conditions_of_trigger(flows)
+        return address, conditions_of_trigger(flows, trigger.body_limit)
 
     def _running_spec(self, trigger: CachedTrigger) -> TriggerSource | None:
         """The spec of the flows that run. While an edit waits for their drain, it is not that of the object."""

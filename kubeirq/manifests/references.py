@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.code_problems import code_problems
 from kubeirq.manifests.field_lines import FieldLines
@@ -15,8 +16,6 @@ from trigger_sources.http import HTTPTrigger
 from trigger_sources.problems import Place, Problem, dotted, nearest
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import secret_refs
-
-_BODY_LIMIT_BYTES = 8 * 1024 * 1024  # of a function that sets no FUNC_BODY_LIMIT
 
 _DATA_KINDS = ("Secret", "ConfigMap")
 
@@ -166,23 +165,10 @@ def _trigger_problems(
 
 def _body_limit_problems(trigger: HTTPTrigger, function: Resource) -> Iterator[Found]:
     """A gateway that lets in larger bodies than the function takes, as far as the files tell."""
-    limit = _body_limit_of(function.spec) if isinstance(function.spec, FunctionSpec) else None
-    if limit is not None and trigger.body_limit_bytes > limit:
-        yield (
-            ("bodyLimitBytes",),
-            f"the Function {function.name!r} takes bodies of at most {limit} bytes; give it the variable"
-            f" FUNC_BODY_LIMIT: env: [{{name: FUNC_BODY_LIMIT, value: '{trigger.body_limit_bytes}'}}]",
-        )
-
-
-def _body_limit_of(function: FunctionSpec) -> int | None:
-    """The largest body that the function takes; None if the files do not tell."""
-    if function.image is not None or function.source.image is not None:
-        return None
-    for variable in function.env:
-        if variable.name == "FUNC_BODY_LIMIT":
-            return int(variable.value) if variable.value is not None and variable.value.isdecimal() else None
-    return None if function.env_from else _BODY_LIMIT_BYTES
+    if isinstance(function.spec, FunctionSpec):
+        limit = body_limit_of(function.spec.model_dump(by_alias=True))
+        if problem := body_limit_problem(trigger.body_limit_bytes, function.name, limit):
+            yield ("bodyLimitBytes",), problem
 
 
 def _secret_problems(

@@ -221,7 +221,9 @@ def _headers(delivery: Delivery) -> Mapping[str, str]:
     joined = delivery.request is not None
     for name, value in delivery.headers:
         text = value.decode(errors="replace")
-        found[name] = f"{found[name]}, {text}" if joined and name in found else text
+        if joined and name in found:
+            text = f"{found[name]}{'; ' if name == 'cookie' else ', '}{text}"
+        found[name] = text
     return found
 
 

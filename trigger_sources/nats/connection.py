@@ -98,6 +98,7 @@ class Connection:
         self.place = ", ".join(map(_without_password, servers))
         self.unreachable = unreachable
         self.listeners: set[Callable[[bool], None]] = set()
+        self.refusal_listeners: set[Callable[[str], None]] = set()  # of subjects that the identity has no right to
         self.generation = 0  # counts reconnects: messages that were sent before one may be lost
         self.lost = self.away("the connection was lost")  # the reason of the loss, while the connection is lost
         self.subscriptions: set[Subscription] = set()
@@ -154,10 +155,12 @@ class Connection:
                 refused = error
                 if client is self.client:
                     self._login_refused = True
-                    self._lose(self._refused(error))
+                    self._lose(self.refused(str(error)))
                     self._needs_look.set()
             if "permissions violation" in str(error).lower():
                 self._refusal = str(error)
+                for listener in list(self.refusal_listeners):
+                    listener(self._refusal)
 
         async def gone() -> None:
             if client is self.client:
@@ -195,7 +198,7 @@ class Connection:
             # tries several times, so one of the attempts has usually got the message.
             reason = refused or last or error
             if _is_refusal(reason):
-                raise self._refused(reason) from error
+                raise self.refused(str(reason)) from error
             raise self.away(str(reason) or type(reason).__name__) from error
         return client
 
@@ -214,7 +217,7 @@ class Connection:
         """Returns once a new client is connected and subscribed. Pauses longer from attempt to attempt."""
         old, pause = self.client, _FIRST_PAUSE_SECONDS
         if (error := old.last_error) is not None and not self._login_refused:
-            self._lose(self._refused(error) if _is_refusal(error) else self.away(str(error)))
+            self._lose(self.refused(str(error)) if _is_refusal(error) else self.away(str(error)))
         await _end(old)
         log.warning("NATS client is replaced", extra={"servers": self.place, "problem": str(self.lost)})
         while True:
@@ -359,14 +362,14 @@ class Connection:
     def _silent(self, subject: str, error: Exception) -> SourceError:
         """The error for an answer that did not come."""
         if f'"{subject}"'.lower() in self._refusal.lower():
-            return SourceError("Unauthorized", f"{self.place}: {self._refusal}")
+            return self.refused(self._refusal)
         return self.away(f"JetStream does not answer: {str(error) or type(error).__name__}")
+
+    def refused(self, problem: str) -> SourceError:
+        return SourceError("Unauthorized", f"{self.place}: {problem}")
 
     def away(self, problem: str) -> SourceError:
         return SourceError(self.unreachable, f"{self.place}: {problem}")
-
-    def _refused(self, error: Exception) -> SourceError:
-        return SourceError("Unauthorized", f"{self.place}: {error}")
 
 
 def _fail(publication: _Publication, error: Exception) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from nats.errors import Error as NatsError
 from nats.nuid import NUID
 
-from trigger_sources.context import Context
+from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import AnswerRefused, Delivery, Outcome
 from trigger_sources.encoding.header_text import bytes_of_header, text_without_surrogates
 from trigger_sources.nats.connection import Connection
@@ -19,6 +19,7 @@ from trigger_sources.nats.spec import NATSSpec
 
 _READ_SECONDS = 0.5
 _DRAIN_SECONDS = 1.0
+_FLUSH_SECONDS = 5.0
 _LEAST_BUFFER = 1_000
 _BUFFER_BYTES = 32 * 1024 * 1024
 _MESSAGE_BYTES = 500  # of a buffered message, beside its data and headers
@@ -39,6 +40,7 @@ class CoreSubscription:
         self._lost = 0  # and not reported yet
         self._reporting: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
+        self._failure: SourceError | None = None  # the next read raises it
         self._ids = NUID()
 
     async def start(self) -> None:
@@ -46,10 +48,17 @@ class CoreSubscription:
         connection = await trigger.connection(context)
         self._connection = connection
         connection.listeners.add(self._connected)
+        connection.refusal_listeners.add(self._refused)
         self._subscription = await connection.subscribe(trigger.subject, self._came, queue=trigger.name_in(context))
+        with contextlib.suppress(NatsError, TimeoutError, OSError):  # the listeners hear of a lost connection
+            await connection.flush(_FLUSH_SECONDS)  # a refusal comes before the answer
+        if self._failure is not None:
+            raise self._failure
         context.report(connected=True, reason="AtMostOnce", message=_AT_MOST_ONCE)
 
     async def read(self) -> list[Delivery]:
+        if self._failure is not None:
+            raise self._failure
         if not self._waiting:
             self._news.clear()
             try:
@@ -67,6 +76,7 @@ class CoreSubscription:
         if connection is None:
             return
         connection.listeners.discard(self._connected)
+        connection.refusal_listeners.discard(self._refused)
         with contextlib.suppress(NatsError, TimeoutError, OSError):
             if self._subscription is not None and connection.client.is_connected:
                 await connection.drain(self._subscription, _DRAIN_SECONDS)  # messages on their way are counted, too
@@ -127,6 +137,11 @@ class CoreSubscription:
         problem = f"the answer has {len(body)} bytes, and the server takes at most {most} (max_payload)"
         await connection.client.publish(reply, headers=_failure(500, f"AnswerTooLarge: {problem}"))
         raise AnswerRefused("AnswerTooLarge", problem)
+
+    def _refused(self, problem: str) -> None:
+        assert self._connection is not None
+        if f'subscription to "{self._trigger.subject}"'.lower() in problem.lower():
+            self._failure = self._connection.refused(problem)
 
     def _connected(self, connected: bool) -> None:
         if connected:

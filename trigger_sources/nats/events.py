@@ -61,7 +61,8 @@ def event_from_message(
     subject: str, data: bytes, headers: Mapping[str, str] | None, identity: str, source: str, time: str | None
 ) -> Event:
     """The event of a message. A CloudEvent (binary or structured) stays as it is; others get the id `identity`."""
-    subject = text_without_surrogates(subject)
+    if not subject.isascii():
+        subject = text_without_surrogates(subject)
     extensions = {"natssubject": subject}
     content_type = None
     if headers:

@@ -33,9 +33,11 @@ class LosslessClient(Client):  # type: ignore[misc]
         return self.is_connected and self._reading_task is not None and self._reading_task.done()
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Any:
-        return self.msg_class(
-            subject=header_text(subject), reply=header_text(reply), data=data, headers=headers, _client=self, _sid=sid
-        )
+        try:
+            names = subject.decode(), reply.decode()
+        except UnicodeDecodeError:
+            names = header_text(subject), header_text(reply)
+        return self.msg_class(subject=names[0], reply=names[1], data=data, headers=headers, _client=self, _sid=sid)
 
     async def _process_headers(self, headers: bytes | None) -> "MessageHeaders | None":
         if not headers:

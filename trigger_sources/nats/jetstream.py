@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _READ_SECONDS = 0.5
 _LEAST_UNACKNOWLEDGED = 1_000
+_REPEATED_SECONDS = 6.0  # a pull that got no answer is repeated sooner
 
 
 class Consumption:
@@ -57,6 +58,7 @@ class Consumption:
         self._ids = ""  # the first part of the ids of events
         self._source = ""
         self._note = ("", "")  # the reason and the message of a source that is connected
+        self._refusals: dict[str, float] = {}  # subjects to which it may not publish, with the time to forget them
         self._pause = ""  # the message for a consumer that somebody paused
         self._failure: SourceError | None = None  # the finding of `look`; the next read raises it
         self._pending = 0  # messages that the consumer had not handed out when it was last looked at
@@ -87,6 +89,7 @@ class Consumption:
         )
         await self._pull.open()
         connection.listeners.add(self._report)
+        connection.refusal_listeners.add(self._refused)
         _RUNNING[id(context)] = self
         self._draining = asyncio.create_task(self._stop_asking_when_it_drains())
         self._report(connection.client.is_connected)
@@ -111,6 +114,7 @@ class Consumption:
         if self._pull is None:
             return
         self._connection.listeners.discard(self._report)
+        self._connection.refusal_listeners.discard(self._refused)
         # After a failure the fabric still has the messages that it took: they stay with it
         await self._pull.close(everything=self._context.stopping.is_set())
         self._kept.moved(self._pull.last_info)
@@ -133,14 +137,28 @@ class Consumption:
             self._failure = SourceError("Taken", f"consumer {self._consumer} of stream {stream.name}: {problem}")
         elif problem := withheld(info, self._config()):
             await self._restore(info, problem)
-        if self._pause != (pause := pause_of(info)):
-            self._pause = pause
+        before = (self._pause, bool(self._refusals))
+        self._pause = pause_of(info)
+        self._forgive()
+        if before != (self._pause, bool(self._refusals)):
             self._report(self._connection.client.is_connected)
         assert self._pull is not None
         self._pending, self._pull.newest_reply = info["num_pending"], ""
         self._kept.moved(info)
+        await self._count_lost(info)
         await self._kept.save()
         return Lag(unsettled(info))
+
+    async def _count_lost(self, info: Mapping[str, Any]) -> None:
+        """Counts messages that the stream's limits removed before the consumer handed them out.
+
+        Only where the trigger reads the whole stream: sequences do not tell whether a message was of the subject.
+        """
+        first, handed_out = self._stream.first_sequence, info["delivered"]["stream_seq"]
+        if first > handed_out + 1 and self._stream.is_all(self._trigger.subject):
+            lost = await self._kept.counts_to(first - 1, after=handed_out)
+            if lost:
+                self._context.report_lost(lost, "Retention")
 
     # --- messages
 
@@ -347,6 +365,28 @@ class Consumption:
         self._lost = unread + pull.waiting
         return SourceError(reason, f"stream {self._stream.name!r}: {problem}; at least {self._lost} messages are lost")
 
+    # --- rights
+
+    def _refused(self, problem: str) -> None:
+        """Takes a refusal of the server, if it is of this consumer. The client gives its text in lower case."""
+        consumer = f"{self._stream.name}.{self._consumer}"
+        if f'publish to "$js.api.consumer.msg.next.{consumer}"'.lower() in problem:
+            subject, waited = f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", _REPEATED_SECONDS
+        elif 'publish to "$js.ack.' in problem and f".{consumer}.".lower() in problem:
+            subject, waited = "$JS.ACK.>", _REPEATED_SECONDS + 2 * self._trigger.ack_wait_seconds
+        else:
+            return
+        is_new = subject not in self._refusals
+        self._refusals[subject] = time.monotonic() + waited
+        if is_new:
+            self._report(self._connection.client.is_connected)
+
+    def _forgive(self) -> None:
+        """Forgets refusals once the server takes the same again: the fabric repeats a refused request by itself."""
+        for subject, until in list(self._refusals.items()):
+            if time.monotonic() > until:
+                del self._refusals[subject]
+
     # --- reports
 
     def _tell(self, begin: Beginning) -> None:
@@ -362,6 +402,10 @@ class Consumption:
             self._context.report(connected=False, reason=lost.reason, message=str(lost))
         elif stream.problem:
             self._context.report(connected=False, reason=stream.reason, message=stream.problem)
+        elif self._refusals:
+            subjects = " and ".join(sorted(self._refusals))
+            message = f"{self._connection.place}: the server lets this identity not publish to {subjects}"
+            self._context.report(connected=False, reason="Unauthorized", message=message)
         elif self._pause:
             self._context.report(connected=False, reason="ConsumerPaused", message=self._pause)
         else:

@@ -34,6 +34,7 @@ class Place:
     since: str  # the time at which the trigger's first consumer was created; `start: new` means this time
     ids: str  # the first part of the ids of events
     unread: int = 0  # messages that are lost if the stream is deleted
+    lost_to: int = 0  # the last sequence of the messages that are counted as lost
 
     def to_bytes(self) -> bytes:
         return orjson.dumps(asdict(self))
@@ -59,7 +60,7 @@ def place_from(value: bytes | None) -> Place | None:
     if value is None:
         return None
     try:
-        found = {"unread": 0, **orjson.loads(value)}
+        found = {"unread": 0, "lost_to": 0, **orjson.loads(value)}
         return Place(**{field.name: found[field.name] for field in fields(Place)})
     except (orjson.JSONDecodeError, KeyError, TypeError):
         log.warning("place not read", extra={"value": value[:200]})
@@ -124,6 +125,21 @@ class KeptPlace:
         """Takes the acknowledgements that the consumer has. Another consumer of the same name is ignored."""
         if info is not None and self._place is not None and info["created"] == self._consumer_created:
             self._place = replace(self._place, floor=info["ack_floor"]["stream_seq"], unread=unsettled(info))
+
+    async def counts_to(self, sequence: int, after: int) -> int:
+        """The number of messages after `after`, up to `sequence`, that are not counted as lost yet. They are now.
+
+        Of several replicas, the first one counts them. Raises SourceError.
+        """
+        place, kept = self._place, place_from(await self._state.get(_STATE_KEY))
+        if place is None:
+            return 0
+        counted = max(after, place.lost_to, kept.lost_to if kept is not None and kept.stream == place.stream else 0)
+        self._place = replace(place, lost_to=max(counted, sequence))
+        if sequence > counted:
+            self._durable = kept
+            await self.put()
+        return max(0, sequence - counted)
 
     def ended(self, unread: int) -> None:
         """The stream is gone, with so many messages that nobody read."""

@@ -75,8 +75,7 @@ class NATSPublisher:
             if streams.get("streams"):
                 await self._confirmed(client, streams["streams"], data, headers)
             else:
-                await client.publish(self._subject, data, headers=headers)
-                await self._connection.flush(_SECONDS)
+                await self._flushed(client, data, headers)
                 if self._connection.generation != generation:
                     raise OSError(f"reply to {self._subject!r}: the connection was lost meanwhile")
         except NoRespondersError as error:
@@ -98,6 +97,18 @@ class NATSPublisher:
             if error.get("err_code") in _TOO_LARGE:
                 raise ReplyRefused(f"{problem}: {_TOO_LARGE[error['err_code']]}")
             raise OSError(problem)
+
+    async def _flushed(self, client: Client, data: bytes, headers: Mapping[str, str]) -> None:
+        """Returns once the server has the message, which no stream takes."""
+        refusals: list[str] = []
+        self._connection.refusal_listeners.add(refusals.append)
+        try:
+            await client.publish(self._subject, data, headers=headers)
+            await self._connection.flush(_SECONDS)  # a refusal comes before the answer
+        finally:
+            self._connection.refusal_listeners.discard(refusals.append)
+        if any(f'publish to "{self._subject}"'.lower() in problem.lower() for problem in refusals):
+            raise OSError(f"reply to {self._subject!r}: {refusals[-1]}")
 
     async def _confirms(self, stream: str) -> bool:
         return not (await self._connection.api(f"STREAM.INFO.{stream}"))["config"].get("no_ack", False)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from trigger_sources.context import SourceError
 from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.consumer import consumer_info
-from trigger_sources.nats.subjects import all_covered, extended, overlapping, transformed
+from trigger_sources.nats.subjects import all_covered, covers, extended, overlapping, transformed
 
 ABOUT_STREAMS = ("StreamMissing", "SeveralStreams", "SubjectNotInStream")  # the reasons of errors
 _INVALID_CONFIGURATION = 10052
@@ -47,6 +47,7 @@ class SourceStream:
     opaque: bool  # it also has messages of other streams: its subjects do not tell what is in it
     plain: bool  # it keeps every message until someone removes it
     is_work_queue: bool = False  # it has only messages that are not acknowledged
+    first_sequence: int = 0
     reason: str = ""
     problem: str = ""
 
@@ -71,6 +72,10 @@ class SourceStream:
 
     def has_all(self, subject: str) -> bool:
         return self.opaque or all_covered(self.subjects, subject)
+
+    def is_all(self, subject: str) -> bool:
+        """Whether every message of the stream has such a subject."""
+        return subject == ">" or (not self.opaque and all(covers(subject, pattern) for pattern in self.subjects))
 
     def has_some(self, subject: str) -> bool:
         return self.opaque or bool(overlapping(self.subjects, subject))
@@ -255,6 +260,7 @@ def _stream_of(info: Mapping[str, Any]) -> SourceStream:
         last_sequence=info["state"]["last_seq"],
         opaque=opaque,
         is_work_queue=config["retention"] == "workqueue",
+        first_sequence=info["state"]["first_seq"],
         plain=not opaque
         and not transform
         and config["retention"] == "limits"

@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         except UnicodeDecodeError:  # each byte that is not UTF-8 is kept, and goes out again as it came
             value = value.decode(errors="surrogateescape")
         if name in self.headers:
-            value = f"{self.headers[name]}, {value}"
+            value = f"{self.headers[name]}{'; ' if name == 'cookie' else ', '}{value}"
         self.headers[name] = value
 
     def on_headers_complete(self):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -98,6 +99,15 @@ async def test_a_trailer_does_not_pass_for_a_header() -> None:
         head = b"POST / HTTP/1.1\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
         request = head + b"1\r\na\r\n0\r\nce-id: evil\r\n\r\n"
         assert (await exchange(found, request)).endswith(b"None")
+
+
+async def test_repeated_headers_are_joined_and_cookies_in_their_own_way() -> None:
+    source = "def handler(event, context):\n    return event['extensions']['request'].headers"
+    async with function(source) as found:
+        request = post(b"", "x-a: 1", "cookie: a=1", "X-A: 2", "Cookie: b=2", "connection: close")
+        _, _, body = (await exchange(found, request)).partition(b"\r\n\r\n")
+        headers = json.loads(body)
+        assert (headers["x-a"], headers["cookie"]) == ("1, 2", "a=1; b=2")
 
 
 async def test_a_bad_request_behind_a_good_one_costs_the_good_one_nothing() -> None:

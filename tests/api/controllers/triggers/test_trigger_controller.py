@@ -16,6 +16,8 @@ from servers.ledger import Books, clean, judge
 from servers.nats import nats_server
 from servers.recorded_calls import FUNCTION, account, count
 
+from controllers.functions.status import FUNCTION_LABEL
+
 
 async def published(url: str, numbers: range, subject: str = "orders") -> None:
     client = await nats.connect(url)
@@ -107,6 +109,27 @@ async def test_a_problem_is_reported_with_field_problem_and_way_out(kubernetes: 
         async with asyncio.timeout(10):
             while "Warning  Invalid" not in await it.server.kubectl("describe", "natstrigger", "bad-filter"):
                 await asyncio.sleep(0.2)
+
+
+@pytest.mark.timeout(120)
+async def test_larger_bodies_than_the_function_takes_are_reported_until_its_limit_is_raised(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
+        await it.start("trigger", "http")
+        spec: dict[str, Any] = {"source": {"inline": "def handler(event, context): pass"}}
+        labels = {"kubernetes.io/service-name": "f", FUNCTION_LABEL: "f"}
+        slice_ = {
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "f", "labels": labels},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [],
+        }  # fmt: skip
+        trigger = resource("HTTPTrigger", "f", {"function": "f", "bodyLimitBytes": 9_000_000})
+        await it.apply(resource("Function", "f", spec), slice_, trigger)
+        found = await it.until("httptrigger", "f", lambda found: condition(found)["reason"] == "BodyLimit")
+        assert "FUNC_BODY_LIMIT, value: '9000000'" in condition(found)["message"]
+        env = {"env": [{"name": "FUNC_BODY_LIMIT", "value": "9000000"}]}
+        await it.apply(resource("Function", "f", {**spec, **env}))
+        await it.until("httptrigger", "f", lambda found: condition(found)["status"] == "True")
 
 
 @pytest.mark.timeout(120)

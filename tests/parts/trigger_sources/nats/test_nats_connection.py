@@ -1,6 +1,7 @@
 """A NATS connection comes back from anything: errors of the server, refused logins, and changed secrets."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +16,10 @@ from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.flows import Flows, TriggerResource
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import LocalHost
-from trigger_sources.events import binary_headers
+from trigger_sources.events import Event, binary_headers
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.nats import NATSTrigger
+from trigger_sources.nats.reply import NATSReply
 from trigger_sources.source import SourceError
 from trigger_sources.spec import SecretRef
 from trigger_sources.stores.jetstream import JetStreamStore
@@ -83,6 +85,12 @@ async def until(happened: Callable[[], Any], seconds: float = 20) -> None:
             await asyncio.sleep(0.01)
 
 
+async def send(server: NATSServer, data: bytes) -> None:
+    connection = await nats.connect(server.url)
+    await connection.publish("orders", data)
+    await connection.close()
+
+
 async def publish(server: NATSServer, data: bytes, token: str = "right", subject: str = "orders") -> None:
     connection = await nats.connect(server.url, token=token)
     await connection.publish(subject, data)
@@ -126,6 +134,74 @@ async def test_a_permissions_violation_changes_no_connection() -> None:
             await until(lambda: consumer.data == [b"1"])
             assert not consumer.losses
             assert way.connections == 1
+
+
+RIGHTS = """
+accounts {{ A {{ jetstream: enabled, users: [
+    {{user: admin, password: admin}}
+    {{user: me, password: right, permissions: {{publish: {{allow: {publish}}}, subscribe: {{allow: {subscribe}}}}}}}
+] }} }}
+no_auth_user: admin
+"""
+ALL = ["$JS.API.>", "$JS.ACK.>", "_INBOX.>"]
+
+
+def rights(publish: list[str], subscribe: list[str]) -> str:
+    return RIGHTS.format(publish=json.dumps(publish), subscribe=json.dumps(subscribe))
+
+
+LOGIN = {"security": {"username": "me", "password": {"name": "nats", "key": "token"}}}
+
+
+@pytest.mark.parametrize(
+    ("publish", "missing"),
+    [
+        (["$JS.API.>", "_INBOX.>"], "$JS.ACK.>"),
+        (
+            ["$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.CREATE.>", "$JS.ACK.>"],
+            "$JS.API.CONSUMER.MSG.NEXT.ORDERS.kubeirq-default-trigger-function",
+        ),
+    ],
+)
+async def test_a_missing_right_of_a_consumer_is_reported_until_it_is_given(publish: list[str], missing: str) -> None:
+    async with nats_server(config=rights(publish, ["_INBOX.>"])) as server:
+        async with consuming(server.url, ackWaitSeconds=1, **LOGIN) as consumer:
+            await send(server, b"1")
+            if missing == "$JS.ACK.>":
+                await until(lambda: consumer.data == [b"1"])
+                await consumer.deliveries[0].settle(DONE)
+            await until(lambda: consumer.reason == "Unauthorized")
+            assert missing in consumer.losses[-1]
+            await server.reload(rights(ALL, ["_INBOX.>"]))
+            async with asyncio.timeout(30):
+                while consumer.reason:
+                    await consumer.spec.lag(consumer.context)
+                    await asyncio.sleep(0.1)
+            await until(lambda: b"1" in consumer.data)
+
+
+async def test_a_core_subject_that_the_identity_may_not_read_is_not_ready() -> None:
+    async with nats_server(config=rights(ALL, ["_INBOX.>"])) as server:
+        context = StandInContext(secrets={("nats", "token"): "right"})
+        spec = {"function": "f", "servers": [server.url], "subject": "orders", "mode": "core", **LOGIN}
+        generator = NATSTrigger.model_validate(spec).deliveries(context)
+        with pytest.raises(SourceError, match='subscription to "orders"') as caught:
+            await anext(aiter(generator))
+        assert caught.value.reason == "Unauthorized"
+        assert not context.reports
+        await context.close()
+
+
+async def test_a_reply_to_a_subject_that_the_identity_may_not_use_is_not_published() -> None:
+    async with nats_server(config=rights(ALL, ["_INBOX.>"])) as server:
+        context = StandInContext(secrets={("nats", "token"): "right"})
+        target = NATSReply.model_validate({"subject": "Answers", "servers": [server.url], **LOGIN})
+        publisher = await target.open(context, {})
+        with pytest.raises(OSError, match="permissions violation"):
+            await publisher.publish(Event("1", "/s", "t", b"x"), None)
+        await server.reload(rights([*ALL, "Answers"], ["_INBOX.>"]))
+        await publisher.publish(Event("1", "/s", "t", b"x"), None)
+        await context.close()
 
 
 @pytest.mark.parametrize("mode", ["jetstream", "core"])

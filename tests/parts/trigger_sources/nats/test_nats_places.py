@@ -131,6 +131,39 @@ async def test_messages_that_nobody_read_before_their_stream_was_deleted_are_cou
             assert f"{10 - held} unread messages" in reader.report[2]
 
 
+@pytest.mark.parametrize("how", ["max_msgs", "max_msgs_per_subject"])
+async def test_messages_that_are_removed_before_they_are_read_are_counted_as_lost_once(how: str) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"], **{how: 5})
+        context = StandInContext(room=4)
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 5)
+            held = await reader.next()
+            context.room = 0
+            await js.publish("s.1", 95)
+            for _ in range(2):
+                await reader.spec.lag(context)
+            ((lost, reason),) = context.lost
+            assert reason == "Retention"
+            handed_out = (await js.consumer("S", CONSUMER))["delivered"]["stream_seq"]
+            assert lost == 95 - handed_out
+            assert handed_out >= len(held)
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            await reader.spec.lag(context)
+            assert context.lost == []
+
+
+async def test_removed_messages_of_a_stream_with_other_subjects_are_not_guessed() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>", "t"], max_msgs=5)
+        context = StandInContext(room=0)
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("t", 50)
+            await reader.spec.lag(context)
+            assert context.lost == []
+
+
 async def test_messages_of_a_stream_that_is_deleted_while_no_fabric_runs_are_counted_as_lost_once() -> None:
     async with nats_server() as server, jetstream(server.url) as js:
         await js.create("S", ["s.>"])
@@ -138,6 +171,7 @@ async def test_messages_of_a_stream_that_is_deleted_while_no_fabric_runs_are_cou
         context = StandInContext(room=4)
         async with reading(spec_for(server), context) as reader:
             await (await reader.next())[0].settle(DONE)
+            await until_acknowledged(js, 1)
         await recreate(js, 3)
         lost = []
         for _ in range(2):

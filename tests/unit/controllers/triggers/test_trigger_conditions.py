@@ -1,6 +1,11 @@
 """How a trigger is, told from its flows."""
 
+from typing import Any
+
+import pytest
+
 from controllers.cluster.conditions import Condition
+from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, is_starting, rejected
 from trigger_sources.dispatch.counters import Counters
 from trigger_sources.dispatch.flow import Condition as FlowCondition
@@ -35,6 +40,32 @@ def test_ready_says_what_is_wrong() -> None:
     found = by_type(("f", flow(delivering=("False", "FunctionDown", "f: no replica is ready"))))
     assert found["Ready"] == Condition("Ready", "False", "FunctionDown", "f: no replica is ready")
     assert found["Connected"].status == "True"
+
+
+def test_larger_bodies_than_the_function_takes_are_not_ready() -> None:
+    problem = body_limit_problem(9_000_000, "f", body_limit_of({"source": {"inline": "x"}}))
+    ready = conditions_of_trigger({"f": flow()}, problem)[-1]
+    assert (ready.status, ready.reason) == ("False", "BodyLimit")
+    assert ready.message.startswith("spec.bodyLimitBytes: the Function 'f' takes bodies of at most 8388608 bytes")
+    down = conditions_of_trigger({"f": flow(delivering=("False", "FunctionDown", "f: down"))}, problem)[-1]
+    assert down.reason == "FunctionDown"
+
+
+@pytest.mark.parametrize(
+    ("spec", "limit"),
+    [
+        ({}, 8_388_608),
+        ({"env": [{"name": "FUNC_BODY_LIMIT", "value": "9"}]}, 9),
+        ({"env": [{"name": "FUNC_BODY_LIMIT", "valueFrom": {}}]}, None),
+        ({"env": [{"name": "FUNC_BODY_LIMIT", "value": "9Mi"}]}, None),
+        ({"envFrom": [{"configMapRef": {"name": "x"}}]}, None),
+        ({"image": "x"}, None),
+        ({"source": {"image": "x"}}, None),
+    ],
+)
+def test_the_limit_of_a_function_is_known_where_its_spec_tells(spec: dict[str, Any], limit: int | None) -> None:
+    assert body_limit_of(spec) == limit
+    assert bool(body_limit_problem(8_388_608, "f", limit)) is (limit == 9)
 
 
 def test_of_several_functions_the_worst_speaks_and_is_named() -> None:
