@@ -84,6 +84,7 @@ class Kafka:
     sasl: str | None = None  # the mechanism of the second listener
     host: str = "127.0.0.1"  # the address that it listens on and tells its clients
     node: int = 1  # the first one is the cluster's controller too
+    acls: bool = False  # whether it checks them; what none is about is allowed
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -158,6 +159,15 @@ class Kafka:
             f"listener.name.sasl.{self.sasl.lower()}.sasl.jaas.config={module} required{user};",
         ]
 
+    def _acl_lines(self) -> list[str]:
+        if not self.acls:
+            return []
+        return [
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users=User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found=true",
+        ]
+
     def _configure(self) -> None:
         sasl = f",SASL://{self.host}:{self.sasl_port}" if self.sasl else ""
         is_controller = self.node == 1
@@ -174,6 +184,7 @@ class Kafka:
                     "controller.listener.names=CONTROLLER",
                     "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT",
                     *self._sasl_lines(),
+                    *self._acl_lines(),
                     f"log.dirs={self.folder}/data",
                     "offsets.topic.replication.factor=1",
                     "offsets.topic.num.partitions=1",
@@ -197,10 +208,10 @@ async def embedded_kafka() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def apache_kafka(*, sasl: str | None = None, host: str = "127.0.0.1") -> AsyncIterator[Kafka]:
+async def apache_kafka(*, sasl: str | None = None, host: str = "127.0.0.1", acls: bool = False) -> AsyncIterator[Kafka]:
     """A running broker, stopped by pid at the end, whatever happened. `sasl`: with a listener of that mechanism too."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Kafka(Path(folder), free_port(), free_port(), free_port(), sasl, host)
+        found = Kafka(Path(folder), free_port(), free_port(), free_port(), sasl, host, acls=acls)
         try:
             await found.start()
             yield found

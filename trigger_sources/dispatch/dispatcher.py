@@ -167,7 +167,7 @@ class Dispatcher:
                 partition=held.delivery.partition,
                 events=1 + (self._lanes.queued(held.lane) if held.lane is not None else 0),
                 state=_label(held.state),
-                since=held.first_at or held.taken_at,
+                since=time.time() - (time.monotonic() - held.first_at) if held.first_at else held.taken_at,
                 message=held.last_message,
             )
             for held in self._held.values()
@@ -611,12 +611,14 @@ class Dispatcher:
         """An attempt did not deliver the event: another one follows, or the event's end."""
         now = time.time()
         if not held.first_at:
-            held.first_at = now - latency
+            held.first_at = held.called_at
         status, head = (None, b"") if answer is None else (answer.status, answer.body[:ANSWER_HEAD_BYTES])
         self.last_error = message = failure_text(status, reason)
         held.attempted(Attempt(now - latency, latency, status, reason, head))
         retry_after = retry_after_of(answer, now)
-        following = after_failure(self._policy, verdict, held.tries, held.first_at, now, self._jitter(), retry_after)
+        # The wall clock may be set in between: it makes no event too old, and keeps none for longer
+        age_at, jitter = time.monotonic(), self._jitter()
+        following = after_failure(self._policy, verdict, held.tries, held.first_at, age_at, jitter, retry_after)
         if isinstance(following, float):
             self.counters.retried += 1
             if self._observe is not None:

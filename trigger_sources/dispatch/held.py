@@ -78,7 +78,7 @@ class Held:
         self.admitted = False  # the gate waits to hear how its call ends
         self.checked = False  # the filter let it pass
         self.tries = 0  # attempts made: for the policy's limit, the backoff and the header kubeirq-attempt
-        self.first_at = 0.0  # of its first failed attempt, in seconds since the epoch
+        self.first_at = 0.0  # the beginning of its first failed attempt, in seconds of the monotonic clock
         self.called_at = 0.0  # in seconds of the monotonic clock
         self.latency_seconds = 0.0  # of the call whose answer is published
         self.attempts: Sequence[Attempt] = ()

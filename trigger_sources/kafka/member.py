@@ -13,10 +13,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import (
     CommitFailedError,
+    GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
 )
 
 from trigger_sources.context import Context, SourceError
@@ -82,6 +84,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._tasks: list[asyncio.Task[None]] = []
         self._taking_over: asyncio.Task[None] | None = None
         self._joined = False  # every partition of the first assignment was taken over
+        self._refusal = ""  # why commits are refused
         self._failed: Exception | None = None  # in a task beside `read`, which raises it
         self._remembered = memory_of(context.uid, context.function, f"{cluster}/{group}")
         self._gone: set[TopicPartition] = set()  # of topics that were deleted
@@ -229,6 +232,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._session.renew(time.monotonic())
+        self._accepted()  # the next commit tells more
         await self._stop_taking_over()
         self._take_over_in_a_task(partial(self._take_over, list(assigned)))
 
@@ -403,7 +407,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._commit()
             except Exception:
                 log.exception("commit failed", extra={"trigger": self._context.name})
-            pause_seconds = min(_COMMIT_MOST_SECONDS, max(_COMMIT_SECONDS, (clock() - began) / _COMMIT_SHARE))
+            least_seconds = _COMMIT_MOST_SECONDS if self._refusal else _COMMIT_SECONDS
+            pause_seconds = min(_COMMIT_MOST_SECONDS, max(least_seconds, (clock() - began) / _COMMIT_SHARE))
 
     async def _commit(self) -> None:
         async with self._commit_lock:
@@ -424,7 +429,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             except KafkaError as error:
                 log.info("commit not accepted", extra={"trigger": self._context.name, "error": repr(error)})
                 self._settled.set()
+                if isinstance(error, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+                    self._refused(error)
                 return
+            self._accepted()
             for tp, snapshot in wanted.items():
                 found = self._partitions.get(tp)
                 if found is not None:
@@ -433,6 +441,17 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     def _exists(self, tp: TopicPartition) -> bool:
         """Whether the brokers know the partition. The client would wait for one that they do not know."""
         return tp.partition in (self._consumer.partitions_for_topic(tp.topic) or ())
+
+    def _refused(self, error: KafkaError) -> None:
+        self._refusal = f"commits are refused, so nothing is delivered: {type(error).__name__}: {error}"
+        self._session.may_commit(False)
+        self._report_connected()
+
+    def _accepted(self) -> None:
+        if self._refusal:
+            self._refusal = ""
+            self._session.may_commit(True)
+            self._report_connected()
 
     async def _keep(self) -> None:
         """Keeps the present places in the trigger's own state."""
@@ -476,7 +495,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._pass_gaps()
 
     def _report_connected(self) -> None:
-        if self._joined:
+        if self._refusal:
+            self._context.report(connected=False, reason="ConsumerFailed", message=self._refusal)
+        elif self._joined:
             reason, message = self._notices.text()
             self._context.report(connected=True, reason=reason, message=message)
 

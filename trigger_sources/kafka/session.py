@@ -17,6 +17,7 @@ class Session:
         self.on_renewed: Callable[[], None] = lambda: None  # called after it had lapsed
         self._seconds = seconds
         self._ends_at = float("-inf")
+        self._may_commit = True
 
     def watch(self, consumer: AIOKafkaConsumer) -> None:
         """Follows the consumer's heartbeats. The client itself keeps their times in a local variable."""
@@ -39,5 +40,11 @@ class Session:
         if lapsed and self.lasts():
             self.on_renewed()
 
+    def may_commit(self, may: bool) -> None:
+        """While commits are refused it does not last: everything that is delivered would be delivered again."""
+        changed, self._may_commit = may != self._may_commit, may
+        if changed and self.lasts():
+            self.on_renewed()
+
     def lasts(self) -> bool:
-        return time.monotonic() < self._ends_at
+        return self._may_commit and time.monotonic() < self._ends_at

@@ -1131,3 +1131,55 @@ async def test_received_is_settled_plus_held_at_every_moment(tmp_path: Path) -> 
             settled = c.delivered + c.filtered + c.deadLettered + c.dropped + c.returned + c.withdrawn
             assert c.received == settled + it.flow.dispatcher.held
             await asyncio.sleep(0.001)
+
+
+class WallClock:
+    """Stands for the module `time`, with a wall clock that somebody sets."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.ahead_seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+@pytest.fixture
+def wall_clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    clock = WallClock()
+    monkeypatch.setattr("trigger_sources.dispatch.dispatcher.time", clock)
+    return clock
+
+
+async def test_a_clock_that_is_set_ahead_makes_no_waiting_event_too_old(tmp_path: Path, wall_clock: WallClock) -> None:
+    async def decide(call: Call) -> Answer:
+        if len(function.calls) == 2:
+            wall_clock.ahead_seconds = 3_600
+        return 503 if len(function.calls) < 4 else 200
+
+    async with (
+        scripted(decide) as function,
+        bench(function.url, tmp_path, delivery={**FAST, "maxAgeSeconds": 60}) as it,
+    ):
+        it.broker.publish(b"1", key="k")
+        await it.until(it.settled(1))
+        assert list(it.broker.final().values()) == ["delivered"]
+
+
+async def test_a_clock_that_is_set_back_keeps_no_event_longer(tmp_path: Path, wall_clock: WallClock) -> None:
+    async def decide(call: Call) -> Answer:
+        if len(function.calls) == 2:
+            wall_clock.ahead_seconds = -3_600
+        return 503
+
+    async with (
+        scripted(decide) as function,
+        bench(function.url, tmp_path, delivery={**FAST, "maxAgeSeconds": 0.3}) as it,
+    ):
+        it.broker.publish(b"1", key="k")
+        await it.until(lambda: len(function.calls) > 2)
+        assert all(lane.since < time.time() - 3_500 for lane in it.flow.lanes_view())  # as the clock is now
+        await it.until(it.settled(1))
+        assert [letter.reason for letter in await it.letters()] == ["TooOld"]
