@@ -106,3 +106,12 @@ capabilities:
 {{- define "kubeirq.storeSecret" -}}
 {{- default (printf "%s-store" (include "kubeirq.fullname" .)) .Values.store.embedded.existingSecret -}}
 {{- end -}}
+
+{{- /* "true" if the controllers serve the admin API on a port. It needs cluster-wide rights to review tokens. */ -}}
+{{- define "kubeirq.hasAdminPort" -}}
+{{- if and .Values.adminApi.enabled (not .Values.watchNamespace) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "kubeirq.adminSecret" -}}
+{{- default (printf "%s-admin" (include "kubeirq.fullname" .)) .Values.adminApi.existingSecret -}}
+{{- end -}}

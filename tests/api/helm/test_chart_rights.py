@@ -119,6 +119,16 @@ async def test_the_view_and_edit_roles_include_functions_and_triggers(server: AP
             async with asyncio.timeout(20):
                 while "kubeirq.dev/functions" not in await rights(server, user, "apps"):
                     await asyncio.sleep(0.1)
+        admin = {"flows": "get", "lanes": "delete get update", "deadletters": "delete get update"}
+        for user, verbs in (("viewer", {"flows": "get"}), ("editor", {**admin, "flows": "delete get update"})):
+            found = await rights(server, user, "apps")
+            for kind in (*kinds[1:], "redistriggers"):
+                group = "example.com" if kind == "redistriggers" else "kubeirq.dev"
+                seen = {name: found.get(f"{group}/{kind}/{name}") for name in admin}
+                assert {name: text for name, text in seen.items() if text} == verbs, (user, kind)
+            assert not {name for name in found if name.startswith("kubeirq.dev/functions/")} & {
+                f"kubeirq.dev/functions/{name}" for name in admin
+            }
         changes = "create delete deletecollection get list patch update watch"
         for user, verbs in (("viewer", SEEN), ("editor", changes), ("owner", changes)):
             found = await rights(server, user, "apps")
@@ -126,7 +136,7 @@ async def test_the_view_and_edit_roles_include_functions_and_triggers(server: AP
             assert not {name for name in found if name.startswith("kubeirq.dev/") and name.endswith("/status")}
         assert "kubeirq.dev/functions/scale" in await rights(server, "editor", "apps")
         assert await rights(server, "oncall", "apps") == {}
-        assert await rights(server, "oncall", RELEASE) == {"pods": SEEN, "pods/exec": "create get", "pods/log": "get"}
+        assert await rights(server, "oncall", RELEASE) == {"pods": SEEN, "pods/log": "get", "services": "list"}
 
 
 @pytest.mark.timeout(180)
