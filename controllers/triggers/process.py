@@ -15,6 +15,8 @@ from controllers.cluster.api import api
 from controllers.cluster.leases import SharedLeases, slot_of
 from controllers.cluster.metrics import controller_metrics
 from controllers.cluster.operator import operate, run_concurrently
+from controllers.triggers.admin_port import AdminPort, addresses_of
+from controllers.triggers.admin_rights import Rights
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.egress_policy import egress_policy_from
 from controllers.triggers.exposed_objects import ExposedObjects
@@ -57,12 +59,15 @@ class TriggerSettings:
     gateway_port: int
     gateway_url: str | None  # for addresses in the status
     admin_socket: Path | None
+    admin_certificate: Path | None  # a folder; without it the admin API is on no port
+    admin_port: int
+    admin_peers: str  # a host name with the addresses of all replicas
     grace_seconds: float
 
 
 def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
     """Reads the environment variables. Raises ValueError, which names the variable."""
-    socket = environment.get("KUBEIRQ_ADMIN_SOCKET")
+    socket, certificate = environment.get("KUBEIRQ_ADMIN_SOCKET"), environment.get("KUBEIRQ_ADMIN_CERTIFICATE")
     return TriggerSettings(
         replica=replica_of(environment),
         release_namespace=environment.get("KUBEIRQ_NAMESPACE") or None,
@@ -79,6 +84,9 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         gateway_port=number(environment, "KUBEIRQ_GATEWAY_PORT", 8080),
         gateway_url=environment.get("KUBEIRQ_GATEWAY_URL") or None,
         admin_socket=Path(socket) if socket else None,
+        admin_certificate=Path(certificate) if certificate else None,
+        admin_port=number(environment, "KUBEIRQ_ADMIN_PORT", 9443),
+        admin_peers=environment.get("KUBEIRQ_ADMIN_PEERS", ""),
         grace_seconds=number(environment, "KUBEIRQ_GRACE_SECONDS", 30, least=0),
     )
 
@@ -167,6 +175,20 @@ async def run(name: str, settings: TriggerSettings) -> None:
                 controller.flows, controller.triggers, replica=settings.replica, idle=controller.idle_reason
             )
             await stack.enter_async_context(served(admin.application(), settings.admin_socket))
+            if settings.admin_certificate is not None:
+                port = AdminPort(
+                    Rights(client, {kind: source_of(kind).api_group for kind in found}),
+                    found[0],
+                    replica=settings.replica,
+                    admin_socket=settings.admin_socket,
+                    certificate=settings.admin_certificate,
+                    port=settings.admin_port,
+                    addresses=addresses_of(settings.admin_peers),
+                )
+                try:
+                    await stack.enter_async_context(port.served("0.0.0.0"))
+                except OSError as error:  # the triggers run without it; an ssl.SSLError is an OSError
+                    log.error("admin port not served", extra={"problem": str(error) or repr(error)})
         log.info("controller runs", extra={"kinds": found, "replica": settings.replica})
 
         def work() -> Coroutine[Any, Any, None]:

@@ -110,6 +110,12 @@ class Cluster:
         ):
             yield found
 
+    async def token(self) -> str:
+        """The token of the login, empty if it has none: it may have a client certificate."""
+        _, headers = await self._authenticated("GET", "/", ())
+        found = next((text for name, text in headers.items() if name.lower() == "authorization"), "")
+        return found.removeprefix("Bearer ") if found.startswith("Bearer ") else ""
+
     @property
     def _api(self) -> Api:
         return Api(self.client)

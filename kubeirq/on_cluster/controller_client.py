@@ -52,7 +52,7 @@ class ControllerClient:
         """The flows of all replicas, merged. If the controller cannot be asked, the result says why."""
         try:
             replicas = await self.replicas(trigger["kind"])
-            statuses, problems = await self._statuses(replicas)
+            statuses, problems = await self._statuses(replicas, trigger)
         except Refused as error:
             return TriggerState(problem=str(error))
         by_replica = {name: flows_of(status, trigger["uid"]) for name, status in statuses.items()}
@@ -77,7 +77,7 @@ class ControllerClient:
         Raises Refused if no replica runs it.
         """
         replicas = await self.replicas(trigger["kind"])
-        statuses, problems = await self._statuses(replicas)
+        statuses, problems = await self._statuses(replicas, trigger)
         found = [
             replica for replica in replicas if flows_of(statuses.get(replica.name, {"triggers": []}), trigger["uid"])
         ]
@@ -124,10 +124,16 @@ class ControllerClient:
             for flow in flows:
                 flow["deadLetters"] = counts[flow["function"]]
 
-    async def _statuses(self, replicas: Sequence[Replica]) -> tuple[dict[str, Any], dict[str, str]]:
+    async def _statuses(
+        self, replicas: Sequence[Replica], trigger: ResourceView
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """The statuses by replica, and the problems of replicas that did not answer. Raises AccessDenied."""
         answers = await asyncio.gather(
-            *(request(self._cluster, replica, "GET", "/v1/status") for replica in replicas), return_exceptions=True
+            *(
+                request(self._cluster, replica, "GET", "/v1/status", namespace=trigger["namespace"])
+                for replica in replicas
+            ),
+            return_exceptions=True,
         )
         statuses: dict[str, Any] = {}
         problems: dict[str, str] = {}

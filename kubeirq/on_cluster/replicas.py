@@ -1,4 +1,8 @@
-"""The replicas of a trigger controller: finds them by their labels, and sends requests to each through `exec`."""
+"""The replicas of a trigger controller: finds them, and sends requests to each.
+
+The way is the admin port of the controllers, behind the API server's proxy, with the token of the user's login. A login
+without a token, as one with a client certificate, and a release without the port need `exec` into the pods.
+"""
 
 import asyncio
 import base64
@@ -7,12 +11,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
 from kubeirq.fabric_client import Refused
 from kubeirq.on_cluster.connection import AccessDenied, Cluster, Object
 
+_SYSTEM_NAMESPACE = "kubeirq"  # where the documentation installs the chart
+_TOKEN_HEADER = "kubeirq-token"  # noqa: S105  of controllers.triggers.admin_port
+_SERVICE_LABELS = {"app.kubernetes.io/name": "kubeirq", "kubeirq.dev/admin": "true"}
 COMMAND = ("python3", "-m", "controllers.ask")
 _PROTOCOL = "v4.channel.k8s.io"
 _STDIN, _STDOUT, _STDERR, _ERROR = 0, 1, 2, 3
@@ -32,10 +40,37 @@ class Replica:
     name: str
     container: str
     problem: str  # why it cannot answer; empty if it runs
+    service: str = ""  # the path of the admin port behind the API server; empty: requests need `exec`
 
 
 async def replicas_of(cluster: Cluster, component: str, system_namespace: str | None) -> list[Replica]:
-    """The pods of this controller, sorted by name. Raises Refused if there are none."""
+    """The replicas of this controller, sorted by name. Raises Refused if there are none."""
+    if await cluster.token() and (service := await _admin_service(cluster, component, system_namespace)) is not None:
+        namespace, path = service
+        try:
+            answer = b"".join([part async for part in _proxied(cluster, path, "GET", "/v1/replicas", None, {})])
+        except ReplicaUnreachable as error:
+            raise Refused(f"no {component} controller answers in namespace {namespace}: {error}") from error
+        names = json.loads(answer)
+        return [Replica(namespace, name, "", "", path) for name in names["replicas"]]
+    return await _pods_of(cluster, component, system_namespace)
+
+
+async def _admin_service(cluster: Cluster, component: str, system_namespace: str | None) -> tuple[str, str] | None:
+    """The namespace of the controller's Service for the admin API, and its path. None: there is none to be seen."""
+    labels = {**_SERVICE_LABELS, "app.kubernetes.io/component": component}
+    for namespace in [system_namespace] if system_namespace is not None else [None, _SYSTEM_NAMESPACE]:
+        try:
+            services = await cluster.list("v1", "Service", namespace, labels)
+        except AccessDenied:
+            continue
+        for service in services:
+            where, name = service["metadata"]["namespace"], service["metadata"]["name"]
+            return where, f"/api/v1/namespaces/{where}/services/https:{name}:admin/proxy"
+    return None
+
+
+async def _pods_of(cluster: Cluster, component: str, system_namespace: str | None) -> list[Replica]:
     labels = {"app.kubernetes.io/name": "kubeirq", "app.kubernetes.io/component": component}
     try:
         pods = await cluster.list("v1", "Pod", system_namespace, labels)
@@ -82,6 +117,12 @@ async def _answer(
     """The parts of the body as they arrive. Raises Refused for an answer with an error status."""
     if replica.problem:
         raise ReplicaUnreachable(replica.problem)
+    if replica.service:
+        target = f"/v1/replicas/{quote(replica.name)}{path}"
+        async with aclosing(_proxied(cluster, replica.service, method, target, body, query)) as found:
+            async for part in found:
+                yield part
+        return
     encoded = base64.b64encode(json.dumps(body).encode()).decode()
     message = {"method": method, "path": path, "query": dict(query), "body": encoded}
     async with aclosing(_lines(cluster, replica, json.dumps(message).encode() + b"\n")) as lines:
@@ -99,6 +140,40 @@ async def _answer(
                 yield base64.b64decode(line)
     if is_bad:
         raise Refused(_reason(b"".join(parts), head["status"]))
+
+
+async def _proxied(
+    cluster: Cluster, service: str, method: str, path: str, body: Any, query: Mapping[str, str]
+) -> AsyncGenerator[bytes, None]:
+    """The parts of the admin port's answer as they arrive. Raises AccessDenied, ReplicaUnreachable, Refused."""
+    headers = {_TOKEN_HEADER: await cluster.token(), "content-type": "application/json"}
+    content = None if body is None else json.dumps(body).encode()
+    async with cluster.stream(
+        method, f"{service}{path}", headers=headers, body=content, query=list(query.items())
+    ) as answer:
+        if answer.status >= 400:
+            raise _refusal(answer.status, await answer.read())
+        async for part in answer.content.iter_any():
+            yield part
+
+
+def _refusal(status: int, body: bytes) -> Exception:
+    """The exception for an error answer, of the API server's proxy or of the admin port."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        return ReplicaUnreachable(f"the API server's proxy answered with status {status}")
+    if found.get("kind") == "Status":  # of the API server
+        message = str(found.get("message"))
+        if status in (401, 403):
+            return AccessDenied(f"no permission: {message}; the chart's value adminApi.subjects names who may connect")
+        return ReplicaUnreachable(message)
+    error = str(found.get("error", f"status {status}"))
+    if status in (401, 403):
+        return AccessDenied(error)
+    return ReplicaUnreachable(error) if status in (502, 504) else Refused(error)
 
 
 async def _lines(cluster: Cluster, replica: Replica, request: bytes) -> AsyncGenerator[str, None]:
@@ -128,8 +203,8 @@ async def _lines(cluster: Cluster, replica: Replica, request: bytes) -> AsyncGen
     except aiohttp.WSServerHandshakeError as error:
         if error.status in (401, 403):
             raise AccessDenied(
-                f"no permission: get and create for pods/exec in namespace {replica.namespace} are needed: kubeirq "
-                "sends requests to the controllers inside their pods; the chart's Role <release>-operator grants it"
+                f"no permission: get and create for pods/exec in namespace {replica.namespace} are needed: your login "
+                "has no token, or the controllers have no admin port; log in with a token, or ask for these rights"
             ) from error
         raise ReplicaUnreachable(f"the API server answered exec with status {error.status}") from error
     raise ReplicaUnreachable("its answer ended early")

@@ -232,7 +232,7 @@ async def calls(kubeirq: Terminal, number: int) -> None:
         await kubeirq("call", "tax", "-d", json.dumps({"n": 2 * number}))
 
 
-async def test_only_users_who_may_exec_see_payloads(place: Namespace, cluster: Cluster, tmp_path: Path):
+async def test_only_users_with_the_right_see_payloads(place: Namespace, cluster: Cluster, tmp_path: Path):
     person = await cluster.node.kubeconfig_of(f"person-{place.name}")
     kubeirq = terminal(place, tmp_path, person)
     admin = Terminal(tmp_path, cluster.node.kubeconfig, place.name)
@@ -252,12 +252,15 @@ async def test_only_users_who_may_exec_see_payloads(place: Namespace, cluster: C
     result = await kubeirq("dead-letters", "list", "orders", "--system-namespace", RELEASE)
     assert result.code == 1 and f'in the namespace "{RELEASE}"' in result.errors, result
 
-    role = (f"--role={RELEASE}-operator", f"--user=person-{place.name}")
-    await cluster.kubectl("create", "rolebinding", f"operator-{place.name}", *role)
+    login = json.loads(person.read_text())
+    await place.kubectl("create", "serviceaccount", "team")
+    login["users"][0]["user"] = {"token": (await place.kubectl("create", "token", "team")).strip()}
+    person.write_text(json.dumps(login))
     result = await kubeirq("dead-letters", "list", "orders", "--system-namespace", RELEASE)
-    assert (result.code, result.output) == (0, "no dead letters\n"), result
-    result = await kubeirq("dead-letters", "list", "orders")
-    assert (result.code, "--system-namespace" in result.errors) == (1, True), result
-    assert (await admin("dead-letters", "list", "orders")).code == 0, (
-        "a user who may list pods everywhere needs no --system-namespace"
-    )
+    assert result.code == 1 and "cannot list resource" in result.errors, result
+    account = f"--serviceaccount={place.name}:team"
+    await place.kubectl("create", "rolebinding", "team", "--clusterrole=edit", account)
+    for where in ((), ("--system-namespace", RELEASE)):
+        result = await kubeirq("dead-letters", "list", "orders", *where)
+        assert (result.code, result.output) == (0, "no dead letters\n"), result
+    assert (await admin("dead-letters", "list", "orders")).code == 0, "a certificate and all rights: by exec"

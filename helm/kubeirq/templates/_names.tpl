@@ -94,8 +94,31 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{- /*
+The namespaces with Secrets, without those that do not exist: else no upgrade would work once one is deleted. Without a
+cluster to look at, all of them; also with watchNamespace, because the person who installs may not see namespaces then.
+*/ -}}
 {{- define "kubeirq.secretNamespaces" -}}
-{{- default (list .Release.Namespace) .Values.secretNamespaces | uniq | join " " -}}
+{{- $missing := include "kubeirq.missingNamespaces" . | splitList " " -}}
+{{- $found := list -}}
+{{- range default (list .Release.Namespace) .Values.secretNamespaces | uniq -}}
+{{- if not (has . $missing) -}}
+{{- $found = append $found . -}}
+{{- end -}}
+{{- end -}}
+{{- join " " $found -}}
+{{- end -}}
+
+{{- define "kubeirq.missingNamespaces" -}}
+{{- $missing := list -}}
+{{- if and .Values.secretNamespaces (not .Values.watchNamespace) (lookup "v1" "Namespace" "" "kube-system") -}}
+{{- range .Values.secretNamespaces | uniq -}}
+{{- if and (ne . $.Release.Namespace) (not (lookup "v1" "Namespace" "" .)) -}}
+{{- $missing = append $missing . -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- join " " $missing -}}
 {{- end -}}
 
 {{- /* "true" if the embedded NATS server is the fabric's store. */ -}}
@@ -105,4 +128,13 @@ capabilities:
 
 {{- define "kubeirq.storeSecret" -}}
 {{- default (printf "%s-store" (include "kubeirq.fullname" .)) .Values.store.embedded.existingSecret -}}
+{{- end -}}
+
+{{- /* "true" if the controllers serve the admin API on a port. It needs cluster-wide rights to review tokens. */ -}}
+{{- define "kubeirq.hasAdminPort" -}}
+{{- if and .Values.adminApi.enabled (not .Values.watchNamespace) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "kubeirq.adminSecret" -}}
+{{- default (printf "%s-admin" (include "kubeirq.fullname" .)) .Values.adminApi.existingSecret -}}
 {{- end -}}

@@ -27,25 +27,28 @@ NARROWED = {"watchNamespace": "apps", "secretNamespaces": ["apps", RELEASE]}
 MADE = "create delete get list patch watch"
 SEEN = "get list watch"
 LEASES = {"coordination.k8s.io/leases": "create get list update watch"}
-SECRETS = {"secrets": SEEN}
-COMMON = {"events": "create get patch", "kubeirq.dev/functions": SEEN}
+FOLLOWED = "list watch"
+SECRETS = {"secrets": FOLLOWED}
+FINDS_PORT = {"services": "list"}  # everyone, in the release's namespace
+EVENTS = {"events": "create get patch"}
 DEFINITIONS = {"apiextensions.k8s.io/customresourcedefinitions": "list watch"}
 FUNCTIONS = {
-    **COMMON,
+    **EVENTS,
+    "kubeirq.dev/functions": SEEN,
     "kubeirq.dev/functions/status": "patch",
-    "configmaps": MADE,
-    "services": MADE,
-    "apps/deployments": MADE,
-    "autoscaling/horizontalpodautoscalers": MADE,
-    "policy/poddisruptionbudgets": MADE,
+    "configmaps": "create delete get list patch",
+    "services": "create get list patch",
+    "apps/deployments": "create get list patch watch",
+    "autoscaling/horizontalpodautoscalers": "create delete get list patch",
+    "policy/poddisruptionbudgets": "create delete get list patch",
     "apps/replicasets": "list",
     "pods": "list",
 }
 
 
 def of_trigger(resources: str) -> dict[str, str]:
-    slices = {"discovery.k8s.io/endpointslices": SEEN}
-    return {**COMMON, **slices, resources: SEEN, f"{resources}/status": "patch"}
+    followed = {"discovery.k8s.io/endpointslices": FOLLOWED, "kubeirq.dev/functions": FOLLOWED}
+    return {**EVENTS, **followed, resources: SEEN, f"{resources}/status": "patch"}
 
 
 EXPOSED = {"networking.k8s.io/ingresses": MADE, "gateway.networking.k8s.io/httproutes": MADE}
@@ -89,10 +92,11 @@ async def test_each_service_account_has_exactly_the_rights_that_it_needs(server:
         for name, cluster in RIGHTS.items():
             secrets = {} if name == "functions" else SECRETS
             account = account_of(f"kubeirq-{name}")
-            assert await rights(server, account, RELEASE) == {**cluster, **DEFINITIONS, **LEASES, **secrets}, name
+            here = {**FINDS_PORT, **cluster, **DEFINITIONS, **LEASES, **secrets}
+            assert await rights(server, account, RELEASE) == here, name
             assert await rights(server, account, "apps") == {**cluster, **DEFINITIONS, **secrets}, name
             assert await rights(server, account, "elsewhere") == {**cluster, **DEFINITIONS}, name
-        assert await rights(server, account_of("kubeirq-store"), RELEASE) == {}
+        assert await rights(server, account_of("kubeirq-store"), RELEASE) == FINDS_PORT
         await tries(server)
 
 
@@ -119,6 +123,16 @@ async def test_the_view_and_edit_roles_include_functions_and_triggers(server: AP
             async with asyncio.timeout(20):
                 while "kubeirq.dev/functions" not in await rights(server, user, "apps"):
                     await asyncio.sleep(0.1)
+        admin = {"flows": "get", "lanes": "delete get update", "deadletters": "delete get update"}
+        for user, verbs in (("viewer", {"flows": "get"}), ("editor", {**admin, "flows": "delete get update"})):
+            found = await rights(server, user, "apps")
+            for kind in (*kinds[1:], "redistriggers"):
+                group = "example.com" if kind == "redistriggers" else "kubeirq.dev"
+                seen = {name: found.get(f"{group}/{kind}/{name}") for name in admin}
+                assert {name: text for name, text in seen.items() if text} == verbs, (user, kind)
+            assert not {name for name in found if name.startswith("kubeirq.dev/functions/")} & {
+                f"kubeirq.dev/functions/{name}" for name in admin
+            }
         changes = "create delete deletecollection get list patch update watch"
         for user, verbs in (("viewer", SEEN), ("editor", changes), ("owner", changes)):
             found = await rights(server, user, "apps")
@@ -126,7 +140,7 @@ async def test_the_view_and_edit_roles_include_functions_and_triggers(server: AP
             assert not {name for name in found if name.startswith("kubeirq.dev/") and name.endswith("/status")}
         assert "kubeirq.dev/functions/scale" in await rights(server, "editor", "apps")
         assert await rights(server, "oncall", "apps") == {}
-        assert await rights(server, "oncall", RELEASE) == {"pods": SEEN, "pods/exec": "create get", "pods/log": "get"}
+        assert await rights(server, "oncall", RELEASE) == {**FINDS_PORT, "pods": SEEN, "pods/log": "get"}
 
 
 @pytest.mark.timeout(180)
@@ -208,7 +222,10 @@ async def rights(server: APIServer, user: str, namespace: str) -> dict[str, str]
     answer = json.loads(await server.kubectl(*asked, input=json.dumps(review)))
     found: dict[str, set[str]] = {}
     for rule in answer["status"]["resourceRules"]:
-        assert not rule.get("resourceNames")
+        if rule.get("resourceNames"):  # everyone may reach the admin port, which checks each request
+            assert (rule["resources"], rule["verbs"]) == (["services/proxy"], ["get", "create"])
+            assert all(name.endswith("-admin:admin") for name in rule["resourceNames"])
+            continue
         for group in rule["apiGroups"]:
             for name in rule["resources"]:
                 found.setdefault(f"{group}/{name}" if group else name, set()).update(rule["verbs"])
