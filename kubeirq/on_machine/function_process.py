@@ -52,8 +52,17 @@ class FunctionProcess:
         self._rejected = ""
         if self._starting is not None:
             self._stop(self._starting)
+        if program.alone and self._serving is not None:
+            self._stop(self._serving)
+            self._serving = None
+            self.gate.close("its new version starts under the debugger")
         self._starting = ProgramRunner(
-            self.name, program, on_ready=self._on_ready, on_failure=self._on_failure, show=self._show
+            self.name,
+            program,
+            on_ready=self._on_ready,
+            on_failure=self._on_failure,
+            show=self._show,
+            after=tuple(self._stopping) if program.alone else (),
         )
         if self._serving is None:
             self._set_state("Starting")
