@@ -13,6 +13,8 @@ class Refused(Exception):
     """The fabric refused the request. The text says why."""
 
 
+MOST_PUBLISHED = 100_000  # events by one `kubeirq publish`
+
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # names of columns, rows
 ResourceView = Mapping[str, Any]  # the state of a function or trigger; at least kind, namespace and name
 

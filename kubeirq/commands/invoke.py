@@ -8,7 +8,7 @@ import orjson
 
 from kubeirq.commands.arguments import FUNCTION, TRIGGER
 from kubeirq.commands.open_fabric import with_fabric
-from kubeirq.fabric_client import FabricClient
+from kubeirq.fabric_client import MOST_PUBLISHED, FabricClient
 
 
 @click.command()
@@ -37,7 +37,11 @@ async def call(fabric: FabricClient, function: str, data: str, content_type: str
 @click.option("-d", "--data", default="", help="The payload. @FILE reads a file, @- reads standard input.")
 @click.option("--key", help="The event's key, for sources that have keys.")
 @click.option(
-    "--count", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Publish the event so many times."
+    "--count",
+    type=click.IntRange(1, MOST_PUBLISHED),
+    default=1,
+    show_default=True,
+    help="Publish the event so many times.",
 )
 @with_fabric
 async def publish(fabric: FabricClient, trigger: str, data: str, key: str | None, count: int) -> int:

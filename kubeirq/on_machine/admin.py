@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from kubeirq.fabric_client import MOST_PUBLISHED
 from kubeirq.on_machine.fabric import Fabric
 from kubeirq.on_machine.publishing import CannotPublish, publish
 from trigger_sources.observe.admin import (
@@ -38,7 +39,7 @@ class Admin(FlowAdmin):
     """The API's handlers."""
 
     def __init__(self, fabric: Fabric) -> None:
-        super().__init__(fabric.running_flows, lambda: fabric.triggers)
+        super().__init__(fabric.running_flows, lambda: fabric.triggers, idle=lambda _: fabric.idle_reason)
         self._fabric = fabric
 
     def application(self) -> web.Application:
@@ -99,8 +100,8 @@ class Admin(FlowAdmin):
             count = int(request.query.get("count", "1"))
         except ValueError:
             raise Refused(400, "count: must be a number") from None
-        if not 1 <= count <= 1_000_000:
-            raise Refused(400, "count: must be between 1 and 1000000")
+        if not 1 <= count <= MOST_PUBLISHED:
+            raise Refused(400, f"count: must be between 1 and {MOST_PUBLISHED}")
         content_type = request.headers.get("content-type", "application/json")
         try:
             positions = await publish(

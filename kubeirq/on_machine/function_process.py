@@ -124,8 +124,9 @@ class FunctionProcess:
     def _set_state(self, state: FunctionState) -> None:
         if state == self.state and state in ("Ready", "Starting"):
             return
+        if state != self.state and not {state, self.state} <= {"Down", "Failing"}:
+            self.since = time.time()  # a function that fails at each start has failed since the first one
         self.state = state
-        self.since = time.time()
         log.log(
             logging.INFO if state in ("Ready", "Starting") else logging.WARNING,
             "function is " + state.lower(),
