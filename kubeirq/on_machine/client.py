@@ -9,7 +9,7 @@ from urllib.parse import quote
 import orjson
 
 from kubeirq import name_lookup
-from kubeirq.fabric_client import Answer, Description, FabricUnreachable, Overview, Published, ResourceView
+from kubeirq.fabric_client import Answer, Description, FabricUnreachable, Message, Overview, Published, ResourceView
 from kubeirq.name_lookup import find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
@@ -64,18 +64,22 @@ class MachineClient:
         lines = function_lines(found) if found["kind"] == "Function" else trigger_lines(found)
         return Description(found, lines)
 
-    async def call(self, function: str, body: bytes, content_type: str) -> Answer:
+    async def call(self, function: str, message: Message) -> Answer:
         functions = [one for one in await self._views() if one["kind"] == "Function"]
         found = find_one(functions, function, name_lookup.FUNCTION)
         status, headers, answer = await self._client.send(
-            f"/v1/functions/{found['namespace']}/{found['name']}/call", body, content_type
+            f"/v1/functions/{found['namespace']}/{found['name']}/call",
+            message.body,
+            message.content_type,
+            _query_of(message),
         )
-        return Answer(int(headers.get("kubeirq-status", status)), answer)
+        return Answer(int(headers.get("kubeirq-status", status)), answer, headers.get("kubeirq-error", ""))
 
-    async def publish(self, trigger: str, body: bytes, content_type: str, key: str | None, count: int) -> Published:
+    async def publish(self, trigger: str, message: Message, count: int) -> Published:
         found = await self.trigger(trigger)
-        query = {"count": str(count), **({"key": key} if key is not None else {})}
-        answer = orjson.loads((await self._client.send(f"{_path(found)}/publish", body, content_type, **query))[2])
+        query = {"count": str(count), **_query_of(message)}
+        path = f"{_path(found)}/publish"
+        answer = orjson.loads((await self._client.send(path, message.body, message.content_type, query))[2])
         return Published(answer["published"], [str(position) for position in answer.get("positions") or []])
 
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
@@ -132,6 +136,14 @@ class MachineClient:
     async def _views(self) -> list[ResourceView]:
         status = await self._client.get("/v1/status")
         return [*status["triggers"], *({**found, "kind": "Function"} for found in status["functions"])]
+
+
+def _query_of(message: Message) -> dict[str, str]:
+    """The parts of the message besides its body."""
+    found = {"key": message.key, "subject": message.subject, "path": message.path}
+    for name, values in (("headers", message.headers), ("attributes", message.attributes)):
+        found[name] = orjson.dumps(dict(values)).decode() if values else None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _from_log_files(state: Path, name: str) -> ResourceView | None:

@@ -41,7 +41,7 @@ def next_steps(trigger: Mapping[str, Any]) -> list[str]:
 
 
 _NEXT_OF_REASON = {
-    "EverythingFails": "fix the function, then run kubeirq resume {name}, or wait: the fabric tries one event every 30 s",
+    "EverythingFails": "fix the function, then run kubeirq resume {name}, or wait: one event is tried every 30 s",
     "FilterFails": "edit spec.filter, or run kubeirq resume {name}: events that it fails on become dead letters",
     "Parked": "kubeirq lanes list {name}",
     "LaneFull": "kubeirq lanes list {name}",

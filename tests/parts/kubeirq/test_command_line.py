@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from servers.fabric import fabric, manifest
 
 from kubeirq.__main__ import commands
+from kubeirq.commands.group import command_first
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -68,6 +71,33 @@ def test_a_folder_without_resources_is_not_ok(tmp_path: Path) -> None:
     code, output = run("check", str(tmp_path))
     assert code == 1
     assert "no resources found; `kubeirq new function NAME` writes a first one" in output
+
+
+def test_options_of_a_fabric_may_come_before_the_command(tmp_path: Path) -> None:
+    for arguments in (("--state", str(tmp_path), "get"), (f"--state={tmp_path}", "dead-letters", "list", "x")):
+        code, output = run(*arguments)
+        assert (code, f"no fabric runs on {tmp_path}" in output) == (4, True)
+    assert command_first(["-n", "team", "call", "f", "--", "-d"]) == ["call", "f", "-n", "team", "--", "-d"]
+    assert command_first(["get", "-n", "team"]) == ["get", "-n", "team"]
+    assert run("-n", "team")[0] == 2
+
+
+def test_the_version_is_an_option_too() -> None:
+    assert run("--version") == run("version")
+
+
+def test_every_help_ends_with_an_example() -> None:
+    def commands_below(command: click.Command, *words: str) -> Iterator[tuple[str, ...]]:
+        if not isinstance(command, click.Group):
+            yield words
+            return
+        for name, found in command.commands.items():
+            yield from commands_below(found, *words, name)
+
+    for words in commands_below(commands):
+        code, output = run(*words, "--help")
+        assert code == 0
+        assert "kubeirq " + " ".join(words) in output.partition("Examples:\n")[2], words
 
 
 def test_without_a_fabric_the_error_says_how_to_start_one(tmp_path: Path) -> None:
