@@ -7,6 +7,7 @@ import click
 from kubeirq.commands.cluster import crds, deploy, render
 from kubeirq.commands.dead_letters import dead_letters
 from kubeirq.commands.files import check, new, version
+from kubeirq.commands.group import Commands, add_examples, print_version
 from kubeirq.commands.invoke import call, publish
 from kubeirq.commands.lanes import lanes
 from kubeirq.commands.local import dev, serve
@@ -14,7 +15,10 @@ from kubeirq.commands.state import describe, get, logs
 from kubeirq.commands.suspension import resume, suspend
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Print the version."
+)
 def commands() -> None:
     """Run functions when events occur, on this machine or on a Kubernetes cluster."""
 
@@ -53,6 +57,9 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None
     click.echo(found(commands, {}, "kubeirq", "_KUBEIRQ_COMPLETE").source())
+
+
+add_examples(commands)
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ def render(paths: tuple[Path, ...], secrets: Path | None, namespace: str | None,
 
 @click.command()
 @click.option(
-    "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="The output format."
+    "--output", "-o", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="The output format."
 )
 @click.option(
     "--chart",
@@ -93,6 +93,7 @@ def crds(output: str, chart: Path | None) -> None:
 
     There is one for Function and one for each installed kind of trigger, including plugins.
     """
+    require_cluster_extra()
     from controllers.definitions import crds as generated
     from controllers.definitions.schemas import NotStructural
     from trigger_sources.registry import BrokenPlugin

@@ -1,6 +1,9 @@
 """The commands that send something: call and publish."""
 
+import re
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -8,48 +11,98 @@ import orjson
 
 from kubeirq.commands.arguments import FUNCTION, TRIGGER
 from kubeirq.commands.open_fabric import with_fabric
-from kubeirq.fabric_client import FabricClient
+from kubeirq.fabric_client import MOST_PUBLISHED, FabricClient, Message
+from kubeirq.sample_events import SAMPLES, Sample
+
+HEADER = click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header. Repeatable.")
+ATTRIBUTE = click.option(
+    "--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="An attribute of the CloudEvent. Repeatable."
+)
+SAMPLE = click.option(
+    "--sample", type=click.Choice(sorted(SAMPLES)), help="Send an event of this kind; the other options change it."
+)
 
 
 @click.command()
 @FUNCTION
-@click.option("-d", "--data", default="", help="The request body. @FILE reads a file, @- reads standard input.")
+@click.option("-d", "--data", default=None, help="The request body. @FILE reads a file, @- reads standard input.")
 @click.option("--content-type", default=None, help="Default: application/json for valid JSON, else text/plain.")
+@HEADER
+@ATTRIBUTE
+@SAMPLE
 @with_fabric
-async def call(fabric: FabricClient, function: str, data: str, content_type: str | None) -> int:
+async def call(
+    fabric: FabricClient, function: str, data: str | None, content_type: str | None, headers: tuple[str, ...],
+    attributes: tuple[str, ...], sample: str | None,
+) -> int:  # fmt: skip
     """Call a function and print its answer.
 
     Exit code 1 means that the function did not answer with a 2xx status.
     """
-    body = _body(data)
-    answer = await fabric.call(function, body, content_type or _content_type(body))
+    answer = await fabric.call(function, _message(data, content_type, headers, attributes, sample))
     line_end = b"" if answer.body.endswith(b"\n") or not answer.body else b"\n"
     sys.stdout.buffer.write(answer.body + line_end)
     sys.stdout.buffer.flush()
     if not 200 <= answer.status < 300:
-        click.echo(f"status {answer.status}", err=True)
+        click.echo(f"status {answer.status}" + (f": {answer.reason}" if answer.reason else ""), err=True)
         return 1
     return 0
 
 
 @click.command()
 @TRIGGER
-@click.option("-d", "--data", default="", help="The payload. @FILE reads a file, @- reads standard input.")
+@click.option("-d", "--data", default=None, help="The payload. @FILE reads a file, @- reads standard input.")
+@click.option("--content-type", default=None, help="Default: application/json for valid JSON, else text/plain.")
+@HEADER
+@ATTRIBUTE
+@SAMPLE
 @click.option("--key", help="The event's key, for sources that have keys.")
+@click.option("--subject", help="The NATS subject, for a trigger whose subject has wildcards.")
+@click.option("--path", help="The path, for an HTTP trigger whose path has parameters.")
 @click.option(
-    "--count", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Publish the event so many times."
-)
+    "--count", type=click.IntRange(1, MOST_PUBLISHED), default=1, show_default=True,
+    help="Publish the event so many times.",
+)  # fmt: skip
 @with_fabric
-async def publish(fabric: FabricClient, trigger: str, data: str, key: str | None, count: int) -> int:
+async def publish(
+    fabric: FabricClient, trigger: str, data: str | None, content_type: str | None, headers: tuple[str, ...],
+    attributes: tuple[str, ...], sample: str | None, key: str | None, subject: str | None, path: str | None, count: int,
+) -> int:  # fmt: skip
     """Publish an event to a trigger's source.
 
     The source is, for example, its topic, subject or path.
     """
-    body = _body(data)
-    published = await fabric.publish(trigger, body, _content_type(body), key, count)
+    message = _message(data, content_type, headers, attributes, sample)
+    published = await fabric.publish(trigger, replace(message, key=key, subject=subject, path=path), count)
     places = f": {', '.join(published.positions[:5])}" if published.positions else ""
     click.echo(f"published {published.count}{places}")
     return 0
+
+
+def _message(
+    data: str | None, content_type: str | None, headers: Sequence[str], attributes: Sequence[str], sample: str | None
+) -> Message:
+    """The message of these options. Raises UsageError."""
+    base = SAMPLES[sample] if sample is not None else Sample({})
+    body = _body(data) if data is not None else base.body if sample is not None else b""
+    named = {name.lower(): value.strip() for name, value in _pairs("--header", headers, ":")}
+    content_type = named.pop("content-type", None) or content_type or _content_type(body)
+    given = {name.removeprefix("ce-"): value for name, value in _pairs("--attribute", attributes, "=")}
+    for name in given:
+        if not re.fullmatch("[a-z0-9]+", name):
+            raise click.UsageError(f"--attribute: {name!r} is not a name; use lower-case letters and digits")
+    for name, value in named.items():
+        if not value.isprintable() or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", name):
+            raise click.UsageError(f"--header: {name!r}: a header is a name and a printable value")
+    return Message(body, content_type, {**base.headers, **named}, {**base.attributes, **given})
+
+
+def _pairs(option: str, texts: Sequence[str], separator: str) -> Iterator[tuple[str, str]]:
+    for text in texts:
+        name, found, value = text.partition(separator)
+        if not found or not name.strip():
+            raise click.UsageError(f"{option}: {text!r} is not of the form NAME{separator}VALUE")
+        yield name.strip(), value
 
 
 def _body(text: str) -> bytes:

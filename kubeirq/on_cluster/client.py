@@ -1,7 +1,6 @@
 """The client of a cluster's fabric. It uses the user's own rights: first the resources, then the controllers."""
 
 import json
-import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 
 from controllers.functions.status import FUNCTION_LABEL, PORT
 from kubeirq import name_lookup
-from kubeirq.fabric_client import Answer, Description, Overview, Published, Refused, ResourceView
+from kubeirq.fabric_client import Answer, Description, Message, Overview, Published, Refused, ResourceView
 from kubeirq.name_lookup import find_one, select
 from kubeirq.on_cluster.connection import AccessDenied, Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
@@ -85,27 +84,28 @@ class ClusterClient:
         lines = [*trigger_lines(view, own_lines), *(f"  next: {step}" for step in dict.fromkeys(steps))]
         return Description({**view, "flows": list(state.flows), "replicas": list(state.replicas)}, lines)
 
-    async def call(self, function: str, body: bytes, content_type: str) -> Answer:
+    async def call(self, function: str, message: Message) -> Answer:
         functions = [view for view in await self._views([FUNCTION]) if view["kind"] == FUNCTION]
         view = find_one(functions, function, name_lookup.FUNCTION, self._where)
         available = next((one for one in view["conditions"] if one["type"] == "Available"), None)
         if available is None or available["status"] != "True":
             raise Refused(f"function {view['name']!r} is not ready: {view['reason']}: {view['message']}".rstrip(": "))
+        if "authorization" in message.headers:
+            raise Refused("--header authorization: it would replace your login at the API server; port-forward instead")
         headers = {
-            "content-type": content_type,
-            "ce-specversion": "1.0",
-            "ce-id": str(uuid.uuid4()),
-            "ce-type": "dev.kubeirq.call",
-            "ce-source": "/kubeirq/call",
+            **message.event_headers("call"),
+            **message.headers,
+            "content-type": message.content_type,
+            "kubeirq-attempt": "1",  # the function may tell this caller why it fails
         }
         path = f"/api/v1/namespaces/{view['namespace']}/services/{view['name']}:{PORT}/proxy/"
-        async with self._cluster.stream("POST", path, headers=headers, body=body) as answer:
+        async with self._cluster.stream("POST", path, headers=headers, body=message.body) as answer:
             answer_body = await answer.read()
             if (problem := _api_server_problem(answer.status, answer_body)) is not None:
                 raise problem
-            return Answer(answer.status, answer_body)
+            return Answer(answer.status, answer_body, answer.headers.get("kubeirq-error", ""))
 
-    async def publish(self, trigger: str, body: bytes, content_type: str, key: str | None, count: int) -> Published:
+    async def publish(self, trigger: str, message: Message, count: int) -> Published:
         view = await self.trigger(trigger)
         raise Refused(
             f"{view['name']}: `kubeirq publish` works only on this machine; on a cluster, use a client of the source, "

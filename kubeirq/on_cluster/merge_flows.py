@@ -28,7 +28,8 @@ def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
         found.append(
             {
                 "function": function,
-                "counters": {name: sum(flow["counters"][name] for flow in same) for name in same[0]["counters"]},
+                "counters": {name: sum(flow["counters"].get(name, 0) for flow in same) for name in same[0]["counters"]},
+                "callersWait": any(flow.get("callersWait", False) for flow in same),
                 "inFlight": sum(flow["inFlight"] for flow in same),
                 "held": sum(flow["held"] for flow in same),
                 "lag": _merge_lags([flow["lag"] for flow in same if flow["lag"] is not None]),

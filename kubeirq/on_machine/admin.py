@@ -1,14 +1,15 @@
 """The admin API of a running fabric: the API of its flows, with the functions and brokers of this machine."""
 
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 from aiohttp import web
 
+from kubeirq.fabric_client import MOST_PUBLISHED, Message
 from kubeirq.on_machine.fabric import Fabric
 from kubeirq.on_machine.publishing import CannotPublish, publish
 from trigger_sources.observe.admin import (
@@ -38,7 +39,7 @@ class Admin(FlowAdmin):
     """The API's handlers."""
 
     def __init__(self, fabric: Fabric) -> None:
-        super().__init__(fabric.running_flows, lambda: fabric.triggers)
+        super().__init__(fabric.running_flows, lambda: fabric.triggers, idle=lambda _: fabric.idle_reason)
         self._fabric = fabric
 
     def application(self) -> web.Application:
@@ -71,41 +72,36 @@ class Admin(FlowAdmin):
             raise Refused(404, f"no function {name!r} in namespace {namespace!r}; known: {known}")
         if process.gate.is_down:
             raise Refused(503, f"function {name!r} is {process.state.lower()}: {process.gate.down_reason}")
+        message = await _message_of(request)
         headers = {
-            "content-type": request.headers.get("content-type", "application/json"),
-            "ce-specversion": "1.0",
-            "ce-id": str(uuid.uuid4()),
-            "ce-type": "dev.kubeirq.call",
-            "ce-source": "/kubeirq/call",
+            **message.event_headers("call"),
+            **message.headers,
+            "content-type": message.content_type,
+            "kubeirq-attempt": "1",  # the function may tell this caller why it fails
         }
         timeout = aiohttp.ClientTimeout(total=_CALL_SECONDS)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
-                session.post(process.gate.url, data=await request.read(), headers=headers) as answer,
+                session.post(process.gate.url, data=message.body, headers=headers) as answer,
             ):
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Refused(502, f"function {name!r}: no answer: {error!r}") from error
-        found = {"kubeirq-status": str(answer.status)}
-        if "content-type" in answer.headers:
-            found["content-type"] = answer.headers["content-type"]
+        found = {name: answer.headers[name] for name in ("content-type", "kubeirq-error") if name in answer.headers}
+        found["kubeirq-status"] = str(answer.status)
         return web.Response(body=body, headers=found)
 
     async def publish(self, request: web.Request) -> web.Response:
         trigger = self.trigger(request)
-        key = request.query.get("key")
         try:
             count = int(request.query.get("count", "1"))
         except ValueError:
             raise Refused(400, "count: must be a number") from None
-        if not 1 <= count <= 1_000_000:
-            raise Refused(400, "count: must be between 1 and 1000000")
-        content_type = request.headers.get("content-type", "application/json")
+        if not 1 <= count <= MOST_PUBLISHED:
+            raise Refused(400, f"count: must be between 1 and {MOST_PUBLISHED}")
         try:
-            positions = await publish(
-                trigger, self._fabric, await request.read(), content_type, None if key is None else key.encode(), count
-            )
+            positions = await publish(trigger, self._fabric, await _message_of(request), count)
         except CannotPublish as error:
             raise Refused(400, str(error)) from error
         return json_answer({"published": count, "positions": positions})
@@ -120,6 +116,25 @@ class Admin(FlowAdmin):
             raise Refused(409, f"{trigger.name}: its file sets spec.suspend to true; set it to false there")
         await self._fabric.suspend(trigger.uid, False)
         return json_answer({})
+
+
+async def _message_of(request: web.Request) -> Message:
+    """The message of `call` or `publish`. Raises Refused."""
+    query = request.query
+    try:
+        named = {name: orjson.loads(query[name]) for name in ("headers", "attributes") if name in query}
+    except orjson.JSONDecodeError as error:
+        raise Refused(400, f"headers, attributes: JSON is needed: {error}") from error
+    content_type = request.headers.get("content-type", "application/json")
+    return Message(
+        await request.read(),
+        content_type,
+        headers=named.get("headers", {}),
+        attributes=named.get("attributes", {}),
+        key=query.get("key"),
+        subject=query.get("subject"),
+        path=query.get("path"),
+    )
 
 
 def functions_status(fabric: Fabric) -> list[dict[str, Any]]:

@@ -39,7 +39,9 @@ class AdminClient:
     async def post(self, path: str, body: Any = None, **query: str) -> Any:
         return orjson.loads((await self._request("POST", path, orjson.dumps(body), query))[2])
 
-    async def send(self, path: str, body: bytes, content_type: str, **query: str) -> tuple[int, dict[str, str], bytes]:
+    async def send(
+        self, path: str, body: bytes, content_type: str, query: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
         """Posts raw bytes, and returns status, headers and body of the answer."""
         return await self._request("POST", path, body, query, content_type)
 

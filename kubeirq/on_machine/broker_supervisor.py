@@ -19,6 +19,7 @@ _PROBE_SECONDS = 2.0
 _STOP_SECONDS = 5.0
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.1, 5.0
 _STAYED_UP_SECONDS = 60.0  # after such a run, the restart delay starts again at the first one
+_LAST_BYTES, _LAST_CHARACTERS = 4_096, 300  # of the log, in the text of BrokerFailed
 _LOG_MAX_BYTES = 8 * 1024 * 1024
 
 Processes = AbstractAsyncContextManager[Sequence[asyncio.subprocess.Process]]
@@ -70,8 +71,9 @@ async def broker_process(
         try:
             yield process
         except _NotReady as error:
+            said = await asyncio.to_thread(_last_line, log_file)
             raise BrokerFailed(
-                f"{Path(command[0]).name}: {error}; see {log_file}, or give the triggers the address of your brokers"
+                f"{log_file.stem}: {error}{said}; see {log_file}, or give the triggers the address of your brokers"
             ) from error
 
 
@@ -124,6 +126,14 @@ async def _first_to_end(processes: Sequence[asyncio.subprocess.Process]) -> asyn
         for task in waits:
             task.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
+
+
+def _last_line(log_file: Path) -> str:
+    """The last line that the broker logged, as it says why it ended."""
+    with log_file.open("rb") as file:
+        file.seek(max(0, log_file.stat().st_size - _LAST_BYTES))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return f": {lines[-1][:_LAST_CHARACTERS]}" if lines else ""
 
 
 def _rotate(log_file: Path) -> None:

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import orjson
 
 from kubeirq import name_lookup
-from kubeirq.fabric_client import Answer, Description, FabricUnreachable, Overview, Published, ResourceView
+from kubeirq.fabric_client import Answer, Description, FabricUnreachable, Message, Overview, Published, ResourceView
 from kubeirq.name_lookup import find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
-from kubeirq.on_machine.log_files import fabric_log, function_log, read_lines
+from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
 from kubeirq.output.formats import age, last_answer
 from kubeirq.output.trigger_lines import condition_lines, flow_lines, next_steps
 
@@ -64,29 +64,33 @@ class MachineClient:
         lines = function_lines(found) if found["kind"] == "Function" else trigger_lines(found)
         return Description(found, lines)
 
-    async def call(self, function: str, body: bytes, content_type: str) -> Answer:
+    async def call(self, function: str, message: Message) -> Answer:
         functions = [one for one in await self._views() if one["kind"] == "Function"]
         found = find_one(functions, function, name_lookup.FUNCTION)
         status, headers, answer = await self._client.send(
-            f"/v1/functions/{found['namespace']}/{found['name']}/call", body, content_type
+            f"/v1/functions/{found['namespace']}/{found['name']}/call",
+            message.body,
+            message.content_type,
+            _query_of(message),
         )
-        return Answer(int(headers.get("kubeirq-status", status)), answer)
+        return Answer(int(headers.get("kubeirq-status", status)), answer, headers.get("kubeirq-error", ""))
 
-    async def publish(self, trigger: str, body: bytes, content_type: str, key: str | None, count: int) -> Published:
+    async def publish(self, trigger: str, message: Message, count: int) -> Published:
         found = await self.trigger(trigger)
-        query = {"count": str(count), **({"key": key} if key is not None else {})}
-        answer = orjson.loads((await self._client.send(f"{_path(found)}/publish", body, content_type, **query))[2])
+        query = {"count": str(count), **_query_of(message)}
+        path = f"{_path(found)}/publish"
+        answer = orjson.loads((await self._client.send(path, message.body, message.content_type, query))[2])
         return Published(answer["published"], [str(position) for position in answer.get("positions") or []])
 
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
-        """Reads the log files. Functions have them also after the fabric has stopped."""
+        """Reads the log files, also after the fabric has stopped."""
         try:
             one = find_one(await self._views(), name)
         except FabricUnreachable:
-            front, _, last = name.rpartition("/")
-            one = {"kind": "Function", "namespace": front or "default", "name": last}
-            if not function_log(self._state, one["namespace"], last).exists():
+            found = _from_log_files(self._state, name)
+            if found is None:
                 raise
+            one = found
         if one["kind"] == "Function":
             lines = read_lines(function_log(self._state, one["namespace"], one["name"]), tail, follow)
         else:
@@ -134,12 +138,39 @@ class MachineClient:
         return [*status["triggers"], *({**found, "kind": "Function"} for found in status["functions"])]
 
 
+def _query_of(message: Message) -> dict[str, str]:
+    """The parts of the message besides its body."""
+    found = {"key": message.key, "subject": message.subject, "path": message.path}
+    for name, values in (("headers", message.headers), ("attributes", message.attributes)):
+        found[name] = orjson.dumps(dict(values)).decode() if values else None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _from_log_files(state: Path, name: str) -> ResourceView | None:
+    """The function that has a log file, or else the trigger that the fabric's log is about."""
+    front, _, last = name.rpartition("/")
+    is_function = front.lower() == "function"
+    is_trigger = front.lower().endswith("trigger")
+    namespace = "default" if is_function or is_trigger or not front else front
+    if not is_trigger and function_log(state, namespace, last).exists():
+        return {"kind": "Function", "namespace": namespace, "name": last}
+    if not is_function and has_lines_about(fabric_log(state), f"{namespace}/{last}"):
+        return {"kind": "Trigger", "namespace": namespace, "name": last}
+    return None
+
+
 def function_lines(found: ResourceView) -> list[str]:
     lines = [f"{found['kind']} {found['namespace']}/{found['name']}"]
-    lines += [f"  {label:10} {found[label]}" for label in ("state", "runtime", "pid", "address", "restarts")]
+    lines += [
+        f"  {label:10} {found[label]}"
+        for label in ("state", "runtime", "pid", "address", "restarts")
+        if found[label] not in (None, "")
+    ]
     lines.append(f"  {'since':10} {age(found['since'])} ago")
     if found["lastError"]:
         lines.append("  last error\n    " + found["lastError"].strip().replace("\n", "\n    "))
+    if found["state"] in ("Down", "Failing"):
+        lines.append(f"  next: kubeirq logs {found['name']}")
     return lines
 
 
@@ -162,8 +193,8 @@ def _trigger_row(found: ResourceView) -> Sequence[Any]:
 def _function_row(found: ResourceView) -> Sequence[Any]:
     last_error = (found["lastError"] or "").strip().splitlines()[-1:] or "-"
     return (
-        found["name"], found["state"], found["runtime"], found["pid"] or "-", found["restarts"], age(found["since"]),
-        last_error,
+        found["name"], found["state"], found["runtime"] or "-", found["pid"] or "-", found["restarts"],
+        age(found["since"]), last_error,
     )  # fmt: skip
 
 

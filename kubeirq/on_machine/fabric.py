@@ -53,6 +53,7 @@ class Fabric:
         self.gateway = Gateway()
         self.desired = DesiredState((), (), _no_secret, lambda _: {})
         self._http = http_host, http_port
+        self._port = http_port
         self._observe = observe
         self._notice = notice
         self._default_addresses: dict[str, list[str]] = {}
@@ -91,7 +92,8 @@ class Fabric:
 
     @property
     def http_address(self) -> str:
-        return f"http://{self._http[0]}:{self.gateway.port}" if self._listening else ""
+        """The address of HTTP triggers. It stays while the fabric drains and the gateway has closed already."""
+        return f"http://{self._http[0]}:{self._port}" if self._listening else ""
 
     @property
     def functions(self) -> Mapping[FunctionKey, FunctionProcess]:
@@ -105,6 +107,13 @@ class Fabric:
     def held(self) -> int:
         """The number of events that were taken and are not settled."""
         return self.running_flows.held
+
+    @property
+    def idle_reason(self) -> tuple[str, str]:
+        """Why a trigger has no flow: the reason and a message."""
+        if self._stopping:
+            return "Stopping", "the fabric stops, and this trigger has finished"
+        return "NoFunction", "its selector matches no Function"
 
     def not_ready(self) -> list[str]:
         """A line for each flow that is not ready, except suspended ones."""
@@ -213,6 +222,7 @@ class Fabric:
                 break
             await asyncio.sleep(_ROUTES_ATTEMPT_SECONDS)
         await self.gateway.start(*self._http)
+        self._port = self.gateway.port
         self._listening = True
 
 

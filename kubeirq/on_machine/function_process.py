@@ -52,8 +52,17 @@ class FunctionProcess:
         self._rejected = ""
         if self._starting is not None:
             self._stop(self._starting)
+        if program.alone and self._serving is not None:
+            self._stop(self._serving)
+            self._serving = None
+            self.gate.close("its new version starts under the debugger")
         self._starting = ProgramRunner(
-            self.name, program, on_ready=self._on_ready, on_failure=self._on_failure, show=self._show
+            self.name,
+            program,
+            on_ready=self._on_ready,
+            on_failure=self._on_failure,
+            show=self._show,
+            after=tuple(self._stopping) if program.alone else (),
         )
         if self._serving is None:
             self._set_state("Starting")
@@ -115,8 +124,9 @@ class FunctionProcess:
     def _set_state(self, state: FunctionState) -> None:
         if state == self.state and state in ("Ready", "Starting"):
             return
+        if state != self.state and not {state, self.state} <= {"Down", "Failing"}:
+            self.since = time.time()  # a function that fails at each start has failed since the first one
         self.state = state
-        self.since = time.time()
         log.log(
             logging.INFO if state in ("Ready", "Starting") else logging.WARNING,
             "function is " + state.lower(),

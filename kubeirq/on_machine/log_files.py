@@ -68,6 +68,12 @@ async def read_lines(file: Path, tail: int, follow: bool, trigger: str | None = 
                 yield line
 
 
+def has_lines_about(file: Path, trigger: str) -> bool:
+    """Whether the fabric's log has a line about the trigger (namespace/name)."""
+    with closing(_GrowingFile(file)) as reader:
+        return next(_about(trigger, reader.lines()), None) is not None
+
+
 def _about(trigger: str | None, lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         found = line if trigger is None else line_about(line, trigger)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Program:
     origin: Path | None = None  # the author's folder; replaces the copy's path in the lines that are shown
     ready_seconds: float = 60.0  # how long a start may take
     stop_seconds: float = 30.0  # how long calls in progress may take to finish
+    alone: bool = False  # it starts only after the version before has ended, as both need the debugger's port
 
 
 class NotServing(Exception):
@@ -52,6 +53,7 @@ class ProgramRunner:
         on_ready: Callable[["ProgramRunner", int, int | None], None],
         on_failure: Callable[["ProgramRunner", NotServing], bool],
         show: Callable[[LogLine], None],
+        after: Collection["asyncio.Task[None]"] = (),  # it starts once these have ended
     ) -> None:
         self.program = program
         self.pid: int | None = None
@@ -59,6 +61,7 @@ class ProgramRunner:
         self._on_ready = on_ready
         self._on_failure = on_failure
         self._show = show
+        self._after = after
         self._process: asyncio.subprocess.Process | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._reader: asyncio.Task[None] | None = None
@@ -71,6 +74,8 @@ class ProgramRunner:
 
     async def _keep_running(self) -> None:
         backoff = Backoff(_FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS)
+        if self._after:
+            await asyncio.wait(self._after)
         while True:
             started = time.monotonic()
             try:

@@ -21,6 +21,7 @@ _INHERITED = frozenset(
 )
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 30.0
+_DEBUG_STOP_SECONDS = 2.0  # of a version that may wait at a breakpoint
 
 
 class InvalidFunction(Exception):
@@ -63,7 +64,6 @@ async def prepare_program(
         **{variable: value for variable, value in os.environ.items() if variable in _INHERITED},
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": str(folder),
         **environment,
         "MOD_NAME": module,
         "FUNC_HANDLER": handler,
@@ -88,10 +88,20 @@ async def prepare_program(
         debugger = importlib.util.find_spec("debugpy")
         if debugger is None or debugger.origin is None:
             raise InvalidFunction("--debug: debugpy is not installed; run `pip install debugpy`")
-        variables["PYTHONPATH"] += os.pathsep + str(Path(debugger.origin).parent.parent)
-        variables |= {"KUBEIRQ_DEBUG_PORT": str(debug_port), "FUNC_CONCURRENCY": "1"}
+        # The author's own files run, not their copy: the editor's breakpoints are in them
+        roots = [str(root) for root in _roots(spec, base)] or [str(folder)]
+        paths = [*roots[1:], str(Path(debugger.origin).parent.parent), variables.get("PYTHONPATH", "")]
+        variables |= {
+            "KUBEIRQ_CODE_PATH": roots[0],
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "KUBEIRQ_DEBUG_PORT": str(debug_port),
+            "FUNC_CONCURRENCY": "1",
+        }
     origin = _source_folder(spec, base)
-    return Program(tuple(command), folder, variables, origin, _START_SECONDS, stop_seconds=_GRACE_SECONDS + 7)
+    stop_seconds = _GRACE_SECONDS + 7 if debug_port is None else _DEBUG_STOP_SECONDS
+    return Program(
+        tuple(command), folder, variables, origin, _START_SECONDS, stop_seconds, alone=debug_port is not None
+    )
 
 
 def discard_unused(folder: Path, used: Sequence[Path]) -> None:
@@ -112,6 +122,15 @@ def _source_folder(spec: FunctionSpec, base: Path) -> Path | None:
         return None
     path = base / spec.source.path
     return path if path.is_dir() else path.parent
+
+
+def _roots(spec: FunctionSpec, base: Path) -> list[Path]:
+    """The author's folders that the function's modules are imported from, without links, each once."""
+    origin = _source_folder(spec, base)
+    if origin is None:
+        return []
+    included = [(base / path).parent for path in spec.source.include]
+    return list(dict.fromkeys(path.resolve() for path in (origin, *included)))
 
 
 def _code_folder(files: Mapping[str, bytes], parent: Path) -> Path:

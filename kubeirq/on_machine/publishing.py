@@ -6,8 +6,10 @@ from typing import Any
 
 import aiohttp
 
+from kubeirq.fabric_client import Message
 from kubeirq.on_machine.fabric import Fabric
 from trigger_sources.dispatch.flows import TriggerResource
+from trigger_sources.nats.subjects import checked_subject, covers
 
 _SECONDS = 60
 
@@ -16,25 +18,27 @@ class CannotPublish(Exception):
     """The trigger's source accepts no events from outside, or does not answer. The text says what to do instead."""
 
 
-async def publish(
-    trigger: TriggerResource, fabric: Fabric, data: bytes, content_type: str, key: bytes | None, count: int
-) -> list[str]:
+async def publish(trigger: TriggerResource, fabric: Fabric, message: Message, count: int) -> list[str]:
     """Publishes, and returns the positions if the source gives any. Raises CannotPublish, OSError."""
     fields = type(trigger.spec).model_fields
     if "topics" in fields:
-        return await _to_kafka(trigger, fabric, data, content_type, key, count)
+        return await _to_kafka(trigger, fabric, message, count)
     if "subject" in fields:
-        return await _to_nats(trigger, fabric, data, content_type, count)
+        return await _to_nats(trigger, fabric, message, count)
     if "methods" in fields:
-        return await _to_http(trigger, fabric, data, content_type, count)
+        return await _to_http(trigger, fabric, message, count)
     raise CannotPublish(
         f"{trigger.kind} {trigger.name}: its source accepts no events; use `kubeirq call` on its function"
     )
 
 
-async def _to_kafka(
-    trigger: TriggerResource, fabric: Fabric, data: bytes, content_type: str, key: bytes | None, count: int
-) -> list[str]:
+def _headers_of(message: Message, prefix: str) -> dict[str, str]:
+    """The message's headers; those of a CloudEvent only if it has attributes: else it is a plain message."""
+    event = message.event_headers("publish", prefix) if message.attributes else {}
+    return {"content-type": message.content_type, **event, **message.headers}
+
+
+async def _to_kafka(trigger: TriggerResource, fabric: Fabric, message: Message, count: int) -> list[str]:
     from aiokafka import AIOKafkaProducer
     from aiokafka.errors import KafkaError
 
@@ -45,11 +49,12 @@ async def _to_kafka(
         raise CannotPublish(f"{trigger.name}: its brokers need credentials; publish with your own client")
     brokers = list(trigger.spec.addresses.get("kafka") or fabric.host.defaults.get("kafka", ()))
     producer: Any = AIOKafkaProducer(bootstrap_servers=brokers, acks="all")
-    headers = [("content-type", content_type.encode())]
+    headers = [(name, value.encode()) for name, value in _headers_of(message, "ce_").items()]
+    key = None if message.key is None else message.key.encode()
     try:
         async with asyncio.timeout(_SECONDS):
             await producer.start()
-            sent = [await producer.send(topics[0], data, key=key, headers=headers) for _ in range(count)]
+            sent = [await producer.send(topics[0], message.body, key=key, headers=headers) for _ in range(count)]
             records = await asyncio.gather(*sent)
     except KafkaError as error:
         raise CannotPublish(f"{trigger.name}: {', '.join(brokers)}: {error}") from error
@@ -58,18 +63,26 @@ async def _to_kafka(
     return [f"{record.topic}/{record.partition}/{record.offset}" for record in records]
 
 
-async def _to_nats(trigger: TriggerResource, fabric: Fabric, data: bytes, content_type: str, count: int) -> list[str]:
+async def _to_nats(trigger: TriggerResource, fabric: Fabric, message: Message, count: int) -> list[str]:
     import nats
     from nats.errors import Error
     from nats.js.errors import NoStreamResponseError
 
-    subject = str(getattr(trigger.spec, "subject", ""))
-    if "*" in subject or ">" in subject:
-        raise CannotPublish(f"{trigger.name}: its subject {subject!r} is a pattern; publish with your own client")
+    pattern = str(getattr(trigger.spec, "subject", ""))
+    if message.subject is None and not {"*", ">"}.isdisjoint(pattern.split(".")):
+        raise CannotPublish(
+            f"{trigger.name}: its subject {pattern!r} is a pattern; name one that matches with --subject"
+        )
+    try:
+        subject = checked_subject(message.subject or pattern, wildcards=False)
+    except ValueError as error:
+        raise CannotPublish(f"{trigger.name}: --subject: {error}") from error
+    if not covers(pattern, subject):
+        raise CannotPublish(f"{trigger.name}: --subject: {subject!r} does not match its subject {pattern!r}")
     if getattr(trigger.spec, "security", None):
         raise CannotPublish(f"{trigger.name}: its servers need credentials; publish with your own client")
     servers = list(trigger.spec.addresses.get("nats") or fabric.host.defaults.get("nats", ()))
-    headers = {"content-type": content_type}
+    headers, data = _headers_of(message, "ce-"), message.body
     try:
         client = await nats.connect(servers, connect_timeout=5, max_reconnect_attempts=2)
         try:
@@ -87,19 +100,23 @@ async def _to_nats(trigger: TriggerResource, fabric: Fabric, data: bytes, conten
         raise CannotPublish(f"{trigger.name}: {', '.join(servers)}: {error}") from error
 
 
-async def _to_http(trigger: TriggerResource, fabric: Fabric, data: bytes, content_type: str, count: int) -> list[str]:
-    path = str(getattr(trigger.spec, "path", None) or f"/{trigger.name}")
+async def _to_http(trigger: TriggerResource, fabric: Fabric, message: Message, count: int) -> list[str]:
+    path = message.path or str(getattr(trigger.spec, "path", None) or f"/{trigger.name}")
+    if not path.startswith("/"):
+        raise CannotPublish(f"{trigger.name}: --path: {path!r} does not begin with /")
     if "{" in path:
         raise CannotPublish(
-            f"{trigger.name}: its path has parameters; send a request to {fabric.http_address}{path} yourself"
+            f"{trigger.name}: its path {path!r} has parameters; name one with --path, or send a request to"
+            f" {fabric.http_address} yourself"
         )
     method = (list(getattr(trigger.spec, "methods", ())) or ["POST"])[0]
-    headers = {"content-type": content_type, "x-request-id": str(uuid.uuid4())}
+    headers = {"x-request-id": str(uuid.uuid4()), **_headers_of(message, "ce-")}
     if host := getattr(trigger.spec, "host", None):
         headers["host"] = host
+    url = fabric.http_address + path
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session:
         for _ in range(count):
-            async with session.request(method, fabric.http_address + path, data=data, headers=headers) as answer:
+            async with session.request(method, url, data=message.body, headers=headers) as answer:
                 if answer.status >= 400:
                     raise CannotPublish(f"{trigger.name}: answer {answer.status}: {(await answer.text())[:500]}")
     return []

@@ -1,6 +1,7 @@
 """`kubeirq dev` and `kubeirq serve`: run the fabric on one machine from start to stop."""
 
 import asyncio
+import importlib.util
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ from kubeirq.output.event_display import EventDisplay, printable
 from kubeirq.output.terminal_warnings import TerminalWarnings
 from trigger_sources.observe.endpoint import metrics_endpoint
 from trigger_sources.observe.logs import JsonLines
+from trigger_sources.problems import nearest
 from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,9 @@ async def dev(
     display = EventDisplay(write, colours=colours)
     try:
         desired = load_desired_state(paths, secrets)
+        if debug is not None and (problem := _debug_problem(debug, desired)) is not None:
+            print(f"kubeirq dev: --debug: {problem}", file=sys.stderr)
+            return 1
         with locked(state), logging_to(state, TerminalWarnings(display.notice)):
             debug_ports = {} if debug is None else {debug: free_port([_DEBUG_PORT])}
             fabric = Fabric(
@@ -120,6 +125,15 @@ async def serve(
     except (InvalidManifests, InUse, SourceError, OSError) as error:
         return _print_problem("serve", error)
     return 0
+
+
+def _debug_problem(function: str, desired: DesiredState) -> str | None:
+    names = [found.name for found in desired.functions]
+    if function not in names:
+        return f"no Function {function!r} in these files{nearest(function, names)}"
+    if importlib.util.find_spec("debugpy") is None:
+        return "debugpy is not installed; run `pip install debugpy`"
+    return None
 
 
 def _print_problem(command: str, error: Exception) -> int:

@@ -1,5 +1,6 @@
 """The text at the start of `kubeirq dev`: addresses, and for each trigger a command line that sends it an event."""
 
+import re
 from shlex import quote
 
 from kubeirq.on_machine.fabric import Fabric
@@ -26,17 +27,35 @@ def example_command(trigger: TriggerResource, fabric: Fabric) -> str:
     data = quote(trigger.example or _EXAMPLE)
     if "topics" in fields:
         brokers = ",".join(spec.addresses.get("kafka") or fabric.host.defaults.get("kafka", ()))
-        topics = getattr(spec, "topics", None) or [getattr(spec, "pattern", None) or getattr(spec, "topic_pattern", "")]
+        topics = getattr(spec, "topics", None)
+        if not brokers:
+            return "waits for a broker: the fabric's own did not start"
+        if not topics:
+            return f"records of the topics that match {getattr(spec, 'topic_pattern', '')}, from {brokers}"
         return f"echo {data} | kcat -P -b {brokers} -t {quote(str(topics[0]))}"
     if "subject" in fields:
         servers = ",".join(spec.addresses.get("nats") or fabric.host.defaults.get("nats", ()))
-        return f"nats --server {servers} pub {quote(str(getattr(spec, 'subject', '')))} {data}"
+        if not servers:
+            return "waits for a server: the fabric's own did not start"
+        return f"nats --server {servers} pub {quote(example_subject(str(getattr(spec, 'subject', ''))))} {data}"
     if "methods" in fields:
         method = (list(getattr(spec, "methods", ())) or ["POST"])[0]
-        path = getattr(spec, "path", None) or f"/{trigger.name}"
+        path = example_path(getattr(spec, "path", None) or f"/{trigger.name}")
         how = "" if method == "POST" else f"-X {method} "
         header = "-H 'content-type: application/json'"
+        if host := getattr(spec, "host", None):
+            header = f"-H 'host: {host}' {header}"
         return f"curl {how}{fabric.http_address}{path} {header} -d {data}"
     if "schedule" in fields:
         return f"runs at {getattr(spec, 'schedule', None) or getattr(spec, 'at', '')}"
     return "its source sends its events"
+
+
+def example_subject(subject: str) -> str:
+    """A subject that matches: a word for each wildcard."""
+    return ".".join("example" if token in ("*", ">") else token for token in subject.split("."))
+
+
+def example_path(path: str) -> str:
+    """A path that matches: the name of each parameter as its value."""
+    return re.sub(r"\{(\w+)(?:\.\.\.)?\}", r"\1", path)

@@ -20,8 +20,10 @@ def condition_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
 def flow_lines(found: Mapping[str, Any]) -> list[str]:
     """The counters of a flow, its waiting events and its last answer."""
     lag = found["lag"]
+    # A caller that got the function's failure as its answer has lost nothing
+    words = {"dropped": "answered with a failure"} if found.get("callersWait") else {}
     return [
-        "  " + ", ".join(f"{name} {count}" for name, count in found["counters"].items()),
+        "  " + ", ".join(f"{words.get(name, name)} {count}" for name, count in found["counters"].items()),
         f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}, "
         f"dead letters {found['deadLetters']}",
         f"  last answer {last_answer(found['lastAnswer'])}"
@@ -30,28 +32,54 @@ def flow_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def next_steps(trigger: Mapping[str, Any]) -> list[str]:
-    """The commands that help with this trigger now."""
-    name = trigger["name"]
-    found = []
-    reason = next((c["reason"] for c in trigger["conditions"] if c["type"] == "Delivering"), "")
-    if reason == "FunctionDown":
-        called = trigger["function"]
-        step = (
-            f"kubeirq describe Function/{called}"
-            if problem_of_name(called) is None
-            else f"find out why {called} does not answer"
-        )
-        found.append(f"{step}; its events wait, and none is lost")
-    if reason == "EverythingFails":
-        found.append(
-            f"fix the function, then run kubeirq resume {name}, or wait: the fabric tries one event every 30 s"
-        )
-    if reason == "FilterFails":
-        found.append(f"edit spec.filter, or run kubeirq resume {name}: events that it fails on become dead letters")
-    if reason == "Parked":
-        found.append(f"kubeirq lanes list {name}")
-    if reason == "Suspended":
-        found.append(f"kubeirq resume {name}")
+    """The commands and changes that help with this trigger now: the source first, then the function, then the rest."""
+    own = [found for found in trigger["conditions"] if found["type"] != "Ready"] or trigger["conditions"]
+    steps = [step for found in own if (step := _step(trigger, found))]
     if trigger["deadLetters"]:
-        found.append(f"kubeirq dead-letters list {name}")
-    return found
+        steps.append(f"kubeirq dead-letters list {trigger['name']}")
+    return list(dict.fromkeys(steps))
+
+
+_NEXT_OF_REASON = {
+    "EverythingFails": "fix the function, then run kubeirq resume {name}, or wait: one event is tried every 30 s",
+    "FilterFails": "edit spec.filter, or run kubeirq resume {name}: events that it fails on become dead letters",
+    "Parked": "kubeirq lanes list {name}",
+    "LaneFull": "kubeirq lanes list {name}",
+    "Retrying": "kubeirq lanes list {name}",
+    "Suspended": "kubeirq resume {name}",
+    "NotConnected": "check the address in the spec, and whether it may be reached from here; kubeirq logs {name}",
+    "Unauthorized": "check the credentials of the trigger, and its rights at the broker",
+    "TopicMissing": "create the topic, or correct spec.topics",
+    "StreamMissing": "create the stream, or set spec.createStream: true",
+    "NoBrokers": "set spec.brokers",
+    "NoServers": "set spec.servers",
+    "SecretMissing": "create the Secret with that key; the trigger then goes on by itself",
+    "SecretForbidden": "allow the controllers to read Secrets of this namespace: docs/kubernetes.md",
+    "SecretUnusable": "correct the Secret; the trigger then goes on by itself",
+    "Taken": "change the route, the durable or the group of one of the two triggers",
+    "NoFunction": "create a Function with these labels, or change spec.functionSelector",
+    "Invalid": "correct the spec as the message says",
+}
+_WITHOUT_A_STEP = frozenset({"Starting", "Stopping", "Completed", "Unseen"})
+
+
+def _step(trigger: Mapping[str, Any], condition: Mapping[str, Any]) -> str | None:
+    """The step for a condition; None for one that needs nothing."""
+    reason, name = condition["reason"], trigger["name"]
+    if reason == "FunctionDown":
+        return _step_for_function(trigger["function"], condition.get("message", ""))
+    if (step := _NEXT_OF_REASON.get(reason)) is not None:
+        return step.format(name=name)
+    if condition.get("status") == "True" or reason in _WITHOUT_A_STEP:
+        return None
+    return f"kubeirq logs {name}"
+
+
+def _step_for_function(called: str, message: str) -> str:
+    if problem_of_name(called) is not None:
+        step = f"find out why {called} does not answer"
+    elif "there is no Function" in message:
+        step = f"create the Function {called}, or correct spec.function"
+    else:
+        step = f"kubeirq describe Function/{called}"
+    return f"{step}; its events wait, and none is lost"

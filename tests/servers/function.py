@@ -90,12 +90,12 @@ class Function:
 
 @asynccontextmanager
 async def function(
-    source: str, handler: str = "f.handler", *, ready: bool = True, **env: str
+    source: str, handler: str = "f.handler", *, file: str = "f.py", ready: bool = True, **env: str
 ) -> AsyncIterator[Function]:
-    """A running function whose module `f` is `source`. Stopped by pid at the end, whatever happened."""
+    """A running function whose module is `source`, in that file. Stopped by pid at the end, whatever happened."""
     module, _, name = handler.rpartition(".")
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "f.py").write_text(source)
+        (Path(folder) / file).write_text(source)
         port = free_port()
         environment = {
             "MOD_NAME": module,

@@ -133,6 +133,7 @@ class Flow:
         self._needs_dead_letters = True
         self._extends = False
         self._since: dict[str, tuple[str, float]] = {}
+        self._fails_since = 0.0  # when the source first failed in this series of failures; 0: it runs well
 
     @property
     def dead_letters(self) -> DeadLetters | None:
@@ -220,6 +221,8 @@ class Flow:
                 await _close(generator)
             if time.monotonic() - started > _RUNS_WELL_SECONDS:
                 backoff.reset()
+                self._fails_since = 0.0
+            self._fails_since = self._fails_since or time.time()
             seconds = backoff.next()
             log.info("source restarts", extra={**self._where(), "seconds": seconds, "problem": problem})
             self.dispatcher.counters.restarts += 1
@@ -458,6 +461,8 @@ class Flow:
         shown, since = self._since.get(name, ("", 0.0))
         if shown != status:
             since = time.time()
+            if status == "False" and name != "Delivering" and self._fails_since:
+                since = min(since, self._fails_since)  # a source that fails at each restart is not new each time
             self._since[name] = (status, since)
         return Condition(name, status, reason, message, since)
 

@@ -315,9 +315,11 @@ def _flow_status(running: RunningTrigger) -> dict[str, Any]:
                 "deadLettered",
                 "dropped",
                 "returned",
+                "withdrawn",
                 "attempts",
             )
         },
+        "callersWait": running.flow.trigger.callers_wait,
         "inFlight": status.in_flight,
         "held": status.held,
         "lag": None if status.lag is None else _lag(status.lag),
@@ -379,6 +381,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return json_answer({"error": str(error)}, 503)
     except web.HTTPException as error:
         return json_answer({"error": error.reason}, error.status)
+    except Exception as error:
+        log.exception("admin request failed", extra={"path": request.path})
+        return json_answer({"error": f"a fault of kubeirq: {type(error).__name__}: {error}; its log has more"}, 500)
 
 
 def _key(asked: dict[str, Any]) -> bytes | None:

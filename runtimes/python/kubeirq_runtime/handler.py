@@ -2,7 +2,9 @@
 
 import asyncio
 import importlib
+import importlib.util
 import inspect
+import os
 import sys
 
 ASYNC_CONCURRENCY = 16  # of an async handler, unless the settings have another
@@ -23,7 +25,7 @@ class Handler:
     def load(self):
         """Imports the handler. Raises ValueError where there is none, and any exception of its module."""
         settings = self._settings
-        module = importlib.import_module(settings.module)
+        module = self._module(settings.module)
         self.function = function = getattr(module, settings.handler, None)
         if not callable(function):
             raise ValueError(f"FUNC_HANDLER: module {settings.module!r} has no function {settings.handler!r}")
@@ -50,10 +52,41 @@ class Handler:
         if not name:
             return
         module, _, function = name.rpartition(".")
-        hook = getattr(importlib.import_module(module or self._settings.module), function)
+        hook = getattr(self._module(module or self._settings.module), function)
         result = hook(context) if inspect.signature(hook).parameters else hook()
         if inspect.isawaitable(result):
             await result
+
+    def _module(self, name):
+        """The module of the function's own code, also where the standard library has one of that name.
+
+        Such a file gets a name of its own, so that whoever imports `email` gets the library's module: an HTTP client in
+        a function `email` needs it.
+        """
+        file = os.path.join(self._settings.code_path, f"{name}.py")
+        if name not in sys.stdlib_module_names or not os.path.isfile(file):
+            return importlib.import_module(name)
+        own_name = f"function_{name}"
+        if own_name not in sys.modules:
+            _import_from_library(name, self._settings.code_path)
+            spec = importlib.util.spec_from_file_location(own_name, file)
+            module = sys.modules[own_name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        return sys.modules[own_name]
+
+
+def _import_from_library(name, code_path):
+    """Imports the standard library's module before anything can take the function's file for it."""
+    if name in sys.modules:
+        return
+    before = sys.path[:]
+    sys.path[:] = [path for path in before if os.path.abspath(path) != os.path.abspath(code_path)]
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass  # not on this system, such as a module of Windows
+    finally:
+        sys.path[:] = before
 
 
 def _called(function, *arguments):

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from servers.fabric import fabric, manifest
 
 from kubeirq.__main__ import commands
+from kubeirq.commands.group import command_first
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -70,6 +73,33 @@ def test_a_folder_without_resources_is_not_ok(tmp_path: Path) -> None:
     assert "no resources found; `kubeirq new function NAME` writes a first one" in output
 
 
+def test_options_of_a_fabric_may_come_before_the_command(tmp_path: Path) -> None:
+    for arguments in (("--state", str(tmp_path), "get"), (f"--state={tmp_path}", "dead-letters", "list", "x")):
+        code, output = run(*arguments)
+        assert (code, f"no fabric runs on {tmp_path}" in output) == (4, True)
+    assert command_first(["-n", "team", "call", "f", "--", "-d"]) == ["call", "f", "-n", "team", "--", "-d"]
+    assert command_first(["get", "-n", "team"]) == ["get", "-n", "team"]
+    assert run("-n", "team")[0] == 2
+
+
+def test_the_version_is_an_option_too() -> None:
+    assert run("--version") == run("version")
+
+
+def test_every_help_ends_with_an_example() -> None:
+    def commands_below(command: click.Command, *words: str) -> Iterator[tuple[str, ...]]:
+        if not isinstance(command, click.Group):
+            yield words
+            return
+        for name, found in command.commands.items():
+            yield from commands_below(found, *words, name)
+
+    for words in commands_below(commands):
+        code, output = run(*words, "--help")
+        assert code == 0
+        assert "kubeirq " + " ".join(words) in output.partition("Examples:\n")[2], words
+
+
 def test_without_a_fabric_the_error_says_how_to_start_one(tmp_path: Path) -> None:
     for command in (("get",), ("describe", "x"), ("dead-letters", "list", "x"), ("call", "x"), ("resume", "x")):
         code, output = run(*command, "--state", str(tmp_path))
@@ -116,6 +146,10 @@ async def test_a_fabric_on_this_machine_comes_before_a_cluster_and_its_logs_outl
     assert lines[0] == "called with x"
     assert lines[-1].endswith("ValueError: no")
     assert await ran("logs", "greet", "--state", ".kubeirq", "--tail", "1") == (0, lines[-1] + "\n")
+    for name in ("web", "HTTPTrigger/web", "default/web"):
+        assert "source connected  trigger=default/web" in (await ran("logs", name, "--state", ".kubeirq"))[1]
+    for name in ("Function/greet", "default/greet"):
+        assert (await ran("logs", name, "--state", ".kubeirq"))[1].splitlines()[0] == "called with x"
     assert (await ran("logs", "other", "--state", ".kubeirq"))[0] == 4
 
 

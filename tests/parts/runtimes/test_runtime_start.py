@@ -49,3 +49,23 @@ def handler(event, context):
 async def test_it_starts_where_python_leaves_the_folder_of_the_script_out_of_the_path() -> None:
     async with function("def handler(event, context):\n    return [1]", PYTHONSAFEPATH="1") as found:
         assert await answer_of(found) == [1]
+
+
+@pytest.mark.parametrize(
+    "name", ["email", "json", "time", "signal", "calendar", "queue", "resource", "token", "logging"]
+)
+async def test_a_function_may_have_the_name_of_a_standard_module(name: str) -> None:
+    code = f"""
+import json, logging, urllib.request
+import {name} as library
+
+def startup(context):
+    context["state"]["started"] = True
+
+def handler(event, context):
+    import http.client, {name}
+    return {{"file": {name} is library and hasattr({name}, "handler"), "started": context["state"]["started"]}}
+"""
+    async with function(code, f"{name}.handler", file=f"{name}.py", FUNC_STARTUP=f"{name}.startup") as found:
+        async with aiohttp.ClientSession() as session, session.post(found.url, json={}) as answer:
+            assert (answer.status, await answer.json()) == (200, {"file": False, "started": True}), found.output()

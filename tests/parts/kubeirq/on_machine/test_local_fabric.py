@@ -179,6 +179,18 @@ async def test_the_admin_api_calls_publishes_and_manages_dead_letters(tmp_path: 
         assert (tmp_path / "state" / "admin.sock").stat().st_mode & 0o777 == 0o600
 
 
+async def test_the_status_is_known_while_the_fabric_drains(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        it.code("1")
+        await it.apply(web("one"))
+        await it.ready()
+        address = it.fabric.http_address
+        await it.fabric.stop(5)
+        status = await it.status()
+        assert status["addresses"]["http"] == address
+        assert status["triggers"][0]["conditions"][0]["reason"] == "Stopping"
+
+
 async def test_dead_letters_of_a_suspended_trigger_can_be_listed_and_are_not_redriven(tmp_path: Path) -> None:
     base = "/v1/triggers/default/HTTPTrigger/accepted"
     async with running(tmp_path) as it:

@@ -98,6 +98,96 @@ async def test_sighup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path) 
         assert await version(port, "/other") == 2
 
 
+class Debugger:
+    """An editor that speaks the Debug Adapter Protocol."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._number = 0
+
+    def ask(self, command: str, **arguments: Any) -> None:
+        self._number += 1
+        body = json.dumps({"seq": self._number, "type": "request", "command": command, "arguments": arguments})
+        self._writer.write(f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+
+    async def until(self, name: str) -> Any:
+        """The next event of that name, or the answer to that command."""
+        while True:
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            found = json.loads(await self._reader.readexactly(int(head.split(b":")[1])))
+            if name in (found.get("event"), found.get("command")):
+                return found.get("body")
+
+
+async def test_a_breakpoint_in_the_editors_file_stops_the_function_also_after_an_edit(tmp_path: Path) -> None:
+    folder, port = tmp_path / "r", free_port()
+    (folder / "shop").mkdir(parents=True)
+    (folder / "f.py").write_text("from shop import prices\n\ndef handler(event, context):\n    return prices.one()\n")
+    (folder / "shop" / "prices.py").write_text("def one():\n    price = 1\n    return {'version': price}\n")
+    source = {"path": "f.py", "include": ["shop"]}
+    write(folder, manifest("Function", "f", source=source), manifest("HTTPTrigger", "web", function="f", path="/web"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kubeirq", "dev", str(folder), "--state", str(tmp_path / "state"),
+        "--http-port", str(port), "--debug", "f", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            while b"debug f: " not in (line := await process.stdout.readline()):
+                assert line, "it ended"
+            await until_version(1, port)
+            address = line.decode().split()[-1].rpartition(":")
+            await stops(folder / "f.py", 4, address, port)
+            (folder / "f.py").write_text(
+                "from shop import prices\ndef handler(event, context):\n    return prices.two()\n"
+            )
+            (folder / "shop" / "prices.py").write_text("def two():\n    price = 2\n    return {'version': price}\n")
+            await until_version(2, port)
+            await stops(folder / "shop" / "prices.py", 3, address, port)
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def stops(file: Path, line: int, address: tuple[str, str, str], port: int) -> None:
+    """A call stops at the breakpoint, and goes on."""
+    reader, writer = await asyncio.open_connection(address[0], int(address[2]))
+    editor = Debugger(reader, writer)
+    editor.ask("initialize", adapterID="x")
+    await editor.until("initialize")
+    editor.ask("attach", justMyCode=True)
+    await editor.until("initialized")
+    editor.ask("setBreakpoints", source={"path": str(file)}, breakpoints=[{"line": line}])
+    assert (await editor.until("setBreakpoints"))["breakpoints"][0]["verified"]
+    editor.ask("configurationDone")
+    await editor.until("configurationDone")
+    calling = asyncio.create_task(version(port))
+    stopped = await editor.until("stopped")
+    assert stopped["reason"] == "breakpoint"
+    editor.ask("stackTrace", threadId=stopped["threadId"])
+    frame = (await editor.until("stackTrace"))["stackFrames"][0]
+    assert (frame["source"]["path"], frame["line"]) == (str(file), line)
+    editor.ask("continue", threadId=stopped["threadId"])
+    assert await calling in (1, 2)
+    editor.ask("disconnect")
+    await editor.until("disconnect")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_function_that_cannot_be_debugged_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    write(tmp_path / "r", *resources("1"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kubeirq", "dev", str(tmp_path / "r"), "--state", str(tmp_path / "state"), "--debug", "g",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    assert (process.returncode, output) == (1, b"kubeirq dev: --debug: no Function 'g' in these files; known: f\n")
+
+
 async def test_a_function_under_the_debugger_answers_the_debugger_and_its_events(tmp_path: Path) -> None:
     folder, state, port = tmp_path / "r", tmp_path / "state", free_port()
     folder.mkdir()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubeirq.output.trigger_lines import next_steps
+from kubeirq.output.trigger_lines import flow_lines, next_steps
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,50 @@ def test_for_a_function_that_is_down_the_next_step_depends_on_how_it_is_called(c
     down = {"type": "Delivering", "reason": "FunctionDown"}
     (found,) = next_steps({"name": "orders", "function": called, "conditions": [down], "deadLetters": 0})
     assert found.startswith(step)
+
+
+def trigger(*conditions: tuple[str, str, str], letters: int = 0, message: str = "") -> dict[str, object]:
+    return {
+        "name": "orders",
+        "function": "pay",
+        "conditions": [
+            {"type": kind, "status": status, "reason": reason, "message": message}
+            for kind, status, reason in conditions
+        ],
+        "deadLetters": letters,
+    }
+
+
+def test_a_source_that_is_down_comes_before_old_dead_letters() -> None:
+    down = trigger(("Ready", "False", "SourceFailed"), ("Connected", "False", "SourceFailed"), letters=3)
+    assert next_steps(down) == ["kubeirq logs orders", "kubeirq dead-letters list orders"]
+
+
+def test_a_function_that_does_not_exist_is_to_be_created() -> None:
+    down = trigger(("Delivering", "False", "FunctionDown"), message="pay: there is no Function 'pay'")
+    assert next_steps(down) == ["create the Function pay, or correct spec.function; its events wait, and none is lost"]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["NotConnected", "SourceFailed", "NotPrepared", "StreamMissing", "TopicMissing", "Unauthorized", "SecretMissing",
+     "SecretForbidden", "Taken", "NoBrokers", "SomethingNew", "LaneFull", "Parked", "DeadLettersUnwritable",
+     "Retrying"],
+)  # fmt: skip
+def test_every_condition_that_is_not_true_has_a_next_step(reason: str) -> None:
+    (step,) = next_steps(trigger(("Ready", "False", reason), ("Connected", "False", reason)))
+    assert step
+
+
+def test_a_trigger_that_works_or_starts_or_stops_has_none() -> None:
+    working = (("Ready", "True", "Ready"), ("Connected", "True", "Connected"), ("Delivering", "True", "Flowing"))
+    assert next_steps(trigger(*working)) == []
+    assert next_steps(trigger(("Ready", "False", "Stopping"))) == []
+    assert next_steps(trigger(("Connected", "False", "Starting"))) == []
+
+
+def test_a_caller_that_got_the_failure_is_not_told_as_dropped() -> None:
+    flow = {"counters": {"received": 3, "dropped": 2, "withdrawn": 1}, "held": 0, "inFlight": 0, "lag": None,
+            "deadLetters": 0, "lastAnswer": None, "lastError": ""}  # fmt: skip
+    assert flow_lines(flow)[0] == "  received 3, dropped 2, withdrawn 1"
+    assert flow_lines({**flow, "callersWait": True})[0] == "  received 3, answered with a failure 2, withdrawn 1"
