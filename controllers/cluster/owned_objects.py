@@ -1,12 +1,13 @@
 """Dependent objects: a controller creates, updates and deletes the objects that its resources own."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_keys
 from controllers.cluster.differences import contains, has_stale_fields
 from controllers.cluster.informer_cache import InformerCache, Version
+from controllers.cluster.relist import METADATA_PAGE_SIZE, relist
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,8 @@ class OwnedObjects:
         self._live.begin_list()
         listed: dict[_ObjectKey, tuple[Version, Object]] = {}
         for api_version, kind in self._kinds:
-            asked = self._api.objects(
-                api_version, kind, self._namespace, {self._label: ""}, metadata_only=kind in self._immutable
-            )
             try:
-                async for found in asked:
+                async for found in self._listed(api_version, kind):
                     listed[_object_key_of(found)] = (Version.of(found), self._compact(found))
             except Refused as refused:
                 if refused.status != 404:
@@ -63,6 +61,21 @@ class OwnedObjects:
         self._by_owner = {}
         for object_key, found in self._live.items():
             self._by_owner.setdefault(self._owner_of(found), set()).add(object_key)
+
+    def _listed(self, api_version: str, kind: str) -> AsyncIterator[Object]:
+        labels = {self._label: ""}
+        if kind in self._immutable:
+            return self._api.objects(
+                api_version, kind, self._namespace, labels, metadata_only=True, page_size=METADATA_PAGE_SIZE
+            )
+        return relist(
+            self._api,
+            api_version,
+            kind,
+            self._namespace,
+            labels,
+            cached=lambda found: self._live.get(_object_key_of(found)),
+        )
 
     def observe(self, event: Mapping[str, Any]) -> Key:
         """Takes a watch event. Returns the owner of the object."""
