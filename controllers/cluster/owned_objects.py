@@ -1,6 +1,8 @@
 """Dependent objects: a controller creates, updates and deletes the objects that its resources own."""
 
+import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -171,7 +173,7 @@ class OwnedObjects:
         metadata = dict(found["metadata"])
         if "managedFields" in metadata:
             metadata["managedFields"] = [
-                {**entry, "fieldsV1": _metadata_fields(entry)} if is_immutable else entry
+                {**entry, "fieldsV1": _fields_text(entry, "f:metadata" if is_immutable else "")}
                 for entry in metadata["managedFields"]
                 if entry.get("manager") == FIELD_MANAGER
             ]
@@ -199,9 +201,12 @@ def _matches(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return contains(live, wanted) and not has_stale_fields(live, wanted, FIELD_MANAGER)
 
 
-def _metadata_fields(entry: Mapping[str, Any]) -> Object:
+def _fields_text(entry: Mapping[str, Any], part: str) -> str:
+    """The applied fields as JSON text, or this part of them. As a tree they are the larger half of a cached object."""
     fields = entry.get("fieldsV1", {})
-    return {name: fields[name] for name in fields if name == "f:metadata"}
+    if isinstance(fields, str):
+        return fields
+    return sys.intern(json.dumps({part: fields.get(part, {})} if part else fields))
 
 
 def _owns(owner: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
