@@ -1,12 +1,15 @@
 """Dependent objects: a controller creates, updates and deletes the objects that its resources own."""
 
+import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_keys
 from controllers.cluster.differences import contains, has_stale_fields
 from controllers.cluster.informer_cache import InformerCache, Version
+from controllers.cluster.relist import METADATA_PAGE_SIZE, relist
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +53,8 @@ class OwnedObjects:
         self._live.begin_list()
         listed: dict[_ObjectKey, tuple[Version, Object]] = {}
         for api_version, kind in self._kinds:
-            asked = self._api.objects(
-                api_version, kind, self._namespace, {self._label: ""}, metadata_only=kind in self._immutable
-            )
             try:
-                async for found in asked:
+                async for found in self._listed(api_version, kind):
                     listed[_object_key_of(found)] = (Version.of(found), self._compact(found))
             except Refused as refused:
                 if refused.status != 404:
@@ -63,6 +63,21 @@ class OwnedObjects:
         self._by_owner = {}
         for object_key, found in self._live.items():
             self._by_owner.setdefault(self._owner_of(found), set()).add(object_key)
+
+    def _listed(self, api_version: str, kind: str) -> AsyncIterator[Object]:
+        labels = {self._label: ""}
+        if kind in self._immutable:
+            return self._api.objects(
+                api_version, kind, self._namespace, labels, metadata_only=True, page_size=METADATA_PAGE_SIZE
+            )
+        return relist(
+            self._api,
+            api_version,
+            kind,
+            self._namespace,
+            labels,
+            cached=lambda found: self._live.get(_object_key_of(found)),
+        )
 
     def observe(self, event: Mapping[str, Any]) -> Key:
         """Takes a watch event. Returns the owner of the object."""
@@ -158,7 +173,7 @@ class OwnedObjects:
         metadata = dict(found["metadata"])
         if "managedFields" in metadata:
             metadata["managedFields"] = [
-                {**entry, "fieldsV1": _metadata_fields(entry)} if is_immutable else entry
+                {**entry, "fieldsV1": _fields_text(entry, "f:metadata" if is_immutable else "")}
                 for entry in metadata["managedFields"]
                 if entry.get("manager") == FIELD_MANAGER
             ]
@@ -186,9 +201,12 @@ def _matches(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return contains(live, wanted) and not has_stale_fields(live, wanted, FIELD_MANAGER)
 
 
-def _metadata_fields(entry: Mapping[str, Any]) -> Object:
+def _fields_text(entry: Mapping[str, Any], part: str) -> str:
+    """The applied fields as JSON text, or this part of them. As a tree they are the larger half of a cached object."""
     fields = entry.get("fieldsV1", {})
-    return {name: fields[name] for name in fields if name == "f:metadata"}
+    if isinstance(fields, str):
+        return fields
+    return sys.intern(json.dumps({part: fields.get(part, {})} if part else fields))
 
 
 def _owns(owner: Mapping[str, Any], found: Mapping[str, Any]) -> bool:

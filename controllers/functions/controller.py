@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from controllers.cluster.api import FIELD_MANAGER, GROUP, PAGE_SIZE, VERSION, Api, Object, Refused
+from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
 from controllers.cluster.events import EventRecorder, event_for_transition
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
+from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
 from controllers.functions.code import spec_and_code_of, without_texts
@@ -94,23 +95,18 @@ class FunctionController:
             self.queue.add_for_resync(key)
 
     async def _listed(self) -> AsyncIterator[Object]:
-        """All Functions, without the texts of their code. After the first time, it reads only what is new."""
-        is_first = not self.synced.is_set()
-        asked = self._api.objects(
+        """All Functions, without the texts of their code."""
+        asked = relist(
+            self._api,
             f"{GROUP}/{VERSION}",
             "Function",
             self._namespace,
-            metadata_only=not is_first,
-            page_size=CODE_PAGE_SIZE if is_first else PAGE_SIZE,
+            None,
+            cached=lambda found: self._functions.get(key_of(found)),
+            page_size=CODE_PAGE_SIZE,
         )
         async for found in asked:
-            key, cached = key_of(found), self._functions.get(key_of(found))
-            if is_first:
-                yield without_texts(found)
-            elif cached is not None and Version.of(cached) == Version.of(found):
-                yield cached
-            elif (newer := await self._api.get(f"{GROUP}/{VERSION}", "Function", *key)) is not None:
-                yield without_texts(newer)
+            yield without_texts(found)
 
     async def reconcile(self, key: Key) -> None:
         """Brings one Function's objects to their desired state. Raises the API server's errors."""

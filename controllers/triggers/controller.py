@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.cluster.informer_cache import Version
 from controllers.cluster.operator import Event, Watch
+from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.status import FUNCTION_LABEL
 from controllers.triggers.egress_policy import egress_rejection
@@ -119,7 +120,8 @@ class TriggerController:
         self._gates.begin_list()
         listed: dict[Key, Object] = {}
         for kind in self._kinds:
-            for found in await self._api.list(f"{source_of(kind).api_group}/{VERSION}", kind, self._namespace):
+            api_version = f"{source_of(kind).api_group}/{VERSION}"
+            async for found in relist(self._api, api_version, kind, self._namespace, None, cached=self._cached_object):
                 listed[key_of(found)] = found
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace, metadata_only=True)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
@@ -134,6 +136,10 @@ class TriggerController:
         for key in (*self._triggers, *self._applied):
             self.queue.add_for_resync(key)
         await self._gates.retain(self._called_functions())
+
+    def _cached_object(self, found: Object) -> Object | None:
+        cached = self._triggers.get(key_of(found))
+        return None if cached is None else cached.object
 
     async def _list_secrets(self) -> None:
         """Finds the deletions that a watch missed."""
