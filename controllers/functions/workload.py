@@ -20,12 +20,17 @@ class NotOnCluster(ValueError):
 
 
 def objects_of(
-    metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings, code: Code | None = None
+    metadata: Mapping[str, Any],
+    spec: FunctionSpec,
+    settings: Settings,
+    code: Code | None = None,
+    content: str = "",
 ) -> list[Object]:
     """All objects that the function needs, each one after the objects that it refers to.
 
     `metadata` is that of the Function (namespace, name, uid, labels). `spec` has its handler. With `code`, the spec may
-    be without its texts, and the ConfigMap with the code has only its metadata. Equal arguments give equal objects.
+    be without its texts, and the ConfigMap with the code has only its metadata. `content` is a digest
+    of the ConfigMaps that the spec refers to. Equal arguments give equal objects.
     Raises ValueError (TooLarge, BadPatch, NotOnCluster), whose text is for the function's author.
     """
     if spec.source.path is not None:
@@ -38,7 +43,7 @@ def objects_of(
             "spec.dependenciesPath: a cluster cannot read your files; "
             "upload it with `kubeirq deploy`, or set dependencies"
         )
-    workload = _Workload(metadata, spec, settings, code)
+    workload = _Workload(metadata, spec, settings, code, content)
     objects = [workload.config_map] if workload.config_map else []
     objects += [workload.deployment(), workload.service()]
     if spec.scale.is_automatic:
@@ -52,7 +57,9 @@ def objects_of(
 class _Workload:
     """Builds the objects, which share metadata and labels."""
 
-    def __init__(self, metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings, code: Code | None) -> None:
+    def __init__(
+        self, metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings, code: Code | None, content: str
+    ) -> None:
         self.name: str = metadata["name"]
         self.spec = spec
         self.selector = {FUNCTION_LABEL: self.name}
@@ -79,7 +86,9 @@ class _Workload:
             self.config_map, code = code_of(self.metadata, spec)
         else:
             self.config_map = self._config_map_without_data(code)
-        self.pod_template = PodTemplate(metadata["namespace"], self.name, spec, settings, code.config_map, code.digest)
+        self.pod_template = PodTemplate(
+            metadata["namespace"], self.name, spec, settings, code.config_map, code.digest, content
+        )
 
     def _config_map_without_data(self, code: Code) -> Object:
         if not code.config_map:
