@@ -25,7 +25,7 @@ from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
 from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.rollouts import Rollouts
-from controllers.functions.status import FUNCTION_LABEL, status_of
+from controllers.functions.status import FUNCTION_LABEL, invalid, status_of
 from controllers.functions.workload import objects_of
 from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
@@ -125,9 +125,7 @@ class FunctionController:
             content = await self._content_of(key, spec)
             wanted = objects_of(function["metadata"], spec, self._settings, code, content)
         except ValueError as error:
-            await self._write_status(
-                function, {}, [Condition("Ready", "False", "Invalid", problem_text(error, FunctionSpec))]
-            )
+            await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec)))
             return
         try:
             if spec.scale.is_automatic:

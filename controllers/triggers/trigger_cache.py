@@ -99,7 +99,7 @@ class TriggerCache:
         return True
 
     def _replace(self, key: Key, cached: CachedTrigger, found: Object) -> bool:
-        same_spec = cached.object["metadata"]["generation"] == found["metadata"]["generation"]
+        same_spec = _desired_state(cached.object) == _desired_state(found)
         same_ownership = ownership_in_status(cached.object) == ownership_in_status(found)
         cached.object = found
         if same_spec:
@@ -118,6 +118,11 @@ class TriggerCache:
     def _enqueue_all(self, affected: set[Key]) -> None:
         for key in affected:
             self._enqueue(key)
+
+
+def _desired_state(trigger: Mapping[str, Any]) -> tuple[Any, bool]:
+    metadata = trigger["metadata"]
+    return metadata["generation"], "deletionTimestamp" in metadata
 
 
 def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str, str] | None]:

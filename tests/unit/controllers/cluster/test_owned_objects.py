@@ -2,8 +2,10 @@
 
 from typing import Any, cast
 
+import pytest
+
 from controllers.cluster.api import Api, Object
-from controllers.cluster.owned_objects import OwnedObjects
+from controllers.cluster.owned_objects import NameTaken, OwnedObjects
 
 OWNER: Object = {"kind": "Function", "metadata": {"namespace": "shop", "name": "pay", "uid": "u-1"}}
 
@@ -95,3 +97,53 @@ def test_nothing_but_the_metadata_of_an_immutable_kind_is_kept_and_compared() ->
     assert owned.is_current(("shop", "pay"), {**config_map(), "data": {"a.py": "x"}})
     assert not owned.is_current(("shop", "pay"), config_map(labels={"function": "pay", "team": "a"}))
     assert not owned.is_current(("shop", "pay"), config_map(name="pay-2"))
+
+
+class Keeper:
+    """The far side: it has an object already."""
+
+    def __init__(self, kept: Object) -> None:
+        self.kept = kept
+
+    async def get(self, *names: str) -> Object | None:
+        return self.kept
+
+    async def apply(self, wanted: Object) -> Object:
+        return deployment("9")
+
+
+def orphan(*owners: Object, **labels: str) -> Object:
+    found = deployment("5")
+    found["metadata"]["labels"] = {"function": "pay", "app.kubernetes.io/managed-by": "kubeirq", **labels}
+    found["metadata"]["ownerReferences"] = list(owners)
+    return found
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        orphan(),
+        orphan({"kind": "Function", "name": "pay", "uid": "before", "controller": True}),
+        orphan({"kind": "Team", "name": "a", "uid": "t"}),
+    ],
+)
+async def test_an_orphan_of_the_owner_is_adopted(kept: Object) -> None:
+    owned = OwnedObjects(cast("Api", Keeper(kept)), [("apps/v1", "Deployment")], label="function")
+    wanted = deployment("")
+    wanted["spec"] = {"replicas": 2}
+    await owned.ensure(OWNER, [wanted])
+    assert owned.get(("shop", "pay"), "Deployment", "pay") == deployment("9")
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        orphan(function="other"),
+        orphan(**{"app.kubernetes.io/managed-by": "Helm"}),
+        orphan({"kind": "Rollout", "name": "pay", "uid": "r", "controller": True}),
+    ],
+)
+async def test_an_object_of_someone_else_is_not_adopted(kept: Object) -> None:
+    owned = OwnedObjects(cast("Api", Keeper(kept)), [("apps/v1", "Deployment")], label="function")
+    with pytest.raises(NameTaken, match="is not this function's"):
+        await owned.ensure(OWNER, [deployment("")])
