@@ -16,11 +16,12 @@ from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
 from controllers.cluster.events import EventRecorder, event_for_transition
 from controllers.cluster.informer_cache import InformerCache, Version
+from controllers.cluster.known_fields import accepted, validated
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
-from controllers.functions.code import spec_and_code_of, without_texts
+from controllers.functions.code import UNKNOWN, spec_and_code_of, without_texts
 from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
 from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
@@ -137,9 +138,8 @@ class FunctionController:
             return
         except Refused as refused:
             reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
-            await self._write_status(
-                function, {}, [Condition("Ready", "False", reason, refusal_text(str(refused), spec))]
-            )
+            ready = Condition("Ready", "False", reason, refusal_text(str(refused), spec))
+            await self._write_status(function, {}, [accepted(function.get(UNKNOWN, ())), ready])
             raise
         await self._remove_unwanted(function, wanted)
         deployment = self._owned.get(key, "Deployment", key[1]) or {}
@@ -155,6 +155,7 @@ class FunctionController:
         status, conditions = status_of(spec, deployment, pods, datetime.now(UTC), config_map)
         if pods:
             self._restarts[key] = restarts_of(pods)
+        conditions = [accepted(function.get(UNKNOWN, ())), *(each for each in conditions if each.type != "Accepted")]
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
@@ -176,7 +177,7 @@ class FunctionController:
         whole = await self._api.get(function["apiVersion"], function["kind"], *key)
         if whole is None or any(whole["metadata"][name] != metadata[name] for name in ("uid", "generation")):
             raise Outdated(f"Function {key[1]!r} has changed; its watch brings the new spec")
-        spec = FunctionSpec.model_validate(whole["spec"]).named(key[1])
+        spec = validated(FunctionSpec, whole["spec"])[0].named(key[1])
         return objects_of(metadata, spec, self._settings, content=content)
 
     def _paced(self, function: Object, wanted: list[Object]) -> list[Object]:
