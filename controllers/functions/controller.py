@@ -14,7 +14,7 @@ from typing import Any
 from controllers.cluster.api import FIELD_MANAGER, GROUP, PAGE_SIZE, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
-from controllers.cluster.events import EventRecorder, event_for_transition
+from controllers.cluster.events import EventRecorder, NewEvent, event_for_transition
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.known_fields import accepted, validated
 from controllers.cluster.operator import Event, Watch
@@ -27,7 +27,7 @@ from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.rollouts import Rollouts
 from controllers.functions.status import FUNCTION_LABEL, invalid, status_of
-from controllers.functions.workload import objects_of
+from controllers.functions.workload import RELEASE_ANNOTATION, objects_of
 from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
 
@@ -65,6 +65,7 @@ class FunctionController:
         self._rollouts: Rollouts[Key] = Rollouts()
         self._restarts: dict[Key, int] = {}  # as last seen; it looks at pods while a Function is not ready
         self._references = References(api)
+        self._is_ours: set[Key] = set()  # the Functions whose Deployment had the mark of this installation
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(
             self.reconcile, name="functions", expected=(Refused, OSError, TimeoutError)
@@ -128,6 +129,9 @@ class FunctionController:
         except ValueError as error:
             await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec)))
             return
+        if (other := self._other_release(key)) is not None:
+            await self._give_way(function, other)
+            return
         try:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
@@ -159,6 +163,25 @@ class FunctionController:
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
+
+    def _other_release(self, key: Key) -> str | None:
+        """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
+
+        A Deployment with the mark of an installation that does not run any more is taken over, and never taken back.
+        """
+        live = self._owned.get(key, "Deployment", key[1]) or {}
+        mark = (live.get("metadata", {}).get("annotations") or {}).get(RELEASE_ANNOTATION)
+        if mark == self._settings.release:
+            self._is_ours.add(key)
+        return mark if mark not in (None, self._settings.release) and key in self._is_ours else None
+
+    async def _give_way(self, function: Object, other: str) -> None:
+        message = (
+            f"the installations {self._settings.release} and {other} watch this namespace, and {other} runs the"
+            " function; set watchNamespace of both, or remove one"
+        )
+        log.error("two installations", extra={"function": "/".join(key_of(function)), "problem": message})
+        await self._events.record(function, NewEvent("Warning", "TwoInstallations", message))
 
     async def _content_of(self, key: Key, spec: FunctionSpec) -> str:
         """The digest of the content that the Function refers to. While a part is missing, the last one stays."""
@@ -282,6 +305,7 @@ class FunctionController:
                 self._rollouts.ended(key)
                 self._restarts.pop(key, None)
                 self._references.forget(key)
+                self._is_ours.discard(key)
             return
         before = self._functions.get(key)
         if self._functions.update(key, version, found) and (

@@ -41,6 +41,7 @@ class Settings:
     runtime_image: str  # has /runtime/<name> for each runtime of the catalogue
     images: Mapping[str, str] = field(default_factory=dict)  # by runtime, in place of the catalogue's
     image_pull_policy: str = "IfNotPresent"
+    release: str = ""  # namespace/name of the installation; a mark on each Deployment
     package_index: str | None = None
     extra_package_indexes: tuple[str, ...] = ()
     trusted_package_hosts: tuple[str, ...] = ()  # host or host:port, without TLS

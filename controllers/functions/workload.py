@@ -13,6 +13,7 @@ from controllers.functions.status import FUNCTION_LABEL, PORT
 Object = dict[str, Any]
 
 PROGRESS_SECONDS = 600
+RELEASE_ANNOTATION = "kubeirq.dev/release"  # the installation that wrote the Deployment last
 
 
 class NotOnCluster(ValueError):
@@ -62,6 +63,7 @@ class _Workload:
     ) -> None:
         self.name: str = metadata["name"]
         self.spec = spec
+        self.release = settings.release
         self.selector = {FUNCTION_LABEL: self.name}
         self.metadata = {
             "name": self.name,
@@ -107,7 +109,10 @@ class _Workload:
         }
         if not scale.is_automatic:
             spec["replicas"] = scale.min  # otherwise the autoscaler owns the field
-        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": self.metadata, "spec": spec}
+        metadata = self.metadata
+        if self.release:
+            metadata = {**metadata, "annotations": {RELEASE_ANNOTATION: self.release}}
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
 
     def service(self) -> Object:
         port = {"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}

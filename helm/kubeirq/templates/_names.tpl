@@ -106,3 +106,14 @@ capabilities:
 {{- define "kubeirq.storeSecret" -}}
 {{- default (printf "%s-store" (include "kubeirq.fullname" .)) .Values.store.embedded.existingSecret -}}
 {{- end -}}
+
+{{- /* Refuses a second release in a namespace: the two would share their Leases. `helm template` cannot see the other one. */ -}}
+{{- define "kubeirq.alone" -}}
+{{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items -}}
+{{- $labels := default (dict) .metadata.labels -}}
+{{- $other := get $labels "app.kubernetes.io/instance" -}}
+{{- if and (eq (get $labels "app.kubernetes.io/name") $.Chart.Name) (hasPrefix (printf "%s-" $.Chart.Name) (get $labels "helm.sh/chart")) (ne $other $.Release.Name) -}}
+{{- fail (printf "namespace %s has release %s of %s already, and two releases in a namespace share their Leases; install this one into a namespace of its own" $.Release.Namespace $other $.Chart.Name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -247,3 +247,23 @@ async def test_other_content_behind_a_reference_is_rolled_out_and_a_missing_one_
         found = await it.until("deployment", "greet", lambda found: content(found) != last)
         assert found["metadata"]["generation"] == generation + 1
         assert content(await it.get("deployment", "other")) is None
+
+
+@pytest.mark.timeout(120)
+async def test_two_installations_over_one_namespace_do_not_fight_and_one_says_so(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with empty_cluster(kubernetes, tmp_path) as it:
+        first = {"KUBEIRQ_NAMESPACE": "", "KUBEIRQ_RELEASE": "a/one", "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1"}
+        second = {"KUBEIRQ_NAMESPACE": "", "KUBEIRQ_RELEASE": "b/two", "KUBEIRQ_RUNTIME_IMAGE": "runtimes:2"}
+        await it.start("functions", **first)
+        await it.apply(function())
+        await it.until("function", "greet", ready)
+        await it.start("functions", replica="two", **second)
+        async with asyncio.timeout(40):
+            while "TwoInstallations" not in await it.server.kubectl("describe", "function", "greet"):
+                await asyncio.sleep(0.2)
+        before = await it.get("deployment", "greet")
+        await asyncio.sleep(5)  # nothing may happen in this time
+        after = await it.get("deployment", "greet")
+        assert after["metadata"]["generation"] == before["metadata"]["generation"] <= 3
