@@ -21,7 +21,8 @@ _PROGRESSING = frozenset({"Starting", "RollingOut"})
 _STALLED = frozenset(
     {
         "Invalid", "NameTaken", "Refused", "Taken", "SeveralFunctions", "NoFunction",
-        "SecretMissing", "SecretUnusable", "SecretForbidden", "SourceMissing", "FetchFailed", "ImagePullBackOff",
+        "SecretMissing", "SecretUnusable", "SecretForbidden", "SourceMissing", "FetchFailed", "DependenciesFailed",
+        "ImagePullBackOff",
         "CrashLoopBackOff", "OutOfMemory", "RolloutStuck", "NotReady",
     }
 )  # fmt: skip
