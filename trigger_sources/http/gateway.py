@@ -312,13 +312,13 @@ class Gateway:
             return refusal(417, "expect: only 100-continue is known", _CLOSE), found
         if (request.content_length or 0) > route.body_limit_bytes:
             return _too_large(route), found
-        if expects and request.version >= (1, 1):
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
         body = bytearray()
         try:
             found.value._reading += 1
             try:
+                if expects and request.version >= (1, 1):
+                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
                 refused = await self._read(request, body, route)
             finally:
                 found.value._reading -= 1
