@@ -55,6 +55,7 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     return Settings(
         runtime_image=image,
         images=_images_from(environment.get("KUBEIRQ_IMAGES") or "{}"),
+        release=environment.get("KUBEIRQ_RELEASE", ""),
         image_pull_policy=environment.get("KUBEIRQ_IMAGE_PULL_POLICY", "IfNotPresent"),
         package_index=environment.get("KUBEIRQ_PACKAGE_INDEX"),
         extra_package_indexes=tuple(environment.get("KUBEIRQ_EXTRA_PACKAGE_INDEXES", "").split()),

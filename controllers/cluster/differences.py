@@ -3,8 +3,9 @@
 Values are compared exactly. Quantities are the one exception: the server rewrites 0.5 as 500m. `_is_quantity` lists the
 fields that hold one. Everywhere else `1.1` and `1.10` are two values.
 
-Two comparisons do not use this module, and are exact too: the caches of watched objects (`informer_cache.py` and
-`versions.py`) and the fields that a status already has (`controllers/triggers/status.py`).
+Every other comparison of two states of an object is exact, too: values in caches (`informer_cache.py`), the content of
+ConfigMaps and Secrets (by digest, and as the bytes that the server has), the generation, uid and labels that decide
+about a reconcile, and the fields that a trigger's status has already (`controllers/triggers/status.py`).
 """
 
 import json

@@ -19,7 +19,7 @@ _ObjectKey = tuple[str, str, str]  # kind, namespace, name
 
 
 class NameTaken(Refused):
-    """An object with this name exists and has no owner reference to the owner. A controller adopts no objects."""
+    """An object with this name exists and is not the owner's. A controller adopts the orphans of an owner only."""
 
 
 class OwnedObjects:
@@ -131,7 +131,7 @@ class OwnedObjects:
         if live is None or not _owns(owner, live):
             metadata = wanted["metadata"]
             live = await self._api.get(wanted["apiVersion"], wanted["kind"], metadata["namespace"], metadata["name"])
-            if live is not None and not _owns(owner, live):
+            if live is not None and not _owns(owner, live) and not self._is_orphan(owner, live):
                 (kind, name), owner_kind = reference_of(wanted), owner["kind"].lower()
                 way_out = f"rename the {owner_kind}, or delete the {kind}"
                 raise NameTaken(409, f"{kind} {name!r} exists already and is not this {owner_kind}'s; {way_out}")
@@ -180,6 +180,21 @@ class OwnedObjects:
         rest = {"apiVersion": found["apiVersion"], "kind": found["kind"]} if is_immutable else found
         kept: Object = with_shared_keys({**rest, "metadata": metadata})
         return kept
+
+    def _is_orphan(self, owner: Object, live: Object) -> bool:
+        """Whether the object is the owner's, but for its owner reference.
+
+        `kubectl delete --cascade=orphan` and a restore from a backup leave such objects. A reference to an earlier
+        owner of the same name does not count.
+        """
+        metadata = live["metadata"]
+        labels = metadata.get("labels") or {}
+        controllers = [found for found in metadata.get("ownerReferences") or () if found.get("controller")]
+        return (
+            labels.get(self._label) == owner["metadata"]["name"]
+            and labels.get("app.kubernetes.io/managed-by") == "kubeirq"
+            and all((found["kind"], found["name"]) == reference_of(owner) for found in controllers)
+        )
 
     def _owner_of(self, found: Mapping[str, Any]) -> Key:
         return found["metadata"]["namespace"], found["metadata"]["labels"][self._label]

@@ -152,7 +152,6 @@ def _status_of(kind: str) -> Schema:
             "replicas": count,
             "readyReplicas": count,
             "selector": {**text, "description": "The labels of its pods"},
-            "revision": {**text, "description": "The version of the code"},
         }
         if kind == FUNCTION
         else {

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from controllers.cluster.known_fields import validated
 from controllers.functions.config_map import config_map_of, digest_of
 from controllers.functions.pod_template import files_of, has_dependencies
 from controllers.functions.resource import FunctionSpec
@@ -17,6 +18,7 @@ Object = dict[str, Any]
 
 PAGE_SIZE = 10  # Functions in one response: each may have a megabyte of code
 _CODE, _PROBLEM = "code", "problem"  # fields that `without_texts` adds
+UNKNOWN = "unknown"  # another: the places of the fields that this version does not know, if there are any
 _SOME_DEPENDENCY = "?"
 
 
@@ -50,7 +52,8 @@ def without_texts(function: Mapping[str, Any]) -> Object:
     metadata = {name: value for name, value in function["metadata"].items() if name != "managedFields"}
     found: Object = {**function, "metadata": metadata}
     try:
-        spec = FunctionSpec.model_validate(function.get("spec")).named(metadata["name"])
+        read, unknown = validated(FunctionSpec, function.get("spec"))
+        spec = read.named(metadata["name"])
         found[_CODE] = asdict(code_of({"name": metadata["name"]}, spec)[1])
     except ValueError as error:
         found[_PROBLEM] = problem_text(error, FunctionSpec)
@@ -62,6 +65,8 @@ def without_texts(function: Mapping[str, Any]) -> Object:
     if spec.source.files is not None:
         source["files"] = dict.fromkeys(spec.source.files, "")
     found["spec"] = {**function["spec"], "source": source}
+    if unknown:
+        found[UNKNOWN] = unknown
     if spec.dependencies is not None:
         found["spec"]["dependencies"] = _SOME_DEPENDENCY if has_dependencies(spec) else ""
     return found
@@ -71,5 +76,5 @@ def spec_and_code_of(function: Mapping[str, Any]) -> tuple[FunctionSpec, Code]:
     """Of a Function from `without_texts`. Raises InvalidFunction."""
     if _PROBLEM in function:
         raise InvalidFunction(function[_PROBLEM])
-    spec = FunctionSpec.model_validate(function["spec"]).named(function["metadata"]["name"])
+    spec = validated(FunctionSpec, function["spec"])[0].named(function["metadata"]["name"])
     return spec, Code(**function[_CODE])

@@ -14,19 +14,21 @@ from typing import Any
 from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
-from controllers.cluster.events import EventRecorder, event_for_transition
+from controllers.cluster.events import EventRecorder, NewEvent, event_for_transition
 from controllers.cluster.informer_cache import InformerCache, Version
+from controllers.cluster.known_fields import accepted, validated
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
-from controllers.functions.code import spec_and_code_of, without_texts
-from controllers.functions.pod_template import Settings
+from controllers.functions.code import UNKNOWN, spec_and_code_of, without_texts
+from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
+from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.rollouts import Rollouts
-from controllers.functions.status import FUNCTION_LABEL, status_of
-from controllers.functions.workload import objects_of
+from controllers.functions.status import FUNCTION_LABEL, invalid, status_of
+from controllers.functions.workload import RELEASE_ANNOTATION, objects_of
 from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
 
@@ -63,16 +65,19 @@ class FunctionController:
         self._owned = OwnedObjects(api, OWNED_KINDS, label=FUNCTION_LABEL, namespace=namespace, immutable=["ConfigMap"])
         self._rollouts: Rollouts[Key] = Rollouts()
         self._restarts: dict[Key, int] = {}  # as last seen; it looks at pods while a Function is not ready
+        self._references = References(api)
+        self._is_ours: set[Key] = set()  # the Functions whose Deployment had the mark of this installation
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(
             self.reconcile, name="functions", expected=(Refused, OSError, TimeoutError)
         )
 
     def watches(self) -> list[Watch]:
-        """The watches of Functions and of the Deployments that they own."""
+        """The watches of Functions, of the Deployments that they own, and of the ConfigMaps that are not theirs."""
         return [
             Watch(GROUP, VERSION, "functions", self._on_function, compact=without_texts, page_size=CODE_PAGE_SIZE),
             Watch("apps", "v1", "deployments", self._on_deployment, FUNCTION_LABEL),
+            Watch("", "v1", "configmaps", self._on_config_map, f"!{FUNCTION_LABEL}", metadata_only=True),
         ]
 
     async def run(self) -> None:
@@ -115,25 +120,26 @@ class FunctionController:
             return  # the garbage collector deletes the objects of a deleted Function
         try:
             spec, code = spec_and_code_of(function)
-            wanted = objects_of(function["metadata"], spec, self._settings, code)
+            content = await self._content_of(key, spec)
+            wanted = objects_of(function["metadata"], spec, self._settings, code, content)
         except ValueError as error:
-            await self._write_status(
-                function, {}, [Condition("Ready", "False", "Invalid", problem_text(error, FunctionSpec))]
-            )
+            await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec)))
+            return
+        if (other := self._other_release(key)) is not None:
+            await self._give_way(function, other)
             return
         try:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
-            wanted = await self._with_texts(function, wanted)
+            wanted = await self._with_texts(function, wanted, content)
             await self._owned.ensure(function, self._paced(function, wanted))
         except Outdated:
             self.queue.add_after(key, REQUEUE_SECONDS[0])  # unless the watch is faster
             return
         except Refused as refused:
             reason = "NameTaken" if isinstance(refused, NameTaken) else "Refused"
-            await self._write_status(
-                function, {}, [Condition("Ready", "False", reason, refusal_text(str(refused), spec))]
-            )
+            ready = Condition("Ready", "False", reason, refusal_text(str(refused), spec))
+            await self._write_status(function, {}, [accepted(function.get(UNKNOWN, ())), ready])
             raise
         await self._remove_unwanted(function, wanted)
         deployment = self._owned.get(key, "Deployment", key[1]) or {}
@@ -149,11 +155,40 @@ class FunctionController:
         status, conditions = status_of(spec, deployment, pods, datetime.now(UTC), config_map)
         if pods:
             self._restarts[key] = restarts_of(pods)
+        conditions = [accepted(function.get(UNKNOWN, ())), *(each for each in conditions if each.type != "Accepted")]
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
 
-    async def _with_texts(self, function: Object, wanted: list[Object]) -> list[Object]:
+    def _other_release(self, key: Key) -> str | None:
+        """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
+
+        A Deployment with the mark of an installation that does not run any more is taken over, and never taken back.
+        """
+        live = self._owned.get(key, "Deployment", key[1]) or {}
+        mark = (live.get("metadata", {}).get("annotations") or {}).get(RELEASE_ANNOTATION)
+        if mark == self._settings.release:
+            self._is_ours.add(key)
+        return mark if mark not in (None, self._settings.release) and key in self._is_ours else None
+
+    async def _give_way(self, function: Object, other: str) -> None:
+        message = (
+            f"the installations {self._settings.release} and {other} watch this namespace, and {other} runs the"
+            " function; set watchNamespace of both, or remove one"
+        )
+        log.error("two installations", extra={"function": "/".join(key_of(function)), "problem": message})
+        await self._events.record(function, NewEvent("Warning", "TwoInstallations", message))
+
+    async def _content_of(self, key: Key, spec: FunctionSpec) -> str:
+        """The digest of the content that the Function refers to. While a part is missing, the last one stays."""
+        digest = await self._references.digest_of(key, spec)
+        if digest is None:
+            live = self._owned.get(key, "Deployment", key[1]) or {}
+            template = live.get("spec", {}).get("template", {}).get("metadata", {})
+            digest = (template.get("annotations") or {}).get(CONTENT_ANNOTATION, "")
+        return digest
+
+    async def _with_texts(self, function: Object, wanted: list[Object], content: str) -> list[Object]:
         """The same objects. If the ConfigMap with the code has to be written, it has its texts. Raises Outdated."""
         key, metadata = key_of(function), function["metadata"]
         if all(found["kind"] != "ConfigMap" or self._owned.is_current(key, found) for found in wanted):
@@ -161,8 +196,8 @@ class FunctionController:
         whole = await self._api.get(function["apiVersion"], function["kind"], *key)
         if whole is None or any(whole["metadata"][name] != metadata[name] for name in ("uid", "generation")):
             raise Outdated(f"Function {key[1]!r} has changed; its watch brings the new spec")
-        spec = FunctionSpec.model_validate(whole["spec"]).named(key[1])
-        return objects_of(metadata, spec, self._settings)
+        spec = validated(FunctionSpec, whole["spec"])[0].named(key[1])
+        return objects_of(metadata, spec, self._settings, content=content)
 
     def _paced(self, function: Object, wanted: list[Object]) -> list[Object]:
         """The objects to write now: without a Deployment whose rollout waits. An edit of the author does not wait."""
@@ -265,11 +300,17 @@ class FunctionController:
                 self._owned.forget(key)
                 self._rollouts.ended(key)
                 self._restarts.pop(key, None)
+                self._references.forget(key)
+                self._is_ours.discard(key)
             return
         before = self._functions.get(key)
         if self._functions.update(key, version, found) and (
             before is None or _desired_state(before) != _desired_state(found)
         ):
+            self.queue.add(key)
+
+    def _on_config_map(self, event: Event) -> None:
+        for key in self._references.observe(event):
             self.queue.add(key)
 
     def _on_deployment(self, event: Event) -> None:

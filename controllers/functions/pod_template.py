@@ -17,6 +17,7 @@ from controllers.functions.status import FUNCTION_LABEL, PORT
 Object = dict[str, Any]
 
 CODE_ANNOTATION = "kubeirq.dev/code"
+CONTENT_ANNOTATION = "kubeirq.dev/content"  # of the ConfigMaps that the spec refers to
 
 # Mount paths in the pod
 RUNTIME_PATH = "/kubeirq/runtime"
@@ -40,6 +41,7 @@ class Settings:
     runtime_image: str  # has /runtime/<name> for each runtime of the catalogue
     images: Mapping[str, str] = field(default_factory=dict)  # by runtime, in place of the catalogue's
     image_pull_policy: str = "IfNotPresent"
+    release: str = ""  # namespace/name of the installation; a mark on each Deployment
     package_index: str | None = None
     extra_package_indexes: tuple[str, ...] = ()
     trusted_package_hosts: tuple[str, ...] = ()  # host or host:port, without TLS
@@ -65,7 +67,14 @@ class PodTemplate:
     """
 
     def __init__(
-        self, namespace: str, name: str, spec: FunctionSpec, settings: Settings, config_map: str, code_digest: str
+        self,
+        namespace: str,
+        name: str,
+        spec: FunctionSpec,
+        settings: Settings,
+        config_map: str,
+        code_digest: str,
+        content: str,
     ) -> None:
         self.namespace = namespace
         self.name = name
@@ -73,6 +82,7 @@ class PodTemplate:
         self.settings = settings
         self.config_map = config_map
         self.code_digest = code_digest
+        self.content = content
         self.runtime: Runtime = BY_NAME[spec.runtime]
         self.image = spec.source.image or spec.image or settings.images.get(self.runtime.name) or self.runtime.image
         self.module, _, self.handler = spec.handler.rpartition(".")
@@ -88,7 +98,7 @@ class PodTemplate:
         if self.has_dependencies:
             init_containers.append(self._install_dependencies())
         return {
-            "metadata": {"labels": self.selector, "annotations": {CODE_ANNOTATION: self.code_digest}},
+            "metadata": {"labels": self.selector, "annotations": self._annotations()},
             "spec": {
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
@@ -138,6 +148,11 @@ class PodTemplate:
             command=["cp", "-R", f"/runtime/{self.runtime.name}/.", RUNTIME_PATH],
             volumeMounts=[{"name": "runtime", "mountPath": RUNTIME_PATH}],
         )
+
+    def _annotations(self) -> Object:
+        """Of the pods, so that other code and other content of a ConfigMap lead to a rollout."""
+        content = {CONTENT_ANNOTATION: self.content} if self.content else {}
+        return {CODE_ANNOTATION: self.code_digest, **content}
 
     def _fetch_code(self) -> Object:
         source = self.spec.source

@@ -48,6 +48,11 @@ def status_of(
     return status, [Condition("Accepted", "True", "Accepted"), serving, ready]
 
 
+def invalid(message: str) -> list[Condition]:
+    """The conditions of a Function whose spec is not valid."""
+    return [Condition("Accepted", "False", "Invalid", message), Condition("Ready", "False", "Invalid", message)]
+
+
 def _ready(
     spec: FunctionSpec,
     deployment: Mapping[str, Any],

@@ -13,6 +13,7 @@ from controllers.functions.status import FUNCTION_LABEL, PORT
 Object = dict[str, Any]
 
 PROGRESS_SECONDS = 600
+RELEASE_ANNOTATION = "kubeirq.dev/release"  # the installation that wrote the Deployment last
 
 
 class NotOnCluster(ValueError):
@@ -20,12 +21,17 @@ class NotOnCluster(ValueError):
 
 
 def objects_of(
-    metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings, code: Code | None = None
+    metadata: Mapping[str, Any],
+    spec: FunctionSpec,
+    settings: Settings,
+    code: Code | None = None,
+    content: str = "",
 ) -> list[Object]:
     """All objects that the function needs, each one after the objects that it refers to.
 
     `metadata` is that of the Function (namespace, name, uid, labels). `spec` has its handler. With `code`, the spec may
-    be without its texts, and the ConfigMap with the code has only its metadata. Equal arguments give equal objects.
+    be without its texts, and the ConfigMap with the code has only its metadata. `content` is a digest
+    of the ConfigMaps that the spec refers to. Equal arguments give equal objects.
     Raises ValueError (TooLarge, BadPatch, NotOnCluster), whose text is for the function's author.
     """
     if spec.source.path is not None:
@@ -38,7 +44,7 @@ def objects_of(
             "spec.dependenciesPath: a cluster cannot read your files; "
             "upload it with `kubeirq deploy`, or set dependencies"
         )
-    workload = _Workload(metadata, spec, settings, code)
+    workload = _Workload(metadata, spec, settings, code, content)
     objects = [workload.config_map] if workload.config_map else []
     objects += [workload.deployment(), workload.service()]
     if spec.scale.is_automatic:
@@ -52,9 +58,12 @@ def objects_of(
 class _Workload:
     """Builds the objects, which share metadata and labels."""
 
-    def __init__(self, metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings, code: Code | None) -> None:
+    def __init__(
+        self, metadata: Mapping[str, Any], spec: FunctionSpec, settings: Settings, code: Code | None, content: str
+    ) -> None:
         self.name: str = metadata["name"]
         self.spec = spec
+        self.release = settings.release
         self.selector = {FUNCTION_LABEL: self.name}
         self.metadata = {
             "name": self.name,
@@ -79,7 +88,9 @@ class _Workload:
             self.config_map, code = code_of(self.metadata, spec)
         else:
             self.config_map = self._config_map_without_data(code)
-        self.pod_template = PodTemplate(metadata["namespace"], self.name, spec, settings, code.config_map, code.digest)
+        self.pod_template = PodTemplate(
+            metadata["namespace"], self.name, spec, settings, code.config_map, code.digest, content
+        )
 
     def _config_map_without_data(self, code: Code) -> Object:
         if not code.config_map:
@@ -98,7 +109,10 @@ class _Workload:
         }
         if not scale.is_automatic:
             spec["replicas"] = scale.min  # otherwise the autoscaler owns the field
-        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": self.metadata, "spec": spec}
+        metadata = self.metadata
+        if self.release:
+            metadata = {**metadata, "annotations": {RELEASE_ANNOTATION: self.release}}
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
 
     def service(self) -> Object:
         port = {"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.cluster.informer_cache import Version
@@ -309,7 +310,9 @@ class TriggerController:
         if spec is None or self._triggers.get(key_of(trigger.object)) is not trigger:
             return {}
         functions = functions_of(spec, self._gates.functions(trigger.namespace))
-        trigger.rejection = egress_rejection(self._host.reach, trigger.object, spec) or self._lost_claim(trigger)
+        trigger.rejection = (
+            _deletion(metadata) or egress_rejection(self._host.reach, trigger.object, spec) or self._lost_claim(trigger)
+        )
         if trigger.rejection is not None or is_exposed(spec):
             return {}
         if len(functions) > 1 and not spec.fan_out:
@@ -367,3 +370,11 @@ class TriggerController:
         if needs_lease(trigger.spec) and not self.leases.holds(trigger.uid):
             return "OtherReplica", "another replica runs it"
         return "NoFunction", "its selector matches no Function"
+
+
+def _deletion(metadata: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The rejection of a trigger that is being deleted. It exists as long as its finalizers."""
+    if "deletionTimestamp" not in metadata:
+        return None
+    waits = ", ".join(metadata.get("finalizers") or ()) or "the garbage collector"
+    return "Deleting", f"it is being deleted and does not run any more; it waits for {waits}"

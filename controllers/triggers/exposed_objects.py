@@ -51,7 +51,8 @@ class ExposedObjects:
     async def reconcile(self, trigger: Object, spec: TriggerSource) -> None:
         """Writes the desired object, and removes others. Raises Refused, which `status_of` then reports."""
         key = key_of(trigger)
-        wanted = objects_of(trigger["metadata"], spec) if isinstance(spec, HTTPTrigger) else []
+        is_deleted = "deletionTimestamp" in trigger["metadata"]
+        wanted = objects_of(trigger["metadata"], spec) if isinstance(spec, HTTPTrigger) and not is_deleted else []
         self._refused.pop(key, None)
         try:
             await self._owned.ensure(trigger, wanted)

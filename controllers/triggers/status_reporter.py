@@ -11,6 +11,7 @@ from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import contains
 from controllers.cluster.events import EventRecorder, event_for_transition
+from controllers.cluster.known_fields import accepted
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.body_limit import DEFAULT_BYTES, body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, is_starting, rejected
@@ -133,6 +134,8 @@ class StatusReporter:
         fields, conditions = self._fields_and_conditions(trigger, now)
         if conditions is None:
             return None
+        if trigger.rejection is None:
+            conditions = [accepted(trigger.unknown), *(found for found in conditions if found.type != "Accepted")]
         moment = datetime.now(UTC)
         claims = self._triggers.ownership.claims_of(key_of(trigger.object))
         served = before.get("served") or {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controllers.cluster.api import Api, Object
+from controllers.cluster.known_fields import validated
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
 from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease
@@ -28,6 +29,7 @@ class CachedTrigger:
     object: Object
     spec: TriggerSource | None
     rejection: tuple[str, str] | None  # reason and message, if the trigger cannot run with its present spec
+    unknown: tuple[str, ...]  # the fields of the spec that this version does not know
     status: TriggerStatus
     written: Object | None = None  # the status that this replica wrote last
     written_at: float = float("-inf")  # of the monotonic clock
@@ -77,7 +79,7 @@ class TriggerCache:
         cached = self._by_key.get(key)
         if cached is not None and cached.uid == found["metadata"]["uid"]:
             return self._replace(key, cached, found)
-        spec, rejection = spec_of(found)
+        spec, rejection, unknown = spec_of(found)
         uid = found["metadata"]["uid"]
         status = TriggerStatus(
             self._api,
@@ -86,7 +88,7 @@ class TriggerCache:
             fenced=self._is_fenced(spec),
             request_limit=self._request_limit,
         )
-        self._by_key[key] = self._by_uid[uid] = CachedTrigger(found, spec, rejection, status)
+        self._by_key[key] = self._by_uid[uid] = CachedTrigger(found, spec, rejection, unknown, status)
         self._enqueue_all(self.ownership.update(key, found, spec))
         return True
 
@@ -100,14 +102,14 @@ class TriggerCache:
         return True
 
     def _replace(self, key: Key, cached: CachedTrigger, found: Object) -> bool:
-        same_spec = cached.object["metadata"]["generation"] == found["metadata"]["generation"]
+        same_spec = _desired_state(cached.object) == _desired_state(found)
         same_ownership = ownership_in_status(cached.object) == ownership_in_status(found)
         cached.object = found
         if same_spec:
             if not same_ownership:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))
             return False
-        cached.spec, cached.rejection = spec_of(found)
+        cached.spec, cached.rejection, cached.unknown = spec_of(found)
         cached.status.fenced = self._is_fenced(cached.spec)
         cached.written = None
         self._enqueue_all(self.ownership.update(key, found, cached.spec))
@@ -121,22 +123,27 @@ class TriggerCache:
             self._enqueue(key)
 
 
-def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str, str] | None]:
-    """The spec as its kind's model, or the rejection: reason and message."""
+def _desired_state(trigger: Mapping[str, Any]) -> tuple[Any, bool]:
+    metadata = trigger["metadata"]
+    return metadata["generation"], "deletionTimestamp" in metadata
+
+
+def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str, str] | None, tuple[str, ...]]:
+    """The spec as its kind's model, or the rejection: reason and message. And the fields that are not known."""
     model = source_of(trigger["kind"])
     try:
-        spec = model.model_validate(trigger.get("spec") or {})
+        spec, unknown = validated(model, trigger.get("spec") or {})
         if spec.filter is not None:
             try:
                 compile_filter(spec.filter)
             except ValueError as error:
                 raise ValueError(f"spec.filter: {error}") from None
     except ValueError as error:
-        return None, ("Invalid", problem_text(error, model))
+        return None, ("Invalid", problem_text(error, model)), ()
     except Exception as error:  # a fault in the model of one kind must not stop the other triggers
         log.exception("spec not read", extra={"trigger": trigger["metadata"]["uid"]})
-        return None, ("Invalid", f"spec: it cannot be read: {type(error).__name__}: {error}")
-    return spec, None
+        return None, ("Invalid", f"spec: it cannot be read: {type(error).__name__}: {error}"), ()
+    return spec, None, unknown
 
 
 def secrets_of(spec: TriggerSource) -> list[str]:

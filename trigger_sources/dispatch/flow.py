@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
@@ -101,7 +101,7 @@ class Flow:
         self.number = next(_numbers)  # of this process, in the order of their starts
         self.succeeds = bool(predecessors)
         self.predecessors = set(predecessors)
-        self.first_report = asyncio.Event()  # the source is connected, or it is not, or the flow stops
+        self.first_report = asyncio.Event()  # the source serves its route, or it reports, or the flow stops
         self.trigger = trigger
         self.identity = Identity(kind, namespace, name, uid, function)
         self.gate = gate
@@ -522,14 +522,22 @@ class FlowContext:
         log.error("events lost by the source", extra={**self._flow._where(), "count": count, "reason": reason})
 
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
+        if (
+            self.uses_inbox and self._flow.predecessors
+        ):  # the inbox is about to be given back, and they hold events of it
+            await asyncio.wait(self._flow.predecessors, timeout=grace_seconds)
         await withdraw(self._flow.dispatcher, lost, grace_seconds)
 
     def start_only_while(self, may_start: Callable[[], bool]) -> Callable[[], None]:
         self._flow.dispatcher.start_only_while(may_start)
         return self._flow.dispatcher.nudge
 
-    def requests(self, route: Route) -> AbstractAsyncContextManager[Requests]:
-        return self._host.gateway.requests(self.uid, route, flow=self._flow.number, supersedes=self._flow.succeeds)
+    @asynccontextmanager
+    async def requests(self, route: Route) -> AsyncGenerator[Requests, None]:
+        flow = self._flow
+        async with self._host.gateway.requests(self.uid, route, flow=flow.number, supersedes=flow.succeeds) as requests:
+            flow.first_report.set()
+            yield requests
 
     def inbox(self) -> Inbox:
         self.uses_inbox = True

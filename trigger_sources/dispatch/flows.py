@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 FlowKey = tuple[str, str]  # trigger's uid, function
 
+_TAKE_OVER_SECONDS = 30.0  # for a flow to serve in place of its predecessor, or to report why it cannot
+
 
 @dataclass(frozen=True)
 class TriggerResource:
@@ -137,9 +139,12 @@ class Flows:
         task.add_done_callback(self._retired)
 
     async def _retire(self, old: RunningTrigger, successor: Flow, grace_seconds: float) -> None:
-        await successor.first_report.wait()
-        if successor.connected[0]:
-            await self._host.gateway.until_taken(old.flow.number)
+        try:
+            async with asyncio.timeout(_TAKE_OVER_SECONDS):
+                await successor.first_report.wait()
+        except TimeoutError:
+            log.warning("the new spec does not serve yet; the former one ends", extra={"trigger": old.resource.uid})
+        await self._host.gateway.until_taken(old.flow.number)
         if not old.flow.context.uses_inbox:  # its callers get their answers; no successor waits for the inbox
             grace_seconds += old.resource.spec.delivery.timeout_seconds
         await self._stop(old, grace_seconds)

@@ -53,7 +53,7 @@ class HttpGateway(Protocol):
         """Keeps these routes for the trigger with that uid: while it does not serve them, callers get a 503."""
 
     async def until_taken(self, flow: int) -> None:
-        """Returns once that flow, which is superseded, has taken all requests that came to its routes."""
+        """Returns once that flow has taken all requests that came to its routes before they were superseded."""
 
     async def close(self, grace_seconds: float = 10.0) -> None:
         """Refuses further requests, waits up to the grace for those that are under way, and stops listening."""

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -211,8 +211,9 @@ class Gateway:
                 self._hold_next(uid)
 
     async def until_taken(self, flow: int) -> None:
-        """Returns once that flow, which is superseded, has taken all requests that came to its routes."""
-        await asyncio.gather(*(found.requests._until_taken() for found in self._serving.values() if found.flow == flow))
+        """Returns once that flow has taken all requests that came to its routes before they were superseded."""
+        superseded = [found for found in self._serving.values() if found.flow == flow and found.superseded]
+        await asyncio.gather(*(found.requests._until_taken() for found in superseded))
 
     def _is_late(self, uid: str, flow: int) -> bool:
         """Whether a later flow of the trigger serves in this one's place."""
@@ -311,13 +312,17 @@ class Gateway:
             return refusal(417, "expect: only 100-continue is known", _CLOSE), found
         if (request.content_length or 0) > route.body_limit_bytes:
             return _too_large(route), found
-        if expects and request.version >= (1, 1):
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
         body = bytearray()
         try:
-            with found.value._arriving():
+            found.value._reading += 1
+            try:
+                if expects and request.version >= (1, 1):
+                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
                 refused = await self._read(request, body, route)
+            finally:
+                found.value._reading -= 1
+                found.value._taken.set()
             if refused is None:
                 incoming = GatewayRequest(
                     request.method, path, target, query, headers, bytes(body), found.path_parameters, request.remote
@@ -425,7 +430,7 @@ class RouteRequests:
         self._bounds = bounds
         self._waiting: dict[GatewayRequest, asyncio.TimerHandle] = {}  # oldest first
         self._reading = 0  # requests whose body is under way
-        self._taken = asyncio.Event()
+        self._taken = asyncio.Event()  # a body has come, or a request has been taken or refused
         self._arrived = asyncio.Event()
         self._closed = False
 
@@ -445,16 +450,6 @@ class RouteRequests:
             taken.append(request)
         self._taken.set()
         return taken
-
-    @contextmanager
-    def _arriving(self) -> Iterator[None]:
-        """While the body of a request comes."""
-        self._reading += 1
-        try:
-            yield
-        finally:
-            self._reading -= 1
-            self._taken.set()
 
     async def _until_taken(self) -> None:
         """Returns once no request waits or arrives. None must come any more."""

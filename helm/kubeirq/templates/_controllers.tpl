@@ -37,6 +37,8 @@ controller also has group, kind and resource (the plural).
 {{- $values := .top.Values -}}
 - name: KUBEIRQ_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: KUBEIRQ_RELEASE
+  value: {{ printf "%s/%s" .top.Release.Namespace .top.Release.Name | quote }}
 - name: KUBEIRQ_REPLICA
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: KUBEIRQ_PORT

@@ -138,3 +138,14 @@ cluster to look at, all of them; also with watchNamespace, because the person wh
 {{- define "kubeirq.adminSecret" -}}
 {{- default (printf "%s-admin" (include "kubeirq.fullname" .)) .Values.adminApi.existingSecret -}}
 {{- end -}}
+
+{{- /* Refuses a second release in a namespace: the two would share their Leases. `helm template` cannot see the other one. */ -}}
+{{- define "kubeirq.alone" -}}
+{{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items -}}
+{{- $labels := default (dict) .metadata.labels -}}
+{{- $other := get $labels "app.kubernetes.io/instance" -}}
+{{- if and (eq (get $labels "app.kubernetes.io/name") $.Chart.Name) (hasPrefix (printf "%s-" $.Chart.Name) (get $labels "helm.sh/chart")) (ne $other $.Release.Name) -}}
+{{- fail (printf "namespace %s has release %s of %s already, and two releases in a namespace share their Leases; install this one into a namespace of its own" $.Release.Namespace $other $.Chart.Name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

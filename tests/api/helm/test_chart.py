@@ -258,3 +258,12 @@ def pod_of(found: dict[str, Any]) -> dict[str, Any]:
 def environment_of(deployment: dict[str, Any]) -> dict[str, str]:
     (container,) = pod_of(deployment)["containers"]
     return {variable["name"]: variable.get("value", "") for variable in container["env"]}
+
+
+@pytest.mark.timeout(120)
+async def test_a_second_release_in_a_namespace_is_refused_and_the_first_is_upgraded(server: APIServer) -> None:
+    async with installed(server):
+        where = (str(CHART), f"--namespace={RELEASE}", "--set=crds.install=false,rbac.userRoles=false")
+        with pytest.raises(HelmError, match=f"has release {RELEASE} of kubeirq already.*a namespace of its own"):
+            await helm("install", "second", *where, kubeconfig=server.kubeconfig)
+        await release(server, "upgrade")

@@ -210,3 +210,60 @@ async def test_another_spelling_of_a_number_another_order_and_another_label_are_
         await it.until("deployment", "greet", lambda found: found["metadata"]["labels"].get("team") == "1.10")
         await it.server.kubectl("label", "--overwrite", "function", "greet", "team=1.1")
         await it.until("deployment", "greet", lambda found: found["metadata"]["labels"].get("team") == "1.1")
+
+
+@pytest.mark.timeout(120)
+async def test_other_content_behind_a_reference_is_rolled_out_and_a_missing_one_rolls_nothing_out(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    def config_map(name: str, **data: str) -> Any:
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+    def content(found: Any) -> Any:
+        return found["spec"]["template"]["metadata"]["annotations"].get("kubeirq.dev/content")
+
+    async with cluster(kubernetes, tmp_path) as it:
+        await it.apply(config_map("code", **{"a.py": "1", "other": "1"}), config_map("all", A="1"), config_map("one"))
+        made = function()
+        made["spec"] = {
+            "source": {"configMap": {"name": "code", "key": "a.py"}},
+            "env": [{"name": "B", "valueFrom": {"configMapKeyRef": {"name": "one", "key": "B"}}}],
+            "envFrom": [{"configMapRef": {"name": "all"}}],
+        }
+        await it.apply(made, function("other"))
+        await it.until("deployment", "greet", lambda found: found and content(found) is None)
+        last = None
+        for changed in (
+            config_map("one", B="1"), config_map("one", B="1.0"), config_map("all", A="1", C="1"),
+            config_map("code", **{"a.py": "2", "other": "1"}),
+        ):  # fmt: skip
+            await it.apply(changed)
+            found = await it.until("deployment", "greet", lambda found, last=last: content(found) not in (None, last))
+            last = content(found)
+        generation = found["metadata"]["generation"]
+        await it.apply(config_map("code", **{"a.py": "2", "other": "2"}))  # not a key that it refers to
+        await it.server.kubectl("delete", "configmap", "all", "one")
+        await it.apply(config_map("all", A="1", C="1"), config_map("one", B="2"))
+        found = await it.until("deployment", "greet", lambda found: content(found) != last)
+        assert found["metadata"]["generation"] == generation + 1
+        assert content(await it.get("deployment", "other")) is None
+
+
+@pytest.mark.timeout(120)
+async def test_two_installations_over_one_namespace_do_not_fight_and_one_says_so(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with empty_cluster(kubernetes, tmp_path) as it:
+        first = {"KUBEIRQ_NAMESPACE": "", "KUBEIRQ_RELEASE": "a/one", "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1"}
+        second = {"KUBEIRQ_NAMESPACE": "", "KUBEIRQ_RELEASE": "b/two", "KUBEIRQ_RUNTIME_IMAGE": "runtimes:2"}
+        await it.start("functions", **first)
+        await it.apply(function())
+        await it.until("function", "greet", ready)
+        await it.start("functions", replica="two", **second)
+        async with asyncio.timeout(40):
+            while "TwoInstallations" not in await it.server.kubectl("describe", "function", "greet"):
+                await asyncio.sleep(0.2)
+        before = await it.get("deployment", "greet")
+        await asyncio.sleep(5)  # nothing may happen in this time
+        after = await it.get("deployment", "greet")
+        assert after["metadata"]["generation"] == before["metadata"]["generation"] <= 3

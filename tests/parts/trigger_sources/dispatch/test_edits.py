@@ -2,20 +2,23 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 from servers.scripted import Answer, Call, Scripted, scripted
 
+from trigger_sources.context import Context
+from trigger_sources.delivery import Delivery
 from trigger_sources.dispatch.flows import Flows, TriggerResource
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import LocalHost
 from trigger_sources.http import HTTPTrigger
 from trigger_sources.http.gateway import Gateway
-from trigger_sources.source import MissingSecret
+from trigger_sources.http_requests import Route
+from trigger_sources.source import MissingSecret, Sharing, TriggerSource
 from trigger_sources.spec import SecretRef
 from trigger_sources.stores.sqlite import Store
 
@@ -302,3 +305,33 @@ async def test_a_more_specific_path_refuses_no_request_that_the_former_path_matc
 
         found = await answers_while(it, edits())
         assert set(found) == {200}, found
+
+
+class SilentTrigger(TriggerSource):
+    """A plugin's source that serves a route and reports nothing."""
+
+    sharing: ClassVar[Sharing] = "partitioned"
+    fan_out: ClassVar[bool] = False
+    path: str = "/orders"
+
+    def route(self, name: str) -> Route | None:
+        return Route(self.path)
+
+    async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
+        async with context.requests(Route(self.path)) as requests:
+            while not context.stopping.is_set():
+                for request in await requests.next(context.room, 0.2):
+                    request.answer(200)
+                yield []
+
+
+async def test_a_source_that_reports_nothing_takes_over_when_it_serves(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        for generation, path in enumerate(("/orders", "/new")):
+            spec = SilentTrigger.model_validate({"function": "f", "path": path})
+            resource = TriggerResource("SilentTrigger", "default", "orders", spec, "uid", generation=generation)
+            await it.flows.apply({("uid", "f"): resource}, 5)
+            async with asyncio.timeout(10):
+                while await it.post(path) != 200 or len(it.flows.present()) > 1:
+                    await asyncio.sleep(0.01)
+        assert await it.post("/orders") == 404

@@ -3,8 +3,10 @@
 import json
 from typing import Any, cast
 
+import pytest
+
 from controllers.cluster.api import Api, Object
-from controllers.cluster.owned_objects import OwnedObjects
+from controllers.cluster.owned_objects import NameTaken, OwnedObjects
 
 OWNER: Object = {"kind": "Function", "metadata": {"namespace": "shop", "name": "pay", "uid": "u-1"}}
 
@@ -114,3 +116,53 @@ def test_applied_fields_are_kept_as_text_and_one_that_is_not_desired_any_more_is
     wanted = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "pay"}, "spec": {"replicas": 1}}
     assert not owned.is_current(("shop", "pay"), wanted)
     assert owned.is_current(("shop", "pay"), {**wanted, "spec": {"replicas": 1, "paused": True}})
+
+
+class Keeper:
+    """The far side: it has an object already."""
+
+    def __init__(self, kept: Object) -> None:
+        self.kept = kept
+
+    async def get(self, *names: str) -> Object | None:
+        return self.kept
+
+    async def apply(self, wanted: Object) -> Object:
+        return deployment("9")
+
+
+def orphan(*owners: Object, **labels: str) -> Object:
+    found = deployment("5")
+    found["metadata"]["labels"] = {"function": "pay", "app.kubernetes.io/managed-by": "kubeirq", **labels}
+    found["metadata"]["ownerReferences"] = list(owners)
+    return found
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        orphan(),
+        orphan({"kind": "Function", "name": "pay", "uid": "before", "controller": True}),
+        orphan({"kind": "Team", "name": "a", "uid": "t"}),
+    ],
+)
+async def test_an_orphan_of_the_owner_is_adopted(kept: Object) -> None:
+    owned = OwnedObjects(cast("Api", Keeper(kept)), [("apps/v1", "Deployment")], label="function")
+    wanted = deployment("")
+    wanted["spec"] = {"replicas": 2}
+    await owned.ensure(OWNER, [wanted])
+    assert owned.get(("shop", "pay"), "Deployment", "pay") == deployment("9")
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        orphan(function="other"),
+        orphan(**{"app.kubernetes.io/managed-by": "Helm"}),
+        orphan({"kind": "Rollout", "name": "pay", "uid": "r", "controller": True}),
+    ],
+)
+async def test_an_object_of_someone_else_is_not_adopted(kept: Object) -> None:
+    owned = OwnedObjects(cast("Api", Keeper(kept)), [("apps/v1", "Deployment")], label="function")
+    with pytest.raises(NameTaken, match="is not this function's"):
+        await owned.ensure(OWNER, [deployment("")])

@@ -211,6 +211,20 @@ async def test_the_status_is_about_the_spec_that_runs_while_an_edit_waits_for_a_
             await until((2, 2, "True"))
 
 
+async def test_a_trigger_that_is_being_deleted_does_not_run() -> None:
+    made = trigger("t", url="http://127.0.0.1:1/")
+    async with running(made) as (controller, _), asyncio.timeout(10):
+        while not controller.flows.running:
+            await asyncio.sleep(0.01)
+        deleted = trigger("t", url="http://127.0.0.1:1/")
+        deleted["metadata"] |= {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": ["a/b"]}
+        controller._on_trigger({"type": "MODIFIED", "object": deleted})
+        while controller.flows.running:
+            await asyncio.sleep(0.01)
+        while [found["reason"] for found in made.get("status", {}).get("conditions", [])[:1]] != ["Deleting"]:
+            await asyncio.sleep(0.01)
+
+
 async def test_the_functions_of_an_earlier_selector_leave_the_status() -> None:
     made = trigger("t", url="http://127.0.0.1:1/")
     made["status"] = {"functions": ["f"]}

@@ -1,0 +1,64 @@
+"""Reads a spec that a newer version may have written: fields that this version does not know are left out. Pure.
+
+The API server refuses the fields that the definition lacks. So an unknown field means that the definition is newer than
+the controller, as during an upgrade or after a rollback. The rest of the spec still runs, and the status names the
+field. Unknown fields that restrict callers are the exception: without them, the trigger would serve more of them.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from controllers.cluster.conditions import Condition
+from trigger_sources.problems import Place, dotted
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_RESTRICTING = frozenset({"auth", "cors"})
+
+
+def validated(model: type[Model], spec: Any) -> tuple[Model, tuple[str, ...]]:
+    """The spec without its unknown fields, and their places. Raises ValidationError."""
+    try:
+        return model.model_validate(spec), ()
+    except ValidationError as error:
+        places = _unknown_places(error)
+        if any(place[0] in _RESTRICTING for place in places):
+            raise
+        rest = _without(spec, places)
+        if rest is None:
+            raise
+        return model.model_validate(rest), tuple(dotted(("spec", *place)) for place in sorted(places, key=str))
+
+
+def accepted(unknown: Sequence[str]) -> Condition:
+    """The condition Accepted of a spec that runs without these fields."""
+    if not unknown:
+        return Condition("Accepted", "True", "Accepted")
+    message = f"{', '.join(unknown)}: this version of kubeirq does not know it, and runs without it; upgrade kubeirq"
+    return Condition("Accepted", "True", "UnknownFields", message)
+
+
+def _unknown_places(error: ValidationError) -> list[Place]:
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    return [
+        tuple(part for part in detail["loc"] if part != "function-after")
+        for detail in details
+        if detail["type"] == "extra_forbidden"
+    ]
+
+
+def _without(spec: Any, places: Sequence[Place]) -> Any:
+    """A copy of the spec without these fields. None if there are none, or if one of them is not at its place."""
+    rest = copy.deepcopy(spec)
+    for *path, name in places:
+        found = rest
+        try:
+            for part in path:
+                found = found[part]
+            del found[name]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return rest if places else None
