@@ -32,7 +32,7 @@ State = tuple[bool, str, str]  # whether it is Ready, the reason, and both in wo
 async def wait_until_ready(
     cluster: Cluster, kinds: Sequence[Kind], objects: Sequence[Object], timeout_seconds: float, write: Write
 ) -> Mapping[Name, str]:
-    """Waits until all are done, one is hopeless or the time is up. Returns those that are not Ready, with the reasons."""
+    """Waits until all are done, one is hopeless or the time is up. Returns the reasons of those that are not Ready."""
     started = time.monotonic()
     own_kinds = [kind for kind in kinds if any(is_of_kind(kind, one) for one in objects)]
     names = [name_of(one) for one in objects if any(is_of_kind(kind, one) for kind in own_kinds)]

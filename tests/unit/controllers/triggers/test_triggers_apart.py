@@ -50,7 +50,7 @@ class Cluster:
         return [found for found in self.kept if found["kind"] == kind]
 
     async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
-        return next(found for found in self.stored if (found["kind"], found["metadata"]["name"]) == (kind, name))
+        return next(found for found in self.kept if (found["kind"], found["metadata"]["name"]) == (kind, name))
 
     async def request(self, method: str, path: str, *, body: Any = None, **_: Any) -> Object:
         name = path.removesuffix("/status").rpartition("/")[2]
