@@ -52,6 +52,7 @@ FUNCTION_DETAILS: Mapping[type[BaseModel], Schema] = {
     Source: with_rules(
         one_of("path", "inline", "files", "url", "configMap", "image"),
         together("url", "sha256"),
+        {"rule": "!has(self.authorization) || has(self.url)", "message": "authorization goes with url only"},
         not_on_cluster("path", "`kubeirq deploy` uploads them"),
         {
             "rule": "!has(self.include) || self.include.size() == 0",

@@ -156,10 +156,14 @@ class PodTemplate:
 
     def _fetch_code(self) -> Object:
         source = self.spec.source
+        env = _variables({"HOME": "/tmp"})  # noqa: S108 inside the pod
+        if source.authorization is not None:
+            key = {"name": source.authorization.name, "key": source.authorization.key}
+            env.append({"name": "FETCH_AUTHORIZATION", "valueFrom": {"secretKeyRef": key}})
         return self._container(
             "fetch",
             command=[self.runtime.interpreter, "-c", _FETCH, source.url, source.sha256, CODE_PATH, self.module_file],
-            env=_variables({"HOME": "/tmp"}),  # noqa: S108 inside the pod
+            env=env,
             volumeMounts=[{"name": "code", "mountPath": CODE_PATH}, _TMP_MOUNT],
         )
 

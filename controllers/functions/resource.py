@@ -55,10 +55,17 @@ class Source(Spec):
     inline: str | None = Field(None, description="The text of the module")
     files: dict[str, str] | None = Field(None, description="The texts of several files, by their paths")
     url: str | None = Field(
-        None, pattern=r"^https://", description="The address of an archive or a file, on a cluster; it goes with sha256"
+        None,
+        pattern=r"^https://[^/?#@]*([/?#]|$)",
+        description="The address of an archive or a file, without a login, on a cluster; it goes with sha256",
     )
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="The SHA-256 digest of that archive or file"
+    )
+    authorization: KeyRef | None = Field(
+        None,
+        description="The value of the header Authorization for url, such as `Bearer …`: a key of a Secret in the"
+        " function's namespace",
     )
     config_map: ConfigMapFile | None = Field(None, description="A file in a ConfigMap, on a cluster")
     image: str | None = Field(None, min_length=1, description="An image that has the code in it, on a cluster")
@@ -88,6 +95,8 @@ class Source(Spec):
             raise ValueError(f"exactly one of {known} is needed; given: {', '.join(given) or 'none'}")
         if (self.url is None) != (self.sha256 is None):
             raise ValueError("url and sha256 go together")
+        if self.authorization is not None and self.url is None:
+            raise ValueError("authorization goes with url only")
         if self.include and self.path is None:
             raise ValueError("include goes with path only")
         for path in (self.path, *self.include):

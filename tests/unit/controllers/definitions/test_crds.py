@@ -113,6 +113,12 @@ def test_the_examples_are_valid_on_a_cluster_but_for_their_files() -> None:
             "exactly one of path, inline, files, url, configMap, image is needed",
         ),
         ("Function", {"source": {"url": "https://x"}}, "spec.source", "url and sha256 go together"),
+        (
+            "Function",
+            {"source": {"inline": "", "authorization": {"name": "a", "key": "b"}}},
+            "spec.source",
+            "authorization goes with url only",
+        ),
         ("Function", {"source": {"inline": ""}, "runtime": "perl5"}, "spec.runtime", "not one of"),
         (
             "Function",

@@ -6,7 +6,10 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -67,3 +70,49 @@ def test_what_is_too_large_is_refused(
     monkeypatch.setattr(fetch, "MAX_BYTES", 5)
     with pytest.raises(SystemExit, match=r"spec\.source\.url: .*(larger|more) than 0 MiB"):
         fetched(tmp_path, made("invoice.py"))
+
+
+class Server(BaseHTTPRequestHandler):
+    """Redirects /private to another server with its query; notes each path and its Authorization."""
+
+    seen: ClassVar[list[tuple[str, str | None]]] = []
+    elsewhere = ""
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path.partition("?")[0], self.headers["authorization"]))
+        if self.path.startswith("/private"):
+            self.send_response(302)
+            self.send_header("location", f"{self.elsewhere}/stored?signature=s")
+            self.end_headers()
+        elif self.path.startswith("/stored"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x = 1\n")
+        else:
+            self.send_error(404)
+
+    def log_message(self, format: str, *arguments: object) -> None: ...
+
+
+def test_credentials_go_to_the_address_only_and_no_message_shows_a_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FETCH_AUTHORIZATION", "Bearer t0k3n\n")
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Server) as server,
+        ThreadingHTTPServer(("127.0.0.1", 0), Server) as other,
+    ):
+        for each in (server, other):
+            Thread(target=each.serve_forever, daemon=True).start()
+        Server.elsewhere = f"http://127.0.0.1:{other.server_port}"
+        address = f"http://127.0.0.1:{server.server_port}"
+        fetch.main(f"{address}/private", hashlib.sha256(b"x = 1\n").hexdigest(), str(tmp_path / "code"), "a.py")
+        assert (tmp_path / "code" / "a.py").read_text() == "x = 1\n"
+        assert Server.seen == [("/private", "Bearer t0k3n"), ("/stored", None)]
+        for path in ("/absent?token=s3cr3t", "/stored?token=s3cr3t"):
+            with pytest.raises(SystemExit) as ended:
+                fetch.main(address + path, "0" * 64, str(tmp_path), "a.py")
+            assert "s3cr3t" not in str(ended.value)
+            assert address in str(ended.value)
+        for each in (server, other):
+            each.shutdown()

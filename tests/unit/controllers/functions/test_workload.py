@@ -250,6 +250,19 @@ def test_an_archive_is_fetched_before_the_function_starts() -> None:
 
     assert fetch["command"][-4:] == [BY_URL["url"], BY_URL["sha256"], "/kubeirq/code", "invoice.py"]
     assert {"name": "code", "emptyDir": {}} in pod(source=BY_URL)["volumes"]
+    key = {"name": "registry", "key": "header"}
+    fetch = container("fetch", source={**BY_URL, "authorization": key})
+    assert {"name": "FETCH_AUTHORIZATION", "valueFrom": {"secretKeyRef": key}} in fetch["env"]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:t0k3n@example.com/a.zip", "https://t0k3n@example.com", "http://example.com/"]
+)
+def test_an_address_has_no_login_because_everyone_could_read_it(url: str) -> None:
+    with pytest.raises(ValueError, match=r"source\.url"):
+        pod(source={**BY_URL, "url": url})
+    for fine in ("https://example.com", "https://example.com:8443/a@b.zip?c=@d"):
+        pod(source={**BY_URL, "url": fine})
 
 
 def test_code_in_an_image_runs_there() -> None:
