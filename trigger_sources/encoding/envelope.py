@@ -47,7 +47,17 @@ def _read(text: bytes) -> tuple[Any, bool]:
         found = orjson.loads(text)
     except orjson.JSONDecodeError:
         return parsed_json(text), False  # 1e400 or half of a character, for example
-    return found, text.count(b"[") + text.count(b"{") <= _MOST_BRACKETS and _LONG_NUMBER not in text.translate(_DIGITS)
+    return found, _LONG_NUMBER not in text.translate(_DIGITS) and _can_be_written(text, found)
+
+
+def _can_be_written(text: bytes, found: Any) -> bool:
+    if text.count(b"[") + text.count(b"{") <= _MOST_BRACKETS:
+        return True
+    try:
+        orjson.dumps(found)
+    except TypeError:
+        return False
+    return True
 
 
 def _unicode(text: bytes) -> str:
