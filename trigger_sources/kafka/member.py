@@ -271,11 +271,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _forget_what_others_have(self, assigned: Collection[TopicPartition]) -> None:
         """The memory of this member counts only until another member reads the partition."""
-        elsewhere = self._remembered.keys() - set(assigned)
-        ids = await patiently(
-            lambda: present_ids(self._consumer, {tp.topic: self._remembered[tp].topic_id for tp in elsewhere})
-        )
-        another = {tp for tp in elsewhere if ids.get(tp.topic, 0) not in (0, self._remembered[tp].topic_id)}
+        # The memory outlives this member, so another one of this process may change it meanwhile
+        known = {tp: self._remembered[tp].topic_id for tp in self._remembered.keys() - set(assigned)}
+        ids = await patiently(lambda: present_ids(self._consumer, {tp.topic: known[tp] for tp in known}))
+        elsewhere = known.keys()
+        another = {tp for tp in elsewhere if ids.get(tp.topic, 0) not in (0, known[tp])}
         gone = {tp for tp in elsewhere - another if not self._consumer.partitions_for_topic(tp.topic)}
         dropped = elsewhere - gone - another
         if gone - self._gone:

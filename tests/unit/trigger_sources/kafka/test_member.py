@@ -41,3 +41,24 @@ async def test_records_that_settled_are_remembered_until_the_group_accepts_the_p
     await member._begin({tp: beginning})
     assert [set(place.settled) for place in places] == [{5}, {5}]
     assert not member._remembered
+
+
+async def test_a_memory_that_another_member_changes_during_a_look_up_ends_nothing() -> None:
+    """Two members of one process share it, while one leaves and the next one joins."""
+    tp = TopicPartition("t", 0)
+    member = Member(
+        StandInContext(uid="another"), cluster="c", group="g", topics=["t"], start="earliest", max_distance=10,
+        skips_tombstones=False, concurrency=1,
+    )  # fmt: skip
+    member._remembered[tp] = Remembered(7, Watermark(5), committed=5)
+    stand_ins: Any = member
+    stand_ins._consumer = SimpleNamespace(partitions_for_topic=lambda topic: {0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trigger_sources.kafka.member.present_ids", lambda consumer, expected: changed(member))
+        await member._forget_what_others_have([])
+    assert not member._remembered
+
+
+async def changed(member: Member) -> dict[str, int]:
+    member._remembered.clear()
+    return {}
