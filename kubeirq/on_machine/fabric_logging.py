@@ -1,5 +1,6 @@
 """Sets up logging for a fabric: everything to its log file, and to a second handler."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ class _LogFile(RotatingFileHandler):
     """A log file that a full disk does not turn into a traceback for each line."""
 
     _has_said = False
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what it could not write before, it cannot write now
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()
