@@ -21,6 +21,11 @@ VERSION = "v1"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _CORE_KINDS = ("Secret", "ConfigMap")
 _TOP_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status", "data", "stringData", "type")
+_UNQUOTED = (
+    "expected alphabetic or numeric",
+    "that cannot start any token",
+    "mapping values are not allowed",
+)
 _DATA_FIELDS = {"Secret": ("data", "stringData"), "ConfigMap": ("data", "binaryData")}
 _OF_KUBERNETES = frozenset(  # kinds of v1 that lie beside ours
     {
@@ -75,6 +80,8 @@ class Reader:
     def _not_yaml(self, file: Path, error: yaml.YAMLError, prefix: str) -> None:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if any(words in problem for words in _UNQUOTED):
+            problem += "; quote the value, as YAML gives one of its characters a meaning of its own"
         self.problems.append(Problem(file, mark.line + 1 if mark else 1, "", f"{prefix}: {problem}"))
 
     def read_secrets(self, folder: Path) -> None:

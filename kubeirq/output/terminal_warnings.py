@@ -15,5 +15,8 @@ class TerminalWarnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.partition(".")[0] in ("kubeirq", "trigger_sources"):
-            details = "  ".join(f"{name}={value}" for name, value in data_of(record).items() if value not in ("", None))
+            data = data_of(record)
+            if record.exc_info and (error := record.exc_info[1]) is not None:
+                data = {**data, "error": f"{type(error).__name__}: {error}"}  # its traceback is in the log file
+            details = "  ".join(f"{name}={value}" for name, value in data.items() if value not in ("", None))
             self._show(f"{record.getMessage()}  {details}".rstrip())

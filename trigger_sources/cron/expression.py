@@ -170,6 +170,12 @@ def parse(text: str) -> Expression:
     if not text.isascii():
         raise ValueError(f"{text!r} is not a valid schedule: it may contain ASCII characters only")
     fields = text.upper().split()
+    if fields and fields[0].startswith(("TZ=", "CRON_TZ=")):
+        rest = text.split(None, 1)[1] if len(fields) > 1 else "0 5 * * *"
+        zone = text.split()[0].partition("=")[2]
+        raise ValueError(f"{text!r}: the zone has a field of its own; write schedule: {rest!r}, timeZone: {zone}")
+    if fields and fields[0] == "@EVERY":
+        raise ValueError(f"{text!r}: intervals are written as fields, such as '*/5 * * * *' or '*/10 * * * * *'")
     if len(fields) == 1 and fields[0].startswith("@"):
         if fields[0].lower() not in _ALIASES:
             raise ValueError(f"{text!r} is not a valid schedule: the aliases are {', '.join(_ALIASES)}")

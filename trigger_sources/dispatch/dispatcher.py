@@ -8,6 +8,7 @@ their own: `hold.py`, `suspects.py`, `letter_writer.py`, `replies.py`, `retry.py
 import asyncio
 import logging
 import random
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -666,7 +667,10 @@ class Dispatcher:
 
     def _faulted(self, held: Held) -> None:
         """Our own code raised: the event is not to blame, and is tried again."""
-        log.exception("dispatch failed", extra=self._where)
+        log.exception("dispatch failed", extra={**self._where, "event": held.delivery.event.id})
+        if (error := sys.exception()) is not None:
+            self.last_error = f"a fault of kubeirq or of the source: {type(error).__name__}: {error}"
+            held.attempted(Attempt(time.time(), 0.0, None, self.last_error))
         self._abandon(held)
         if Input.FAULTED in LIFE[held.state]:
             held.work = None

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
+    NodeNotReadyError,
     NoError,
     TopicAlreadyExistsError,
     for_code,
@@ -17,7 +19,9 @@ from aiokafka.errors import (
 from trigger_sources.context import Context, SourceError
 from trigger_sources.credentials import identity_of
 from trigger_sources.kafka.security import Security, client_arguments
+from trigger_sources.transport.diagnosis import reasons_of
 
+_PORT, _PROTOCOL = 9092, "a Kafka broker"
 _PARTITIONS = 4  # of topics that are created here
 _MOST_REPLICAS = 3
 _MOST_TOGETHER_BYTES = 16_384  # the client sends a larger record alone
@@ -36,14 +40,30 @@ def is_own_broker(brokers: Sequence[str], context: Context) -> bool:
     return not brokers and "kafka" in context.own_servers
 
 
-def not_connected(brokers: Sequence[str], security: Security | None, error: Exception) -> SourceError:
-    """The error for a person, who does not see the client's log."""
-    problem = str(error) or type(error).__name__
+async def not_connected(
+    brokers: Sequence[str], security: Security | None, error: Exception, advertised: Sequence[str] = ()
+) -> SourceError:
+    """The error for a person, who does not see the client's log. It names the host, and why that does not answer.
+
+    `advertised` are the addresses that the brokers give for themselves: the client goes on with these.
+    """
+    problem = f"{', '.join(brokers)}: {error or type(error).__name__}"
+    others = [address for address in advertised if address not in brokers]
     if isinstance(error, KafkaConnectionError):  # its text does not name the cause
-        problem = "none of these brokers answers: check that one runs, and that it can be reached from here"
+        problem = await reasons_of(brokers, _PORT, _PROTOCOL)
         if security is not None:
             problem += "; or the broker refuses spec.security"
-    return SourceError("NotConnected", f"{', '.join(brokers)}: {problem}")
+    elif isinstance(error, NodeNotReadyError) and others:
+        problem = (
+            f"{', '.join(brokers)}: the brokers name themselves differently, and there they do not answer:"
+            f" {await reasons_of(others, _PORT, _PROTOCOL)}; correct their advertised.listeners, or make them reachable"
+        )
+    return SourceError("NotConnected", problem)
+
+
+def advertised_by(client: AIOKafkaClient) -> list[str]:
+    """The addresses that the brokers gave for themselves; empty before a broker answered."""
+    return [f"{broker.host}:{broker.port}" for broker in client.cluster.brokers()]
 
 
 @contextlib.asynccontextmanager
@@ -57,7 +77,7 @@ async def admin_client(
         await admin.start()
         yield admin
     except (KafkaError, OSError) as error:
-        raise not_connected(brokers, security, error) from error
+        raise await not_connected(brokers, security, error, advertised_by(admin._client)) from error
     finally:
         await admin.close()
 

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from trigger_sources.context import Context
-from trigger_sources.kafka.client import not_connected
+from trigger_sources.kafka.client import advertised_by, not_connected
 from trigger_sources.kafka.member import SESSION_SECONDS
 from trigger_sources.kafka.security import Security, client_arguments
 
@@ -38,8 +38,9 @@ async def open_consumer(
     try:
         await consumer.start()
     except (KafkaError, OSError) as error:
+        advertised = advertised_by(consumer._client)
         await close_consumer(consumer)
-        raise not_connected(brokers, security, error) from error
+        raise await not_connected(brokers, security, error, advertised) from error
     except BaseException:
         await close_consumer(consumer)
         raise

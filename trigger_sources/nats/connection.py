@@ -12,18 +12,20 @@ from typing import Any
 import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError, NoRespondersError
+from nats.errors import MaxPayloadError, NoRespondersError, NoServersError
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.credentials import identity_of
 from trigger_sources.nats.headers import LosslessClient
 from trigger_sources.nats.security import Security, client_arguments
+from trigger_sources.transport.diagnosis import reasons_of
 
 log = logging.getLogger(__name__)
 
 _CANCEL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
+_PORT = 4222
 _REQUEST_SECONDS = 5.0
 _STALE_SECONDS = 60  # longer than the client keeps a connection that does not answer
 _LOOK_SECONDS = 1.0
@@ -199,6 +201,8 @@ class Connection:
             reason = refused or last or error
             if _is_refusal(reason):
                 raise self.refused(str(reason)) from error
+            if isinstance(reason, (OSError, TimeoutError, NoServersError)):  # none names the host, or a cause
+                raise self.away(await reasons_of(self._servers, _PORT, "a NATS server")) from error
             raise self.away(str(reason) or type(reason).__name__) from error
         return client
 

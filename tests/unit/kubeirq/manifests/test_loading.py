@@ -249,3 +249,11 @@ def test_a_plugin_that_cannot_be_loaded_is_a_problem_of_its_document(
         f"{tmp_path}/a.yaml:2: kind: trigger kind 'BrokenTrigger': nowhere_at_all:BrokenTrigger cannot be loaded: "
         "ModuleNotFoundError(\"No module named 'nowhere_at_all'\"); mend or uninstall the package that has it"
     )
+
+
+@pytest.mark.parametrize("value", ["* * * * *", "@hourly", "`x`", "%x", "a: b: c"])
+def test_a_value_that_has_to_be_quoted_says_so(tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"schedule: {value}\n")
+    (problem,) = load([tmp_path])[1]
+    assert problem.message.startswith("invalid YAML: ")
+    assert problem.message.endswith("; quote the value, as YAML gives one of its characters a meaning of its own")

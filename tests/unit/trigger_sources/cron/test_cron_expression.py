@@ -1,5 +1,6 @@
 """Each kind of expression is refused, or read as Kubernetes and cronsim read it; docs/cron.md lists the differences."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -181,3 +182,16 @@ def test_an_interval_fires_at_every_matching_time_that_the_clock_on_the_wall_sho
         if plain.next_after(local - timedelta(seconds=1)) == local:
             found.append(moment)
     assert times(expression, len(found), zone, after) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("@every 5m", "'*/5 * * * *'"),
+        ("TZ=Europe/Berlin 0 5 * * *", "schedule: '0 5 * * *', timeZone: Europe/Berlin"),
+        ("CRON_TZ=UTC @hourly", "schedule: '@hourly', timeZone: UTC"),
+    ],
+)
+def test_the_forms_of_other_schedulers_are_refused_with_the_form_of_this_one(text: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        checked(text, "UTC")
