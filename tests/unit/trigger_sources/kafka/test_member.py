@@ -9,6 +9,7 @@ from aiokafka.errors import CommitFailedError
 
 from trigger_sources.kafka.member import Member
 from trigger_sources.kafka.places import Beginning, Place
+from trigger_sources.kafka.remembered import Remembered
 from trigger_sources.kafka.watermark import Watermark
 from trigger_sources.testing import StandInContext
 
@@ -23,7 +24,7 @@ async def test_records_that_settled_are_remembered_until_the_group_accepts_the_p
     mark = Watermark(5)
     mark.take(5)
     mark.settle(5)
-    member._remembered[tp] = (7, mark)
+    member._remembered[tp] = Remembered(7, mark, committed=5)
     places: list[Place] = []
 
     async def commit(found: dict[TopicPartition, Place]) -> None:
