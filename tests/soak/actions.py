@@ -56,17 +56,22 @@ async def purge_stream(world: World) -> str:
 
 
 async def retention(world: World) -> str:
-    """Deletes records that a suspended trigger has not read."""
+    """Deletes records that a suspended trigger has not read, and waits until its condition has their number."""
     flow = world.choose("KafkaTrigger")
     sender = world.kafka_sender(flow)
     async with sender.pause:
         await world.drained(flow)
         async with suspended(world, flow):
-            for _ in range(world.dice.randint(3, 10)):
-                await sender.send("nothing")
+            sent = [await sender.send("nothing") for _ in range(world.dice.randint(3, 10))]
             flow.destroy()
             await sender.delete_records()
-    return f"{flow.name} while it is suspended"
+
+    async def reported() -> bool:
+        message = (await world.fabric.trigger(flow.name))["conditions"][1]["message"]
+        return bool(message.startswith(f"{len(sent)} records were deleted"))
+
+    await world.until(f"{flow.name} reports {len(sent)} deleted records", reported, 30)
+    return f"{flow.name}: {len(sent)} records while it is suspended"
 
 
 @asynccontextmanager
