@@ -85,6 +85,7 @@ class Kafka:
     host: str = "127.0.0.1"  # the address that it listens on and tells its clients
     node: int = 1  # the first one is the cluster's controller too
     acls: bool = False  # whether it checks them; what none is about is allowed
+    settings: Sequence[str] = ()  # further lines of its configuration
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -185,6 +186,7 @@ class Kafka:
                     "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT",
                     *self._sasl_lines(),
                     *self._acl_lines(),
+                    *self.settings,
                     f"log.dirs={self.folder}/data",
                     "offsets.topic.replication.factor=1",
                     "offsets.topic.num.partitions=1",
@@ -208,10 +210,12 @@ async def embedded_kafka() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def apache_kafka(*, sasl: str | None = None, host: str = "127.0.0.1", acls: bool = False) -> AsyncIterator[Kafka]:
+async def apache_kafka(
+    *, sasl: str | None = None, host: str = "127.0.0.1", acls: bool = False, settings: Sequence[str] = ()
+) -> AsyncIterator[Kafka]:
     """A running broker, stopped by pid at the end, whatever happened. `sasl`: with a listener of that mechanism too."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Kafka(Path(folder), free_port(), free_port(), free_port(), sasl, host, acls=acls)
+        found = Kafka(Path(folder), free_port(), free_port(), free_port(), sasl, host, acls=acls, settings=settings)
         try:
             await found.start()
             yield found

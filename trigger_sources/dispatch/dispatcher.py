@@ -193,17 +193,29 @@ class Dispatcher:
             self._take(delivery, now)
         self._kick()
 
-    def take_again(self, delivery: Delivery, letter: DeadLetter) -> bool:
-        """Takes the event of a dead letter. Returns False where its position is held already, or the flow stops."""
-        if self.drains or letter.position in self._held:
-            return False
+    def take_again(self, delivery: Delivery, letter: DeadLetter) -> str:
+        """Takes the event of a dead letter. Returns why it is not taken; empty if it is.
+
+        `Stopping`: the flow stops. `InFlight`: its position is held already. `LaneParked`: it would wait for a person.
+        """
+        if self.drains:
+            return "Stopping"
+        if letter.position in self._held:
+            return "InFlight"
+        if self._policy.on_failure == "park" and self._is_parked(self._lane_of(delivery)):
+            return "LaneParked"
         held = self._take(delivery, time.time())
         if held is not None:
             held.history = letter.attempts
             held.redriven = letter.redriven + 1
             held.checked = letter.reason != "FilterError"
         self._kick()
-        return True
+        return ""
+
+    def _is_parked(self, lane: Hashable | None) -> bool:
+        return lane is not None and any(
+            held.lane == lane and held.state is State.PARKED for held in self._held.values()
+        )
 
     async def give_back(self, deliveries: Iterable[Delivery]) -> None:
         """Gives back deliveries that came too late to be taken. Returns when the source has been told of all."""

@@ -16,8 +16,8 @@ async def redrive(
     """Yields each dead letter with its outcome, as it settles. A dead letter is removed once its event is settled.
 
     An event that fails again replaces its dead letter, with a longer history, whatever `onFailure` says. One that is
-    held already is not started a second time: its outcome is `returned`. A flow that stops ends the redrive: events
-    that have not settled by then are `returned`, and their dead letters stay.
+    held already, or whose lane is parked, is not started: its outcome is `returned`. A flow that stops ends the
+    redrive: events that have not settled by then are `returned`, and their dead letters stay.
     """
     done: asyncio.Queue[tuple[DeadLetter, Outcome]] = asyncio.Queue()
     under_way = 0
@@ -46,5 +46,5 @@ def _start(dispatcher: Dispatcher, letter: DeadLetter, done: "asyncio.Queue[tupl
         letter.event, settle, letter.position, letter.key, letter.partition,
         headers=letter.headers, request=letter.request,
     )  # fmt: skip
-    if not dispatcher.take_again(delivery, letter):
-        done.put_nowait((letter, Outcome("returned", "Stopping" if dispatcher.drains else "InFlight")))
+    if reason := dispatcher.take_again(delivery, letter):
+        done.put_nowait((letter, Outcome("returned", reason)))

@@ -17,6 +17,7 @@ from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     NoOffsetForPartitionError,
+    OffsetMetadataTooLargeError,
     OffsetOutOfRangeError,
     TopicAuthorizationFailedError,
 )
@@ -351,9 +352,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._withdraw(partitions, _RECREATED_GRACE_SECONDS)
         lost = sum(partition.mark.unsettled for partition in partitions)
         await self._consumer._client.force_metadata_update()  # the new topic may have fewer partitions
-        beginnings = await self._beginnings.anew(
-            {partition.tp: topic_ids[partition.tp] for partition in partitions if self._exists(partition.tp)}
-        )
+        there = {partition.tp: topic_ids[partition.tp] for partition in partitions if self._exists(partition.tp)}
+        beginnings = await patiently(lambda: self._beginnings.anew(there))
         self._tell_recreated(beginnings, lost)
         for partition in partitions:
             partition.alive = False
@@ -425,6 +425,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             except (CommitFailedError, IllegalStateError) as error:
                 # Of an older generation: the member that has the partition now commits
                 log.info("commit out of date", extra={"trigger": self._context.name, "error": repr(error)})
+                return
+            except OffsetMetadataTooLargeError:
+                for tp in wanted:
+                    self._partitions[tp].shrink()
+                self._settled.set()
                 return
             except KafkaError as error:
                 log.info("commit not accepted", extra={"trigger": self._context.name, "error": repr(error)})

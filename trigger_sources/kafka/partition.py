@@ -8,15 +8,17 @@ from aiokafka import TopicPartition
 
 from trigger_sources.delivery import SETTLED, Delivery, Outcome
 from trigger_sources.kafka.places import Place, topic_name
-from trigger_sources.kafka.watermark import Watermark
+from trigger_sources.kafka.watermark import MOST_BYTES, Watermark
+
+_LEAST_METADATA_BYTES = 64  # a topic's id and the other marks fit
 
 
 class Partition:
     """From taken over to given up. `suspects`: the number of next records that may be what ends the process."""
 
     __slots__ = (
-        "alive", "committed", "full_at", "full_since", "id_prefix", "kept", "leaves", "mark", "name", "notify", "place",
-        "position", "reads", "source", "suspects", "tp",
+        "alive", "committed", "full_at", "full_since", "id_prefix", "kept", "leaves", "mark", "metadata_bytes", "name",
+        "notify", "place", "position", "reads", "source", "suspects", "tp",
     )  # fmt: skip
 
     def __init__(self, tp: TopicPartition, place: Place, cluster: str, notify: asyncio.Event, suspects: int) -> None:
@@ -31,6 +33,7 @@ class Partition:
         self.suspects = suspects if place.times > 1 else 0
         self.committed: tuple[int, str] | None = None
         self.kept: str | None = None
+        self.metadata_bytes = MOST_BYTES  # of a commit
         self.notify = notify
         self.alive = True
         self.reads = True  # False once its topic turned out to be another one
@@ -56,6 +59,10 @@ class Partition:
             self.full_at, self.full_since = mark.committable, now
         return now - self.full_since
 
+    def shrink(self) -> None:
+        """The broker takes less metadata: a crash may repeat more."""
+        self.metadata_bytes = max(_LEAST_METADATA_BYTES, self.metadata_bytes // 2)
+
     def now(self) -> Place:
         """The present place, for a commit."""
         mark, place = self.mark, self.place
@@ -65,7 +72,7 @@ class Partition:
         """The content of its commit."""
         place = self.place
         packed = Place(0, topic_id=place.topic_id, renamed=place.renamed, times=self._times())
-        return self.mark.committable, self.mark.metadata(packed.marks)
+        return self.mark.committable, self.mark.metadata(packed.marks, self.metadata_bytes)
 
     def _times(self) -> int:
         if self.leaves:

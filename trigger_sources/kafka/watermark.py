@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 _VERSION = b"k1:"
 _PRUNE_LEAST = 256
-_MOST_BYTES = 4096  # the broker's limit for the metadata of a commit
+MOST_BYTES = 4096  # the broker's usual limit for the metadata of a commit
 
 
 class Watermark:
@@ -101,12 +101,12 @@ class Watermark:
         """The settled offsets above `committable`."""
         return {offset for offset in self._settled if offset >= self.committable}
 
-    def metadata(self, marks: Iterable[int] = ()) -> str:
+    def metadata(self, marks: Iterable[int] = (), most_bytes: int = MOST_BYTES) -> str:
         """The settled offsets above `committable`, for the commit's metadata: the lowest that fit; and the marks."""
-        return encode(self.committable, self.above(), marks)
+        return encode(self.committable, self.above(), marks, most_bytes)
 
 
-def encode(base: int, settled: Iterable[int], marks: Iterable[int] = (), most_bytes: int = _MOST_BYTES) -> str:
+def encode(base: int, settled: Iterable[int], marks: Iterable[int] = (), most_bytes: int = MOST_BYTES) -> str:
     """Run lengths, alternately unsettled and settled, from `base` on, as variable-length numbers in base64.
 
     Each mark stands at the end as a gap before no settled offset, so that earlier versions read past it.

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -821,6 +822,32 @@ async def test_an_event_that_is_redriven_and_fails_again_stays_a_dead_letter(tmp
         assert outcomes == ["deadLettered"]
         assert [(found.position, found.redriven) for found in await it.letters()] == [("dead/1", 1)]
         assert it.flow.dispatcher.held == 0
+
+
+async def test_a_redriven_event_does_not_wait_behind_a_parked_lane(tmp_path: Path) -> None:
+    """As after `kubeirq lanes skip`: the skipped event is a dead letter, and the next one of its key is parked."""
+
+    async def decide(call: Call) -> Answer:
+        return 200 if call.body == b"good" else 400
+
+    spec = {"delivery": {**FAST, "holdAfter": None, "onFailure": "park"}}
+    async with scripted(decide) as function, bench(function.url, tmp_path, **spec) as it:
+        it.broker.publish(b"1", key="a")
+        it.broker.publish(b"2", key="a")
+        await it.until(lambda: it.flow.dispatcher.states().get("parked") == 1)
+        it.flow.skip(b"a")
+        await it.until(lambda: it.flow.dispatcher.states() == {"parked": 1})
+        place = it.flow.dead_letters
+        assert place is not None
+        (skipped,) = await it.letters()
+        other = replace(skipped, position="other", key=b"b", event=replace(skipped.event, data=b"good"))
+        await place.write(other)
+        outcomes = [
+            (letter.key, outcome.kind, outcome.reason)
+            async for letter, outcome in it.flow.redrive(each([skipped, other]), None)
+        ]
+        assert set(outcomes) == {(b"a", "returned", "LaneParked"), (b"b", "delivered", "")}
+        assert [letter.position for letter in await it.letters()] == [skipped.position]
 
 
 async def _kinds(redriven: AsyncIterator[tuple[DeadLetter, Outcome]]) -> list[str]:

@@ -271,6 +271,24 @@ def missing(topic: str) -> str:
     return f"spec.topics: no topic '{topic}'; create it, or set createTopics"
 
 
+@pytest.mark.timeout(180)  # it starts a broker
+async def test_commits_fit_a_broker_that_takes_less_metadata_than_usual(topic: str) -> None:
+    async with apache_kafka(settings=["offset.metadata.max.bytes=200"]) as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(600))
+        context = StandInContext(room=1_000)
+        async with reading(trigger(kafka, topic), context) as generator:
+            taken = await take(generator, 600)
+            await taken[0].settle(DONE)
+            for delivery in taken[2::2]:  # each leaves a gap, which the metadata names
+                await delivery.settle(DONE)
+            await until_committed(kafka, topic, 1)
+        async with reading(trigger(kafka, topic), context) as generator:
+            repeated = offsets(await take(generator, 500))
+            assert repeated[:20] == list(range(1, 40, 2)), "the lowest of those that settled are known"
+
+
+@pytest.mark.timeout(240)  # it starts two brokers, and one of them twice
 async def test_a_partition_that_no_broker_leads_is_reported(topic: str) -> None:
     async with apache_kafka() as kafka:
         await create_topic(kafka.bootstrap, "first", 1)
