@@ -36,7 +36,7 @@ FUNCTIONS = {
     **EVENTS,
     "kubeirq.dev/functions": SEEN,
     "kubeirq.dev/functions/status": "patch",
-    "configmaps": "create delete get list patch",
+    "configmaps": MADE,
     "services": "create get list patch",
     "apps/deployments": "create get list patch watch",
     "autoscaling/horizontalpodautoscalers": "create delete get list patch",
