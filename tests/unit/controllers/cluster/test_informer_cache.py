@@ -10,13 +10,17 @@ from controllers.cluster.informer_cache import InformerCache, Version
 
 @dataclass
 class World:
-    """An API server with one object, a watch that lags, answers that are under way, and a cache."""
+    """An API server with one object, a watch that lags, answers that are under way, and a cache.
+
+    A request times out long before two more lists begin: lists are minutes apart.
+    """
 
     now: int = 0
     lives: int = 0
     live: Version | None = None
     events: list[tuple[str, Version]] = field(default_factory=list)  # that the watch has not brought yet
-    answers: list[Version] = field(default_factory=list)
+    answers: list[tuple[Version, int]] = field(default_factory=list)  # with the number of lists before the write
+    lists: int = 0
     listed: dict[str, tuple[Version, int]] | None = None  # the result of the list under way
     cache: InformerCache[str, int] = field(default_factory=InformerCache)
 
@@ -28,7 +32,7 @@ class World:
         self.live = Version(uid, self.now)
         self.events.append(("MODIFIED", self.live))
         if with_answer:
-            self.answers.append(self.live)
+            self.answers.append((self.live, self.lists))
 
     def delete(self) -> None:
         if self.live is not None:
@@ -46,12 +50,14 @@ class World:
 
     def answer(self, which: int) -> None:
         if self.answers:
-            version = self.answers.pop(which % len(self.answers))
+            version, _ = self.answers.pop(which % len(self.answers))
             self.cache.update("k", version, version.number or 0)
 
     def list(self) -> None:
         if self.listed is None:
             self.cache.begin_list()
+            self.lists += 1
+            self.answers = [answer for answer in self.answers if answer[1] >= self.lists - 1]
             self.listed = {} if self.live is None else {"k": (self.live, self.live.number or 0)}
         else:
             self.cache.replace(self.listed)
