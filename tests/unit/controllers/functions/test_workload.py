@@ -388,3 +388,8 @@ def test_the_objects_are_plain_share_nothing_and_are_the_same_each_time() -> Non
     assert "&id" not in yaml.safe_dump(list(objects.values()))
     assert json.dumps(objects) == json.dumps(built(**fields))
     assert metadata == METADATA
+
+
+def test_only_a_function_that_keeps_its_reasons_has_the_variable_so_that_an_upgrade_rolls_nothing_out() -> None:
+    assert "FUNC_FAILURE_DETAIL" not in environment()
+    assert environment(failureDetail=False)["FUNC_FAILURE_DETAIL"] == "0"
