@@ -192,7 +192,11 @@ async def test_a_parked_lane_is_listed_and_skipped(place: Namespace, cluster: Cl
 async def test_deploy_shows_why_a_function_does_not_start(place: Namespace, cluster: Cluster, tmp_path: Path):
     kubeirq = terminal(place, tmp_path)
     await kafka.create_topic(cluster.kafka, f"{place.name}-orders")
-    (tmp_path / "code" / "main.py").write_text("import nowhere\n")
+    (tmp_path / "code" / "main.py").write_text("import nowhere\n" + CODE)
+    result = await kubeirq("deploy", "app.yaml", "--no-wait")
+    assert (result.code, "no module 'nowhere'" in result.errors) == (1, True), result
+    hidden = "import importlib\nimportlib.import_module('nowhere')\n"  # seen only by a process that runs it
+    (tmp_path / "code" / "main.py").write_text(hidden + CODE)
     assert (await kubeirq("deploy", "app.yaml", "--no-wait")).code == 0
     await place.until_condition("Function", "tax", "Ready", "CrashLoopBackOff", 120)
     result = await kubeirq("deploy", "app.yaml", "--timeout", "0")

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _RETRY_SOON = ("retry-after", "1")
 _CLOSE = ("connection", "close")
-_QUIET_SECONDS = 0.5  # without a request: then every client knows that this gateway ends
+_QUIET_SECONDS = 1.0  # without a request: then every client knows that this gateway ends
 _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nserver: kubeirq\r\nretry-after: 1\r\nconnection: close\r\n"
     b'content-type: application/json\r\n\r\n{"status":503,"error":"too many connections are open"}\n'

@@ -13,7 +13,7 @@ from .settings import BACKLOG
 
 TURN_SECONDS = 0.1
 TURNS_PER_CHECK = 5  # of the connections
-QUIET_SECONDS = 0.5  # without a new request: then every client knows that this process stops
+QUIET_SECONDS = 1.0  # without a new request: then every client knows that this process stops
 MOST_LATE_SECONDS = 10.0  # that clients have to learn it
 NEW_SECONDS = 5.0  # a new connection brings its first request within this time
 
