@@ -18,6 +18,11 @@ class Report:
         self.breaches.append(text)
         self.write(f"         BREACH {text}")
 
+    def evidence(self, lines: Sequence[str]) -> None:
+        """Shows the state that a breach leaves behind, since the logs of a test do not stay."""
+        for line in lines:
+            self.write(f"           {line}")
+
     def action(self, at: float, name: str, detail: str, calm_seconds: float) -> None:
         self.write(f"{at:7.1f}s {name:27} {detail:58} calm after {calm_seconds:4.1f} s")
 

@@ -75,7 +75,7 @@ async def _calm(it: World, report: Report, when: str = "at the start") -> None:
             return False
         for name, flow in it.flows.items():
             if old := flow.oldest(lambda at: at < now):
-                late[name] = f"not delivered: {', '.join(old[:20])}"
+                late[name] = f"{late.get(name, 'Ready')}, not delivered: {', '.join(old[:20])}"
             elif not any(call.at > now for call in flow.calls[calls[name] :]):
                 late[name] = "no event since then"
         return not late
@@ -85,6 +85,7 @@ async def _calm(it: World, report: Report, when: str = "at the start") -> None:
     except TimeoutError:
         for name, problem in late.items():
             report.breach(f"{when}, {name} is not calm within {CALM_SECONDS:.0f} s: {problem}")
+            report.evidence(await it.evidence(name))
     for flow in it.flows.values():
         flow.disturbed = False
 

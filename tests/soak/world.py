@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from servers.fabric import Fabric, manifest
 from servers.function import Function, function
 from servers.kafka import SASL_PASSWORD, SASL_USER, Kafka, apache_kafka
@@ -85,6 +86,15 @@ class World:
             for name in self.flows
             if name not in ready or ready[name]["status"] != "True"
         }
+
+    async def evidence(self, name: str) -> list[str]:
+        """The trigger's status, and the last lines of the log that name it."""
+        lines = [line for line in self.fabric.log.read_text(errors="replace").splitlines() if f"/{name}" in line]
+        try:
+            status = json.dumps(await self.fabric.trigger(name))
+        except (aiohttp.ClientError, OSError, AssertionError, StopIteration) as error:
+            status = repr(error)
+        return [status, *lines[-20:]]
 
     async def dead_letters(self, flow: Flow) -> dict[str, str]:
         """The ids of the events in its dead letters, by identity."""
