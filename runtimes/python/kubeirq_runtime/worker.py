@@ -113,12 +113,14 @@ class Worker:
         await asyncio.sleep(0)
 
     async def _take_late_requests(self, most_seconds):
-        """Goes on until no new request came for a moment. Clients learn late that an endpoint is gone."""
+        """Goes on until no new request came for a moment. Clients learn late that an endpoint is gone.
+
+        Idle connections stay open meanwhile: a request may be on its way. Each answer closes its connection.
+        """
         now = quiet_since = self.loop.time()
         last = now + most_seconds
         seen = self._requests_seen()
         while now < last and now - quiet_since < QUIET_SECONDS and not self.calls.are_stuck():
-            self._close_idle()
             await asyncio.sleep(0.02)
             now = self.loop.time()
             if seen != (seen := self._requests_seen()):

@@ -37,15 +37,32 @@ async def test_the_first_request_of_a_connection_is_answered_though_it_comes_lat
         assert await stopping == 0
 
 
-async def test_an_idle_connection_is_closed_at_once() -> None:
+async def test_an_idle_connection_is_closed_when_no_more_requests_come() -> None:
     async with function(SOURCE) as found:
         reader, writer = await asyncio.open_connection("127.0.0.1", found.port)
         writer.write(REQUEST)
         await reader.readuntil(ANSWER)
         stopping = asyncio.create_task(found.stop())
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             assert await reader.read() == b""
         writer.close()
+        assert await stopping == 0
+
+
+async def test_a_kept_connection_gets_an_answer_that_closes_it() -> None:
+    async with function(SOURCE) as found:
+        connections = [await asyncio.open_connection("127.0.0.1", found.port) for _ in range(10)]
+        for reader, writer in connections:
+            writer.write(REQUEST)
+            await reader.readuntil(ANSWER)
+        stopping = asyncio.create_task(found.stop())
+        await asyncio.sleep(0.3)  # a busy client reads this long after it was told that the connection ends
+        for reader, writer in connections:
+            writer.write(REQUEST)
+            answer = await reader.read()
+            assert b"connection: close" in answer
+            assert answer.endswith(ANSWER)
+            writer.close()
         assert await stopping == 0
 
 

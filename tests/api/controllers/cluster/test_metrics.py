@@ -66,4 +66,4 @@ async def test_controllers_show_leader_queues_requests_watches_and_restarts(
         assert value(values, "kubeirq_watch_requests_total", resource="deployments") >= 1
         assert value(values, "kubeirq_watch_events_total", resource="functions") >= 1
         assert value(values, "process_resident_memory_bytes") > 10_000_000
-        assert value(values, "kubeirq_queue_depth", queue="functions") == 0
+        await until(it, leader, lambda values: value(values, "kubeirq_queue_depth", queue="functions") == 0)
