@@ -67,7 +67,8 @@ def _step(trigger: Mapping[str, Any], condition: Mapping[str, Any]) -> str | Non
     """The step for a condition; None for one that needs nothing."""
     reason, name = condition["reason"], trigger["name"]
     if reason == "FunctionDown":
-        return _step_for_function(trigger["function"], condition.get("message", ""))
+        waits = "callers get a 503, accepted events wait" if trigger.get("kind") == "HTTPTrigger" else "its events wait"
+        return f"{_step_for_function(trigger['function'], condition.get('message', ''))}; {waits}, and none is lost"
     if (step := _NEXT_OF_REASON.get(reason)) is not None:
         return step.format(name=name)
     if condition.get("status") == "True" or reason in _WITHOUT_A_STEP:
@@ -82,4 +83,4 @@ def _step_for_function(called: str, message: str) -> str:
         step = f"create the Function {called}, or correct spec.function"
     else:
         step = f"kubeirq describe Function/{called}"
-    return f"{step}; its events wait, and none is lost"
+    return step

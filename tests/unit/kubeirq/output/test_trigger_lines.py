@@ -63,3 +63,9 @@ def test_a_caller_that_got_the_failure_is_not_told_as_dropped() -> None:
             "deadLetters": 0, "lastAnswer": None, "lastError": ""}  # fmt: skip
     assert flow_lines(flow)[0] == "  received 3, dropped 2, withdrawn 1"
     assert flow_lines({**flow, "callersWait": True})[0] == "  received 3, answered with a failure 2, withdrawn 1"
+
+
+def test_the_callers_of_an_http_trigger_do_not_wait() -> None:
+    down = {**trigger(("Delivering", "False", "FunctionDown")), "kind": "HTTPTrigger"}
+    (step,) = next_steps(down)
+    assert "; callers get a 503, accepted events wait" in step
