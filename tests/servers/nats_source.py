@@ -76,6 +76,12 @@ class Reader:
             while not self.context.reports and not self._first.done():
                 await asyncio.sleep(0.01)
 
+    def read_ahead(self) -> asyncio.Future[Any]:
+        """Begins to read: `next` takes the result."""
+        if self._first is None:
+            self._first = asyncio.ensure_future(anext(self.generator))
+        return self._first
+
     async def next(self) -> list[Delivery]:
         first, self._first = self._first, None
         return list(await (first if first is not None else anext(self.generator)))

@@ -122,6 +122,11 @@ class Connection:
         self.client = await self._login()
         self._keeper = asyncio.create_task(self._keep())
 
+    @property
+    def server_id(self) -> str:
+        """The identity of the server's process. Empty while no server has answered."""
+        return str(self.client._server_info.get("server_id", ""))
+
     async def close(self) -> None:
         """Closes it, without an error if it was lost before."""
         if self._keeper is not None:

@@ -57,6 +57,12 @@ def unread_after(reply: str) -> int:
     return int(tokens[8 if len(tokens) == 9 else 10])
 
 
+def call_of(reply: str) -> int:
+    """The consumer's own sequence: how many times it had handed out any message, with this one."""
+    tokens = reply.split(".")
+    return int(tokens[6 if len(tokens) == 9 else 8])
+
+
 def event_from_message(
     subject: str, data: bytes, headers: Mapping[str, str] | None, identity: str, source: str, time: str | None
 ) -> Event:

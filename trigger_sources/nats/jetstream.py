@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from trigger_sources.nats.consumer import (
 )
 from trigger_sources.nats.events import Delivered, event_from_message, unread_after
 from trigger_sources.nats.headers import header_pairs
+from trigger_sources.nats.losses import Count, Look, Tally, begun, counted, resumed, stopped
 from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning
 from trigger_sources.nats.pull import NANOSECONDS, Pull
 from trigger_sources.nats.pull import Place as MessagePlace
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 _READ_SECONDS = 0.5
 _LEAST_UNACKNOWLEDGED = 1_000
 _REPEATED_SECONDS = 6.0  # a pull that got no answer is repeated sooner
+_KNOWN_SECONDS = 1.0  # after that time, the consumer knows of the messages that its stream has
 
 
 class Consumption:
@@ -63,6 +65,11 @@ class Consumption:
         self._failure: SourceError | None = None  # the finding of `look`; the next read raises it
         self._pending = 0  # messages that the consumer had not handed out when it was last looked at
         self._lost: int | None = None  # unread messages of the stream, once it is gone
+        self._tally = Tally()
+        self._server = ""  # the identity of the server, when the consumer was looked at
+        self._ends: list[tuple[float, int]] = []  # times with the stream's last sequences: a known one, the newest
+        self._removed = 0  # messages that the stream lost before they were read, since this start
+        self._removal = ("", "")  # the reason and the message for them
         self._draining: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -74,7 +81,9 @@ class Consumption:
         stream = self._stream
         self._position = stream.place
         self._source = f"/nats/{stream.name}"
+        tally = await self._kept.remembered()
         self._kept.is_at(stream.place, info, self._ids)
+        await self._begin_to_count(info, tally)
         self._pause = pause_of(info)
         self._pending = info["num_pending"]
         if not self._note[0] and not stream.problem and not stream.has_all(trigger.subject):
@@ -118,6 +127,7 @@ class Consumption:
         # After a failure the fabric still has the messages that it took: they stay with it
         await self._pull.close(everything=self._context.stopping.is_set())
         self._kept.moved(self._pull.last_info)
+        self._stop_counting()
         if self._lost is not None:
             self._kept.ended(self._lost)
         await self._kept.save(at_once=True)
@@ -149,16 +159,88 @@ class Consumption:
         await self._kept.save()
         return Lag(unsettled(info))
 
-    async def _count_lost(self, info: Mapping[str, Any]) -> None:
-        """Counts messages that the stream's limits removed before the consumer handed them out.
+    # --- losses
 
-        Only where the trigger reads the whole stream: sequences do not tell whether a message was of the subject.
+    def _look(self, info: Mapping[str, Any]) -> Look:
+        return Look.of(self._stream, self._trigger.subject, info)
+
+    async def _begin_to_count(self, info: Mapping[str, Any], tally: Tally) -> None:
+        """Counts the losses while no replica ran, and begins to count those that come."""
+        look = self._look(info)
+        after = await look_at(self._connection, self._stream.name)
+        last = max(after.last_sequence if after is not None else 0, self._stream.last_sequence)
+        self._server, self._ends = self._connection.server_id, []
+        await self._take(look, resumed(tally, look, last), lambda kept: resumed(kept, look, last))
+
+    async def _count_lost(self, info: Mapping[str, Any]) -> None:
+        """Counts the messages that the stream lost before the consumer handed them out."""
+        look, tally, pull = self._look(info), self._tally, self._pull
+        assert pull is not None
+        if self._server != self._connection.server_id or not tally.follows(look):
+            pull.forget_repetitions()  # a server that was killed may hand out what it handed out before
+            after = await look_at(self._connection, self._stream.name)
+            last = max(after.last_sequence if after is not None else 0, look.last)
+            self._server, self._ends = self._connection.server_id, []
+            await self._take(look, Count(begun(tally, look, last)), None)
+            return
+        repeated, known = pull.repetitions(tally.calls, look.calls), self._known_end(look.last)
+        await self._take(
+            look,
+            counted(tally, look, repeated, known),
+            lambda kept: counted(tally.with_counts_of(kept), look, repeated, known),
+        )
+
+    async def _take(self, look: Look, count: Count, again: Callable[[Tally], Count] | None) -> None:
+        """Takes a count, and reports its losses if no other replica has reported them."""
+        if count.lost and again is not None:
+            count = await self._kept.claim(again, alone=self._trigger.lanes != "none")
+        self._tally = count.tally
+        self._kept.tallied(count.tally)
+        if count.lost or count.unknown:
+            self._tell_removed(look, count)
+
+    def _tell_removed(self, look: Look, count: Count) -> None:
+        stream, limits = self._stream, self._stream.limits
+        self._removed += count.lost
+        cause = "somebody purged or deleted them" + (f", or a limit ({limits}) removed them" if limits else "")
+        if self._removed:
+            number = f"{self._removed} messages" if look.whole else f"at least {self._removed} messages"
+            text = f"{number} of stream {stream.name} were lost before they were read: {cause}"
+        else:
+            text = (
+                f"somebody deleted messages of stream {stream.name}, perhaps unread ones: their number is not known,"
+                " because the stream has other subjects, too"
+            )
+        reason = "Retention" if limits and look.skips else "MessagesDeleted"
+        if (reason, text) != self._removal and not count.lost:
+            where = {"trigger": f"{self._context.namespace}/{self._context.name}", "stream": stream.name}
+            log.warning("messages may be lost", extra={**where, "reason": reason, "problem": text})
+        self._removal = (reason, text)
+        if count.lost:
+            self._context.report_lost(count.lost, reason)
+        if self._pull is not None:
+            self._report(self._connection.client.is_connected)
+
+    def _known_end(self, last: int) -> int:
+        """A last sequence of the stream that the consumer surely knows; 0 if none is known yet.
+
+        The server tells its consumers of a new message a moment after the stream has it.
         """
-        first, handed_out = self._stream.first_sequence, info["delivered"]["stream_seq"]
-        if first > handed_out + 1 and self._stream.is_all(self._trigger.subject):
-            lost = await self._kept.counts_to(first - 1, after=handed_out)
-            if lost:
-                self._context.report_lost(lost, "Retention")
+        now = time.monotonic()
+        if not self._ends:
+            self._ends = [(now, 0), (now, last)]
+        elif now - self._ends[1][0] >= _KNOWN_SECONDS:
+            self._ends = [self._ends[1], (now, last)]
+        return self._ends[0][1]
+
+    def _stop_counting(self) -> None:
+        pull = self._pull
+        assert pull is not None
+        look = self._look(pull.last_info) if pull.last_info is not None else None
+        if self._server != self._connection.server_id:
+            look = None
+        repeated = pull.repetitions(self._tally.calls, look.calls) if look is not None else 0
+        self._kept.tallied(stopped(self._tally, look, repeated, pull.returned))
 
     # --- messages
 
@@ -297,6 +379,7 @@ class Consumption:
             info = await self._continue(info)
             await asyncio.sleep(_READ_SECONDS)  # nothing was missing: do not ask the server again and again
         self._kept.is_at(stream.place, info, self._ids)
+        await self._begin_to_count(info, self._tally)
         self._pull.configure(info["config"])
         self._report(self._connection.client.is_connected)
 
@@ -409,7 +492,9 @@ class Consumption:
         elif self._pause:
             self._context.report(connected=False, reason="ConsumerPaused", message=self._pause)
         else:
-            self._context.report(connected=True, reason=self._note[0], message=self._note[1])
+            notes = [note for note in (self._removal, self._note) if note[0]]
+            reason = notes[0][0] if notes else ""
+            self._context.report(connected=True, reason=reason, message="; ".join(text for _, text in notes))
 
 
 _RUNNING: dict[int, Consumption] = {}  # by the identity of their contexts, which they keep

@@ -5,9 +5,10 @@ A sequence alone is no place: a stream that is deleted and created again counts 
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ import orjson
 
 from trigger_sources.context import SourceError, State
 from trigger_sources.nats.consumer import unsettled
+from trigger_sources.nats.losses import Count, Tally, tally_from
 from trigger_sources.nats.source_stream import SourceStream
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 _STATE_KEY = "jetstream-place"
 _SAVE_SECONDS = 60.0  # between two writes: an older place only repeats messages
 _SAVE_WAIT_SECONDS = 1.5
+_CLAIM_SECONDS = 2.0  # longer than another replica needs from its look at the state to its write
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Place:
     since: str  # the time at which the trigger's first consumer was created; `start: new` means this time
     ids: str  # the first part of the ids of events
     unread: int = 0  # messages that are lost if the stream is deleted
-    lost_to: int = 0  # the last sequence of the messages that are counted as lost
+    tally: Tally = field(default_factory=Tally)  # of the messages that were lost although the stream is there
 
     def to_bytes(self) -> bytes:
         return orjson.dumps(asdict(self))
@@ -60,8 +63,9 @@ def place_from(value: bytes | None) -> Place | None:
     if value is None:
         return None
     try:
-        found = {"unread": 0, "lost_to": 0, **orjson.loads(value)}
-        return Place(**{field.name: found[field.name] for field in fields(Place)})
+        found = {"unread": 0, "tally": None, **orjson.loads(value)}
+        found["tally"] = tally_from(found["tally"])
+        return Place(**{each.name: found[each.name] for each in fields(Place)})
     except (orjson.JSONDecodeError, KeyError, TypeError):
         log.warning("place not read", extra={"value": value[:200]})
         return None
@@ -126,20 +130,47 @@ class KeptPlace:
         if info is not None and self._place is not None and info["created"] == self._consumer_created:
             self._place = replace(self._place, floor=info["ack_floor"]["stream_seq"], unread=unsettled(info))
 
-    async def counts_to(self, sequence: int, after: int) -> int:
-        """The number of messages after `after`, up to `sequence`, that are not counted as lost yet. They are now.
+    async def remembered(self) -> Tally:
+        """The tally of the durable place. An empty one if it cannot be read now: the trigger runs without it."""
+        try:
+            async with asyncio.timeout(_SAVE_WAIT_SECONDS):
+                kept = await self.load()
+        except (SourceError, TimeoutError) as error:
+            log.warning("place not read", extra={"problem": repr(error)})
+            return Tally()
+        return kept.tally if kept is not None else Tally()
 
-        Of several replicas, the first one counts them. Raises SourceError.
+    def tallied(self, tally: Tally) -> None:
+        if self._place is not None:
+            self._place = replace(self._place, tally=tally)
+
+    async def claim(self, count: Callable[[Tally], Count], alone: bool) -> Count:
+        """Counts losses durably. `count` starts from the durable tally. Raises SourceError.
+
+        Of several replicas, the one that writes last has them: the others' result is without losses.
         """
-        place, kept = self._place, place_from(await self._state.get(_STATE_KEY))
-        if place is None:
-            return 0
-        counted = max(after, place.lost_to, kept.lost_to if kept is not None and kept.stream == place.stream else 0)
-        self._place = replace(place, lost_to=max(counted, sequence))
-        if sequence > counted:
-            self._durable = kept
+        mine = secrets.token_hex(4)
+        while True:
+            kept = await self._reload()
+            found = count(kept.tally if kept is not None else Tally())
+            if not found.lost:
+                return found
+            found = replace(found, tally=replace(found.tally, claim=mine))
+            self.tallied(found.tally)
             await self.put()
-        return max(0, sequence - counted)
+            if alone:
+                return found
+            await asyncio.sleep(_CLAIM_SECONDS)
+            kept = await self._reload()
+            if kept is None or kept.tally.claim == mine:
+                return found
+            if kept.tally.counted >= found.tally.counted:
+                # another replica counted them at the same time
+                return replace(found, lost=0, tally=replace(found.tally, claim=kept.tally.claim))
+
+    async def _reload(self) -> Place | None:
+        self._loaded = False
+        return await self.load()
 
     def ended(self, unread: int) -> None:
         """The stream is gone, with so many messages that nobody read."""
@@ -148,11 +179,15 @@ class KeptPlace:
 
     async def save(self, at_once: bool = False) -> None:
         """Keeps the place, not more often than once a minute unless `at_once`. An old place only repeats messages."""
+        counts = self._place is not None and self._place.tally.consumer
+        at_once = at_once or (self._durable is not None and self._durable.tally.consumer != counts)
         if not at_once and time.monotonic() - self._saved_at < _SAVE_SECONDS:
             return
         try:
             async with asyncio.timeout(_SAVE_WAIT_SECONDS):
-                await self.load()
+                kept = await self._reload()
+                if kept is not None and self._place is not None:
+                    self._place = replace(self._place, tally=self._place.tally.with_counts_of(kept.tally))
                 await self.put()
         except (SourceError, TimeoutError) as error:
             log.debug("place not kept", extra={"problem": repr(error)})

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 
 from trigger_sources.context import SourceError
 from trigger_sources.nats.connection import Connection, JetStreamError
-from trigger_sources.nats.events import Delivered, delivered_from
+from trigger_sources.nats.events import Delivered, call_of, delivered_from
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ _OVERHEAD_BYTES = 64 * 1024  # the server counts the subjects of a message, too
 _CONFIRM_SECONDS = 0.05
 _CLOSE_SECONDS = 1.0
 _ACKNOWLEDGED_KEPT = 10_000
+_REPETITIONS_KEPT = 10_000
 _LOOK_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 120.0  # for another process' messages: longer than a replica may act after it lost its role
 
@@ -63,6 +64,8 @@ class Pull:
         self.newest = 0  # the last sequence that came
         self.newest_reply = ""  # of the message that came last, until somebody knows a newer state of the consumer
         self.last_info: dict[str, Any] | None = None  # the consumer's state when it was asked for the last messages
+        self.returned = 0  # the number of messages that went back when it stopped
+        self._repetitions: deque[int] = deque(maxlen=_REPETITIONS_KEPT)  # their consumer sequences
         self._newest_at = 0  # that message's time
         self._ack_wait = ack_wait_seconds
         self._in_order = in_order
@@ -101,6 +104,16 @@ class Pull:
     def waiting(self) -> int:
         """The number of messages that are here and not read."""
         return len(self._waiting)
+
+    def repetitions(self, after: int, until: int) -> int:
+        """The number of messages that came again within these consumer sequences. It forgets those before."""
+        while self._repetitions and self._repetitions[0] <= after:
+            self._repetitions.popleft()
+        return sum(after < call <= until for call in self._repetitions)
+
+    def forget_repetitions(self) -> None:
+        """Forgets which messages came again: another server may count from an earlier state."""
+        self._repetitions.clear()
 
     def forget_acknowledged(self) -> None:
         """Lets acknowledged messages be handed out again: somebody means that with a new consumer."""
@@ -164,6 +177,7 @@ class Pull:
         if not self._is_open:
             raise ConnectionError("the consumer is closed")
         self._read.pop(place, None)
+        self.returned += self._stopping is not None
         delay = int(after_seconds * NANOSECONDS)
         await self._publish(reply, b'-NAK {"delay": %d}' % delay if delay else b"-NAK")
 
@@ -217,6 +231,7 @@ class Pull:
         if self._gave_all_back:
             back |= self._read
             self._read.clear()
+        self.returned += len(back)
         with contextlib.suppress(NatsError, TimeoutError, OSError):
             for _, reply in sorted(back.items()):  # the server repeats them in the order in which it gets them back
                 await self._publish(reply, b"-NAK")
@@ -307,6 +322,8 @@ class Pull:
         if reply and reply.startswith("$JS.ACK."):
             delivered = delivered_from(reply)
             self.newest_reply = reply
+            if delivered.handed_out > 1:
+                self._repetitions.append(call_of(reply))
             self._count_down()
             place = delivered.place
             if place in self._acknowledged:

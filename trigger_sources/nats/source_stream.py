@@ -48,6 +48,8 @@ class SourceStream:
     plain: bool  # it keeps every message until someone removes it
     is_work_queue: bool = False  # it has only messages that are not acknowledged
     first_sequence: int = 0
+    removed: int = 0  # the number of messages that it had and has no more
+    limits: str = ""  # the limits by which it removes messages
     reason: str = ""
     problem: str = ""
 
@@ -253,6 +255,7 @@ def _stream_of(info: Mapping[str, Any]) -> SourceStream:
     if transform := config.get("subject_transform"):
         subjects = transformed(subjects or (), transform.get("src") or ">", transform["dest"])
     opaque = subjects is None or any(config.get(name) for name in ("mirror", "sources"))
+    limits = ", ".join(name for name in _LIMITS if config.get(name, 0) > 0)
     return SourceStream(
         name=config["name"],
         created=info["created"],
@@ -261,10 +264,9 @@ def _stream_of(info: Mapping[str, Any]) -> SourceStream:
         opaque=opaque,
         is_work_queue=config["retention"] == "workqueue",
         first_sequence=info["state"]["first_seq"],
-        plain=not opaque
-        and not transform
-        and config["retention"] == "limits"
-        and not any(config.get(name, 0) > 0 for name in _LIMITS),
+        removed=info["state"]["last_seq"] - info["state"]["messages"],
+        limits=limits,
+        plain=not opaque and not transform and config["retention"] == "limits" and not limits,
     )
 
 

@@ -148,10 +148,11 @@ async def test_messages_that_are_removed_before_they_are_read_are_counted_as_los
             handed_out = (await js.consumer("S", CONSUMER))["delivered"]["stream_seq"]
             assert lost == 95 - handed_out
             assert handed_out >= len(held)
-        context = later(context)
-        async with reading(spec_for(server), context) as reader:
-            await reader.spec.lag(context)
-            assert context.lost == []
+        for given_back in (handed_out, 0):  # nobody settled them, and they are gone, too
+            context = later(context)
+            async with reading(spec_for(server), context) as reader:
+                await reader.spec.lag(context)
+                assert sum(count for count, _ in context.lost) == given_back
 
 
 async def test_removed_messages_of_a_stream_with_other_subjects_are_not_guessed() -> None:

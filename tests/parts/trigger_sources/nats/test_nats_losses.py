@@ -1,0 +1,365 @@
+"""Messages that a stream loses before they are read are counted and reported, each one once and no other message."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from servers.nats import NATSServer, nats_server
+from servers.nats_source import DONE, JetStream, Reader, jetstream, later, reading, trigger
+
+from trigger_sources.delivery import Outcome
+from trigger_sources.testing import StandInContext
+
+CONSUMER = "kubeirq-default-trigger-function"
+PURGES: list[tuple[dict[str, Any], int]] = [({}, 7), ({"filter": "s.*"}, 7), ({"keep": 2}, 5), ({"seq": 10}, 4)]
+
+
+def spec_for(server: NATSServer, **spec: Any) -> Any:
+    return trigger(server.url, subject="s.>", **spec)
+
+
+def lost(*contexts: StandInContext) -> int:
+    return sum(count for context in contexts for count, _ in context.lost)
+
+
+async def purge(js: JetStream, **request: Any) -> None:
+    answer = await js.api("STREAM.PURGE.S", request)
+    assert answer.get("success"), answer
+
+
+async def delete(js: JetStream, *sequences: int) -> None:
+    for sequence in sequences:
+        answer = await js.api("STREAM.MSG.DELETE.S", {"seq": sequence})
+        assert answer.get("success"), answer
+
+
+async def until_lost(reader: Reader, count: int, *others: StandInContext) -> None:
+    """Looks until so many are lost, and once more."""
+    async with asyncio.timeout(15):
+        while lost(reader.context, *others) < count:
+            await reader.spec.lag(reader.context)
+            await asyncio.sleep(0.05)
+    await reader.spec.lag(reader.context)
+    assert lost(reader.context, *others) == count
+
+
+async def until_settled(js: JetStream, calls: int) -> None:
+    async with asyncio.timeout(10):
+        while (await js.consumer("S", CONSUMER))["ack_floor"]["consumer_seq"] < calls:
+            await asyncio.sleep(0.02)
+
+
+async def read_and_stop(server: NATSServer, js: JetStream, context: StandInContext, count: int) -> None:
+    async with reading(spec_for(server), context) as reader:
+        await js.publish("s.1", count)
+        await reader.until(count)
+        await reader.spec.lag(context)
+        await until_settled(js, count)
+
+
+# --- while the trigger is suspended
+
+
+@pytest.mark.parametrize(("request_", "count"), PURGES)
+async def test_messages_that_are_purged_while_the_trigger_is_suspended_are_counted_once(
+    request_: dict[str, Any], count: int
+) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        await read_and_stop(server, js, context, 5)
+        await js.publish("s.2", 7)
+        await purge(js, **request_)
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            assert context.lost == [(count, "MessagesDeleted")]
+            connected, reason, message = reader.report
+            assert (connected, reason) == (True, "MessagesDeleted")
+            assert message.startswith(f"{count} messages of stream S were lost")
+            if count < 7:
+                await reader.until(7 - count)
+            await js.publish("s.2", 3)
+            await reader.until(3)
+            await reader.spec.lag(context)
+            assert lost(context) == count
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            await reader.spec.lag(context)
+            assert context.lost == []
+            assert reader.report == (True, "", "")
+
+
+async def test_messages_that_are_deleted_one_by_one_while_the_trigger_is_suspended_are_counted() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        await read_and_stop(server, js, context, 5)
+        await js.publish("s.2", 7)
+        await delete(js, 2, 6, 8, 12)  # 2 is read; 12 is the last one
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            await reader.until(4)
+            await until_lost(reader, 3)
+            assert reader.report[2].startswith("3 messages of stream S were lost")
+
+
+async def test_messages_that_were_given_back_when_the_trigger_stopped_and_are_purged_then_are_counted() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        await js.publish("s.1", 10)
+        context = StandInContext(room=4)
+        async with reading(spec_for(server), context) as reader:
+            await (await reader.next())[0].settle(DONE)
+        await purge(js)
+        lost_ = 0
+        for _ in range(2):
+            context = later(context)
+            async with reading(spec_for(server), context):
+                lost_ += lost(context)
+        assert lost_ == 9
+
+
+async def test_a_purge_of_read_messages_is_no_loss() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        await read_and_stop(server, js, context, 5)
+        await purge(js)
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            await reader.spec.lag(context)
+            assert context.lost == []
+            assert reader.report == (True, "", "")
+
+
+@pytest.mark.parametrize("start", ["all", "3", "2020-01-01T00:00:00Z"])
+async def test_messages_that_were_deleted_before_the_trigger_existed_are_no_loss(start: str) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        await js.publish("s.1", 10)
+        await delete(js, 1, 4, 5, 10)
+        context = StandInContext()
+        async with reading(spec_for(server, start=start), context) as reader:
+            await reader.until(5 if start == "3" else 6)
+            await js.publish("s.1", 1)
+            await reader.until(1)
+            await reader.spec.lag(context)
+            assert context.lost == []
+
+
+async def test_a_trigger_of_an_older_version_has_no_tally_and_counts_from_now_on() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        await read_and_stop(server, js, context, 5)
+        kept = context.state.values["jetstream-place"]
+        context.state.values["jetstream-place"] = kept[: kept.index(b',"tally"')] + b"}"
+        await js.publish("s.1", 7)
+        context = later(context, room=0)
+        async with reading(spec_for(server), context) as reader:
+            await purge(js)
+            await until_lost(reader, 7)
+
+
+# --- while it runs
+
+
+@pytest.mark.parametrize(("request_", "count"), PURGES)
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_pending_messages_that_are_purged_while_the_trigger_runs_are_counted_once(
+    request_: dict[str, Any], count: int, ordering: str
+) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server, ordering=ordering), context) as reader:
+            await js.publish("s.1", 5)
+            await reader.until(5)
+            context.room = 0
+            await until_idle(js, reader)
+            handed_out = (await js.consumer("S", CONSUMER))["delivered"]["consumer_seq"]
+            assert handed_out == 5
+            await js.publish("s.2", 7)
+            await purge(js, **request_)
+            await until_lost(reader, count)
+            assert reader.report[:2] == (True, "MessagesDeleted")
+            assert reader.report[2].startswith(f"{count} messages of stream S were lost")
+
+
+async def until_idle(js: JetStream, reader: Reader) -> None:
+    """Reads until no pull is under way, so that the server hands nothing more out."""
+    reader.read_ahead()
+    async with asyncio.timeout(15):
+        while (await js.consumer("S", CONSUMER))["num_waiting"]:
+            await asyncio.sleep(0.05)
+
+
+async def test_messages_that_came_twice_hide_no_loss() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 5)
+            for delivery in await reader.until(5, settle=False):
+                await delivery.settle(Outcome("returned"))
+            await reader.until(5)
+            context.room = 0
+            await until_idle(js, reader)
+            await js.publish("s.1", 4)
+            await purge(js)
+            await until_lost(reader, 4)
+
+
+async def test_of_two_replicas_one_counts_a_loss() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        first = StandInContext()
+        await read_and_stop(server, js, first, 5)
+        await js.publish("s.1", 7)
+        await purge(js)
+        contexts = [later(first, room=0, replica=f"replica-{number}") for number in range(2)]
+        one, other = contexts
+        async with reading_both(server, contexts) as readers:
+            assert lost(one, other) == 7
+            await js.publish("s.1", 6)
+            await purge(js)
+            await asyncio.gather(*(reader.spec.lag(reader.context) for reader in readers))
+            assert lost(one, other) == 13
+            for reader in readers:
+                await reader.spec.lag(reader.context)
+            assert lost(one, other) == 13
+
+
+@asynccontextmanager
+async def reading_both(server: NATSServer, contexts: list[StandInContext]) -> AsyncIterator[list[Reader]]:
+    async with AsyncExitStack() as stack:
+        starts = [stack.enter_async_context(reading(spec_for(server), context)) for context in contexts]
+        yield await asyncio.gather(*starts)
+
+
+# --- streams with other subjects
+
+
+async def test_losses_of_a_stream_with_other_subjects_are_counted_as_at_least_so_many() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>", "t"])
+        context = StandInContext(room=0)
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("t", 20)
+            await js.publish("s.1", 7)
+            await reader.spec.lag(context)
+            await js.publish("t", 20)
+            await purge(js, filter="s.1")
+            await until_lost(reader, 7)
+            assert reader.report[:2] == (True, "MessagesDeleted")
+            assert reader.report[2].startswith("at least 7 messages of stream S were lost")
+
+
+async def test_deleted_messages_of_a_stream_with_other_subjects_are_reported_without_a_number() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>", "t"])
+        context = StandInContext()
+        await read_and_stop(server, js, context, 5)
+        await js.publish("s.1", 7)
+        await js.publish("t", 7)
+        await purge(js, filter="s.>")
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            assert context.lost == []
+            assert reader.report[:2] == (True, "MessagesDeleted")
+            assert "their number is not known" in reader.report[2]
+
+
+async def test_deleted_read_messages_of_a_stream_with_other_subjects_are_not_reported() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>", "t"])
+        context = StandInContext()
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 5)
+            await reader.until(5)
+        await purge(js, filter="s.>")
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            await reader.spec.lag(context)
+            assert context.lost == []
+            assert reader.report == (True, "", "")
+
+
+# --- everything at random
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("subjects", [["s.>"], ["s.>", "t"]])
+async def test_delivered_and_lost_messages_are_all_that_were_published(seed: int, subjects: list[str]) -> None:
+    """Exactly, where the trigger reads the whole stream; else no more than that."""
+    dice = random.Random(seed)
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", subjects)
+        context = StandInContext(room=4)
+        contexts, settled, published = [context], set(), 0
+        for _ in range(4):
+            async with reading(spec_for(server, ordering="key"), context) as reader:
+                for _ in range(dice.randint(2, 8)):
+                    published += await act(dice, js, reader, settled, subjects)
+                await read_some(dice, reader, settled, 0.3)
+            for _ in range(dice.randint(0, 3)):
+                published += await change(dice, js, subjects)
+            context = later(context, room=4)
+            contexts.append(context)
+        context.room = 64
+        async with reading(spec_for(server, ordering="key"), context) as reader:
+            await js.publish("s.end", 1, b"end")
+            while True:
+                found = await reader.next()
+                for delivery in found:
+                    await delivery.settle(DONE)
+                    settled.add(delivery.position)
+                if found[-1].event.data == b"end":
+                    break
+            missing = published + 1 - len(settled)
+            if subjects == ["s.>"]:
+                await until_lost(reader, missing, *contexts[:-1])
+            await reader.spec.lag(context)
+            assert lost(*contexts) <= missing
+
+
+async def act(dice: random.Random, js: JetStream, reader: Reader, settled: set[str | None], subjects: list[str]) -> int:
+    if dice.random() < 0.4:
+        await read_some(dice, reader, settled, dice.uniform(0.1, 0.6))
+    if dice.random() < 0.5:
+        await reader.spec.lag(reader.context)
+    return await change(dice, js, subjects)
+
+
+async def change(dice: random.Random, js: JetStream, subjects: list[str]) -> int:
+    """Changes the stream. Returns how many messages for the trigger were published."""
+    state = (await js.api("STREAM.INFO.S"))["state"]
+    match dice.randrange(7):
+        case 0:
+            await purge(js)
+        case 1:
+            await purge(js, filter=dice.choice(["s.1", "s.2", "s.*"]))
+        case 2:
+            await purge(js, keep=dice.randint(1, 5))
+        case 3 if state["messages"]:
+            await js.api("STREAM.MSG.DELETE.S", {"seq": dice.randint(state["first_seq"], state["last_seq"])})
+        case _:
+            if len(subjects) > 1:
+                await js.publish("t", dice.randint(0, 5))
+            counts = [dice.randint(0, 6) for _ in range(2)]
+            for number, count in enumerate(counts):
+                await js.publish(f"s.{number + 1}", count)
+            return sum(counts)
+    return 0
+
+
+async def read_some(dice: random.Random, reader: Reader, settled: set[str | None], seconds: float) -> None:
+    """Reads the messages that come soon, and settles some of them."""
+    done, _ = await asyncio.wait({reader.read_ahead()}, timeout=seconds)
+    for delivery in await reader.next() if done else []:
+        if dice.random() < 0.7:
+            await delivery.settle(DONE)
+            settled.add(delivery.position)
