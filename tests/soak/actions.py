@@ -39,7 +39,7 @@ async def recreate_topic(world: World) -> str:
 
 
 async def recreate_stream(world: World) -> str:
-    """Once all of its messages are delivered: JetStream does not tell how many it destroys unread. So for a purge."""
+    """Once all of its messages are delivered: JetStream does not tell how many of them it destroys unread."""
     flow = world.choose("NATSTrigger", promise="once")
     sender = world.nats_sender(flow)
     async with replacing(world, flow, drained=True):
@@ -50,28 +50,30 @@ async def recreate_stream(world: World) -> str:
 
 async def purge_stream(world: World) -> str:
     flow = world.choose("NATSTrigger", promise="once")
-    async with replacing(world, flow, drained=True):
-        await world.nats_sender(flow).purge()
-    return flow.name
+    return await destroy_unread(world, flow, world.nats_sender(flow).purge, "{} messages of stream")
 
 
 async def retention(world: World) -> str:
-    """Deletes records that a suspended trigger has not read, and waits until its condition has their number."""
     flow = world.choose("KafkaTrigger")
-    sender = world.kafka_sender(flow)
+    return await destroy_unread(world, flow, world.kafka_sender(flow).delete_records, "{} records were deleted")
+
+
+async def destroy_unread(world: World, flow: Flow, destroy: Callable[[], Awaitable[None]], message: str) -> str:
+    """Destroys events that a suspended trigger has not read, and waits until its condition has their number."""
+    sender = world.senders[flow.name]
     async with sender.pause:
         await world.drained(flow)
         async with suspended(world, flow):
             sent = [await sender.send("nothing") for _ in range(world.dice.randint(3, 10))]
             flow.destroy()
-            await sender.delete_records()
+            await destroy()
 
     async def reported() -> bool:
-        message = (await world.fabric.trigger(flow.name))["conditions"][1]["message"]
-        return bool(message.startswith(f"{len(sent)} records were deleted"))
+        found = (await world.fabric.trigger(flow.name))["conditions"][1]["message"]
+        return bool(found.startswith(message.format(len(sent))))
 
-    await world.until(f"{flow.name} reports {len(sent)} deleted records", reported, 30)
-    return f"{flow.name}: {len(sent)} records while it is suspended"
+    await world.until(f"{flow.name} reports {len(sent)} events that were destroyed", reported, 30)
+    return f"{flow.name}: {len(sent)} events while it is suspended"
 
 
 @asynccontextmanager

@@ -333,7 +333,9 @@ class Consumption:
             chosen, in_order = self._trigger.durable is not None, self._trigger.lanes != "none"
             if may_write(info, wanted, owner, chosen=chosen, in_order=in_order) == "use":
                 return info
-        return await create_consumer(self._connection, self._stream.name, updated(info["config"], wanted))
+        written = await create_consumer(self._connection, self._stream.name, updated(info["config"], wanted))
+        # A server that was killed before answers with an old state and another time of creation (nats-server 2.15)
+        return await consumer_info(self._connection, self._stream.name, self._consumer) or written
 
     async def _create(self, place: Mapping[str, Any], ids: str) -> dict[str, Any]:
         self._ids = ids if keeps_metadata(self._connection) else self._stream.name
