@@ -13,9 +13,10 @@ from typing import Any
 
 import orjson
 
-from trigger_sources.context import SourceError, State
+from trigger_sources.context import Context, SourceError, State
 from trigger_sources.nats.consumer import unsettled
 from trigger_sources.nats.source_stream import SourceStream
+from trigger_sources.nats.spec import NATSSpec
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Place:
     ids: str  # the first part of the ids of events
     unread: int = 0  # messages that are lost if the stream is deleted
     lost_to: int = 0  # the last sequence of the messages that are counted as lost
+    consumer: str = ""  # its name, which stays when the trigger gets another function
 
     def to_bytes(self) -> bytes:
         return orjson.dumps(asdict(self))
@@ -60,7 +62,7 @@ def place_from(value: bytes | None) -> Place | None:
     if value is None:
         return None
     try:
-        found = {"unread": 0, "lost_to": 0, **orjson.loads(value)}
+        found = {"unread": 0, "lost_to": 0, "consumer": "", **orjson.loads(value)}
         return Place(**{field.name: found[field.name] for field in fields(Place)})
     except (orjson.JSONDecodeError, KeyError, TypeError):
         log.warning("place not read", extra={"value": value[:200]})
@@ -93,6 +95,18 @@ def beginning(start: str, subject: str, stream: SourceStream, kept: Place | None
     )
 
 
+def consumer_in(kept: Place | None, trigger: NATSSpec, context: Context) -> str:
+    """The name of the trigger's consumer: after the trigger got another function, still that of the former one."""
+    if trigger.durable is None and kept is not None and kept.consumer.startswith(trigger.own_names(context)):
+        return kept.consumer
+    return trigger.name_in(context)
+
+
+async def kept_place(state: State) -> Place | None:
+    """The durable place. Raises SourceError."""
+    return place_from(await state.get(_STATE_KEY))
+
+
 class KeptPlace:
     """The place of a running trigger, and its copy in the trigger's durable state."""
 
@@ -112,14 +126,16 @@ class KeptPlace:
     async def load(self) -> Place | None:
         """The durable place, read once. Raises SourceError."""
         if not self._loaded:
-            self._durable = place_from(await self._state.get(_STATE_KEY))
+            self._durable = await kept_place(self._state)
             self._loaded = True
         return self._durable
 
     def is_at(self, stream: str, info: Mapping[str, Any], ids: str) -> None:
         """Takes the place of a consumer that was found or created."""
         self._consumer_created = info["created"]
-        self._place = Place(stream, self._subject, info["ack_floor"]["stream_seq"], info["created"], ids)
+        self._place = Place(
+            stream, self._subject, info["ack_floor"]["stream_seq"], info["created"], ids, consumer=info["name"]
+        )
 
     def moved(self, info: Mapping[str, Any] | None) -> None:
         """Takes the acknowledgements that the consumer has. Another consumer of the same name is ignored."""
@@ -131,7 +147,7 @@ class KeptPlace:
 
         Of several replicas, the first one counts them. Raises SourceError.
         """
-        place, kept = self._place, place_from(await self._state.get(_STATE_KEY))
+        place, kept = self._place, await kept_place(self._state)
         if place is None:
             return 0
         counted = max(after, place.lost_to, kept.lost_to if kept is not None and kept.stream == place.stream else 0)
