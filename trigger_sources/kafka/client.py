@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from aiokafka import AIOKafkaProducer, OffsetAndMetadata, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
@@ -94,12 +94,6 @@ async def create_topics(
             raise SourceError(
                 "TopicNotCreated", f"topic {name!r}: {error.__name__}; create it, or grant the right to create it"
             )
-
-
-async def offsets_of(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """The group's commits for the topics that exist."""
-    found, topics = await admin.list_consumer_group_offsets(group), set(await admin.list_topics())
-    return {tp: at for tp, at in found.items() if at.offset >= 0 and tp.topic in topics}
 
 
 async def send(

@@ -1,22 +1,19 @@
-"""A trigger that got another function goes on in that function's group, at the place of the former function's."""
+"""The places of the group that a trigger had with its former function: it goes on there in the new function's group."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
+from aiokafka.errors import for_code
 
 from trigger_sources.context import Context, SourceError
-from trigger_sources.kafka.client import offsets_of
-from trigger_sources.kafka.consumer import close_consumer, open_consumer
+from trigger_sources.kafka.consumer import close_consumer
 from trigger_sources.kafka.kept_places import KeptPlaces
-from trigger_sources.kafka.security import Security
+from trigger_sources.kafka.places import Place, place_of_commit
 
 log = logging.getLogger(__name__)
-
-_HAS_MEMBERS = (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
 
 
 def group_of(context: Context, function: str = "") -> str:
@@ -24,57 +21,62 @@ def group_of(context: Context, function: str = "") -> str:
     return f"kubeirq.{context.namespace}.{context.name}.{function}"
 
 
-async def go_on_from_former_group(
+async def places_of_former_group(
     context: Context,
     admin: AIOKafkaAdminClient,
     *,
     cluster: str,
     group: str,
-    brokers: Sequence[str],
-    security: Security | None,
-) -> None:
-    """Commits the former group's places in `group`, once. Raises SourceError while either of them has members.
+    reads: Callable[[str], bool],
+    open_in: Callable[[str], Awaitable[AIOKafkaConsumer]],
+) -> Mapping[TopicPartition, Place] | None:
+    """The former group's places, if the trigger's state says that it began in another group of its own.
 
-    The brokers take commits from outside of a group only while it has no members, so that no replica overwrites the
-    places of another one that reads already.
+    `reads` says which topics the trigger reads, and `open_in` opens a consumer of a group. Raises SourceError while
+    the former group has members, whose places still change.
     """
-    kept = KeptPlaces(context, f"{cluster}/{group}")
-    former = await kept.former_group(cluster)
+    former = await KeptPlaces(context, f"{cluster}/{group}").former_group(cluster)
     if former is None or not former.startswith(group_of(context)):
-        return
+        return None
     if members := await _members(admin, former):
         raise SourceError(
             "FormerFunctionRuns",
             f"consumer group {former} of the trigger's former function still has {members} members; {group} goes on at"
             " its place when they have left",
         )
-    places = await offsets_of(admin, former)
-    if places:
-        consumer = await open_consumer(brokers, group, security, context, fetch_wait_ms=100)
-        try:
-            await _commit(consumer, places)
-        except _HAS_MEMBERS as error:
-            if await kept.former_group(cluster) is None:
-                return  # another replica was faster
-            raise SourceError(
-                "FormerFunctionRuns", f"consumer group {group} has members, so it cannot take the place of {former} yet"
-            ) from error
-        finally:
-            await close_consumer(consumer)
-    await kept.begun()
+    places = await _places(admin, reads, await open_in(former))
     log.info(
         "goes on at the place of the former group",
-        extra={"trigger": context.name, "group": group, "former": former, "partitions": len(places)},
+        extra={
+            "trigger": context.name,
+            "group": group,
+            "former": former,
+            "offsets": {f"{tp.topic}/{tp.partition}": place.offset for tp, place in places.items()},
+        },
     )
+    return places
 
 
 async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
     (answer,) = await admin.describe_consumer_groups([group])
-    (found,) = answer.groups
-    return len(found[5])
+    ((code, _, _, _, _, members, *_),) = answer.groups
+    if code:
+        raise for_code(code)(f"group {group}")
+    # The embedded broker keeps members that have left, without the addresses of their clients
+    return sum(bool(host) for _, _, host, *_ in members)
 
 
-async def _commit(consumer: AIOKafkaConsumer, places: dict[Any, Any]) -> None:
-    consumer.assign(list(places))
-    consumer.pause(*places)
-    await consumer.commit(places)
+async def _places(
+    admin: AIOKafkaAdminClient, reads: Callable[[str], bool], consumer: AIOKafkaConsumer
+) -> Mapping[TopicPartition, Place]:
+    try:
+        topics = [found for found in await admin.describe_topics() if reads(found["topic"])]
+        partitions = [
+            TopicPartition(found["topic"], one["partition"]) for found in topics for one in found["partitions"]
+        ]
+        # Unlike the admin client, it tells a coordinator that does not know yet from a group without commits
+        coordinator: Any = consumer._coordinator
+        commits = await coordinator.fetch_committed_offsets(partitions) if partitions else {}
+        return {tp: place_of_commit(at.offset, at.metadata or "") for tp, at in commits.items() if at.offset >= 0}
+    finally:
+        await close_consumer(consumer)

@@ -47,6 +47,7 @@ class KeptPlaces:
     async def begun(self) -> None:
         """Notes that the trigger has begun in this group. Raises SourceError."""
         await self._context.state.put(_STARTED, self._scope)
+        self.started = True
 
     async def read(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Place]:
         """The places of those partitions that have one."""
