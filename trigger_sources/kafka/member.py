@@ -67,7 +67,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         group: str,
         topics: Sequence[str],
         start: str,
-        former: Mapping[TopicPartition, Place] | None,
+        former: Mapping[TopicPartition, Place] | None = None,
         max_distance: int,
         skips_tombstones: bool,
         concurrency: int,
