@@ -56,7 +56,7 @@ class Context(Protocol):
 
     @property
     def state(self) -> State:
-        """The state of this trigger and function."""
+        """The state of this trigger and function. A function that replaces the trigger's only one takes it over."""
 
     @property
     def limit(self) -> int:

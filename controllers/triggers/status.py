@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from controllers.cluster.api import Api, Object, Refused, path_of
+from trigger_sources.dispatch.former_target import TARGET_KEY, Decision, Former
 from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class TriggerStatus:
         async with self._writing:
             found = await self._read()
             if self.fenced and _term_of(found) != self._held_term():
-                await self._write({})  # writes the term, so that an earlier holder cannot write any more
+                await self._write(lambda _: {})  # writes the term, so that an earlier holder cannot write any more
             assert self._live is not None
             status: Object = self._live.get("status", {})
             return status
@@ -70,17 +71,26 @@ class TriggerStatus:
         async with self._writing:
             changes, self._pending, self._next_write = self._pending, {}, None
             self._written_at = loop.time()
-            await self._write(changes)
+            await self._write(lambda _: changes)
 
-    async def _write(self, changes: Object) -> None:
+    async def rewrite(self, changes_of: Callable[[Mapping[str, Any]], Object]) -> None:
+        """Merges the changes that depend on the status as it is, all in one write. Raises SourceError."""
+        async with self._writing:
+            self._live = None
+            await self._write(changes_of)
+
+    async def _write(self, changes_of: Callable[[Mapping[str, Any]], Object]) -> None:
         while True:
-            live = self._live if self._live is not None else await self._read()
+            known = self._live
+            live = known if known is not None else await self._read()
+            changes = changes_of(live.get("status", {}))
             if self.fenced:
                 _merge(changes, {"state": {_TERM: str(self._held_term())}})
             if _has(live.get("status", {}), changes):
-                live = await self._read()  # another writer may have changed it since
-                if _has(live.get("status", {}), changes):
+                if known is None:
                     return
+                self._live = None  # another writer may have changed it since
+                continue
             patch = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"]}, "status": changes}
             try:
                 async with self._request_limit:
@@ -156,6 +166,30 @@ class StatusState:
 
     def _name(self, key: str) -> str:
         return f"{self._function}/{key}"
+
+
+async def hand_over(status: TriggerStatus, function: str, decide: Decision) -> Former:
+    """`host.FabricStore.hand_over` in a trigger's status."""
+    former = Former()
+
+    def changes_of(found: Mapping[str, Any]) -> Object:
+        nonlocal former
+        state: Mapping[str, str] = found.get("state", {})
+        with_state = {name.partition("/")[0] for name in state if "/" in name} - {""}
+        noted = state.get(f"/{TARGET_KEY}")
+        former = decide(noted, with_state)
+        changes: Object = {}
+        if former.function is not None:
+            changes.update({name: None for name in state if name.startswith(f"{function}/")})
+            theirs = [name for name in state if name.startswith(f"{former.function}/")]
+            changes.update({f"{function}/{name.partition('/')[2]}": state[name] for name in theirs})
+            changes.update(dict.fromkeys(theirs))
+        if noted != function and with_state - {function}:
+            changes[f"/{TARGET_KEY}"] = function
+        return {"state": changes} if changes else {}
+
+    await status.rewrite(changes_of)
+    return former
 
 
 def _term_of(trigger: Mapping[str, Any]) -> int:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from controllers.triggers.status import StatusState, TriggerStatus
+from controllers.triggers.status import StatusState, TriggerStatus, hand_over
+from trigger_sources.dispatch.former_target import Decision, Former
 from trigger_sources.dispatch.host import EventStore
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ class ClusterStore:
 
     def state(self, uid: str, function: str) -> StatusState:
         return StatusState(self._status_of(uid), function)
+
+    async def hand_over(self, uid: str, function: str, decide: Decision) -> Former:
+        return await hand_over(self._status_of(uid), function, decide)
 
     def dead_letters(self, uid: str, function: str) -> "DeadLetters":
         return self._events.dead_letters(uid, function)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar, cast
 
 from trigger_sources.backoff import Backoff
@@ -16,6 +17,7 @@ from trigger_sources.dead_letters import DeadLetter, DeadLetters
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.counters import Counters, Reading
 from trigger_sources.dispatch.dispatcher import Dispatcher
+from trigger_sources.dispatch.former_target import TARGET_KEY, former_of
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.handover import drain, withdraw
 from trigger_sources.dispatch.held import Identity, LaneView, Seen
@@ -71,6 +73,14 @@ class FlowStatus:
         return self.conditions[0].status == "True"
 
 
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """How a flow comes to its place: whether its function is the trigger's only one, and the functions that ended."""
+
+    sole: bool
+    ended: Collection[str] = ()
+
+
 _numbers = itertools.count(1)
 
 
@@ -97,6 +107,7 @@ class Flow:
         may_start: Callable[[], bool] | None = None,
         jitter: Callable[[], float] = random.random,
         predecessors: Collection[asyncio.Task[None]] = (),
+        takes: Takes | None = None,
     ) -> None:
         self.number = next(_numbers)  # of this process, in the order of their starts
         self.succeeds = bool(predecessors)
@@ -132,6 +143,8 @@ class Flow:
         self._draining = False
         self._needs_dead_letters = True
         self._extends = False
+        self._takes = takes if trigger.route(name) is None else None  # requests have no place
+        self._begins_anew = ""  # the message for a flow that went on at no former function's place
         self._since: dict[str, tuple[str, float]] = {}
         self._fails_since = 0.0  # when the source first failed in this series of failures; 0: it runs well
 
@@ -274,6 +287,7 @@ class Flow:
         backoff = Backoff(_RESTART_FIRST_SECONDS, _PREPARE_MAX_SECONDS)
         while not self._stop.is_set():
             try:
+                await self._take_place()
                 await self.trigger.prepare(self.context)
                 dispatcher = self.dispatcher
                 await self._prepare_dead_letters()
@@ -295,6 +309,28 @@ class Flow:
                 log.debug("not prepared", extra=self._where(), exc_info=True)
             await _first(self._stop.wait(), backoff.next())
         return False
+
+    async def _take_place(self) -> None:
+        """Goes on at the place of the trigger's former function, if an edit replaced it. Raises SourceError."""
+        takes, store, identity = self._takes, self._host.store, self.identity
+        if takes is None:
+            return
+        if not takes.sole:
+            await store.state(identity.uid, "").delete(TARGET_KEY)
+        else:
+            function = identity.function
+            found = await store.hand_over(identity.uid, function, partial(former_of, function, takes.ended))
+            if found.function is not None:
+                log.info(
+                    "goes on at the place of the former function", extra={**self._where(), "former": found.function}
+                )
+            if found.candidates:
+                self._begins_anew = (
+                    f"{function} begins anew, since several functions had a place: {', '.join(found.candidates)};"
+                    " to go on at one of these places, let the trigger call that function first, and then this one"
+                )
+                log.warning("begins anew", extra={**self._where(), "problem": self._begins_anew})
+        self._takes = None
 
     async def _prepare_dead_letters(self) -> None:
         letters = self.dispatcher.letters
@@ -416,6 +452,8 @@ class Flow:
         connected, reason, message = self.connected
         if reason == "Starting" and self.gate.is_down:
             return ("Unknown", reason, "its events are asked for once the function is there")
+        if connected and not reason and self._begins_anew:
+            return ("True", "BeginsAnew", self._begins_anew)
         return ("True" if connected else "False", reason or ("Connected" if connected else "NotConnected"), message)
 
     def _delivering_condition(self) -> tuple[ConditionStatus, str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from trigger_sources.dispatch.flow import Flow
+from trigger_sources.dispatch.flow import Flow, Takes
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import Seen
 from trigger_sources.dispatch.host import Host
@@ -92,7 +92,8 @@ class Flows:
         await asyncio.gather(*(self.end(key, grace_seconds) for key in ending))
         for key, trigger in wanted.items():
             if key not in self.running:
-                self._start(key, trigger)
+                sole = sum(other[0] == key[0] for other in wanted) == 1
+                self._start(key, trigger, place=Takes(sole, {name for found, name in ending if found == key[0]}))
 
     async def end(self, key: FlowKey, grace_seconds: float) -> None:
         """Drains and closes a flow; returns once nothing of it acts any more. Does nothing if it has ended already.
@@ -174,7 +175,13 @@ class Flows:
         if running.own_gate is not None:
             await running.own_gate.aclose()
 
-    def _start(self, key: FlowKey, trigger: TriggerResource, predecessors: Sequence[asyncio.Task[None]] = ()) -> None:
+    def _start(
+        self,
+        key: FlowKey,
+        trigger: TriggerResource,
+        predecessors: Sequence[asyncio.Task[None]] = (),
+        place: Takes | None = None,
+    ) -> None:
         target = trigger.spec.target
         assert target is not None
         resolve = resolver(self._host.reach, trigger.namespace)
@@ -192,6 +199,7 @@ class Flows:
             observe=self._observe,
             may_start=self._may_start(trigger),
             predecessors=predecessors,
+            takes=place,
         )
         task = asyncio.create_task(flow.run(), name=f"flow {trigger.uid} {key[1]}")
         task.add_done_callback(_report_fault)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from trigger_sources.context import State
 from trigger_sources.dead_letters import DeadLetters
+from trigger_sources.dispatch.former_target import Decision, Former
 from trigger_sources.http_requests import Requests, Route
 from trigger_sources.inbox import Inbox
 from trigger_sources.spec import SecretRef
@@ -32,6 +33,12 @@ class FabricStore(EventStore, Protocol):
 
     def state(self, uid: str, function: str) -> State:
         """The small durable state of that trigger and function."""
+
+    async def hand_over(self, uid: str, function: str, decide: Decision) -> Former:
+        """Gives the state of the trigger's former function to `function`, which loses its own; all in one write.
+
+        Notes `function` as the target if other functions have state. Returns what `decide` answered.
+        """
 
 
 class HttpGateway(Protocol):

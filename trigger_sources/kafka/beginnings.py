@@ -28,16 +28,28 @@ class Beginnings:
     The member that is assigned the first partition decides. The group's coordinator accepts its commit only while the
     assignment holds, so that two members cannot decide differently. The others wait for the commit. Partitions and
     topics that are found after that begin at their beginning.
+
+    A trigger that got another function has begun already. The same member commits `former`, the places of the former
+    function's group, in the same way.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer, kept: KeptPlaces, start: str) -> None:
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        kept: KeptPlaces,
+        start: str,
+        former: Mapping[TopicPartition, Place] | None = None,
+    ) -> None:
         self._consumer = consumer
         self._kept = kept
         self._start = start
+        self._former = former
 
     async def of(self, assigned: Collection[TopicPartition]) -> dict[TopicPartition, Beginning]:
         """Where to begin. Raises CommitFailedError where the group assigns its partitions anew meanwhile."""
-        if self._start != "earliest":
+        if self._former is not None:
+            await self._until_carried_over(assigned, self._former)
+        elif self._start != "earliest":
             await self._until_decided(assigned)
         commits = await self._commits(assigned)
         kept = await self._kept.read(tp for tp in assigned if tp not in commits or not commits[tp].topic_id)
@@ -86,6 +98,19 @@ class Beginnings:
             looks += 1
             if looks % _LOOKS_PER_STATE == 0:
                 await self._kept.look()
+
+    async def _until_carried_over(
+        self, assigned: Collection[TopicPartition], former: Mapping[TopicPartition, Place]
+    ) -> None:
+        while not await self._kept.look():
+            existing = self._existing()
+            if not existing:
+                return
+            if min(existing) in assigned:
+                await self.commit(former)
+                await self._kept.begun()
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _decide(self, existing: Collection[TopicPartition]) -> None:
         consumer = self._consumer

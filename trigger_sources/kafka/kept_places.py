@@ -36,6 +36,19 @@ class KeptPlaces:
             self.started = await self._context.state.get(_STARTED) == self._scope
         return self.started
 
+    async def former_group(self, cluster: str) -> str | None:
+        """The group of that cluster in which the trigger has begun, if that is another one."""
+        found = (await self._context.state.get(_STARTED) or b"").decode()
+        prefix = f"{cluster}/"
+        if not found.startswith(prefix) or found.encode() == self._scope:
+            return None
+        return found.removeprefix(prefix)
+
+    async def begun(self) -> None:
+        """Notes that the trigger has begun in this group. Raises SourceError."""
+        await self._context.state.put(_STARTED, self._scope)
+        self.started = True
+
     async def read(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Place]:
         """The places of those partitions that have one."""
         if not self.started:

@@ -31,7 +31,7 @@ from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.notices import Notices, deleted, forgotten, recreated, truncated
 from trigger_sources.kafka.partition import Partition
-from trigger_sources.kafka.places import Beginning
+from trigger_sources.kafka.places import Beginning, Place
 from trigger_sources.kafka.remembered import memory_of, remembered
 from trigger_sources.kafka.session import Session
 from trigger_sources.kafka.topic_ids import present_ids
@@ -67,6 +67,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         group: str,
         topics: Sequence[str],
         start: str,
+        former: Mapping[TopicPartition, Place] | None = None,
         max_distance: int,
         skips_tombstones: bool,
         concurrency: int,
@@ -76,6 +77,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._group = group
         self._topics = topics
         self._start = start
+        self._former = former
         self._max_distance = max_distance
         self._skips_tombstones = skips_tombstones
         self._suspects = concurrency + _SUSPECTS_BESIDE_CONCURRENCY
@@ -99,7 +101,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Joins with a consumer that is started; `close` closes it."""
         self._consumer = consumer
         await self._kept.look()
-        self._beginnings = Beginnings(consumer, self._kept, self._start)
+        self._beginnings = Beginnings(consumer, self._kept, self._start, self._former)
         self._fetching = Fetching(consumer, self._most)
         self._health = Health(consumer, self._group, self._topics, self._max_distance)
         self._session.on_renewed = self._context.start_only_while(self._session.lasts)

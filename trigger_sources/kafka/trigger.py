@@ -16,6 +16,7 @@ from trigger_sources.kafka.beginnings import milliseconds
 from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, is_own_broker
 from trigger_sources.kafka.consumer import close_consumer, open_consumer
 from trigger_sources.kafka.dead_letters import KafkaDeadLetters
+from trigger_sources.kafka.former_group import group_of, places_of_former_group
 from trigger_sources.kafka.health import missing_text
 from trigger_sources.kafka.member import Member
 from trigger_sources.kafka.security import Security
@@ -100,18 +101,34 @@ class KafkaTrigger(TriggerSource):
 
     async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:
         brokers = brokers_of(self.brokers, context)
-        group = self.group or f"kubeirq.{context.namespace}.{context.name}.{context.function}"
-        async with admin_client(brokers, self.security, context) as admin:
-            cluster = (await admin.describe_cluster()).get("cluster_id") or "kafka"
+        group = self.group or group_of(context, context.function)
         # The embedded broker does not wake a waiting fetch when a record comes; Apache Kafka does
         fetch_wait_ms = 10 if is_own_broker(self.brokers, context) else 100
-        consumer = await open_consumer(brokers, group, self.security, context, fetch_wait_ms=fetch_wait_ms)
+
+        async def open_in(group: str) -> AIOKafkaConsumer:
+            return await open_consumer(brokers, group, self.security, context, fetch_wait_ms=fetch_wait_ms)
+
+        async with admin_client(brokers, self.security, context) as admin:
+            cluster = (await admin.describe_cluster()).get("cluster_id") or "kafka"
+            former = None
+            if self.group is None:
+                names = TopicNames(self.topic_pattern, self.delivery.dead_letter.name) if self.topic_pattern else None
+                former = await places_of_former_group(
+                    context,
+                    admin,
+                    cluster=cluster,
+                    group=group,
+                    reads=names.match if names is not None else self.topics.__contains__,
+                    open_in=open_in,
+                )
+        consumer = await open_in(group)
         member = Member(
             context,
             cluster=cluster,
             group=group,
             topics=self.topics,
             start=self.start,
+            former=former,
             max_distance=self.max_distance,
             skips_tombstones=self.tombstones == "skip",
             concurrency=self.concurrency,

@@ -120,6 +120,12 @@ def drifted(info: Mapping[str, Any], owner: Owner, subject: str) -> str:
     return "" if found == {subject} else f"somebody made it take {_text(found)}"
 
 
+def is_of_another_function(info: Mapping[str, Any], owner: Owner) -> bool:
+    """Whether the consumer belongs to the same trigger, for another one of its functions."""
+    metadata = info["config"].get("metadata") or {}
+    return metadata.get(_UID) == owner.uid and metadata.get(_FUNCTION) != owner.function
+
+
 def pause_of(info: Mapping[str, Any]) -> str:
     """The message for a consumer that somebody paused. Empty if it is not paused."""
     if not info.get("paused"):
@@ -160,11 +166,12 @@ def keeps_metadata(connection: Connection) -> bool:
 
 
 def may_write(
-    info: Mapping[str, Any], wanted: Config, owner: Owner, *, chosen: bool, in_order: bool
+    info: Mapping[str, Any], wanted: Config, owner: Owner, *, chosen: bool, in_order: bool, taken_over: bool = False
 ) -> Literal["write", "use"]:
     """Whether the trigger may change an existing consumer, or uses it as it is. Pure.
 
-    `chosen`: the spec names it, so that it may be somebody else's. Raises SourceError if the trigger cannot use it.
+    `chosen`: the spec names it, so that it may be somebody else's. `taken_over`: it was of the trigger's former
+    function. Raises SourceError if the trigger cannot use it.
     """
     found = info["config"]
     metadata = found.get("metadata") or {}
@@ -177,7 +184,7 @@ def may_write(
             return "write"
         return _use(info, wanted, in_order)
     same = (metadata.get(_TRIGGER), metadata.get(_FUNCTION)) == (owner.trigger, owner.function)
-    if same and metadata.get(_UID) == owner.uid:
+    if (same or taken_over) and metadata.get(_UID) == owner.uid:
         return "write"
     theirs = f"trigger {metadata[_TRIGGER]}" + ("" if same else f" with function {metadata.get(_FUNCTION, '?')}")
     if not same and _filter_of(found) != _filter_of(wanted):

@@ -19,6 +19,7 @@ from trigger_sources.nats.consumer import (
     drifted,
     event_ids_of,
     is_marked,
+    is_of_another_function,
     keeps_metadata,
     may_write,
     pause_of,
@@ -30,7 +31,7 @@ from trigger_sources.nats.consumer import (
 from trigger_sources.nats.events import Delivered, event_from_message, unread_after
 from trigger_sources.nats.headers import header_pairs
 from trigger_sources.nats.losses import Count, Look, Tally, begun, counted, resumed, stopped
-from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning
+from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning, consumer_in
 from trigger_sources.nats.pull import NANOSECONDS, Pull
 from trigger_sources.nats.pull import Place as MessagePlace
 from trigger_sources.nats.source_stream import ABOUT_STREAMS, SourceStream, find_stream, look_at
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _READ_SECONDS = 0.5
 _LEAST_UNACKNOWLEDGED = 1_000
+_SECOND = "_2"  # no function's name has an underscore
 _REPEATED_SECONDS = 6.0  # a pull that got no answer is repeated sooner
 _KNOWN_SECONDS = 1.0  # after that time, the consumer knows of the messages that its stream has
 
@@ -52,6 +54,7 @@ class Consumption:
         self._trigger = trigger
         self._context = context
         self._consumer = trigger.name_in(context)
+        self._taken_over = False
         self._kept = KeptPlace(context.state, trigger.subject)
         self._connection: Connection
         self._stream: SourceStream
@@ -75,8 +78,19 @@ class Consumption:
     async def start(self) -> None:
         trigger, context = self._trigger, self._context
         connection = self._connection = await trigger.connection(context)
-        self._stream = await find_stream(connection, trigger.wish(context))
+        kept = await self._kept.load()
+        self._consumer = consumer_in(kept, trigger, context)
+        self._taken_over = kept is not None and kept.consumer == self._consumer
+        self._stream = await find_stream(connection, trigger.wish(context, self._consumer))
         info = await consumer_info(connection, self._stream.name, self._consumer)
+        if (
+            info is not None
+            and trigger.durable is None
+            and not self._taken_over
+            and is_of_another_function(info, trigger.owner(context))
+        ):
+            self._consumer += _SECOND  # the other function took over the consumer that has this one's name
+            info = await consumer_info(connection, self._stream.name, self._consumer)
         info = await self._begin() if info is None else await self._continue(info)
         stream = self._stream
         self._position = stream.place
@@ -86,6 +100,8 @@ class Consumption:
         await self._begin_to_count(info, tally)
         self._pause = pause_of(info)
         self._pending = info["num_pending"]
+        if not self._note[0] and trigger.durable is None and self._consumer != trigger.name_in(context):
+            self._note = ("", f"reads with consumer {self._consumer}, which an earlier function of the trigger had")
         if not self._note[0] and not stream.problem and not stream.has_all(trigger.subject):
             self._note = ("PartlyInStream", f"stream {stream.text} has only a part of {trigger.subject!r}")
         self._pull = Pull(
@@ -331,7 +347,8 @@ class Consumption:
         if keeps_metadata(self._connection):
             owner = self._trigger.owner(self._context)
             chosen, in_order = self._trigger.durable is not None, self._trigger.lanes != "none"
-            if may_write(info, wanted, owner, chosen=chosen, in_order=in_order) == "use":
+            may = may_write(info, wanted, owner, chosen=chosen, in_order=in_order, taken_over=self._taken_over)
+            if may == "use":
                 return info
         written = await create_consumer(self._connection, self._stream.name, updated(info["config"], wanted))
         # A server that was killed before answers with an old state and another time of creation (nats-server 2.15)
@@ -412,7 +429,7 @@ class Consumption:
         """Notices that the stream was replaced, or that it no longer has what the trigger asks for."""
         mine = self._stream
         try:
-            now = await find_stream(self._connection, self._trigger.wish(self._context))
+            now = await find_stream(self._connection, self._trigger.wish(self._context, self._consumer))
         except SourceError as error:
             if error.reason not in ABOUT_STREAMS:
                 raise

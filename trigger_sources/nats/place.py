@@ -14,10 +14,11 @@ from typing import Any
 
 import orjson
 
-from trigger_sources.context import SourceError, State
+from trigger_sources.context import Context, SourceError, State
 from trigger_sources.nats.consumer import unsettled
 from trigger_sources.nats.losses import Count, Tally, tally_from
 from trigger_sources.nats.source_stream import SourceStream
+from trigger_sources.nats.spec import NATSSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Place:
     ids: str  # the first part of the ids of events
     unread: int = 0  # messages that are lost if the stream is deleted
     tally: Tally = field(default_factory=Tally)  # of the messages that were lost although the stream is there
+    consumer: str = ""  # its name, which stays when the trigger gets another function
 
     def to_bytes(self) -> bytes:
         return orjson.dumps(asdict(self))
@@ -63,7 +65,7 @@ def place_from(value: bytes | None) -> Place | None:
     if value is None:
         return None
     try:
-        found = {"unread": 0, "tally": None, **orjson.loads(value)}
+        found = {"unread": 0, "tally": None, "consumer": "", **orjson.loads(value)}
         found["tally"] = tally_from(found["tally"])
         return Place(**{each.name: found[each.name] for each in fields(Place)})
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -97,6 +99,18 @@ def beginning(start: str, subject: str, stream: SourceStream, kept: Place | None
     )
 
 
+def consumer_in(kept: Place | None, trigger: NATSSpec, context: Context) -> str:
+    """The name of the trigger's consumer: after the trigger got another function, still that of the former one."""
+    if trigger.durable is None and kept is not None and kept.consumer.startswith(trigger.own_names(context)):
+        return kept.consumer
+    return trigger.name_in(context)
+
+
+async def kept_place(state: State) -> Place | None:
+    """The durable place. Raises SourceError."""
+    return place_from(await state.get(_STATE_KEY))
+
+
 class KeptPlace:
     """The place of a running trigger, and its copy in the trigger's durable state."""
 
@@ -116,14 +130,16 @@ class KeptPlace:
     async def load(self) -> Place | None:
         """The durable place, read once. Raises SourceError."""
         if not self._loaded:
-            self._durable = place_from(await self._state.get(_STATE_KEY))
+            self._durable = await kept_place(self._state)
             self._loaded = True
         return self._durable
 
     def is_at(self, stream: str, info: Mapping[str, Any], ids: str) -> None:
         """Takes the place of a consumer that was found or created."""
         self._consumer_created = info["created"]
-        self._place = Place(stream, self._subject, info["ack_floor"]["stream_seq"], info["created"], ids)
+        self._place = Place(
+            stream, self._subject, info["ack_floor"]["stream_seq"], info["created"], ids, consumer=info["name"]
+        )
 
     def moved(self, info: Mapping[str, Any] | None) -> None:
         """Takes the acknowledgements that the consumer has. Another consumer of the same name is ignored."""

@@ -97,20 +97,28 @@ class NATSSpec(TriggerSource):
         name = self.durable if self.mode == "jetstream" else self.queue
         if name is not None:
             return name
-        return re.sub(r"[^A-Za-z0-9_-]", "-", f"kubeirq-{context.namespace}-{context.name}-{context.function}")
+        return self.own_names(context) + _named(context.function)
+
+    def own_names(self, context: Context) -> str:
+        """The first part of the names of the consumers that the spec does not name."""
+        return _named(f"kubeirq-{context.namespace}-{context.name}-")
 
     async def connection(self, context: Context) -> Connection:
         """The process' connection to the servers. Raises SourceError, MissingSecret."""
         return await connection_to(servers_of(self.servers, context), self.security, context)
 
-    def wish(self, context: Context) -> Wish:
-        """The stream that the trigger asks for."""
+    def wish(self, context: Context, consumer: str) -> Wish:
+        """The stream that the trigger asks for, with its consumer of that name."""
         owned = not self.servers and "nats" in context.own_servers
-        return Wish(self.subject, self.stream, self.name_in(context), self.create_stream or owned, owned)
+        return Wish(self.subject, self.stream, consumer, self.create_stream or owned, owned)
 
     def owner(self, context: Context) -> Owner:
         """The owner of the trigger's consumer."""
         return Owner(f"{context.namespace}/{context.name}", context.function, context.uid)
+
+
+def _named(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", text)
 
 
 def _checked_name(value: str) -> str:

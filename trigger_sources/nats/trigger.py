@@ -11,6 +11,7 @@ from trigger_sources.nats.consumer import consumer_info, unsettled
 from trigger_sources.nats.core import CoreSubscription
 from trigger_sources.nats.dead_letters import StreamDeadLetters
 from trigger_sources.nats.jetstream import Consumption, running
+from trigger_sources.nats.place import consumer_in, kept_place
 from trigger_sources.nats.source_stream import find_stream
 from trigger_sources.nats.spec import NATSSpec
 from trigger_sources.source import Lag, Ordering, Sharing
@@ -37,17 +38,20 @@ class NATSTrigger(NATSSpec):
     async def prepare(self, context: Context) -> None:
         """Checks that the stream exists, or creates it if that is allowed."""
         if self.mode == "jetstream":
-            await find_stream(await self.connection(context), self.wish(context))
+            await find_stream(await self.connection(context), self.wish(context, await self._consumer(context)))
 
     async def lag(self, context: Context) -> Lag | None:
         if self.mode == "core":
             return None
         if (consumption := running(context)) is not None:
             return await consumption.look()
-        connection = await self.connection(context)
-        stream = await find_stream(connection, self.wish(context))
-        info = await consumer_info(connection, stream.name, self.name_in(context))
+        connection, consumer = await self.connection(context), await self._consumer(context)
+        stream = await find_stream(connection, self.wish(context, consumer))
+        info = await consumer_info(connection, stream.name, consumer)
         return Lag(unsettled(info)) if info is not None else None
+
+    async def _consumer(self, context: Context) -> str:
+        return consumer_in(await kept_place(context.state), self, context)
 
     def dead_letters(self, context: Context) -> DeadLetters | None:
         if self.mode == "core":

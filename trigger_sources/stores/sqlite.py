@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from trigger_sources.context import SourceError
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
 from trigger_sources.delivery import Outcome
+from trigger_sources.dispatch.former_target import TARGET_KEY, Decision, Former
 from trigger_sources.inbox import Kept
 from trigger_sources.stores import crash_counts
 
@@ -88,6 +89,9 @@ class Store:
     def state(self, uid: str, function: str) -> "StoreState":
         """The small durable state of that trigger and function."""
         return StoreState(self, uid, function)
+
+    async def hand_over(self, uid: str, function: str, decide: Decision) -> Former:
+        return await self.run(partial(_hand_over, uid, function, decide))
 
     def dead_letters(self, uid: str, function: str | None = None) -> "StoreDeadLetters":
         """The dead letters of that trigger: of one function, or of all for None."""
@@ -367,6 +371,24 @@ def _transact(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.
             return [error]
         # A write that fails must not make the others fail
         return [result for work in works for result in _transact(connection, [work])]
+
+
+def _hand_over(uid: str, function: str, decide: Decision, connection: sqlite3.Connection) -> Former:
+    rows = connection.execute("SELECT DISTINCT function FROM state WHERE uid = ? AND function <> ''", (uid,))
+    with_state = frozenset(name for (name,) in rows)
+    note = connection.execute(
+        "SELECT value FROM state WHERE uid = ? AND function = '' AND key = ?", (uid, TARGET_KEY)
+    ).fetchone()
+    noted = bytes(note[0]).decode() if note is not None else None
+    former = decide(noted, with_state)
+    if former.function is not None:
+        connection.execute("DELETE FROM state WHERE uid = ? AND function = ?", (uid, function))
+        connection.execute(
+            "UPDATE state SET function = ? WHERE uid = ? AND function = ?", (function, uid, former.function)
+        )
+    if noted != function and with_state - {function}:
+        connection.execute("INSERT OR REPLACE INTO state VALUES (?, '', ?, ?)", (uid, TARGET_KEY, function.encode()))
+    return former
 
 
 def _in_one_transaction(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from servers.kubernetes import APIServer
 
 from controllers.cluster.api import Api
 from controllers.triggers.status import StatusState, TriggerStatus
+from controllers.triggers.status import hand_over as hand_over_in
+from trigger_sources.dispatch.former_target import former_of
 from trigger_sources.source import SourceError
 
 
@@ -113,3 +116,28 @@ async def test_a_trigger_that_was_deleted_and_created_again_starts_with_empty_st
             await state.put("ticks", b"2")
         assert caught.value.reason == "TriggerGone"
         assert "state" not in (await it.get("crontrigger", "tick")).get("status", {})
+
+
+@pytest.mark.timeout(60)
+async def test_the_state_of_a_former_function_goes_over_once_though_two_replicas_try(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with trigger(kubernetes, tmp_path) as (it, client, found):
+        statuses = [TriggerStatus(client, found, term=lambda: 1, fenced=False) for _ in range(2)]
+        a, b = (StatusState(statuses[0], name) for name in ("a", "b"))
+        await asyncio.gather(a.put("k", b"1"), a.put("place/t/0", b"5"), b.put("old", b"0"))
+        await a.delete("gone")
+
+        async def hand_over(function: str, *ended: str) -> list[str | None]:
+            decide = partial(former_of, function, ended)
+            formers = await asyncio.gather(*(hand_over_in(status, function, decide) for status in statuses))
+            return sorted((former.function for former in formers), key=str)
+
+        assert await hand_over("b", "a") == [None, "a"]
+        state = (await it.get("crontrigger", "tick"))["status"]["state"]
+        assert state == {"b/k": "1", "b/place/t/0": "5", "/target": "b"}
+        await StatusState(statuses[1], "a").put("late", b"another replica's")
+        assert await hand_over("b", "a") == [None, None]
+        assert await hand_over("a") == [None, "b"]
+        state = (await it.get("crontrigger", "tick"))["status"]["state"]
+        assert state == {"a/k": "1", "a/place/t/0": "5", "/target": "a"}
