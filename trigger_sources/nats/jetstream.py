@@ -511,7 +511,7 @@ class Consumption:
         elif self._pause:
             self._context.report(connected=False, reason="ConsumerPaused", message=self._pause)
         else:
-            notes = [note for note in (self._removal, self._note) if note[0]]
+            notes = [note for note in (self._removal, self._note) if any(note)]
             reason = notes[0][0] if notes else ""
             self._context.report(connected=True, reason=reason, message="; ".join(text for _, text in notes))
 
