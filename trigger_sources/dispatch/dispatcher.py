@@ -137,10 +137,13 @@ class Dispatcher:
 
     @property
     def pulls(self) -> bool:
-        """Whether it makes sense to take more: not while the function is down or everything fails."""
+        """Whether it makes sense to take more: not while everything fails, or events wait for a function that is down.
+
+        Without an event, nothing would find out that the function is back: the next one is the probe.
+        """
         if self.hold.since is not None and self.hold.reason == "EverythingFails":
             return len(self._held) < EVENTS_TRIED
-        return not self._gate.is_down
+        return not self._gate.is_down or (not self._held and self._gate.may_probe)
 
     @property
     def can_settle_more(self) -> bool:

@@ -267,6 +267,22 @@ async def test_a_function_that_is_down_costs_no_attempt_and_pulls_nothing(tmp_pa
         await function.start()
 
 
+async def test_a_flow_whose_events_are_all_withdrawn_finds_out_that_the_function_is_back(tmp_path: Path) -> None:
+    """As by a rebalance while the function is down. No event is left that could be the probe."""
+    async with scripted() as function:
+        await function.stop()
+        async with bench(function.url, tmp_path) as it:
+            it.broker.publish(b"1", key="a")
+            await it.until(lambda: it.gate.is_down)
+            it.broker.publish(b"taken by the read that was under way")
+            await it.until(lambda: not it.broker.waiting)
+            await it.flow.context.withdraw(lambda delivery: True, 0)
+            assert it.flow.dispatcher.held == 0
+            it.broker.publish(b"2", key="a")
+            await function.start()
+            await it.until(lambda: any(call.body == b"2" for call in function.calls))
+
+
 async def test_probes_are_one_at_a_time_and_grow_apart(tmp_path: Path) -> None:
     async with scripted() as function:
         await function.stop()
