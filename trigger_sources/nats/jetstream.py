@@ -125,9 +125,14 @@ class Consumption:
         assert pull is not None
         if self._failure is not None:
             raise self._failure
-        if pull.problem is not None:
+        if pull.problem is not None and self._connection.client.is_connected:
             problem, pull.problem = pull.problem, None
-            await self._recover(problem)
+            try:
+                await self._recover(problem)
+            except SourceError:
+                if self._connection.client.is_connected:
+                    raise
+                pull.problem = problem  # the connection was lost meanwhile: the next look is once it is back
         found = await pull.read(lambda: self._context.room, _READ_SECONDS)
         return [self._delivery(message, delivered) for message, delivered in found]
 
