@@ -77,7 +77,12 @@ async def admin(tmp_path: Path, url: str, *, replica: str = "kafka-1", **spec: A
         )
         try:
             async with served(api.application(), tmp_path / "admin.sock"):
-                yield Served(broker, tmp_path / "admin.sock")
+                found = Served(broker, tmp_path / "admin.sock")
+                # a flow that starts has no dead letters to list yet, and says so
+                await found.until(
+                    "/v1/status", lambda status: status["triggers"][0]["conditions"][0]["status"] == "True"
+                )
+                yield found
         finally:
             await flows.stop(1)
             await gate.aclose()
