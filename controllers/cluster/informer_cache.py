@@ -46,10 +46,6 @@ class InformerCache(Generic[Key, Value]):
         found = self._objects.get(key)
         return None if found is None else found[1]
 
-    def uid_of(self, key: Key) -> str | None:
-        found = self._objects.get(key)
-        return None if found is None else found[0].uid
-
     def __contains__(self, key: Key) -> bool:
         return key in self._objects
 

@@ -11,6 +11,7 @@ from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 
 from controllers.cluster.api import Api, Object, Refused
+from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.lease_assignment import Lease, LeaseAssignment, LeaseWrite
 from controllers.cluster.metrics import LEASES_HELD
 
@@ -72,8 +73,8 @@ class SharedLeases:
         self._timer: asyncio.TimerHandle | None = None  # for the next expiry
         self._is_failing = False
         LEASES_HELD.read(name, lambda: len(self.held))
-        self._leases: dict[int, Lease] | None = None  # by slot, as last observed; None while that is unknown
-        self._written_since_read: set[int] = set()  # slots whose answer to a write may be newer than the list
+        self._leases: InformerCache[int, Lease] = InformerCache()  # by slot
+        self._has_read = False
         self._is_outdated = asyncio.Event()  # the server has a newer version of a Lease than the watch brought
 
     @property
@@ -125,9 +126,9 @@ class SharedLeases:
             self._wake.clear()
             renewals = self._assignment.renewals(self._clock(), _stamp())
             await asyncio.gather(*map(self._write, renewals))
-            if self._leases is not None:
+            if self._has_read:
                 now = self._clock()
-                self._assignment.observe(self._leases, now, now)
+                self._assignment.observe(dict(self._leases.items()), now, now)
             writes = self._assignment.plan(self._clock(), _stamp(), _first_term(), chance)
             self._check_held()
             written = await asyncio.gather(*map(self._write, writes))
@@ -189,29 +190,26 @@ class SharedLeases:
     async def _read(self) -> str:
         """Reads all Leases. Returns the version from which the watch goes on."""
         self._is_outdated.clear()
-        self._written_since_read.clear()
+        self._leases.begin_list()
         try:
             async with asyncio.timeout(self._duration / 5):
                 labels = {LABEL: self._name}
                 listed, version = await self._api.snapshot(API_VERSION, KIND, self._namespace, labels)
                 by_name = {found["metadata"]["name"]: found for found in listed}
-                leases: dict[int, Lease] = {}
+                leases: dict[int, tuple[Version, Lease]] = {}
                 for slot in range(self.count):
                     name = self._name_of(slot)
                     found = by_name.get(name) or await self._api.get(API_VERSION, KIND, self._namespace, name)
                     if found is not None:
-                        leases[slot] = lease_of(found)
+                        leases[slot] = Version.of(found), lease_of(found)
         except (Refused, OSError, TimeoutError) as error:
             self._log_failure("leases not read", error)
             raise
         if self._is_failing:
             self._is_failing = False
             log.info("leases read again", extra={"leases": self._name})
-        for slot in self._written_since_read:
-            known = (self._leases or {}).get(slot)
-            if known is not None and (slot not in leases or _is_older(leases[slot], known)):
-                leases[slot] = known
-        self._leases = leases
+        self._leases.replace(leases)
+        self._has_read = True
         return version
 
     async def _follow(self, version: str) -> None:
@@ -230,22 +228,19 @@ class SharedLeases:
                         return
                     if (event := change.result()) is None:
                         return
-                    self._take(*event)
+                    kind, found = event
+                    for slot in range(self.count):
+                        if self._name_of(slot) == found["metadata"]["name"]:
+                            self._take(slot, found, deleted=kind == "DELETED")
         finally:
             outdated.cancel()
 
-    def _take(self, kind: str, found: Object) -> None:
-        """Takes a watch event or the answer to a write, unless it is older than the Lease that is known."""
-        slots = [slot for slot in range(self.count) if self._name_of(slot) == found["metadata"]["name"]]
-        for slot in slots if self._leases is not None else ():
-            assert self._leases is not None
-            lease, known = lease_of(found), self._leases.get(slot)
-            if known is not None and _is_older(lease, known):
-                continue
-            if kind == "DELETED":
-                self._leases.pop(slot, None)
-            else:
-                self._leases[slot] = lease
+    def _take(self, slot: int, found: Object, *, deleted: bool = False) -> None:
+        """Takes a watch event or the answer to a write."""
+        if deleted:
+            self._leases.delete(slot, Version.of(found))
+        else:
+            self._leases.update(slot, Version.of(found), lease_of(found))
 
     async def _write(self, write: LeaseWrite) -> bool:
         sent_at = self._clock()
@@ -262,8 +257,7 @@ class SharedLeases:
             else:
                 self._log_failure("lease not written", error)
             return False
-        self._written_since_read.add(write.slot)
-        self._take("MODIFIED", made)
+        self._take(write.slot, made)
         self._assignment.written(write, sent_at, self._clock(), made["metadata"]["resourceVersion"])
         return True
 
@@ -309,11 +303,6 @@ def lease_of(found: Object) -> Lease:
         wanted_by=metadata.get("annotations", {}).get(WANTED_BY, ""),
         version=metadata["resourceVersion"],
     )
-
-
-def _is_older(one: Lease, other: Lease) -> bool:
-    """Whether this version of a Lease is older than the other. All versions of an API server are in one order."""
-    return one.version.isdecimal() and other.version.isdecimal() and int(one.version) < int(other.version)
 
 
 def _stamp() -> str:
