@@ -103,9 +103,8 @@ class Api:
                 query=[*query, *([("continue", token)] if token else [])],
                 accept=METADATA_LIST if metadata_only else "application/json",
             )
-            for item in page["items"] or ():  # null if the list of metadata is empty
-                # the items of a list have neither apiVersion nor kind, or those of their metadata
-                yield {**item, "apiVersion": api_version, "kind": kind}
+            for found in _items_of(page, api_version, kind):
+                yield found
             token = page["metadata"].get("continue", "")
             if not token:
                 return
@@ -115,8 +114,7 @@ class Api:
     ) -> tuple[Sequence[Object], str]:
         """All objects of the kind with these labels, in one response, and its version: `changes` continues there."""
         page = await self.request("GET", path_of(api_version, kind, namespace), query=[_selector(labels)])
-        found = [{**item, "apiVersion": api_version, "kind": kind} for item in page["items"] or ()]
-        return found, page["metadata"]["resourceVersion"]
+        return list(_items_of(page, api_version, kind)), page["metadata"]["resourceVersion"]
 
     async def changes(
         self, api_version: str, kind: str, namespace: str, labels: Mapping[str, str], version: str
@@ -249,6 +247,12 @@ def with_shared_keys(value: Any) -> Any:
     if isinstance(value, list):
         return [with_shared_keys(inside) for inside in value]
     return value
+
+
+def _items_of(page: Mapping[str, Any], api_version: str, kind: str) -> Iterator[Object]:
+    """The objects of a list. Its items have neither apiVersion nor kind, or those of their metadata."""
+    for item in page["items"] or ():  # null if the list of metadata is empty
+        yield {**item, "apiVersion": api_version, "kind": kind}
 
 
 def _selector(labels: Mapping[str, str]) -> tuple[str, str]:

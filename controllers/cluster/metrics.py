@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from trigger_sources.dispatch.counters import cumulative
 from trigger_sources.observe.metrics import Metric, Sample
 
 BOUNDS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -44,12 +45,11 @@ class Durations:
         return Metric(self._name, "histogram", self._text, samples)
 
     def _samples(self, key: _Labels, counts: list[int]) -> Iterator[Sample]:
-        labels, total = dict(key), 0
-        for bound, count in zip((*map(str, BOUNDS_SECONDS), "+Inf"), counts, strict=True):
-            total += count
-            yield Sample("_bucket", {**labels, "le": bound}, total)
+        labels = dict(key)
+        for bound, count in cumulative(BOUNDS_SECONDS, counts):
+            yield Sample("_bucket", {**labels, "le": bound}, count)
         yield Sample("_sum", labels, self._seconds[key])
-        yield Sample("_count", labels, total)
+        yield Sample("_count", labels, sum(counts))
 
 
 class Count:

@@ -1,8 +1,9 @@
 """Counters of the hot path as plain integers, and a reading of them at one moment."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from trigger_sources.delivery import OutcomeKind
 
@@ -63,11 +64,12 @@ class Counters:
 
     def histogram(self) -> list[tuple[str, int]]:
         """Cumulative counts by upper bound, as Prometheus has them."""
-        found, total = [], 0
-        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self._buckets, strict=True):
-            total += count
-            found.append((bound, total))
-        return found
+        return cumulative(BUCKETS, self._buckets)
+
+
+def cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, int]]:
+    """The counts of a histogram, cumulated by upper bound. The last count is for everything above the bounds."""
+    return list(zip((*map(str, bounds), "+Inf"), accumulate(counts), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
