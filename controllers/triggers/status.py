@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from controllers.cluster.api import Api, Object, Refused, path_of
-from trigger_sources.dispatch.former_target import TARGET_KEY, Decision, Former
+from trigger_sources.dispatch.former_target import TARGET_KEY, Decision, Former, is_to_be_noted
 from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ async def hand_over(status: TriggerStatus, function: str, decide: Decision) -> F
             theirs = [name for name in state if name.startswith(f"{former.function}/")]
             changes.update({f"{function}/{name.partition('/')[2]}": state[name] for name in theirs})
             changes.update(dict.fromkeys(theirs))
-        if noted != function and with_state - {function}:
+        if is_to_be_noted(function, noted, with_state):
             changes[f"/{TARGET_KEY}"] = function
         return {"state": changes} if changes else {}
 

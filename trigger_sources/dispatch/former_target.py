@@ -22,6 +22,11 @@ class Former:
 Decision = Callable[[str | None, Collection[str]], Former]
 
 
+def is_to_be_noted(function: str, noted: str | None, with_state: Collection[str]) -> bool:
+    """Whether `function` has to be noted as the target: without state of others, it is the only candidate anyway."""
+    return noted != function and bool(set(with_state) - {function})
+
+
 def former_of(function: str, ended: Collection[str], noted: str | None, with_state: Collection[str]) -> Former:
     """The former target of a trigger whose only target is `function` now. `ended` ran until now in this process."""
     others = set(with_state) - {function}

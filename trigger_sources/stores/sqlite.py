@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from trigger_sources.context import SourceError
 from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
 from trigger_sources.delivery import Outcome
-from trigger_sources.dispatch.former_target import TARGET_KEY, Decision, Former
+from trigger_sources.dispatch.former_target import TARGET_KEY, Decision, Former, is_to_be_noted
 from trigger_sources.inbox import Kept
 from trigger_sources.stores import crash_counts
 
@@ -386,7 +386,7 @@ def _hand_over(uid: str, function: str, decide: Decision, connection: sqlite3.Co
         connection.execute(
             "UPDATE state SET function = ? WHERE uid = ? AND function = ?", (function, uid, former.function)
         )
-    if noted != function and with_state - {function}:
+    if is_to_be_noted(function, noted, with_state):
         connection.execute("INSERT OR REPLACE INTO state VALUES (?, '', ?, ?)", (uid, TARGET_KEY, function.encode()))
     return former
 
