@@ -163,7 +163,7 @@ async def settled(state: Path, folder: Path) -> bool:
 
 
 async def facts_of(state: Path, kafka: str) -> dict[str, Any]:
-    """What the version itself says of its dead letters, and what it wrote to Kafka."""
+    """The dead letters as the version itself shows them, and the contents of Kafka."""
     facts: dict[str, Any] = {"letters": {}, "lanes": {}}
     for trigger in (await ask(state, "/v1/status"))["triggers"]:
         place = f"/v1/triggers/default/{trigger['kind']}/{trigger['name']}"

@@ -163,20 +163,27 @@ async def test_the_source_continues_after_the_broker_is_killed_and_restarted(top
             await pumping
 
 
+async def settle_while_no_broker_takes_commits(
+    kafka: Kafka, topic: str, context: StandInContext, settled: Sequence[int]
+) -> None:
+    """Of four records the first one is committed, and then these are settled. The source ends, the broker is back."""
+    await create_topic(kafka.bootstrap, topic, 1)
+    await produce(kafka, topic, range(4))
+    async with reading(trigger(kafka, topic), context) as generator:
+        taken = await take(generator, 4)
+        await taken[0].settle(DONE)
+        await until_committed(kafka, topic, 1)
+        await kafka.kill()
+        for number in settled:
+            await taken[number].settle(DONE)
+    await kafka.start()
+
+
 async def test_a_source_that_starts_again_repeats_no_record_whose_commit_reached_no_broker(topic: str) -> None:
     """As after an error of the client, an edit or a changed Secret while the broker is away."""
     async with apache_kafka() as kafka:
-        await create_topic(kafka.bootstrap, topic, 1)
-        await produce(kafka, topic, range(4))
         context = StandInContext()
-        async with reading(trigger(kafka, topic), context) as generator:
-            taken = await take(generator, 4)
-            await taken[0].settle(DONE)
-            await until_committed(kafka, topic, 1)
-            await kafka.kill()
-            for delivery in (taken[1], taken[3]):
-                await delivery.settle(DONE)
-        await kafka.start()
+        await settle_while_no_broker_takes_commits(kafka, topic, context, (1, 3))
         async with reading(trigger(kafka, topic), context) as generator:
             await produce(kafka, topic, [4])
             assert offsets(await take(generator, 2)) == [2, 4]
@@ -184,16 +191,8 @@ async def test_a_source_that_starts_again_repeats_no_record_whose_commit_reached
 
 async def test_a_group_that_is_reset_is_read_again_although_a_commit_failed(topic: str) -> None:
     async with apache_kafka() as kafka:
-        await create_topic(kafka.bootstrap, topic, 1)
-        await produce(kafka, topic, range(4))
         context = StandInContext()
-        async with reading(trigger(kafka, topic), context) as generator:
-            taken = await take(generator, 4)
-            await taken[0].settle(DONE)
-            await until_committed(kafka, topic, 1)
-            await kafka.kill()
-            await taken[1].settle(DONE)
-        await kafka.start()
+        await settle_while_no_broker_takes_commits(kafka, topic, context, (1,))
         await reset(kafka, f"g-{topic}", TopicPartition(topic, 0))
         async with reading(trigger(kafka, topic), context) as generator:
             assert offsets(await take(generator, 4)) == [0, 1, 2, 3]

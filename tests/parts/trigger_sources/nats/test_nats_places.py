@@ -199,15 +199,9 @@ async def test_a_consumer_that_is_deleted_after_a_restart_continues_after_the_la
         async with reading(spec_for(server, start=start), later(context)) as reader:
             waiting = asyncio.create_task(reader.until(1))
             await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
-            await _exists(js)
+            await recreated(js)
             await js.publish("s.1", 1, b"50")
             assert numbers(await waiting) == [50]
-
-
-async def _exists(js: JetStream) -> None:
-    async with asyncio.timeout(15):
-        while "error" in await js.consumer("S", CONSUMER):
-            await asyncio.sleep(0.05)
 
 
 async def test_a_consumer_that_is_deleted_while_no_fabric_runs_continues_after_the_last_acknowledged_message() -> None:

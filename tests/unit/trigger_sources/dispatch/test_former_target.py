@@ -1,4 +1,4 @@
-"""Whose place a trigger's function goes on at, as edits follow each other; and the state that goes over with it."""
+"""A trigger goes on at the place of its former function after an edit, and the state goes over with it."""
 
 from collections.abc import Collection
 from functools import partial
