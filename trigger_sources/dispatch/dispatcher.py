@@ -23,7 +23,7 @@ from trigger_sources.dispatch.counters import Counters
 from trigger_sources.dispatch.filters import FilterError, compile_filter
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import ANSWER_HEAD_BYTES, Held, Identity, LaneView, Seen
-from trigger_sources.dispatch.hold import EVENTS_TRIED, FailureHold
+from trigger_sources.dispatch.hold import LANES_TRIED, FailureHold
 from trigger_sources.dispatch.lanes import Lanes
 from trigger_sources.dispatch.letter_writer import LetterWriter
 from trigger_sources.dispatch.life import LIFE, Action, IllegalInput, Input, Label, State
@@ -142,7 +142,8 @@ class Dispatcher:
         Without an event, nothing would find out that the function is back: the next one is the probe.
         """
         if self.hold.since is not None and self.hold.reason == "EverythingFails":
-            return len(self._held) < EVENTS_TRIED
+            # Events behind the first of their lane cannot be tried, and neither can a lane that waits for a person
+            return sum(held.first and held.state is not State.PARKED for held in self._held.values()) < LANES_TRIED
         return not self._gate.is_down or (not self._held and self._gate.may_probe)
 
     @property

@@ -11,7 +11,7 @@ from trigger_sources.dispatch.retry import FailureRun
 log = logging.getLogger(__name__)
 
 TRY_AGAIN_SECONDS = 30.0
-EVENTS_TRIED = 16  # different events are tried, so that one poison event alone cannot keep the trigger held
+LANES_TRIED = 16  # so that a few poison events, all of one key perhaps, cannot keep the trigger held
 
 
 class FailureHold:

@@ -28,6 +28,19 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.stem)
+def test_a_record_names_what_its_files_have(record: Path) -> None:
+    """`file` (`name`, `name`): each name stands in that file."""
+    named = re.findall(r"`([\w./-]+\.py)`\s+\(((?:`\w+`(?:,\s+)?)+)\)", record.read_text())
+    missing = [
+        f"{path}: {name}"
+        for path, names in named
+        for name in re.findall(r"`(\w+)`", names)
+        if name not in (ROOT / path).read_text()
+    ]
+    assert missing == []
+
+
 def test_records_are_numbered_without_a_gap() -> None:
     assert [int(record.name[:4]) for record in RECORDS] == list(range(1, len(RECORDS) + 1))
 

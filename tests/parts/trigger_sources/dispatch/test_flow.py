@@ -491,6 +491,40 @@ async def test_a_bad_deploy_does_not_empty_the_source_into_the_dead_letters(
         assert list(it.broker.final().values()).count("deadLettered") == 19
 
 
+async def test_parked_lanes_do_not_count_as_the_events_that_a_hold_tries(tmp_path: Path) -> None:
+    async def decide(call: Call) -> Answer:
+        return 400 if call.body == b'"bad"' else 200
+
+    policy = {**FAST, "onFailure": "park"}
+    async with scripted(decide) as function, bench(function.url, tmp_path, delivery=policy) as it:
+        for number in range(25):  # as after a rebalance: the parked events of a partition come again in a row
+            it.broker.publish(b'"bad"', key=f"bad-{number}")
+            it.broker.publish(b"0", key=f"bad-{number}")
+        await it.until(lambda: it.flow.dispatcher.hold.since is not None)
+        calls = len(function.calls)
+        it.broker.publish(b'"bad"', key="bad-25")  # a read was under way when the hold began, and takes this one
+        await it.until(lambda: len(function.calls) > calls)
+        for number in range(10):
+            it.broker.publish(b"1", key=f"good-{number}")
+        await it.until(it.settled(10))
+        await it.until(lambda: it.flow.dispatcher.states().get("parked", 0) == 26)
+        assert reasons(it) == {"Connected", "Parked"}
+
+
+async def test_a_hold_takes_more_until_enough_lanes_were_tried(tmp_path: Path) -> None:
+    async def decide(call: Call) -> Answer:
+        return 400 if call.body == b'"bad"' else 200
+
+    async with scripted(decide) as function, bench(function.url, tmp_path) as it:
+        for _ in range(60):
+            it.broker.publish(b'"bad"', key="bad")
+        await it.until(lambda: it.flow.dispatcher.hold.since is not None)
+        it.broker.publish(b'"bad"', key="bad")  # a read was under way when the hold began, and takes this one
+        await it.until(lambda: it.flow.dispatcher.counters.received == 61)
+        it.broker.publish(b"1", key="good")  # it shows that not everything fails
+        await it.until(lambda: it.broker.final().get("62") == "delivered")
+
+
 async def test_the_filter_settles_what_it_does_not_let_through(tmp_path: Path) -> None:
     async with scripted() as function, bench(function.url, tmp_path, filter="data.total > 100") as it:
         it.broker.publish(b'{"total": 150}')
