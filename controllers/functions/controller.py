@@ -81,10 +81,11 @@ class FunctionController:
         ]
 
     async def run(self) -> None:
-        """Runs until it is cancelled."""
+        """Runs until it is cancelled. It writes nothing before everything is listed."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.queue.run())
             group.create_task(self._resync_periodically())
+            await self.synced.wait()
+            group.create_task(self.queue.run())
 
     def leader_changed(self) -> None:
         """Enqueues every Function, for a new leader to reconcile."""

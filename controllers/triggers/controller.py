@@ -84,6 +84,7 @@ class TriggerController:
             exposed_objects=exposed_objects,
             gateway_url=gateway_url,
         )
+        self._listed = asyncio.Event()  # set once everything was listed: before, nobody knows who owns a route
         self._applied: dict[Key, str] = {}  # the uid of each trigger whose flows run
         self._changed_since_list: set[Key] = set()  # the cache entries that are newer than the list under way
 
@@ -103,12 +104,13 @@ class TriggerController:
         return [Watch("", "v1", "secrets", self._on_secret)]
 
     async def run(self) -> None:
-        """Runs until it is cancelled, then drains the flows."""
+        """Runs until it is cancelled, then drains the flows. No trigger runs before everything is listed."""
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._resync_periodically())
+                await self._listed.wait()
                 group.create_task(self.queue.run())
                 group.create_task(self._statuses.queue.run())
-                group.create_task(self._resync_periodically())
                 group.create_task(self._statuses.poll())
                 group.create_task(self._statuses.compare_body_limits())
         finally:
@@ -172,6 +174,7 @@ class TriggerController:
         while True:
             try:
                 await self.resync()
+                self._listed.set()
                 if not self.synced.is_set():
                     await self.queue.wait_until_idle()
                     self.synced.set()

@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ class Server:
         self.status_writes = 0
         self.version = 100
         self.functions: list[Object] = []  # every version
+        self.lists_deployments = asyncio.Event()
 
     async def get(self, _: str, kind: str, *names: str) -> Object | None:
         if kind != "Function":
@@ -63,6 +64,12 @@ class Server:
 
     async def list(self, *_: Any) -> Sequence[Object]:
         return []
+
+    async def objects(self, _: str, kind: str, *__: Any, **options: Any) -> AsyncIterator[Object]:
+        if kind == "Deployment":
+            await self.lists_deployments.wait()
+        for found in self.functions if kind == "Function" else ():
+            yield found
 
 
 async def code_after(controller: FunctionController, server: Server, count: int) -> Sequence[str]:
@@ -125,3 +132,23 @@ async def test_a_successor_of_the_same_generation_is_reconciled() -> None:
     await code_after(controller, server, 1)
     observe(controller, server, "MODIFIED", function(5, 1, "new", "u-2"))
     assert await code_after(controller, server, 2) == ["old", "new"]
+
+
+async def test_nothing_is_written_before_everything_is_listed() -> None:
+    """Without the list each Deployment looks like a missing one: its replicas and the pace of rollouts are not known."""
+    server = Server(lambda: function(2, 1, "old"))
+    controller = controller_of(server)
+    running = asyncio.create_task(controller.run())
+    try:
+        observe(controller, server, "ADDED", function(1, 1, "old"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert server.applied == []
+        server.lists_deployments.set()
+        async with asyncio.timeout(5):
+            while not server.code():
+                await asyncio.sleep(0)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running

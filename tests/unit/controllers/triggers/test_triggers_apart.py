@@ -121,6 +121,30 @@ async def slow_function() -> AsyncIterator[Slow]:
         slow.may_end.set()
 
 
+async def test_no_trigger_runs_before_all_triggers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch may bring the younger of two triggers with one route first: it must not serve the older one's callers."""
+    may_list, asked = asyncio.Event(), asyncio.Event()
+    listed = Cluster.list
+
+    async def late(self: Cluster, *arguments: Any, **options: Any) -> list[Object]:
+        asked.set()
+        await may_list.wait()
+        return await listed(self, *arguments, **options)
+
+    monkeypatch.setattr(Cluster, "list", late)
+    older, younger = (trigger(name, "HTTPTrigger", function="f", path="/pay") for name in ("older", "younger"))
+    younger["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
+    async with running(older, younger) as (controller, _):
+        await asked.wait()
+        controller._on_trigger({"type": "ADDED", "object": younger})
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not controller.flows.running
+        may_list.set()
+        await controller.synced.wait()
+        assert [found.resource.name for found in controller.flows.running.values()] == ["older"]
+
+
 @pytest.mark.parametrize(
     ("good", "bad", "said"),
     [
