@@ -154,7 +154,7 @@ async def cluster(server: APIServer, folder: Path) -> AsyncIterator[Cluster]:
         finally:
             for controller in found.controllers:
                 await controller.kill()
-        await remove_all_but(api, await kinds_of(api), kept)
+            await remove_all_but(api, await kinds_of(api), kept)  # also after a failure: the next test begins empty
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ _MOST_BYTES = 16 * 1024 * 1024  # that all pulls of one consumer may bring
 _MOST_BYTES_OF_ALL = 48 * 1024 * 1024  # of one connection: a server cuts it when 64 MiB wait to be sent
 _OVERHEAD_BYTES = 64 * 1024  # the server counts the subjects of a message, too
 _CONFIRM_SECONDS = 0.05
-_CLOSE_SECONDS = 1.0
+_CLOSE_SECONDS = 4.0  # for a busy server: without its answer, a record that goes back comes after its deadline only
 _ACKNOWLEDGED_KEPT = 10_000
 _REPETITIONS_KEPT = 10_000
 _LOOK_SECONDS = 0.1
@@ -196,9 +196,8 @@ class Pull:
         self._news.set()
         with contextlib.suppress(SourceError, NatsError, TimeoutError, OSError):
             if subscription is not None and self.connection.client.is_connected:
-                # Messages that are on their way must go back too
-                await self.connection.drain(subscription, _CLOSE_SECONDS)
                 async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self.connection.drain(subscription, _CLOSE_SECONDS)  # messages on their way must go back too
                     await self._forgotten()
             elif subscription is not None:
                 await subscription.unsubscribe()

@@ -146,6 +146,20 @@ async def test_while_the_server_is_away_every_use_fails_at_once_and_no_stored_re
         await until_count(inbox, 0)
 
 
+async def test_records_go_back_in_order_to_a_server_that_is_slow_to_answer() -> None:
+    """A pull that the server still had would take the first record that goes back, until its deadline passes."""
+    async with nats_server() as server, inbox_on(server) as inbox:
+        await inbox.append_all(numbers(0, 20))
+        await taken(inbox, 20)
+        await pause(server)
+        giving_back = asyncio.create_task(inbox.give_back())
+        await asyncio.wait({giving_back}, timeout=1.5)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGCONT)
+        await giving_back
+        assert [kept.record for kept in await taken(inbox, 20)] == numbers(0, 20)
+
+
 async def test_an_append_in_progress_fails_at_once_when_the_connection_is_lost() -> None:
     async with nats_server() as server, inbox_on(server) as inbox:
         await pause(server)
