@@ -87,8 +87,8 @@ class Delivery:
     """An event that a source hands to the fabric, with the function that settles it.
 
     `settle(outcome)` is awaited once, after the event is settled; never for an event that is withdrawn. It acknowledges
-    the event at the source, or gives it back if the outcome is `returned`. If it raises, the fabric keeps the outcome until the source hands the
-    position out again; AnswerRefused changes the outcome instead.
+    the event at the source, or gives it back if the outcome is `returned`. If it raises, the fabric keeps the outcome
+    until the source hands the position out again; AnswerRefused changes the outcome instead.
     `settles_at_once`: `settle` is done when it returns, and returns SETTLED. The fabric then starts no task for it.
     `position` is the event's place at the source: unique per trigger, never reused. None: repeats are not recognized.
     `key` chooses the lane. An event without a key waits for no other.

@@ -2,7 +2,7 @@
 
 Rule 1: this table decides every change of an event's state. The dispatcher finds out what happened, looks up the row,
 enters the next state and carries out the row's actions in their order. Nothing else assigns a state. The table begins
-after the judgement: `retry.py` says what an answer means, and the dispatcher turns that into an input (`_judged`, `_failed`).
+after the judgement: `retry.py` says what an answer means, and the dispatcher turns that into an input.
 
 Rule 2: a state says which resources its event holds (`State.holds`). Each row's actions take and give back exactly the
 difference, so that an event that leaves a state leaves nothing behind: no timer, no place, no lane.

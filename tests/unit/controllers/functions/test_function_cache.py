@@ -135,7 +135,7 @@ async def test_a_successor_of_the_same_generation_is_reconciled() -> None:
 
 
 async def test_nothing_is_written_before_everything_is_listed() -> None:
-    """Without the list each Deployment looks like a missing one: its replicas and the pace of rollouts are not known."""
+    """Without the list each Deployment looks like a missing one: its replicas and the pace are not known."""
     server = Server(lambda: function(2, 1, "old"))
     controller = controller_of(server)
     running = asyncio.create_task(controller.run())

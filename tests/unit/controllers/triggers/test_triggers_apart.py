@@ -122,7 +122,7 @@ async def slow_function() -> AsyncIterator[Slow]:
 
 
 async def test_no_trigger_runs_before_all_triggers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watch may bring the younger of two triggers with one route first: it must not serve the older one's callers."""
+    """The watch may bring the younger of two triggers with one route first: the route is the older one's."""
     may_list, asked = asyncio.Event(), asyncio.Event()
     listed = Cluster.list
 
