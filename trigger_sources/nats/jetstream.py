@@ -91,13 +91,21 @@ class Consumption:
         ):
             self._consumer += _SECOND  # the other function took over the consumer that has this one's name
             info = await consumer_info(connection, self._stream.name, self._consumer)
-        info = await self._begin() if info is None else await self._continue(info)
+        begin: Beginning | None = None
+        if info is not None or (info := await self._rest_of(kept)) is not None:
+            info = await self._continue(info)
+        else:
+            begin = self._beginning(kept)
+            self._tell(begin)
+            info = await self._create(begin.config, begin.ids)
         stream = self._stream
         self._position = stream.place
         self._source = f"/nats/{stream.name}"
-        tally = await self._kept.remembered()
         self._kept.is_at(stream.place, info, self._ids)
-        await self._begin_to_count(info, tally)
+        await self._begin_to_count(info, kept.tally if kept is not None else Tally())
+        await self._kept.begin()
+        if begin is not None and begin.lost:
+            context.report_lost(begin.lost, begin.reason)
         self._pause = pause_of(info)
         self._pending = info["num_pending"]
         if not self._note[0] and trigger.durable is None and self._consumer != trigger.name_in(context):
@@ -310,26 +318,16 @@ class Consumption:
 
     # --- the consumer
 
-    async def _begin(self) -> dict[str, Any]:
-        """Creates the consumer, where the trigger stopped if it read this stream before."""
+    def _beginning(self, kept: Place | None) -> Beginning:
+        """The beginning of a new consumer: where the trigger stopped if it read this stream before."""
         trigger, stream = self._trigger, self._stream
-        kept = await self._kept.load()
-        if (rest := await self._rest_of(kept)) is not None:
-            return rest
         if stream.is_work_queue and trigger.start != "all":
             raise SourceError(
                 "StartRefused",
                 f"spec.start: stream {stream.name} is a work queue, of which each message is delivered: leave out"
                 " spec.start",
             )
-        begin = beginning(trigger.start, trigger.subject, stream, kept)
-        self._tell(begin)
-        info = await self._create(begin.config, begin.ids)
-        self._kept.is_at(stream.place, info, self._ids)
-        await self._kept.put()  # `start` is decided once: before the trigger is ready
-        if begin.lost:
-            self._context.report_lost(begin.lost, begin.reason)
-        return info
+        return beginning(trigger.start, trigger.subject, stream, kept)
 
     async def _rest_of(self, kept: Place | None) -> dict[str, Any] | None:
         """If another stream has the subject now: the consumer of the former stream until it is read to its end."""
@@ -343,7 +341,7 @@ class Consumption:
             return None
         self._note = ("StreamMoved", f"reads the rest of stream {former.name} before it reads {self._stream.name}")
         self._stream = former
-        return await self._continue(info)
+        return info
 
     async def _continue(self, info: dict[str, Any]) -> dict[str, Any]:
         """Uses an existing consumer, and brings its configuration up to date if it is the trigger's."""
@@ -404,6 +402,7 @@ class Consumption:
             await asyncio.sleep(_READ_SECONDS)  # nothing was missing: do not ask the server again and again
         self._kept.is_at(stream.place, info, self._ids)
         await self._begin_to_count(info, self._tally)
+        await self._kept.save(at_once=True)
         self._pull.configure(info["config"])
         self._report(self._connection.client.is_connected)
 

@@ -138,23 +138,19 @@ class KeptPlace:
         """Takes the place of a consumer that was found or created."""
         self._consumer_created = info["created"]
         self._place = Place(
-            stream, self._subject, info["ack_floor"]["stream_seq"], info["created"], ids, consumer=info["name"]
+            stream=stream,
+            subject=self._subject,
+            floor=info["ack_floor"]["stream_seq"],
+            since=info["created"],
+            ids=ids,
+            unread=unsettled(info),
+            consumer=info["name"],
         )
 
     def moved(self, info: Mapping[str, Any] | None) -> None:
         """Takes the acknowledgements that the consumer has. Another consumer of the same name is ignored."""
         if info is not None and self._place is not None and info["created"] == self._consumer_created:
             self._place = replace(self._place, floor=info["ack_floor"]["stream_seq"], unread=unsettled(info))
-
-    async def remembered(self) -> Tally:
-        """The tally of the durable place. An empty one if it cannot be read now: the trigger runs without it."""
-        try:
-            async with asyncio.timeout(_SAVE_WAIT_SECONDS):
-                kept = await self.load()
-        except (SourceError, TimeoutError) as error:
-            log.warning("place not read", extra={"problem": repr(error)})
-            return Tally()
-        return kept.tally if kept is not None else Tally()
 
     def tallied(self, tally: Tally) -> None:
         if self._place is not None:
@@ -193,20 +189,36 @@ class KeptPlace:
         if self._place is not None:
             self._place = replace(self._place, unread=unread)
 
+    async def begin(self) -> None:
+        """Keeps the place of a trigger that starts, with its tally, before it is ready: `start` is decided once.
+
+        Raises SourceError if no place of this consumer is durable.
+        """
+        if self._is_durable:
+            await self.save(at_once=True)
+        else:
+            await self._merge_and_put()
+
     async def save(self, at_once: bool = False) -> None:
         """Keeps the place, not more often than once a minute unless `at_once`. An old place only repeats messages."""
-        counts = self._place is not None and self._place.tally.consumer
-        at_once = at_once or (self._durable is not None and self._durable.tally.consumer != counts)
-        if not at_once and time.monotonic() - self._saved_at < _SAVE_SECONDS:
+        if not at_once and self._is_durable and time.monotonic() - self._saved_at < _SAVE_SECONDS:
             return
         try:
             async with asyncio.timeout(_SAVE_WAIT_SECONDS):
-                kept = await self._reload()
-                if kept is not None and self._place is not None:
-                    self._place = replace(self._place, tally=self._place.tally.with_counts_of(kept.tally))
-                await self.put()
+                await self._merge_and_put()
         except (SourceError, TimeoutError) as error:
             log.debug("place not kept", extra={"problem": repr(error)})
+
+    @property
+    def _is_durable(self) -> bool:
+        """Whether the durable place is one of this consumer, so that the losses since then are counted."""
+        return self._durable is not None and self._durable.tally.consumer == self._consumer_created
+
+    async def _merge_and_put(self) -> None:
+        kept = await self._reload()
+        if kept is not None and self._place is not None:
+            self._place = replace(self._place, tally=self._place.tally.with_counts_of(kept.tally))
+        await self.put()
 
     async def put(self) -> None:
         """Keeps the place. Raises SourceError."""

@@ -8,8 +8,10 @@ from servers.nats import NATSServer, nats_server
 from servers.nats_source import DONE, JetStream, jetstream, later, reading, trigger
 from servers.relay import relay
 
+from trigger_sources.nats.place import Place, place_from
 from trigger_sources.source import SourceError
 from trigger_sources.testing import StandInContext
+from trigger_sources.testing.stand_in import MemoryState
 
 CONSUMER = "kubeirq-default-trigger-function"
 
@@ -332,3 +334,88 @@ async def test_an_unreadable_place_is_ignored() -> None:
         async with reading(spec_for(server), context) as reader:
             await js.publish("s.1", 5)
             await reader.until(5)
+
+
+# --- the durable place
+
+
+class CountingState(MemoryState):
+    """A state that keeps all places that were written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[Place] = []
+
+    async def put(self, key: str, value: bytes) -> None:
+        place = place_from(value)
+        assert place is not None
+        self.places.append(place)
+        await super().put(key, value)
+
+
+async def test_a_trigger_writes_its_place_once_at_its_beginning_and_not_again_at_rest() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        state = CountingState()
+        context = StandInContext(state=state)
+        for _ in range(2):
+            async with reading(spec_for(server), context) as reader:
+                (place,) = state.places
+                assert place.tally.consumer == (await js.consumer("S", CONSUMER))["created"]
+                await reader.spec.lag(context)
+            assert len(state.places) == 1
+            context = later(context)
+
+
+async def test_a_trigger_that_read_and_rests_writes_nothing_when_it_starts_again() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>", "t"])
+        state = CountingState()
+        context = StandInContext(state=state)
+        await js.publish("t", 2)
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 5)
+            await reader.until(5)
+            await until_acknowledged(js, 7)
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:  # what came since the last look is in its place now
+            await reader.spec.lag(context)
+        written = len(state.places)
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            await reader.spec.lag(context)
+        assert len(state.places) == written
+
+
+async def test_a_place_says_how_much_is_unread_before_the_trigger_is_ready() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        await js.publish("s.1", 5)
+        state = CountingState()
+        async with reading(spec_for(server), StandInContext(state=state, room=0)):
+            assert [place.unread for place in state.places] == [5]
+
+
+async def test_the_place_of_a_consumer_without_one_is_durable_before_the_trigger_is_ready() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server, start="new"), context):
+            pass
+        context.state.values.clear()  # the process was killed between the consumer's creation and the write
+        context = later(context)
+        async with reading(spec_for(server, start="new"), context):
+            assert "jetstream-place" in context.state.values
+
+
+async def test_the_place_of_a_consumer_that_is_created_again_is_durable_at_once() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        state = CountingState()
+        async with reading(spec_for(server), StandInContext(state=state)) as reader:
+            await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+            reader.read_ahead()
+            async with asyncio.timeout(15):
+                while reader.report[1] != "ConsumerRecreated":
+                    await asyncio.sleep(0.02)
+            assert state.places[-1].tally.consumer == (await js.consumer("S", CONSUMER))["created"]
