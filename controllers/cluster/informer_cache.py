@@ -30,7 +30,7 @@ class Version:
 
 
 class InformerCache(Generic[Key, Value]):
-    """The newest observed value of each object.
+    """The newest observed value of each object. While a value stays equal, it is the same Python object.
 
     A list is the authority for an object without news since `begin_list`, so that the cache recovers after a restore of
     the API server's data, which sets the count of moments back.
@@ -65,8 +65,11 @@ class InformerCache(Generic[Key, Value]):
         self._changed_since_list.add(key)
         self._deleted.pop(key, None)
         before = self._objects.get(key)
+        if before is not None and before[1] == value:
+            self._objects[key] = (version, before[1])
+            return False
         self._objects[key] = (version, value)
-        return before is None or before[1] != value
+        return True
 
     def delete(self, key: Key, version: Version) -> bool:
         """Takes the last state of a deleted object. Returns whether the object was in the cache.
@@ -94,7 +97,8 @@ class InformerCache(Generic[Key, Value]):
             if key in self._changed_since_list and (found is None or not self._is_newer(found[0], key, cached)):
                 found = cached
             if found is not None:
-                self._objects[key] = found
+                is_same = cached is not None and cached[1] == found[1]
+                self._objects[key] = (found[0], cached[1]) if cached is not None and is_same else found
             elif cached is not None:
                 self._deleted[key] = (cached[0], self._lists)
         # a write whose answer is still to come began before the latest deletions, and not before the earlier ones

@@ -146,6 +146,8 @@ def _status_of(kind: str) -> Schema:
             "x-kubernetes-list-map-keys": ["type"],
         },
     }
+    claims: Schema = {"claims": text, "since": {"type": "string", "format": "date-time"}}
+    later = {"type": "array", "items": {"type": "object", "properties": claims}}
     own: Schema = (
         {
             "url": {**text, "description": "The URL of the function inside the cluster"},
@@ -162,7 +164,10 @@ def _status_of(kind: str) -> Schema:
             "served": {
                 "type": "object",
                 "description": "The claims, such as a route, that the trigger owns, and since when",
-                "properties": {"claims": text, "since": {"type": "string", "format": "date-time"}},
+                "properties": {
+                    **claims,
+                    "later": {**later, "description": "Those that it has owned for a shorter time"},
+                },
             },
         }
     )

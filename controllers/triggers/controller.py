@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
-from controllers.cluster.informer_cache import Version
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
@@ -73,7 +72,7 @@ class TriggerController:
         self._exposed_objects = exposed_objects
         self._namespace = namespace
         self._grace_seconds = grace_seconds
-        self._triggers = TriggerCache(api, lambda: self.leases, self.queue.add)
+        self._triggers = TriggerCache(api, lambda: self.leases, self.queue.add, self._forget)
         self._statuses = StatusReporter(
             api,
             self._triggers,
@@ -86,7 +85,6 @@ class TriggerController:
         )
         self._listed = asyncio.Event()  # set once everything was listed: before, nobody knows who owns a route
         self._applied: dict[Key, str] = {}  # the uid of each trigger whose flows run
-        self._changed_since_list: set[Key] = set()  # the cache entries that are newer than the list under way
 
     # --- watches and resync
 
@@ -119,23 +117,20 @@ class TriggerController:
 
     async def resync(self) -> None:
         """Lists everything, and enqueues every trigger."""
-        self._changed_since_list.clear()
+        self._triggers.begin_list()
         self._gates.begin_list()
-        listed: dict[Key, Object] = {}
+        listed: list[Object] = []
         for kind in self._kinds:
             api_version = f"{source_of(kind).api_group}/{VERSION}"
-            async for found in relist(self._api, api_version, kind, self._namespace, None, cached=self._cached_object):
-                listed[key_of(found)] = found
+            asked = relist(self._api, api_version, kind, self._namespace, None, cached=self._cached_object)
+            listed += [found async for found in asked]
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace, metadata_only=True)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
         self._gates.replace(functions, slices)
         await self._list_secrets()
         if self._exposed_objects is not None:
             await self._exposed_objects.refresh()
-        for key in listed.keys() - self._changed_since_list:
-            self._observe(key, listed[key])
-        for key in set(self._triggers) - listed.keys() - self._changed_since_list:
-            self._forget(key)
+        self._triggers.replace(listed)
         for key in (*self._triggers, *self._applied):
             self.queue.add_for_resync(key)
         await self._gates.retain(self._called_functions())
@@ -185,18 +180,8 @@ class TriggerController:
                 await asyncio.sleep(RESYNC_SECONDS)
 
     def _on_trigger(self, event: Event) -> None:
-        found = event["object"]
-        key = key_of(found)
-        cached = self._triggers.get(key)
-        if cached is not None and Version.of(found).is_older_than(Version.of(cached.object)):
-            return  # a list was faster
-        self._changed_since_list.add(key)
-        if event["type"] == "DELETED":
-            if cached is not None and cached.uid == found["metadata"]["uid"]:
-                self._forget(key)
-        elif not self._observe(key, found):
-            return
-        self.queue.add(key)
+        if self._triggers.observe(event):
+            self.queue.add(key_of(event["object"]))
 
     def _on_function(self, event: Event) -> None:
         function = event["object"]
@@ -217,15 +202,8 @@ class TriggerController:
             if key[1] == changed[0] and trigger.spec is not None and changed[1] in secrets_of(trigger.spec):
                 self.queue.add(key)
 
-    def _observe(self, key: Key, found: Object) -> bool:
-        """Returns whether the trigger is new or its spec changed."""
-        cached = self._triggers.get(key)
-        if cached is not None and cached.uid != found["metadata"]["uid"]:
-            self._forget(key)
-        return self._triggers.update(key, found)
-
     def _forget(self, key: Key) -> None:
-        if self._triggers.delete(key) and self._exposed_objects is not None:
+        if self._exposed_objects is not None:
             self._exposed_objects.forget(key[1:])
 
     # --- Leases

@@ -5,7 +5,7 @@ Every replica decides the same, because the owner and the time are in the trigge
 
 A trigger keeps its claims while it exists, whether it runs or not. A spec that became invalid does not change them. A
 valid spec with other claims replaces them once the trigger owns the new ones; a spec that never was valid claims
-nothing.
+nothing. Each claim has its own age: a new one gets nothing of what another namespace got before.
 
 Across namespaces a route claims everything that it matches. Otherwise a younger trigger with a more specific route
 could take requests of an older trigger. Within a namespace the more specific route wins, as in the gateway.
@@ -173,20 +173,14 @@ def _yields(stake: _Stake, other: _Stake) -> bool:
 
 def _stakes_of(key: Key, trigger: Mapping[str, Any], spec: TriggerSource | None) -> Iterator[_Stake]:
     """The claims that the trigger keeps, those that are new, and those that the spec does not claim any more."""
-    owned = ownership_in_status(trigger)
-    before = frozenset(owned.get("claims", "").split(_SEPARATOR)) - {""}
-    since, metadata = owned.get("since", _NOT_YET), trigger["metadata"]
+    owned, metadata = _times_of(ownership_in_status(trigger)), trigger["metadata"]
+    before = frozenset(owned)
     age = metadata["creationTimestamp"], metadata["namespace"], metadata["name"]
     wanted = before if spec is None else spec.claims(key[2])
     route = route_of_claims(before) if spec is None else spec.route(key[2])
-    parts = (
-        (wanted & before, route, since, False),
-        (wanted - before, route, _NOT_YET, False),
-        (before - wanted, route_of_claims(before), since, True),
-    )
-    for claims, whole, time, left in parts:
-        if claims:
-            yield _Stake(key, (time, *age), claims, whole and _part_of(whole, claims), left)
+    for claims, whole, left in ((wanted, route, False), (before - wanted, route_of_claims(before), True)):
+        for time, part in _by_time({claim: owned.get(claim, _NOT_YET) for claim in claims}):
+            yield _Stake(key, (time, *age), part, whole and _part_of(whole, part), left)
 
 
 def _part_of(route: Route, claims: frozenset[str]) -> Route:
@@ -196,23 +190,44 @@ def _part_of(route: Route, claims: frozenset[str]) -> Route:
     return replace(route, methods=sorted(claim.split(" ", 1)[0] for claim in claims))
 
 
-def ownership_in_status(trigger: Mapping[str, Any]) -> Mapping[str, str]:
-    """The field `served` of the status: the claims that the trigger owns, and since when. Empty if it owns none."""
-    found: Mapping[str, str] = (trigger.get("status") or {}).get("served") or {}
+def ownership_in_status(trigger: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The field `served` of the status: the claims that the trigger owns, and since when. Empty if it owns none.
+
+    `later` has those of the claims that it has owned for a shorter time than the others.
+    """
+    found: Mapping[str, Any] = (trigger.get("status") or {}).get("served") or {}
     return found
 
 
-def ownership_fields(before: Mapping[str, str], claims: str | None, now: str) -> Mapping[str, Any]:
+def ownership_fields(before: Mapping[str, Any], claims: str | None, now: str) -> Mapping[str, Any]:
     """The field `served` for the status of a trigger that owns these claims. `before` is its last value.
 
-    None leaves the field alone. A trigger that keeps some of its claims keeps its time: nobody else owned the others.
+    None leaves the field alone. A claim that the trigger keeps has its time, and a new one is the youngest: a trigger
+    of another namespace may have got some of its requests in between.
     """
     if claims is None or (not claims and not before):
         return {}
     if not claims:
         return {"served": None}
-    keeps = set(before.get("claims", "").split(_SEPARATOR)) & set(claims.split(_SEPARATOR))
-    return {"served": {"claims": claims, "since": before["since"] if keeps else now}}
+    owned = _times_of(before)
+    (first, _), *later = _by_time({claim: owned.get(claim, now) for claim in claims.split(_SEPARATOR)})
+    fields: dict[str, Any] = {"claims": claims, "since": first}
+    if later or before.get("later"):
+        fields["later"] = [{"claims": _text_of(part), "since": time} for time, part in later] or None
+    return {"served": fields}
+
+
+def _times_of(served: Mapping[str, Any]) -> dict[str, str]:
+    """Since when the trigger owns each of its claims."""
+    times: dict[str, str] = {}
+    for part in (served, *(served.get("later") or ())):
+        times |= dict.fromkeys(frozenset(part.get("claims", "").split(_SEPARATOR)) - {""}, part.get("since", _NOT_YET))
+    return times
+
+
+def _by_time(times: Mapping[str, str]) -> list[tuple[str, frozenset[str]]]:
+    """The claims of each time, the earliest first."""
+    return [(time, frozenset(c for c in times if times[c] == time)) for time in sorted(set(times.values()))]
 
 
 def _text_of(claims: frozenset[str]) -> str:

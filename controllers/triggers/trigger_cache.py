@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from controllers.cluster.api import Api, Object
+from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.known_fields import validated
+from controllers.cluster.operator import Event
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
 from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease
@@ -50,13 +52,24 @@ class CachedTrigger:
 
 
 class TriggerCache:
-    """Lives in one event loop. Calls `enqueue` with each trigger that may gain or lose a claim."""
+    """Lives in one event loop.
 
-    def __init__(self, api: Api, leases: Callable[[], TriggerLeases], enqueue: Callable[[Key], None]) -> None:
+    Calls `enqueue` with each trigger that may gain or lose a claim, and `forget` with each one that is gone.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        leases: Callable[[], TriggerLeases],
+        enqueue: Callable[[Key], None],
+        forget: Callable[[Key], None] = lambda _: None,
+    ) -> None:
         self.ownership = Ownership()
         self._api = api
         self._leases = leases
         self._enqueue = enqueue
+        self._forget = forget
+        self._objects: InformerCache[Key, Object] = InformerCache()
         self._request_limit = asyncio.Semaphore(_CONCURRENT_REQUESTS)
         self._by_key: dict[Key, CachedTrigger] = {}
         self._by_uid: dict[str, CachedTrigger] = {}
@@ -73,12 +86,35 @@ class TriggerCache:
     def items(self) -> ItemsView[Key, CachedTrigger]:
         return self._by_key.items()
 
-    def update(self, key: Key, found: Object) -> bool:
-        """Takes an observed trigger. Returns whether it is new or its spec changed."""
-        found["metadata"].pop("managedFields", None)  # saves half of the memory
+    def observe(self, event: Event) -> bool:
+        """Takes a watch event. Returns whether the trigger is new or gone, or its spec changed."""
+        found = _without_managers(event["object"])
+        key, version = key_of(found), Version.of(found)
+        if event["type"] == "DELETED":
+            return self._objects.delete(key, version) and self._delete(key)
+        return self._objects.update(key, version, found) and self._update(key, found)
+
+    def begin_list(self) -> None:
+        """Call this before you list: events from now on are newer than the list."""
+        self._objects.begin_list()
+
+    def replace(self, listed: Iterable[Object]) -> None:
+        """Takes the result of the list."""
+        found = {key_of(each): (Version.of(each), _without_managers(each)) for each in listed}
+        for key in self._objects.replace(found):
+            present = self._objects.get(key)
+            if present is None:
+                self._delete(key)
+            else:
+                self._update(key, present)
+
+    def _update(self, key: Key, found: Object) -> bool:
+        """Takes the newest state. Returns whether the trigger is new or its spec changed."""
         cached = self._by_key.get(key)
         if cached is not None and cached.uid == found["metadata"]["uid"]:
             return self._replace(key, cached, found)
+        if cached is not None:
+            self._delete(key)
         spec, rejection, unknown = spec_of(found)
         uid = found["metadata"]["uid"]
         status = TriggerStatus(
@@ -92,13 +128,14 @@ class TriggerCache:
         self._enqueue_all(self.ownership.update(key, found, spec))
         return True
 
-    def delete(self, key: Key) -> bool:
+    def _delete(self, key: Key) -> bool:
         """Removes a trigger. Returns whether it was in the cache."""
         trigger = self._by_key.pop(key, None)
         if trigger is None:
             return False
         self._by_uid.pop(trigger.uid, None)
         self._enqueue_all(self.ownership.remove(key))
+        self._forget(key)
         return True
 
     def _replace(self, key: Key, cached: CachedTrigger, found: Object) -> bool:
@@ -121,6 +158,11 @@ class TriggerCache:
     def _enqueue_all(self, affected: set[Key]) -> None:
         for key in affected:
             self._enqueue(key)
+
+
+def _without_managers(found: Object) -> Object:
+    found["metadata"].pop("managedFields", None)  # saves half of the memory
+    return found
 
 
 def _desired_state(trigger: Mapping[str, Any]) -> tuple[Any, bool]:

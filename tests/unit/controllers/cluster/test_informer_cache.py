@@ -122,3 +122,14 @@ def test_an_object_that_leaves_a_selector_and_comes_back_is_taken_again() -> Non
     assert cache.delete("k", Version("u", 2)), "a watch with a selector calls that a deletion"
     assert not cache.update("k", Version("u", 1), 1)
     assert cache.update("k", Version("u", 3), 3)
+
+
+def test_equal_values_are_kept_once() -> None:
+    cache: InformerCache[str, list[int]] = InformerCache()
+    first = [1]
+    cache.update("k", Version("u", 1), first)
+    cache.update("k", Version("u", 2), [1])
+    assert cache.get("k") is first
+    cache.begin_list()
+    cache.replace({"k": (Version("u", 3), [1])})
+    assert cache.get("k") is first

@@ -102,7 +102,10 @@ def test_a_status_says_since_when_the_same_is_served() -> None:
     assert first == {"served": {"claims": "POST /a", "since": "1"}}
     assert ownership_fields(first["served"], "POST /a", "2") == first
     assert ownership_fields(first["served"], "PUT /a", "2") == {"served": {"claims": "PUT /a", "since": "2"}}
-    assert ownership_fields(first["served"], "POST /a, PUT /a", "2")["served"]["since"] == "1", "it kept one of them"
+    both = {"claims": "POST /a, PUT /a", "since": "1", "later": [{"claims": "PUT /a", "since": "2"}]}
+    assert ownership_fields(first["served"], "POST /a, PUT /a", "2") == {"served": both}, "each has its own time"
+    assert ownership_fields(both, "POST /a, PUT /a", "3") == {"served": both}
+    assert ownership_fields(both, "PUT /a", "3") == {"served": {"claims": "PUT /a", "since": "2", "later": None}}
     assert ownership_fields(first["served"], None, "3") == {}, "the field stays as it is"
     assert ownership_fields(first["served"], "", "3") == {"served": None}
     assert ownership_fields({}, "", "3") == {}
