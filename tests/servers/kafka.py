@@ -8,6 +8,7 @@ import fcntl
 import importlib.util
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -132,6 +133,20 @@ class Kafka:
         assert self.process is not None
         self.process.terminate()
         await self.process.wait()
+
+    def cut(self, topic: str, offset: int) -> None:
+        """Takes the records from that offset on out of partition 0, while the broker is dead.
+
+        Each record must have been sent alone.
+        """
+        folder = self.folder / "data" / f"{topic}-0"
+        with (folder / f"{0:020}.log").open("r+b") as log:
+            while head := log.read(12):
+                first, length = struct.unpack(">qi", head)
+                if first >= offset:
+                    log.truncate(log.tell() - len(head))
+                    break
+                log.seek(length, os.SEEK_CUR)
 
     async def _answers(self) -> bool:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=2000)

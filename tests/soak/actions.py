@@ -55,7 +55,7 @@ async def purge_stream(world: World) -> str:
 
 async def retention(world: World) -> str:
     flow = world.choose("KafkaTrigger")
-    return await destroy_unread(world, flow, world.kafka_sender(flow).delete_records, "{} records were deleted")
+    return await destroy_unread(world, flow, world.kafka_sender(flow).delete_records, "up to {} records were deleted")
 
 
 async def destroy_unread(world: World, flow: Flow, destroy: Callable[[], Awaitable[None]], message: str) -> str:

@@ -376,25 +376,60 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         beginnings = await self._consumer.beginning_offsets(list(known))
         ends = await self._consumer.end_offsets(list(known))
+        cut = {}
         for tp, offset in known.items():
-            partition, beginning, end = self._partitions[tp], beginnings[tp], ends[tp]
+            partition, beginning, end = self._partitions.get(tp), beginnings[tp], ends[tp]
+            if partition is None or not partition.reads:
+                continue  # revoked meanwhile
             if beginning > offset:
-                self._context.report_lost(beginning - offset, "Retention")
-                self._deleted += beginning - offset
-                self._notices.add(deleted(tp, self._deleted, beginning))
-                self._report_connected()
-                partition.mark.reach(beginning)
+                self._begin_after_deleted(partition, offset, beginning)
             elif offset > end:
-                self._context.report_lost(offset - end, "Truncation")
-                self._notices.add(truncated(tp, offset, end, beginning))
-                self._report_connected()
-                partition.alive = False
-                place = replace(partition.place, offset=beginning, settled=frozenset(), times=1)
-                self._partitions[tp] = Partition(tp, place, self._cluster, self._settled, self._suspects)
-            else:
-                continue  # it passed: the same offset is fetched again
-            self._consumer.seek(tp, beginning)
-            self._settled.set()
+                cut[tp] = offset, end
+            # else it passed: the same offset is fetched again
+        if cut and (self._taking_over is None or self._taking_over.done()):
+            self._take_over_in_a_task(partial(self._begin_in_what_is_left, cut))
+
+    def _begin_after_deleted(self, partition: Partition, offset: int, beginning: int) -> None:
+        """Goes on at the first record that is left. The taken ones are held here, and still delivered."""
+        lost = partition.mark.untaken(offset, beginning)
+        if lost:
+            self._context.report_lost(lost, "Retention")
+            self._deleted += lost
+            self._notices.add(deleted(partition.tp, self._deleted, beginning))
+            self._report_connected()
+        partition.mark.reach(beginning)
+        self._consumer.seek(partition.tp, beginning)
+        self._settled.set()
+
+    async def _begin_in_what_is_left(self, cut: Mapping[TopicPartition, tuple[int, int]]) -> None:
+        """Begins anew with partitions that end before the place in them, given with that place and their end.
+
+        New records get the offsets of those that are gone. So the held ones are withdrawn, as another event may come
+        with the same position.
+        """
+        partitions = {tp: partition for tp, partition in self._partitions.items() if tp in cut and partition.reads}
+        ends = {tp: partition.mark.settled_end for tp, partition in partitions.items()}
+        for tp, partition in partitions.items():
+            state = self._client_state(tp)
+            ends[tp] = max(ends[tp], (state and state.highwater) or 0)
+            partition.reads = False
+        await self._withdraw(partitions.values(), _RECREATED_GRACE_SECONDS)
+        offsets = await patiently(lambda: self._consumer.beginning_offsets(list(partitions)))
+        places = {tp: partition.place for tp, partition in partitions.items()}
+        await self._begin(
+            {
+                tp: Beginning(replace(place, offset=offsets[tp], settled=frozenset(), times=0), "Truncated", True)
+                for tp, place in places.items()
+            }
+        )
+        for tp, partition in partitions.items():
+            partition.alive = False
+            offset, end = cut[tp]
+            lost = partition.mark.unsettled_from(end) + partition.mark.untaken(offset, ends[tp])
+            if lost:
+                self._context.report_lost(lost, "Truncation")
+            self._notices.add(truncated(tp, offset, end, lost, offsets[tp]))
+        self._report_connected()
 
     # --- committing
 
@@ -510,11 +545,15 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _pass_gaps(self) -> None:
         """Passes offsets at a partition's end that hold no record, such as a transaction's markers."""
-        subscription = self._consumer._subscription.subscription
-        assignment = subscription and subscription.assignment
         for tp, partition in self._partitions.items():
-            state = assignment.state_value(tp) if assignment is not None else None
+            state = self._client_state(tp)
             if state is None or not state.has_valid_position or not partition.reads:
                 continue
             if partition.mark.reach(state.position):
                 self._settled.set()
+
+    def _client_state(self, tp: TopicPartition) -> Any:
+        """The client's position in a partition and what it knows of its end; None if the partition is not assigned."""
+        subscription = self._consumer._subscription.subscription
+        assignment = subscription and subscription.assignment
+        return assignment.state_value(tp) if assignment is not None else None

@@ -59,18 +59,20 @@ def forgotten(offsets: Mapping[TopicPartition, int]) -> Notice:
 
 
 def deleted(tp: TopicPartition, lost: int, beginning: int) -> Notice:
-    """`lost` counts the records of all partitions since the source started."""
+    """`lost` counts the offsets of all partitions since the source started; some may hold no record."""
     return Notice(
         "RecordsDeleted",
-        f"{lost} records were deleted before they were read; reading goes on: {_places({tp: beginning})}",
+        f"up to {lost} records were deleted before they were read; reading goes on: {_places({tp: beginning})}",
     )
 
 
-def truncated(tp: TopicPartition, offset: int, end: int, beginning: int) -> Notice:
+def truncated(tp: TopicPartition, offset: int, end: int, lost: int, beginning: int) -> Notice:
+    """`lost` counts the offsets that were known and not settled; some may hold no record."""
+    known = f"up to {lost} known ones were not delivered" if lost else "all known ones were delivered"
     return Notice(
         "Truncated",
-        f"{tp.topic}/{tp.partition} ends at {end}, and was read up to {offset}: the brokers lost at least"
-        f" {offset - end} records; it is read again from its beginning, {beginning}",
+        f"{tp.topic}/{tp.partition} ends at {end}, and was read up to {offset}: the brokers lost records; {known}, and"
+        f" newer ones may be missing; it is read again from its beginning, {beginning}",
     )
 
 

@@ -13,7 +13,7 @@ _MOST_IDS = 2**128
 _MOST_TIMES = 1_000
 _KEPT_BYTES = 256  # of metadata that the trigger's own state keeps: a trigger may have many partitions
 
-Origin = Literal["Committed", "New", "TopicRecreated", "OffsetsForgotten"]
+Origin = Literal["Committed", "New", "TopicRecreated", "OffsetsForgotten", "Truncated"]
 
 
 @frozen()

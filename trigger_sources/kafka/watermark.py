@@ -93,6 +93,22 @@ class Watermark:
     def unsettled(self) -> int:
         return len(self._taken)
 
+    def unsettled_from(self, offset: int) -> int:
+        """How many taken offsets from `offset` on are not settled."""
+        return sum(found >= offset for found in self._taken)
+
+    def untaken(self, offset: int, end: int) -> int:
+        """How many offsets from `offset` up to `end`, and without it, were neither taken nor settled before.
+
+        `offset` is one that reading has not passed.
+        """
+        return max(0, end - offset - sum(offset <= found < end for found in self._settled))
+
+    @property
+    def settled_end(self) -> int:
+        """The offset after the highest settled one that is known."""
+        return max(self.committable, max(self._settled, default=-1) + 1)
+
     def settled_from(self, offset: int) -> set[int]:
         """All settled offsets from `offset` on, in case the partition comes back without its last commit."""
         return {*range(offset, self.committable), *(found for found in self._settled if found >= offset)}

@@ -12,13 +12,15 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.new_partitions import NewPartitions
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
-from servers.kafka import Kafka, assigned, committed_and_ends, create_topic
+from servers.kafka import Kafka, apache_kafka, assigned, committed_and_ends, create_topic
 from servers.kafka_source import trigger
 
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.kafka import KafkaTrigger, consumer
 from trigger_sources.kafka.reply import KafkaReply
+from trigger_sources.kafka.trigger import _MEMBERS
+from trigger_sources.kafka.watermark import encode
 from trigger_sources.testing import StandInContext
 
 DONE = Outcome("delivered")
@@ -85,6 +87,10 @@ class Reader:
     @property
     def data(self) -> list[int]:
         return sorted(int(delivery.event.data or b"-1") for delivery in self.taken)
+
+    @property
+    def client(self) -> Any:
+        return _MEMBERS[self.context.uid, self.context.function]._consumer
 
     async def connected(self) -> None:
         await self.until(lambda: bool(self.context.reports) and self.context.reports[-1][0])
@@ -277,16 +283,55 @@ async def test_a_commit_of_the_old_topic_is_no_place_of_the_new_one(kafka: Kafka
         assert running.data == list(range(100, 160))
 
 
-async def test_a_position_behind_the_end_is_reported(kafka: Kafka, topic: str) -> None:
+async def test_a_place_behind_the_end_is_reported_and_what_settled_is_not_lost(kafka: Kafka, topic: str) -> None:
     context = StandInContext()
     await produce(kafka, topic, range(10))
-    await commit(kafka, f"g-{topic}", {TopicPartition(topic, 0): OffsetAndMetadata(50, "")})
+    # Everything before 50 settled, and above it 51 and 52
+    place = OffsetAndMetadata(50, encode(50, [51, 52]))
+    await commit(kafka, f"g-{topic}", {TopicPartition(topic, 0): place})
     async with reader(trigger(kafka, topic), context) as running:
         await running.until(lambda: len(running.taken) >= 10)
-        assert context.lost == [(40, "Truncation")]
-        reason, message = context.reports[-1][1:]
-        assert reason == "Truncated"
-        assert f"{topic}/0 ends at 10" in message
+        assert context.lost == [(1, "Truncation")]
+        assert context.reports[-1] == (
+            True,
+            "Truncated",
+            f"{topic}/0 ends at 10, and was read up to 50: the brokers lost records; up to 1 known ones were not"
+            " delivered, and newer ones may be missing; it is read again from its beginning, 0",
+        )
+
+
+@pytest.mark.timeout(180)  # it starts a broker
+async def test_records_that_a_cut_log_lost_before_they_were_delivered_are_counted(topic: str) -> None:
+    """The records that come after that have the offsets of those that are lost. They are delivered, too."""
+    context = StandInContext()
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(7))
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+            for _ in range(3):  # the client fetches one of these at a time
+                await producer.send_and_wait(topic, b"1" * 900_000, partition=0)
+        source = trigger(kafka, topic, maxDistance=7)
+        async with reader(source, context, lambda delivery: delivery.event.data not in (b"0", b"2", b"5")) as running:
+            await running.until(lambda: len(running.taken) == 7)
+            await running.until(lambda: TopicPartition(topic, 0) in running.client._fetcher._records)
+            await kafka.kill()
+            kafka.cut(topic, 4)
+            await running.taken[0].settle(DONE)  # now the one that is fetched can be taken
+            await running.until(lambda: len(running.taken) == 8)
+            await kafka.start()
+            await running.until(lambda: len(running.taken) == 12)
+            # Held: 2, which comes again, and 5, which does not. Known from the broker's answers: 8 and 9
+            assert context.lost == [(3, "Truncation")]
+            assert context.reports[-1] == (
+                True,
+                "Truncated",
+                f"{topic}/0 ends at 4, and was read up to 8: the brokers lost records; up to 3 known ones were not"
+                " delivered, and newer ones may be missing; it is read again from its beginning, 0",
+            )
+            assert [withdrawn(running.taken[2]) for withdrawn in context.withdrawn] == [True]
+            await produce(kafka, topic, range(104, 107))
+            await running.until(lambda: len(running.taken) == 15)
+            assert [int(delivery.event.data or b"") for delivery in running.taken[8:]] == [0, 1, 2, 3, 104, 105, 106]
 
 
 async def test_a_member_that_was_stopped_past_its_session_starts_nothing_when_it_wakes(

@@ -115,7 +115,7 @@ async def test_records_lost_to_retention_are_counted(kafka: Kafka, topic: str) -
     context = StandInContext()
     async with reading(trigger(kafka, topic), context) as generator:
         taken = await take(generator, 10)
-        for delivery in taken[:3]:
+        for delivery in (*taken[:3], taken[5]):
             await delivery.settle(DONE)
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await admin.start()
@@ -124,10 +124,10 @@ async def test_records_lost_to_retention_are_counted(kafka: Kafka, topic: str) -
     async with reading(trigger(kafka, topic), context) as generator:
         assert offsets(await take(generator, 2)) == [8, 9]
         await until(lambda: context.reports[-1][1] == "RecordsDeleted")
-    assert context.lost == [(5, "Retention")]
+    assert context.lost == [(4, "Retention")], "3 to 7, without 5, which was delivered"
     connected, _, message = context.reports[-1]
     assert connected
-    assert message == f"5 records were deleted before they were read; reading goes on: {topic}/0 from 8"
+    assert message == f"up to 4 records were deleted before they were read; reading goes on: {topic}/0 from 8"
 
 
 async def test_the_source_continues_after_the_broker_is_killed_and_restarted(topic: str) -> None:

@@ -53,6 +53,13 @@ class WatermarkAgainstAModel(RuleBasedStateMachine):
         assert self.mark.unsettled == len(self.open)
 
     @invariant()
+    def what_is_not_settled_is_counted(self) -> None:
+        for offset in (100, self.after - 2, self.after):
+            assert self.mark.unsettled_from(offset) == sum(found >= offset for found in self.open)
+        for end in (self.after - 3, self.after, self.after + 40):
+            assert self.mark.untaken(self.after, end) == len({*range(self.after, end)} - self.known)
+
+    @invariant()
     def the_metadata_names_what_is_settled_above_and_nothing_else(self) -> None:
         above = {offset for offset in self.done if offset > self.mark.committable} if self.open else set()
         above |= {offset for offset in self.known if offset >= self.mark.committable}
