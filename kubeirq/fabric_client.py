@@ -111,9 +111,15 @@ class FabricClient(Protocol):
     def redrive(self, trigger: ResourceView, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Yields one object for each dead letter, then one with `done`."""
 
-    async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> int: ...
+    async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> tuple[int, Sequence[str]]:
+        """Returns how many were deleted, and the identities that there are not."""
 
     async def lanes(self, trigger: ResourceView) -> list[dict[str, Any]]: ...
 
-    async def act_on_lanes(self, trigger: ResourceView, verb: str, key: str | None) -> int:
-        """`verb` is `release` or `skip`; `key` is in base64, None means all keys. Returns the number of lanes."""
+    async def act_on_lanes(self, trigger: ResourceView, verb: str, lane: str | None) -> int:
+        """`verb` is `release` or `skip`; `lane` is a name of `lanes`, None means all. Returns the number of lanes."""
+
+
+def lanes_request(lane: str | None) -> Mapping[str, Any]:
+    """The body of the admin API's request for one lane, or for all."""
+    return {"all": True} if lane is None else {"lane": lane}

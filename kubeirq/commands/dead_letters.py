@@ -2,12 +2,13 @@
 
 import base64
 from collections import Counter
+from collections.abc import Collection
 
 import click
 
 from kubeirq.commands.arguments import OUTPUT, TRIGGER, decoded_key, print_tables
 from kubeirq.commands.open_fabric import with_fabric
-from kubeirq.fabric_client import FabricClient
+from kubeirq.fabric_client import FabricClient, Refused
 from kubeirq.output.formats import age, to_text
 from kubeirq.output.letter_text import readable_letter
 
@@ -87,7 +88,9 @@ async def redrive(
     found = await fabric.trigger(trigger)
     selected = _selected(identities, everything)
     failed = would_be = 0
+    missing = set(selected or ())
     async for line in fabric.redrive(found, {"identities": selected, "ratePerSecond": rate, "dryRun": dry_run}):
+        missing.discard(line.get("identity"))
         if line.get("done"):
             failed = line["failed"]
             click.echo(
@@ -100,6 +103,7 @@ async def redrive(
             click.echo(
                 f"{line['identity']}: {line['outcome']}" + (f" ({line['status']})" if line.get("status") else "")
             )
+    _refuse_missing(missing, trigger)
     return 1 if failed else 0
 
 
@@ -111,8 +115,17 @@ async def redrive(
 async def purge(fabric: FabricClient, trigger: str, identities: tuple[str, ...], everything: bool) -> int:
     """Delete dead letters. You cannot get them back."""
     selected = _selected(identities, everything)
-    click.echo(f"purged {await fabric.purge(await fabric.trigger(trigger), selected)}")
+    purged, missing = await fabric.purge(await fabric.trigger(trigger), selected)
+    click.echo(f"purged {purged}")
+    _refuse_missing(missing, trigger)
     return 0
+
+
+def _refuse_missing(identities: Collection[str], trigger: str) -> None:
+    """Raises Refused if the person named dead letters that there are not."""
+    if identities:
+        names = ", ".join(map(repr, sorted(identities)))
+        raise Refused(f"no dead letter {names}; `kubeirq dead-letters list {trigger}` shows them")
 
 
 def _selected(identities: tuple[str, ...], everything: bool) -> list[str] | None:

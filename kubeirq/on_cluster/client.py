@@ -10,7 +10,16 @@ import click
 
 from controllers.functions.status import FUNCTION_LABEL, PORT
 from kubeirq import name_lookup
-from kubeirq.fabric_client import Answer, Description, Message, Overview, Published, Refused, ResourceView
+from kubeirq.fabric_client import (
+    Answer,
+    Description,
+    Message,
+    Overview,
+    Published,
+    Refused,
+    ResourceView,
+    lanes_request,
+)
 from kubeirq.name_lookup import find_one, select
 from kubeirq.on_cluster.connection import AccessDenied, Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
@@ -158,16 +167,16 @@ class ClusterClient:
         async for line in self._controllers.redrive(trigger, request):
             yield line
 
-    async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> int:
+    async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> tuple[int, Sequence[str]]:
         answer = await self._controllers.request_one(trigger, "POST", "dead-letters/purge", {"identities": identities})
-        return int(answer["purged"])
+        return int(answer["purged"]), answer.get("missing", ())
 
     async def lanes(self, trigger: ResourceView) -> list[dict[str, Any]]:
         answers = await self._controllers.request_all(trigger, "GET", "lanes")
         return [{**lane, "replica": name} for name, answer in answers for lane in answer["lanes"]]
 
-    async def act_on_lanes(self, trigger: ResourceView, verb: str, key: str | None) -> int:
-        answers = await self._controllers.request_all(trigger, "POST", f"lanes/{verb}", {"key": key})
+    async def act_on_lanes(self, trigger: ResourceView, verb: str, lane: str | None) -> int:
+        answers = await self._controllers.request_all(trigger, "POST", f"lanes/{verb}", lanes_request(lane))
         return sum(int(answer["lanes"]) for _, answer in answers)
 
     async def _views(self, only: Sequence[str] | None = None) -> list[ResourceView]:

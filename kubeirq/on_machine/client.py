@@ -9,7 +9,16 @@ from urllib.parse import quote
 import orjson
 
 from kubeirq import name_lookup
-from kubeirq.fabric_client import Answer, Description, FabricUnreachable, Message, Overview, Published, ResourceView
+from kubeirq.fabric_client import (
+    Answer,
+    Description,
+    FabricUnreachable,
+    Message,
+    Overview,
+    Published,
+    ResourceView,
+    lanes_request,
+)
 from kubeirq.name_lookup import find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
@@ -121,16 +130,16 @@ class MachineClient:
         async for line in self._client.lines(f"{_path(trigger)}/dead-letters/redrive", request):
             yield line
 
-    async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> int:
+    async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> tuple[int, Sequence[str]]:
         answer = await self._client.post(f"{_path(trigger)}/dead-letters/purge", {"identities": identities})
-        return int(answer["purged"])
+        return int(answer["purged"]), answer["missing"]
 
     async def lanes(self, trigger: ResourceView) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self._client.get(f"{_path(trigger)}/lanes"))["lanes"]
         return found
 
-    async def act_on_lanes(self, trigger: ResourceView, verb: str, key: str | None) -> int:
-        answer = await self._client.post(f"{_path(trigger)}/lanes/{verb}", {"key": key})
+    async def act_on_lanes(self, trigger: ResourceView, verb: str, lane: str | None) -> int:
+        answer = await self._client.post(f"{_path(trigger)}/lanes/{verb}", lanes_request(lane))
         return int(answer.get("lanes", 0))
 
     async def _views(self) -> list[ResourceView]:

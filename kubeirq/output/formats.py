@@ -14,7 +14,8 @@ def table_lines(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str
     """The lines of a table; none if there are no rows."""
     if not rows:
         return []
-    texts = [names, *([_cell(value) for value in row] for row in rows)]
+    # The first column names the row. It stays whole, so that it can be pasted
+    texts = [names, *([_text(row[0]), *map(_cell, row[1:])] for row in rows)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(names))]
     return ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in texts]
 
@@ -54,10 +55,14 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _cell(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, list):
         value = value[0] if value else "-"
-    text = " ".join(str(value).split())
+    return " ".join(str(value).split())
+
+
+def _cell(value: Any) -> str:
+    text = _text(value)
     return text if len(text) <= _CELL_CHARACTERS else text[: _CELL_CHARACTERS - 1] + "…"
 
 

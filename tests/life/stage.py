@@ -318,10 +318,13 @@ class Stage:
         self.settling.tell(event, ConnectionError("the source's connection is gone"))
 
     async def on_person(self, event: int) -> None:
-        assert self.dispatcher.release(self.delivery(event).key) == 1
+        assert self.dispatcher.release(self.lane_name(event)) == 1
+
+    def lane_name(self, event: int) -> str:
+        return next(held.lane_name for held in self.dispatcher.events() if held.delivery.position == str(event))
 
     async def on_skip(self, event: int) -> None:
-        assert self.dispatcher.skip(self.delivery(event).key) == 1
+        assert self.dispatcher.skip(self.lane_name(event)) == 1
 
     async def on_revoke(self, key: int) -> None:
         await withdraw(self.dispatcher, lambda delivery: delivery.key == str(key).encode(), 0)

@@ -168,6 +168,7 @@ class Dispatcher:
         """The lanes whose first event runs, retries, is parked or settles."""
         return [
             LaneView(
+                name=held.lane_name,
                 key=held.delivery.key,
                 partition=held.delivery.partition,
                 events=1 + (self._lanes.queued(held.lane) if held.lane is not None else 0),
@@ -827,25 +828,25 @@ class Dispatcher:
         self.room_changed.set()
         self._kick()
 
-    def release(self, key: bytes | None) -> int:
-        """Lets parked and retrying lanes of that key (None: all) try again now, with fresh attempts; how many."""
-        found = self._stuck(key)
+    def release(self, lane: str | None) -> int:
+        """Lets the parked or retrying lane of that name (None: all) try again now, with fresh attempts; how many."""
+        found = self._stuck(lane)
         for held in found:
             self._step(held, Input.RELEASED)
         self._kick()
         return len(found)
 
-    def skip(self, key: bytes | None) -> int:
-        """Ends the first event of parked and retrying lanes of that key (None: all): dead-lettered, or dropped."""
-        found = self._stuck(key)
+    def skip(self, lane: str | None) -> int:
+        """Ends the first event of the parked or retrying lane of that name (None: all): dead-lettered, or dropped."""
+        found = self._stuck(lane)
         for held in found:
             message = f"skipped by hand; last: {held.last_message}"
             self._step(held, self._part_with(held, "Skipped", message))
         self._kick()
         return len(found)
 
-    def _stuck(self, key: bytes | None) -> list[Held]:
-        return [held for held in self.events() if held.is_stuck and (key is None or held.delivery.key == key)]
+    def _stuck(self, lane: str | None) -> list[Held]:
+        return [held for held in self.events() if held.is_stuck and (lane is None or held.lane_name == lane)]
 
     # --- observers
 

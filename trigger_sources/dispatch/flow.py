@@ -436,11 +436,11 @@ class Flow:
     def lanes_view(self) -> list[LaneView]:
         return self.dispatcher.lanes_view()
 
-    def release(self, key: bytes | None) -> int:
-        return self.dispatcher.release(key)
+    def release(self, lane: str | None) -> int:
+        return self.dispatcher.release(lane)
 
-    def skip(self, key: bytes | None) -> int:
-        return self.dispatcher.skip(key)
+    def skip(self, lane: str | None) -> int:
+        return self.dispatcher.skip(lane)
 
     def resume(self) -> None:
         """After everything failed: go on."""

@@ -1,6 +1,7 @@
 """The dispatcher's record of an event that it holds, and how people see it."""
 
 import asyncio
+import base64
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from trigger_sources.transport.client import Connection
 
 ANSWER_HEAD_BYTES = 1024
 _ATTEMPTS_KEPT = 50  # of the first ones and as many of the last ones
+_LANE_PREFIXES = ("event:", "partition:", "base64:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,31 @@ class Seen:
 class LaneView:
     """One lane as a person sees it."""
 
+    name: str  # as `lane_name` has it
     key: bytes | None
     partition: str | None
     events: int
     state: Label
     since: float  # seconds since the epoch: the first attempt of its first event, or when that one was taken
     message: str
+
+
+def lane_name(lane: Hashable | None, delivery: Delivery) -> str:
+    """The text that stands for a lane at the command line: it is listed, and pasted to name the lane. Pure.
+
+    A lane is a key, a partition or one event. The key is shown as it is where no other lane could look the same and a
+    terminal keeps every character, else in base64.
+    """
+    if lane is None:
+        return f"event:{delivery.position if delivery.position is not None else delivery.event.id}"
+    if not isinstance(lane, tuple) or delivery.key is None:
+        return f"partition:{delivery.partition}"
+    try:
+        text = delivery.key.decode()
+    except ValueError:
+        text = ""
+    is_plain = text.isprintable() and text == " ".join(text.split()) and not text.startswith((*_LANE_PREFIXES, "-"))
+    return text if text and is_plain else f"base64:{base64.b64encode(delivery.key).decode()}"
 
 
 class Held:
@@ -89,6 +110,10 @@ class Held:
         self.message = ""  # of the outcome, for a person
         self.history: Sequence[Attempt] = ()  # of earlier rounds, when it was redriven
         self.redriven = 0
+
+    @property
+    def lane_name(self) -> str:
+        return lane_name(self.lane, self.delivery)
 
     @property
     def runs(self) -> bool:

@@ -184,12 +184,14 @@ class FlowAdmin:
 
     async def purge(self, request: web.Request) -> web.Response:
         purged = 0
-        asked = await json_object(request)
-        async for letter, running in self._letters(request, asked.get("identities")):
+        wanted = (await json_object(request)).get("identities")
+        missing = set(wanted or ())
+        async for letter, running in self._letters(request, wanted):
             await running.flow.dispatcher.letters.remove(letter)
             purged += 1
+            missing.discard(letter.identity)
         log.info("dead letters purged", extra={**self._where(request), "count": purged})
-        return json_answer({"purged": purged})
+        return json_answer({"purged": purged, "missing": sorted(missing)})
 
     # --- flow
 
@@ -204,6 +206,7 @@ class FlowAdmin:
     async def lanes(self, request: web.Request) -> web.Response:
         lanes = [
             {
+                "name": lane.name,
                 "key": _base64(lane.key),
                 "partition": lane.partition,
                 "events": lane.events,
@@ -218,14 +221,14 @@ class FlowAdmin:
         return json_answer({"lanes": lanes})
 
     async def release(self, request: web.Request) -> web.Response:
-        key = _key(await json_object(request))
-        count = sum(running.flow.release(key) for running in self._running(request))
+        lane = _lane(await json_object(request))
+        count = sum(running.flow.release(lane) for running in self._running(request))
         log.info("lanes released", extra={**self._where(request), "count": count})
         return json_answer({"lanes": count})
 
     async def skip(self, request: web.Request) -> web.Response:
-        key = _key(await json_object(request))
-        count = sum(running.flow.skip(key) for running in self._running(request))
+        lane = _lane(await json_object(request))
+        count = sum(running.flow.skip(lane) for running in self._running(request))
         log.info("lanes skipped", extra={**self._where(request), "count": count})
         return json_answer({"lanes": count})
 
@@ -386,12 +389,16 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return json_answer({"error": f"a fault of kubeirq: {type(error).__name__}: {error}; its log has more"}, 500)
 
 
-def _key(asked: dict[str, Any]) -> bytes | None:
-    key = asked.get("key")
-    try:
-        return None if key is None else base64.b64decode(key, validate=True)
-    except (ValueError, TypeError):
-        raise Refused(400, "key: base64 is needed") from None
+def _lane(asked: dict[str, Any]) -> str | None:
+    """The name of the lane, or None for all, which the request has to say. Raises Refused."""
+    lane = asked.get("lane")
+    if isinstance(lane, str):
+        return lane
+    if asked.get("all") is not True:
+        raise Refused(
+            400, "lane: the name of a lane is needed, or all: true; the command line may be of another version"
+        )
+    return None
 
 
 def _base64(data: bytes | None) -> str | None:

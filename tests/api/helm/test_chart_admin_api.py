@@ -186,7 +186,7 @@ async def test_a_team_handles_the_dead_letters_of_its_own_namespace_and_of_no_ot
                 own = await fabric.trigger("t")
                 await until_reachable(cluster, controllers)
                 assert await fabric.dead_letters(own, 10) == []
-                assert await fabric.purge(own, None) == 0
+                assert await fabric.purge(own, None) == (0, [])
                 assert await fabric.lanes(own) == []
                 assert await fabric.act_on_lanes(own, "release", None) == 0
                 (flow,) = (await controllers.state(own)).flows

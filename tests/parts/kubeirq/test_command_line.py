@@ -153,6 +153,49 @@ async def test_a_fabric_on_this_machine_comes_before_a_cluster_and_its_logs_outl
     assert (await ran("logs", "other", "--state", ".kubeirq"))[0] == 4
 
 
+async def test_a_lane_or_dead_letter_is_named_as_it_is_listed_and_an_unknown_name_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "def handler(event, context):\n    raise ValueError('no')\n"
+    delivery = {"attempts": 1, "onFailure": "park"}
+    manifests = [
+        manifest("Function", "f", source={"inline": code}),
+        manifest("NATSTrigger", "parked", function="f", subject="parked", createStream=True, delivery=delivery),
+        manifest("NATSTrigger", "dead", function="f", subject="dead", createStream=True, delivery={"attempts": 1}),
+    ]
+    async with fabric(tmp_path / "app", tmp_path / ".kubeirq", manifests=manifests):
+        for name in ("parked", "parked", "dead"):
+            assert (await ran("publish", name, "-d", "1"))[0] == 0
+        first, second = await rows("lanes", "list", "parked", number=2)
+        assert (await ran("lanes", "skip", "parked"))[0] == 2
+        assert (await ran("lanes", "skip", "parked", first, "--all"))[0] == 2
+        code_, output = await ran("lanes", "skip", "parked", "event:nowhere")
+        assert (code_, "no lane 'event:nowhere' of parked waits" in output) == (1, True)
+        assert await ran("lanes", "skip", "parked", first) == (0, "skipped 1\n")
+        assert await rows("lanes", "list", "parked", number=1) == [second]
+        assert await ran("lanes", "skip", "parked", "--all") == (0, "skipped 1\n")
+        (letter,) = await rows("dead-letters", "list", "dead", number=1)
+        for command in ("redrive", "purge", "show"):
+            code_, output = await ran("dead-letters", command, "dead", "nowhere")
+            assert (code_, "no dead letter 'nowhere'" in output) == (1, True), command
+        assert (await ran("dead-letters", "redrive", "dead", "nowhere", "--dry-run"))[0] == 1
+        code_, output = await ran("dead-letters", "purge", "dead", letter, "nowhere")
+        assert (code_, output.splitlines()[0]) == (1, "purged 1")
+        for words in (("lanes", "list", "x"), ("lanes", "release", "x", "--all"), ("resume", "x"), ("suspend", "x")):
+            assert (await ran(*words))[0] == 1
+        for command in ("list", "show", "redrive", "purge"):
+            assert (await ran("dead-letters", command, "x", *([] if command == "list" else ["y"])))[0] == 1
+
+
+async def rows(*words: str, number: int) -> list[str]:
+    """The first column of the table, once it has that number of rows."""
+    async with asyncio.timeout(30):
+        while len(found := [line.split()[0] for line in (await ran(*words))[1].splitlines()[1:]]) != number:
+            await asyncio.sleep(0.1)
+    return found
+
+
 def test_options_for_a_cluster_and_for_this_machine_exclude_each_other() -> None:
     code, output = run("get", "--state", "here", "--context", "there")
     assert (code, "use only one" in output) == (2, True)

@@ -44,7 +44,10 @@ async def test_dead_letters_are_listed_redriven_and_purged(tmp_path: Path) -> No
             "delivered": 1,
             "failed": 0,
         }
-        assert await it.post(f"{BASE}/dead-letters/purge", {"identities": [second]}) == {"purged": 1}
+        assert await it.post(f"{BASE}/dead-letters/purge", {"identities": [second, "nowhere"]}) == {
+            "purged": 1,
+            "missing": ["nowhere"],
+        }
         assert await it.get(f"{BASE}/dead-letters") == {"deadLetters": []}
 
 
@@ -57,7 +60,10 @@ async def test_a_parked_lane_is_listed_and_released(tmp_path: Path) -> None:
     async with scripted(decide) as function, admin(tmp_path, function.url, delivery={"onFailure": "park"}) as it:
         it.broker.publish(key="a")
         await it.until(f"{BASE}/lanes", lambda found: [lane["state"] for lane in found["lanes"]] == ["parked"])
-        assert await it.post(f"{BASE}/lanes/release", {"key": base64.b64encode(b"a").decode()}) == {"lanes": 1}
+        status, text = await it.ask("POST", f"{BASE}/lanes/skip", {"key": None})
+        assert (status, "the name of a lane is needed, or all: true" in text) == (400, True)
+        assert await it.post(f"{BASE}/lanes/skip", {"lane": "b"}) == {"lanes": 0}
+        assert await it.post(f"{BASE}/lanes/release", {"lane": "a"}) == {"lanes": 1}
         await it.until("/v1/status", lambda found: found["triggers"][0]["counters"]["delivered"] == 1)
         assert await it.post(f"{BASE}/resume", None) == {}
 
