@@ -7,8 +7,9 @@ from dataclasses import replace
 from aiokafka import TopicPartition
 
 from trigger_sources.delivery import SETTLED, Delivery, Outcome
+from trigger_sources.kafka.commit_metadata import MOST_BYTES
 from trigger_sources.kafka.places import Place, topic_name
-from trigger_sources.kafka.watermark import MOST_BYTES, Watermark
+from trigger_sources.kafka.watermark import Watermark
 
 _LEAST_METADATA_BYTES = 64  # a topic's id and the other marks fit
 

@@ -4,8 +4,8 @@ from collections.abc import Set
 from dataclasses import replace
 from typing import Literal
 
+from trigger_sources.kafka.commit_metadata import decode, encode, marks_of
 from trigger_sources.kafka.topic_ids import short_id
-from trigger_sources.kafka.watermark import decode, encode, marks_of
 from trigger_sources.values import frozen
 
 AT_BEGINNING = -2  # an offset: the first record that the partition has

@@ -1,13 +1,11 @@
 """The watermark of a partition whose events settle out of order. Pure."""
 
-import base64
-import binascii
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-_VERSION = b"k1:"
+from trigger_sources.kafka.commit_metadata import MOST_BYTES, encode
+
 _PRUNE_LEAST = 256
-MOST_BYTES = 4096  # the broker's usual limit for the metadata of a commit
 
 
 class Watermark:
@@ -117,87 +115,6 @@ class Watermark:
         """The settled offsets above `committable`."""
         return {offset for offset in self._settled if offset >= self.committable}
 
-    def metadata(self, marks: Iterable[int] = (), most_bytes: int = MOST_BYTES) -> str:
+    def metadata(self, marks: Collection[int] = (), most_bytes: int = MOST_BYTES) -> str:
         """The settled offsets above `committable`, for the commit's metadata: the lowest that fit; and the marks."""
         return encode(self.committable, self.above(), marks, most_bytes)
-
-
-def encode(base: int, settled: Iterable[int], marks: Iterable[int] = (), most_bytes: int = MOST_BYTES) -> str:
-    """Run lengths, alternately unsettled and settled, from `base` on, as variable-length numbers in base64.
-
-    Each mark stands at the end as a gap before no settled offset, so that earlier versions read past it.
-    """
-    data, end = bytearray(), b"".join(_number(mark) + b"\0" for mark in marks)
-    at = base
-    for first, last in _runs(sorted(settled)):
-        piece = _number(first - at) + _number(last - first + 1)
-        if len(_VERSION) + (len(data) + len(piece) + len(end) + 2) // 3 * 4 > most_bytes:
-            break
-        data += piece
-        at = last + 1
-    data += end
-    return (_VERSION + base64.b64encode(bytes(data))).decode() if data else ""
-
-
-def decode(base: int, metadata: str) -> set[int]:
-    """The settled offsets; empty if the metadata is damaged or from another program."""
-    found: set[int] = set()
-    at = base
-    for gap, length in _pairs(metadata):
-        at += gap
-        found.update(range(at, at + length))
-        at += length
-    return found
-
-
-def marks_of(metadata: str) -> list[int]:
-    """The marks; empty if there are none, or if the metadata is damaged or from another program."""
-    return [gap for gap, length in _pairs(metadata) if not length]
-
-
-def _pairs(metadata: str) -> list[tuple[int, int]]:
-    """Each gap with the number of settled offsets behind it."""
-    if not metadata.startswith(_VERSION.decode()):
-        return []
-    try:
-        data = base64.b64decode(metadata[len(_VERSION) :], validate=True)
-    except (binascii.Error, ValueError):
-        return []
-    numbers = _numbers(data)
-    if numbers is None or len(numbers) % 2 or sum(numbers[1::2]) > 1_000_000:
-        return []
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def _runs(offsets: list[int]) -> Iterable[tuple[int, int]]:
-    """First and last of each run of consecutive numbers."""
-    index = 0
-    while index < len(offsets):
-        first = last = offsets[index]
-        index += 1
-        while index < len(offsets) and offsets[index] == last + 1:
-            last += 1
-            index += 1
-        yield first, last
-
-
-def _number(value: int) -> bytes:
-    """Seven bits a byte, the lowest first."""
-    data = bytearray()
-    while value > 0x7F:
-        data.append(value & 0x7F | 0x80)
-        value >>= 7
-    data.append(value)
-    return bytes(data)
-
-
-def _numbers(data: bytes) -> list[int] | None:
-    """None when the last number is cut off."""
-    found, value, shift = [], 0, 0
-    for byte in data:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            found.append(value)
-            value = shift = 0
-    return None if shift else found

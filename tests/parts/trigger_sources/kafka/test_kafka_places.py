@@ -18,9 +18,9 @@ from servers.kafka_source import trigger
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.kafka import KafkaTrigger, consumer
+from trigger_sources.kafka.commit_metadata import encode
 from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.kafka.trigger import _MEMBERS
-from trigger_sources.kafka.watermark import encode
 from trigger_sources.testing import StandInContext
 
 DONE = Outcome("delivered")

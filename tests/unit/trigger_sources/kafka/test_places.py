@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trigger_sources.kafka.commit_metadata import decode
 from trigger_sources.kafka.places import (
     AT_BEGINNING,
     Beginning,
@@ -13,7 +14,6 @@ from trigger_sources.kafka.places import (
     place_of_text,
     topic_name,
 )
-from trigger_sources.kafka.watermark import decode
 
 X, Y = 0x5F, 2**127 + 3
 

@@ -1,10 +1,11 @@
-"""The watermark compared with a naive model, and its metadata."""
+"""The watermark compared with a naive model."""
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trigger_sources.kafka.watermark import Watermark, decode, encode
+from trigger_sources.kafka.commit_metadata import decode
+from trigger_sources.kafka.watermark import Watermark
 
 
 class WatermarkAgainstAModel(RuleBasedStateMachine):
@@ -68,23 +69,3 @@ class WatermarkAgainstAModel(RuleBasedStateMachine):
 
 WatermarkAgainstAModel.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestWatermark = WatermarkAgainstAModel.TestCase
-
-
-@given(st.integers(0, 2**50), st.sets(st.integers(1, 100_000), max_size=4_000))
-@settings(deadline=None, max_examples=50)
-def test_metadata_fits_the_brokers_limit_and_never_claims_too_much(base: int, above: set[int]) -> None:
-    settled = {base + offset for offset in above}
-    text = encode(base, settled)
-    assert len(text.encode()) <= 4096
-    assert decode(base, text) <= settled
-
-
-@given(st.one_of(st.text(max_size=50), st.binary(max_size=60).map(lambda data: "k1:" + data.hex())))
-def test_foreign_or_damaged_metadata_claims_nothing_absurd(text: str) -> None:
-    assert all(offset >= 5 for offset in decode(5, text))
-
-
-def test_foreign_metadata_is_ignored() -> None:
-    assert decode(0, "some other consumer's note") == set()
-    assert decode(0, "") == set()
-    assert decode(0, "k1:!!!") == set()
