@@ -102,7 +102,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Joins with a consumer that is started; `close` closes it."""
         self._consumer = consumer
         await self._kept.look()
-        self._beginnings = Beginnings(consumer, self._kept, self._start, self._former)
+        self._beginnings = Beginnings(consumer, self._kept, self._start, self._former, undecided=self._report_undecided)
         self._fetching = Fetching(consumer, self._most)
         self._health = Health(consumer, self._group, self._topics, self._max_distance)
         self._answers = Answers(consumer)
@@ -541,6 +541,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._context.report(connected=False, reason="ConsumerFailed", message=self._refusal)
         elif self._joined:
             reason, message = self._notices.text()
+    def _report_undecided(self, message: str) -> None:
+        self._context.report(connected=False, reason="StartUndecided", message=message)
+
             self._context.report(connected=True, reason=reason, message=message)
 
     def _pass_gaps(self) -> None:
