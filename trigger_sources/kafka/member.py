@@ -189,6 +189,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             return Lag(events, max(0.0, time.time() - oldest / 1000), of_share=True)
         return Lag(events, None if events else 0.0, of_share=True)
 
+    @property
+    def uncommitted(self) -> int:
+        """How many records settled since the last commits, at most."""
+        return sum(partition.uncommitted for partition in self._partitions.values())
+
     async def leave(self) -> None:
         """Withdraws the events that are held, so that no other member runs their keys at the same time, and commits."""
         for task in self._tasks:
@@ -536,14 +541,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._report_connected()
         self._pass_gaps()
 
+    def _report_undecided(self, message: str) -> None:
+        self._context.report(connected=False, reason="StartUndecided", message=message)
+
     def _report_connected(self) -> None:
         if self._refusal:
             self._context.report(connected=False, reason="ConsumerFailed", message=self._refusal)
         elif self._joined:
             reason, message = self._notices.text()
-    def _report_undecided(self, message: str) -> None:
-        self._context.report(connected=False, reason="StartUndecided", message=message)
-
             self._context.report(connected=True, reason=reason, message=message)
 
     def _pass_gaps(self) -> None:
