@@ -154,6 +154,13 @@ class TriggerSource(Spec):
         """The trigger's lag. Called on a timer while the generator runs. None: the source does not know."""
         return None
 
+    def uncommitted(self, context: Context) -> int | None:
+        """How many events are settled while the source may not know it, so that a crash repeats them, at most.
+
+        Called for each look at the metrics. None: that is not known.
+        """
+        return None
+
     async def prepare(self, context: Context) -> None:
         """Creates topics, streams and the like if needed, and tests the rights to them, before the first read.
 

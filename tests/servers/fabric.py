@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 
 @dataclass
@@ -87,6 +88,17 @@ class Fabric:
         """That trigger's part of the status."""
         return next(found for found in (await self.status())["triggers"] if found["name"] == name)
 
+    async def may_come_again(self) -> int:
+        """How many events a kill repeats at most, as the metrics say: those that run, and settled ones in doubt."""
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
+                families = list(text_string_to_metric_families(await answer.text()))
+        samples = [sample for family in families for sample in family.samples]
+        running = [one.value for one in samples if one.labels.get("state") in ("running", "settling")]
+        uncommitted = [one.value for one in samples if one.name == "kubeirq_uncommitted_events"]
+        assert uncommitted, "the source does not say it"
+        return int(sum(running) + sum(uncommitted))
+
     async def ask(self, method: str, path: str, body: Any = None) -> str:
         connector = aiohttp.UnixConnector(path=str(self.state / "admin.sock"))
         async with aiohttp.ClientSession(connector=connector) as session:
@@ -104,13 +116,14 @@ async def fabric(
     http_port: int = 0,
     manifests: Sequence[Mapping[str, Any]] = (),
     env: Mapping[str, str] | None = None,
+    metrics_port: int = 0,
 ) -> AsyncIterator[Fabric]:
     """A running fabric; `manifests` are written to the folder first. Stopped by pid at the end, whatever happened."""
     folder.mkdir(exist_ok=True, parents=True)
     if manifests:
         # JSON is YAML
         (folder / "resources.yaml").write_text("\n---\n".join(json.dumps(manifest) for manifest in manifests))
-    found = Fabric(folder, state, http_port, env or {})
+    found = Fabric(folder, state, http_port, env or {}, metrics_port)
     try:
         await found.start()
         yield found

@@ -1,10 +1,12 @@
 """Functions that record their calls in a file, and the file compared with the events that were sent."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from servers.fabric import Fabric
 from servers.ledger import Books, Verdict, judge
 
 # Answers 503 to a share of the calls. A line is one append just before the answer: it was done.
@@ -70,6 +72,26 @@ def account(path: Path, sent: Mapping[str, Sequence[int]], repeatable: int = 0) 
     """`sent` has the numbers of each key in the order in which they were published; each key is a lane."""
     lanes = {number: key for key, numbers in sent.items() for number in numbers}
     return judge(Books(lanes, [entry.number for entry in entries(path)], repeatable=repeatable))
+
+
+class Repeatable:
+    """Counts how many events kills may repeat, at most: no more than the promise allows.
+
+    These are the calls that run and the events that are settled and not committed. Both are read from the metrics just
+    before a kill; each line that the ledger gets after that is one event more of them.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        self.events = 0
+        self._ledger = ledger
+
+    @asynccontextmanager
+    async def in_kill(self, it: Fabric) -> AsyncIterator[None]:
+        """Around a kill, and all calls that may still end after it."""
+        before = count(self._ledger)
+        self.events += await it.may_come_again()
+        yield
+        self.events += count(self._ledger) - before
 
 
 def repeated(path: Path) -> list[Entry]:

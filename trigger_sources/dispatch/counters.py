@@ -86,3 +86,4 @@ class Reading:
     dead_letters: int
     lag_events: int | None
     lag_seconds: float | None
+    uncommitted: int | None = None

@@ -425,6 +425,7 @@ class Flow:
             dead_letters=dispatcher.letters.count,
             lag_events=self.lag.events if self.lag else None,
             lag_seconds=self.lag.seconds if self.lag else None,
+            uncommitted=self.trigger.uncommitted(self.context),
         )
 
     def redrive(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 
+from trigger_sources.kafka.group_members import holder_of
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.places import AT_BEGINNING, Beginning, Place, beginning_of, place_of_commit
 from trigger_sources.kafka.topic_ids import present_ids
@@ -20,6 +21,7 @@ T = TypeVar("T")
 _RETRY_SECONDS = 0.1
 _LOOK_SECONDS = 0.2
 _LOOKS_PER_STATE = 5
+_LOOKS_PER_MESSAGE = 25
 
 
 class Beginnings:
@@ -27,7 +29,8 @@ class Beginnings:
 
     The member that is assigned the first partition decides. The group's coordinator accepts its commit only while the
     assignment holds, so that two members cannot decide differently. The others wait for the commit. Partitions and
-    topics that are found after that begin at their beginning.
+    topics that are found after that begin at their beginning. While another member holds the first partition and
+    decides nothing, `undecided` hears about it, with a message for a person.
 
     A trigger that got another function has begun already. The same member commits `former`, the places of the former
     function's group, in the same way.
@@ -39,18 +42,19 @@ class Beginnings:
         kept: KeptPlaces,
         start: str,
         former: Mapping[TopicPartition, Place] | None = None,
+        *,
+        undecided: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._consumer = consumer
         self._kept = kept
         self._start = start
         self._former = former
+        self._undecided = undecided
 
     async def of(self, assigned: Collection[TopicPartition]) -> dict[TopicPartition, Beginning]:
         """Where to begin. Raises CommitFailedError where the group assigns its partitions anew meanwhile."""
-        if self._former is not None:
-            await self._until_carried_over(assigned, self._former)
-        elif self._start != "earliest":
-            await self._until_decided(assigned)
+        if self._former is not None or self._start != "earliest":
+            await self._until_begun(assigned)
         commits = await self._commits(assigned)
         kept = await self._kept.read(tp for tp in assigned if tp not in commits or not commits[tp].topic_id)
         known = {tp.topic: place.topic_id for tp, place in (*kept.items(), *commits.items()) if place.topic_id}
@@ -85,32 +89,37 @@ class Beginnings:
 
     # --- the first start
 
-    async def _until_decided(self, assigned: Collection[TopicPartition]) -> None:
+    async def _until_begun(self, assigned: Collection[TopicPartition]) -> None:
         looks = 0
-        while not self._kept.started:
+        while looks % _LOOKS_PER_STATE or not await self._kept.look():
             existing = self._existing()
-            if not existing or await self._commits(existing):
+            if not existing or (self._former is None and await self._commits(existing)):
                 return
-            if min(existing) in assigned:
-                await self._decide(existing)
+            first = min(existing)
+            if first in assigned:
+                await (self._decide(existing) if self._former is None else self._carry_over(self._former))
                 return
             await asyncio.sleep(_LOOK_SECONDS)
             looks += 1
-            if looks % _LOOKS_PER_STATE == 0:
-                await self._kept.look()
+            if looks % _LOOKS_PER_MESSAGE == 0:
+                await self._tell_undecided(first)
 
-    async def _until_carried_over(
-        self, assigned: Collection[TopicPartition], former: Mapping[TopicPartition, Place]
-    ) -> None:
-        while not await self._kept.look():
-            existing = self._existing()
-            if not existing:
-                return
-            if min(existing) in assigned:
-                await self.commit(former)
-                await self._kept.begun()
-                return
-            await asyncio.sleep(_LOOK_SECONDS)
+    async def _tell_undecided(self, first: TopicPartition) -> None:
+        try:
+            holder = await holder_of(self._consumer, first) or "no member"
+        except (KafkaError, ValueError):
+            return
+        waits_for = f"spec.start, {self._start}" if self._former is None else "the former function's place"
+        self._undecided(
+            f"{first.topic}/{first.partition} is held by {holder} of consumer group"
+            f" {self._consumer._coordinator.group_id!r}, which has not committed {waits_for}: the member that holds the"
+            " first partition does that for all; if it is another program, stop it, let it commit, or name another"
+            " spec.group"
+        )
+
+    async def _carry_over(self, former: Mapping[TopicPartition, Place]) -> None:
+        await self.commit(former)
+        await self._kept.begun()
 
     async def _decide(self, existing: Collection[TopicPartition]) -> None:
         consumer = self._consumer

@@ -1,7 +1,7 @@
 """Finds out why a member of a group cannot read: the client tells nobody, and tries again silently."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from trigger_sources.kafka.partition import Partition
 
 _NAMED = 5
+_NO_LEADER = -1
 _FULL_SECONDS = 60.0
 
 
@@ -21,10 +22,18 @@ class Health:
         self._topics = topics
         self._max_distance = max_distance
 
-    def problem(self, partitions: Mapping[TopicPartition, Partition], *, in_session: bool) -> tuple[str, str] | None:
+    def leaders(self, partitions: Collection[TopicPartition]) -> set[int]:
+        """The ids of the brokers that lead partitions, as the newest metadata says."""
+        found = {self._consumer._client.cluster.leader_for_partition(tp) for tp in partitions}
+        return found - {None, _NO_LEADER}
+
+    def problem(
+        self, partitions: Mapping[TopicPartition, Partition], *, in_session: bool, silent: Collection[int] = ()
+    ) -> tuple[str, str] | None:
         """A CamelCase reason and a message, as the newest metadata says. None if all `partitions` can be read.
 
-        `in_session`: whether the group's coordinator still counts the member in.
+        `in_session`: whether the group's coordinator still counts the member in. `silent`: the ids of brokers that do
+        not answer.
         """
         missing = sorted(topic for topic in self._topics if not self._consumer.partitions_for_topic(topic))
         if missing:
@@ -36,12 +45,20 @@ class Health:
                 " check the brokers that have copies of the topic __consumer_offsets",
             )
         leader = self._consumer._client.cluster.leader_for_partition
-        offline = sorted(tp for tp in partitions if leader(tp) in (None, -1))
+        offline = sorted(tp for tp in partitions if leader(tp) in (None, _NO_LEADER))
         if offline:
             return (
                 "PartitionOffline",
                 f"no broker leads {_named(offline)}, so nothing arrives from there;"
                 " check the brokers that have copies of it",
+            )
+        unheard = sorted(tp for tp in partitions if leader(tp) in silent)
+        if unheard:
+            brokers = sorted({leader(tp) for tp in unheard})
+            return (
+                "PartitionOffline",
+                f"no answer from broker {', '.join(map(str, brokers))}, so nothing arrives from {_named(unheard)};"
+                " check the broker, and the network between",
             )
         now = time.monotonic()
         full = sorted(

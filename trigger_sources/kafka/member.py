@@ -24,6 +24,7 @@ from aiokafka.errors import (
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery
+from trigger_sources.kafka.answers import Answers
 from trigger_sources.kafka.beginnings import Beginnings, patiently
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
@@ -101,9 +102,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Joins with a consumer that is started; `close` closes it."""
         self._consumer = consumer
         await self._kept.look()
-        self._beginnings = Beginnings(consumer, self._kept, self._start, self._former)
+        self._beginnings = Beginnings(consumer, self._kept, self._start, self._former, undecided=self._report_undecided)
         self._fetching = Fetching(consumer, self._most)
         self._health = Health(consumer, self._group, self._topics, self._max_distance)
+        self._answers = Answers(consumer)
         self._session.on_renewed = self._context.start_only_while(self._session.lasts)
         self._session.watch(consumer)
         subscribe(self)
@@ -186,6 +188,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         if oldest is not None:
             return Lag(events, max(0.0, time.time() - oldest / 1000), of_share=True)
         return Lag(events, None if events else 0.0, of_share=True)
+
+    @property
+    def uncommitted(self) -> int:
+        """How many records settled since the last commits, at most."""
+        return sum(partition.uncommitted for partition in self._partitions.values())
 
     async def leave(self) -> None:
         """Withdraws the events that are held, so that no other member runs their keys at the same time, and commits."""
@@ -519,15 +526,13 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 log.exception("looking after the consumer failed", extra={"trigger": self._context.name})
 
     async def _look(self) -> None:
-        consumer, report = self._consumer, self._context.report
-        try:
-            async with asyncio.timeout(_HEALTH_SECONDS):
-                answered = await consumer._client.force_metadata_update()
-                if answered:
+        report = self._context.report
+        answered = await self._answers.look(self._health.leaders(self._partitions), _HEALTH_SECONDS)
+        if answered:
+            with contextlib.suppress(TimeoutError, KafkaError):
+                async with asyncio.timeout(_HEALTH_SECONDS):
                     await self._compare_topics()
-        except (TimeoutError, KafkaError, OSError):
-            answered = False
-        problem = self._health.problem(self._partitions, in_session=self._session.lasts())
+        problem = self._health.problem(self._partitions, in_session=self._session.lasts(), silent=self._answers.silent)
         if not answered:
             report(connected=False, reason="NotConnected", message="no broker answers")
         elif problem is not None:
@@ -535,6 +540,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         else:
             self._report_connected()
         self._pass_gaps()
+
+    def _report_undecided(self, message: str) -> None:
+        self._context.report(connected=False, reason="StartUndecided", message=message)
 
     def _report_connected(self) -> None:
         if self._refusal:

@@ -9,6 +9,8 @@ from aiokafka import TopicPartition
 from trigger_sources.delivery import SETTLED, Delivery, Outcome
 from trigger_sources.kafka.commit_metadata import MOST_BYTES
 from trigger_sources.kafka.places import Place, topic_name
+from trigger_sources.kafka.commit_metadata import MOST_BYTES, decode
+from trigger_sources.kafka.places import Place, topic_name
 from trigger_sources.kafka.watermark import Watermark
 
 _LEAST_METADATA_BYTES = 64  # a topic's id and the other marks fit
@@ -74,6 +76,15 @@ class Partition:
         place = self.place
         packed = Place(0, topic_id=place.topic_id, renamed=place.renamed, times=self._times())
         return self.mark.committable, self.mark.metadata(packed.marks, self.metadata_bytes)
+
+    @property
+    def uncommitted(self) -> int:
+        """How many offsets settled since the last commit; some may hold no record."""
+        offset, known = self.place.offset, self.place.settled
+        if self.committed is not None:
+            offset, metadata = self.committed
+            known = decode(offset, metadata)
+        return len(self.mark.settled_from(offset) - known)
 
     def _times(self) -> int:
         if self.leaves:

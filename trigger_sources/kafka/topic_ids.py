@@ -1,18 +1,21 @@
 """The ids that a broker gives its topics (KIP-516): a topic that is deleted and created again has another one."""
 
+import asyncio
 import base64
+import random
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import IncompatibleBrokerVersion, NodeNotReadyError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
 _METADATA = 3
 _VERSION = 10  # the first one with topic ids; brokers since Kafka 2.8 know it
+_ANSWER_SECONDS = 3.0  # until another broker is asked
 _SHORT = 8  # characters of an id in positions and event ids
 
 
@@ -110,23 +113,39 @@ async def present_ids(consumer: AIOKafkaConsumer, expected: Mapping[str, int]) -
     """
     if not expected:
         return {}
-    node = consumer._client.get_random_node()
-    if node is None:
-        raise NodeNotReadyError("no broker is known")
-    found = await _ids(consumer, node, expected)
+    brokers = [broker.nodeId for broker in consumer._client.cluster.brokers()]
+    random.shuffle(brokers)
+    found = await _first_answer(consumer, brokers, expected)
     surprising = {topic for topic, topic_id in found.items() if expected[topic] not in (0, topic_id)}
-    for broker in consumer._client.cluster.brokers() if surprising else ():
-        told = await _ids(consumer, broker.nodeId, surprising)
+    for broker in brokers if surprising else ():
+        told = await ids_at(consumer, broker, surprising)
         found = {topic: topic_id for topic, topic_id in found.items() if told.get(topic, topic_id) == topic_id}
     return found
 
 
-async def _ids(consumer: AIOKafkaConsumer, node: int, topics: Collection[str]) -> Mapping[str, int]:
+async def _first_answer(
+    consumer: AIOKafkaConsumer, brokers: Collection[int], topics: Collection[str]
+) -> Mapping[str, int]:
+    """What the first broker says that answers: one of several may be away."""
+    problem: KafkaError = NodeNotReadyError("no broker is known")
+    for broker in brokers:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await ids_at(consumer, broker, topics)
+        except TimeoutError:
+            problem = RequestTimedOutError(f"broker {broker} does not answer")
+        except KafkaError as error:
+            problem = error
+    raise problem
+
+
+async def ids_at(consumer: AIOKafkaConsumer, broker: int, topics: Collection[str]) -> Mapping[str, int]:
+    """The ids that one broker knows; empty if it is from before topic ids. Raises KafkaError."""
     client: Any = consumer._client
     try:
-        answer = await client.send(node, TopicIdsRequest(sorted(topics)))
+        answer = await client.send(broker, TopicIdsRequest(sorted(topics)))
     except (IncompatibleBrokerVersion, NotImplementedError):
-        return {}  # a broker from before topic ids
+        return {}
     return {topic: topic_id for error, topic, topic_id, *_ in answer.topics if error == 0 and topic_id}
 
 

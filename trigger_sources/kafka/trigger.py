@@ -159,6 +159,10 @@ class KafkaTrigger(TriggerSource):
         member = _MEMBERS.get((context.uid, context.function))
         return await member.lag() if member is not None else None
 
+    def uncommitted(self, context: Context) -> int | None:
+        member = _MEMBERS.get((context.uid, context.function))
+        return member.uncommitted if member is not None else None
+
     async def prepare(self, context: Context) -> None:
         """Checks that the topics exist, or creates them if that is allowed."""
         if not self.topics:
@@ -176,5 +180,5 @@ class KafkaTrigger(TriggerSource):
         return KafkaDeadLetters(topic, self.brokers, self.security, context)
 
 
-# Running members, for `lag`, which is called while the generator runs.
+# Running members, for `lag` and `uncommitted`, which are called while the generator runs.
 _MEMBERS: dict[tuple[str, str], Member] = {}

@@ -188,6 +188,11 @@ class Consumption:
         await self._kept.save()
         return Lag(unsettled(info))
 
+    @property
+    def uncommitted(self) -> int:
+        """How many messages are acknowledged while the server may not know it."""
+        return self._pull.unconfirmed if self._pull is not None else 0
+
     # --- losses
 
     def _look(self, info: Mapping[str, Any]) -> Look:

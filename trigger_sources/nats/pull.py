@@ -105,6 +105,11 @@ class Pull:
         """The number of messages that are here and not read."""
         return len(self._waiting)
 
+    @property
+    def unconfirmed(self) -> int:
+        """The number of messages that are acknowledged, but perhaps not at the server yet."""
+        return len(self._unconfirmed)
+
     def repetitions(self, after: int, until: int) -> int:
         """The number of messages that came again within these consumer sequences. It forgets those before."""
         while self._repetitions and self._repetitions[0] <= after:

@@ -50,6 +50,10 @@ class NATSTrigger(NATSSpec):
         info = await consumer_info(connection, stream.name, consumer)
         return Lag(unsettled(info)) if info is not None else None
 
+    def uncommitted(self, context: Context) -> int | None:
+        consumption = running(context) if self.mode == "jetstream" else None
+        return consumption.uncommitted if consumption is not None else None
+
     async def _consumer(self, context: Context) -> str:
         return consumer_in(await kept_place(context.state), self, context)
 

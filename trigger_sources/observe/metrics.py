@@ -57,6 +57,7 @@ _GAUGES: Sequence[tuple[str, str, Callable[[Reading], float | None]]] = (
     ("kubeirq_dead_letters", "Dead letters that wait for someone", lambda r: r.dead_letters),
     ("kubeirq_lag_events", "Events at the source that are not settled", lambda r: r.lag_events),
     ("kubeirq_lag_seconds", "Age of the oldest event at the source that is not settled", lambda r: r.lag_seconds),
+    ("kubeirq_uncommitted_events", "Settled events that a crash would repeat, at most", lambda r: r.uncommitted),
 )
 
 

@@ -162,6 +162,32 @@ async def test_two_replicas_decide_the_start_once_before_they_are_connected(kafk
         assert sorted({*readers[0].data, *readers[1].data}) == wanted
 
 
+async def test_another_program_that_holds_the_first_partition_and_commits_nothing_is_named(
+    kafka: Kafka, topic: str
+) -> None:
+    async with administration(kafka) as admin:
+        await admin.create_partitions({topic: NewPartitions(total_count=2)})
+    other = AIOKafkaConsumer(  # its name comes first, and so do its partitions
+        topic, bootstrap_servers=kafka.bootstrap, group_id=f"g-{topic}", client_id="a-program", enable_auto_commit=False
+    )
+    context = StandInContext()
+    async with AsyncExitStack() as stack:
+        async with other:
+            running = Reader(trigger(kafka, topic, start="latest"), context, lambda _: True)
+            stack.push_async_callback(running.stop)
+            await running.until(lambda: bool(context.reports))
+            connected, reason, message = context.reports[-1]
+            assert (connected, reason) == (False, "StartUndecided")
+            assert message.startswith(
+                f"{topic}/0 is held by a-program (127.0.0.1) of consumer group 'g-{topic}', which"
+            )
+            assert "has not committed spec.start, latest" in message
+            assert "stop it, let it commit, or name another spec.group" in message
+        await running.connected()
+        await produce(kafka, topic, [1])
+        await running.until(lambda: running.data == [1])
+
+
 async def test_records_published_while_a_trigger_with_start_latest_is_away_are_delivered(
     kafka: Kafka, topic: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Problems with a real Apache Kafka: retention, transactions, killed brokers, deleted topics, wrong passwords."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -32,6 +33,7 @@ from trigger_sources.kafka import KafkaTrigger
 from trigger_sources.kafka.dead_letters import KafkaDeadLetters
 from trigger_sources.kafka.member import SESSION_SECONDS
 from trigger_sources.kafka.reply import KafkaReply
+from trigger_sources.kafka.trigger import _MEMBERS
 from trigger_sources.source import SourceError
 from trigger_sources.testing import Origin, StandInContext
 from trigger_sources.testing.contract import called, flow
@@ -56,6 +58,12 @@ async def take(generator: Generator, count: int) -> list[Delivery]:
         while len(found) < count:
             found += await anext(generator)
     return found
+
+
+async def settle_all(generator: Generator) -> None:
+    async for deliveries in generator:
+        for delivery in deliveries:
+            await delivery.settle(DONE)
 
 
 async def until(happened: Callable[[], bool], seconds: float = 30) -> None:
@@ -302,21 +310,52 @@ async def test_a_partition_that_no_broker_leads_is_reported(topic: str) -> None:
             await admin.close()
             context = StandInContext()
             async with reading(trigger(kafka, topic), context) as generator:
-
-                async def pump_all() -> None:
-                    async for deliveries in generator:
-                        for delivery in deliveries:
-                            await delivery.settle(DONE)
-
-                pumping = asyncio.create_task(pump_all())
+                pumping = asyncio.create_task(settle_all(generator))
                 await until(lambda: bool(context.reports) and context.reports[-1][0])
                 await second.kill()
-                await until(lambda: context.reports[-1][1] == "PartitionOffline", 60)
-                assert f"no broker leads {topic}/1," in context.reports[-1][2]
+                await until(lambda: f"no broker leads {topic}/1," in context.reports[-1][2], 60)
+                assert context.reports[-1][1] == "PartitionOffline"
                 await second.start()
                 await until(lambda: context.reports[-1][0], 60)
                 context.stopping.set()
                 await pumping
+
+
+@pytest.mark.timeout(240)  # it starts two brokers
+async def test_a_broker_that_hangs_stops_the_partitions_that_it_leads_and_no_others(topic: str) -> None:
+    settings = ["broker.session.timeout.ms=600000"]  # the cluster counts it in for as long as the test looks
+    async with apache_kafka(settings=settings) as kafka:
+        await create_topic(kafka.bootstrap, "first", 1)
+        contexts = StandInContext(uid="one"), StandInContext(uid="two")
+        async with reading(trigger(kafka, "first"), contexts[0]) as generator:
+            pumping = asyncio.create_task(settle_all(generator))  # the first broker coordinates the groups
+            await until(lambda: bool(contexts[0].reports) and contexts[0].reports[-1][0])
+            async with second_broker(kafka) as second:
+                assert second.process is not None
+                admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+                await admin.start()
+                await admin.create_topics([NewTopic(topic, -1, -1, replica_assignments={0: [1], 1: [2]})])
+                await admin.close()
+                async with reading(trigger(kafka, topic), contexts[1]) as other:
+                    pumping_other = asyncio.create_task(settle_all(other))
+                    await until(lambda: bool(contexts[1].reports) and contexts[1].reports[-1][0])
+                    known = _MEMBERS[contexts[0].uid, contexts[0].function]._consumer._client.cluster
+                    await until(lambda: len(known.brokers()) == 2)
+                    second.process.send_signal(signal.SIGSTOP)
+                    begun = len(contexts[0].reports)
+                    try:
+                        await until(lambda: contexts[1].reports[-1][1] == "PartitionOffline", 60)
+                        # Half of the looks would ask the second broker first
+                        await until(lambda: len(contexts[0].reports) >= begun + 6, 60)
+                    finally:
+                        second.process.send_signal(signal.SIGCONT)
+                    assert f"no answer from broker 2, so nothing arrives from {topic}/1;" in contexts[1].reports[-1][2]
+                    assert contexts[0].reports[begun:] == [(True, "", "")] * (len(contexts[0].reports) - begun)
+                    await until(lambda: contexts[1].reports[-1][0], 60)
+                    contexts[1].stopping.set()
+                    await pumping_other
+            contexts[0].stopping.set()
+            await pumping
 
 
 async def test_a_small_record_is_not_refused_for_the_size_of_others_that_are_sent_with_it(

@@ -29,9 +29,11 @@ def consumer(leaders: list[int], coordinator: int | None = 1) -> Any:
     )
 
 
-def problem(found: Any, *, in_session: bool = True, topics: tuple[str, ...] = ("t",)) -> tuple[str, str] | None:
+def problem(
+    found: Any, *, in_session: bool = True, topics: tuple[str, ...] = ("t",), silent: tuple[int, ...] = ()
+) -> tuple[str, str] | None:
     assigned = {tp: partition(tp) for number in found.partitions_for_topic("t") if (tp := TopicPartition("t", number))}
-    return Health(found, "g", topics, 10).problem(assigned, in_session=in_session)
+    return Health(found, "g", topics, 10).problem(assigned, in_session=in_session, silent=silent)
 
 
 def partition(tp: TopicPartition) -> Partition:
@@ -52,6 +54,14 @@ def test_partitions_that_no_broker_leads_are_named(leaders: list[int], named: st
     assert found is not None
     assert found[0] == "PartitionOffline"
     assert f"no broker leads {named}" in found[1]
+
+
+def test_partitions_of_a_broker_that_does_not_answer_are_named() -> None:
+    assert problem(consumer([1, 2, 1]), silent=(2,)) == (
+        "PartitionOffline",
+        "no answer from broker 2, so nothing arrives from t/1; check the broker, and the network between",
+    )
+    assert problem(consumer([1, 1]), silent=(2,)) is None, "it leads none of them"
 
 
 def test_a_group_that_no_broker_coordinates_starts_no_event() -> None:
