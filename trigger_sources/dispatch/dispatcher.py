@@ -2,7 +2,8 @@
 
 The dispatcher is the only driver of `life.py`. It finds out what happened to an event (an answer came, a timer fired, a
 person acted), turns that into one of the table's inputs, and carries out the actions of the row. Policies have files of
-their own: `hold.py`, `suspects.py`, `letter_writer.py`, `replies.py`, `retry.py`, `handover.py`, `redrive.py`.
+their own: `room.py`, `hold.py`, `suspects.py`, `letter_writer.py`, `replies.py`, `retry.py`, `handover.py` and
+`redrive.py`.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ from trigger_sources.dispatch.life import LIFE, Action, IllegalInput, Input, Lab
 from trigger_sources.dispatch.reasons import failure_text, reason_of
 from trigger_sources.dispatch.replies import ReplyFailed, publish_reply, reply_to
 from trigger_sources.dispatch.retry import Verdict, after_failure, delay_after, retry_after_of, verdict_on
+from trigger_sources.dispatch.room import Room
 from trigger_sources.dispatch.suspects import Suspects
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.source import TriggerSource
@@ -37,10 +39,8 @@ from trigger_sources.transport.client import NoAnswer, Stale, Unreachable
 
 log = logging.getLogger(__name__)
 
-_HELD_BYTES = 64 * 1024 * 1024
 _OUTCOMES_REMEMBERED = 10_000
 _FAILURES_SAID = 3  # of a reply, before a condition says so
-_MOST_LIMITS = 8  # limits of events are held at most, with those of stuck lanes that are over their share
 
 # Attributes of an Enum are found slowly, and each event needs these
 _TAKEN, _STARTED, _DECIDED, _SETTLED = Input.TAKEN, Input.STARTED, Input.DECIDED, Input.SETTLED
@@ -67,9 +67,7 @@ class Dispatcher:
     ) -> None:
         self.identity = identity
         self.counters = Counters()
-        self.limit = limit
-        self.most = limit * _MOST_LIMITS
-        self.beside = 0  # held events that are over their lane's share of the room
+        self.room = Room(limit)
         self.room_changed = asyncio.Event()  # set whenever an event is held no longer
         self.drains = False  # the flow stops: nothing more is taken
         self.last_answer: tuple[int, float, float] | None = None  # status, epoch seconds, latency in seconds
@@ -93,10 +91,7 @@ class Dispatcher:
         self._unpublished: dict[Held, str] = {}  # events whose replies fail again and again, with the last problem
         self._untold: OrderedDict[str, Held] = OrderedDict()  # by position: settled, but the source does not know
         self._lanes: Lanes[Held] = Lanes()
-        self._share = max(1, limit // 4)
-        self._over: dict[Hashable, int] = {}  # by lane, the events over its share
         self._places_taken = 0
-        self._bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = False
         self._stopping = False
@@ -115,25 +110,10 @@ class Dispatcher:
         return list(self._held.values())
 
     @property
-    def room(self) -> int:
-        """How many deliveries may be taken now; 0 while the held events are as large, or as many, as they may be.
-
-        A lane takes a quarter of the limit at most. Its further events wait beside the room, so that one lane that is
-        stuck leaves the room of all others alone; `most` bounds them.
-        """
-        if self._bytes >= _HELD_BYTES:
-            return 0
-        held = len(self._held)
-        return max(0, min(self.limit - (held - self.beside), self.most - held))
-
-    @property
     def is_filled_by_lanes(self) -> bool:
-        """Whether nothing more is taken because stuck lanes hold as much as may be held at all."""
-        if self._bytes >= _HELD_BYTES:
-            stuck = {_lane_or_event(held) for held in self._held.values() if held.is_stuck}
-            size = sum(held.size for held in self._held.values() if _lane_or_event(held) in stuck)
-            return size * 2 > _HELD_BYTES
-        return self.beside > 0 and len(self._held) >= self.most
+        """Whether nothing more is taken until a lane moves whose first event has failed."""
+        failed = (held for held in self._held.values() if held.is_stuck or (held.runs and held.first_at))
+        return self.room.is_filled_by((held.lane, held.size) for held in failed)
 
     @property
     def pulls(self) -> bool:
@@ -281,12 +261,11 @@ class Dispatcher:
     def _enter(self, held: Held) -> None:
         position = held.delivery.position
         self._held[position if position is not None else held] = held
-        self._bytes += held.size
+        self.room.enter(held.size)
         self.counters.received += 1
         if not self._lanes.add(held.lane, held):
             held.first = False
-            if self._lanes.size(held.lane) > self._share:
-                self._count_beside(held.lane, 1)
+            self.room.queue(held.lane, held.size)
 
     def _unqueue(self, held: Held) -> None:
         ready = self._lanes.ready
@@ -393,24 +372,16 @@ class Dispatcher:
     def _leave(self, held: Held) -> None:
         position = held.delivery.position
         del self._held[position if position is not None else held]
-        self._bytes -= held.size
-        if self._over and held.lane in self._over:
-            self._count_beside(held.lane, -1)
-        if held.first and held.lane is not None:
+        self.room.leave(held.size)
+        if not held.first:
+            self.room.unqueue(held.lane, held.size)
+        elif held.lane is not None:
             following = self._lanes.finish(held.lane)
             if following is not None:
                 following.first = True
+                self.room.unqueue(held.lane, following.size)
         if not self.room_changed.is_set():
             self.room_changed.set()
-
-    def _count_beside(self, lane: Hashable, more: int) -> None:
-        """Counts an event of a lane that is over its share. Any event that leaves such a lane makes it one less."""
-        self.beside += more
-        over = self._over.get(lane, 0) + more
-        if over:
-            self._over[lane] = over
-        else:
-            del self._over[lane]
 
     def _remember(self, held: Held) -> None:
         position, outcome = held.delivery.position, held.outcome

@@ -242,13 +242,11 @@ class Flow:
             await _first(self._stop.wait(), seconds)
 
     async def _pull_from(self, generator: AsyncIterator[Sequence[Delivery]]) -> None:
-        dispatcher = self.dispatcher
-        # A read for one or two events costs as much as one for hundreds: wait until a good part of the room is free
-        enough = max(1, dispatcher.limit // 4)
+        dispatcher, room = self.dispatcher, self.dispatcher.room
         waits = not self.trigger.callers_wait
         while not self._draining:
-            while (dispatcher.room < enough or (waits and not dispatcher.pulls)) and not self._draining:
-                await dispatcher.room_changes(0.5 if dispatcher.room >= enough else None)
+            while (room.free < room.enough or (waits and not dispatcher.pulls)) and not self._draining:
+                await dispatcher.room_changes(0.5 if room.free >= room.enough else None)
             if self._draining:
                 return await self._until_closed()
             try:
@@ -477,7 +475,7 @@ class Flow:
             return ("False", "Parked", f"{parked} lanes wait for `kubeirq lanes release` or `skip`")
         if retrying := dispatcher.states().get("retrying", 0):
             events = "1 event waits" if retrying == 1 else f"{retrying} events wait"
-            queued = dispatcher.states().get("queued", 0) if dispatcher.beside else 0
+            queued = dispatcher.states().get("queued", 0) if dispatcher.room.beside else 0
             behind = f", {queued} queue behind" if queued else ""
             return ("True", "Retrying", f"{events} for another attempt{behind}; last: {dispatcher.last_error}")
         return ("True", "Flowing" if dispatcher.held else "Idle", "")
@@ -541,14 +539,14 @@ class FlowContext:
 
     @property
     def limit(self) -> int:
-        return self._flow.dispatcher.limit
+        return self._flow.dispatcher.room.limit
 
     @property
     def room(self) -> int:
         # A trigger has one inbox, and a predecessor gives back all that is taken from it
         if self.draining.is_set() or (self.uses_inbox and self._flow.predecessors):
             return 0
-        return self._flow.dispatcher.room
+        return self._flow.dispatcher.room.free
 
     async def secret(self, reference: SecretRef) -> str:
         return await self._host.secret(self.namespace, reference)

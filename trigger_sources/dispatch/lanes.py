@@ -58,10 +58,6 @@ class Lanes(Generic[T]):
         del self._behind[key]
         return None
 
-    def size(self, key: Hashable) -> int:
-        """How many events the lane has, the first one included."""
-        return 1 + len(self._behind[key] or ()) if key in self._behind else 0
-
     def queued(self, key: Hashable) -> int:
         """How many events queue behind the lane's first one."""
         return len(self._behind.get(key) or ())

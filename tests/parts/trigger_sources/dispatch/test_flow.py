@@ -19,7 +19,7 @@ from servers.stores import ComposedStore
 from trigger_sources.context import Context
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Delivery, Outcome
-from trigger_sources.dispatch.flow import Flow
+from trigger_sources.dispatch.flow import Condition, Flow
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import Seen
 from trigger_sources.dispatch.host import EventStore, LocalHost
@@ -607,7 +607,7 @@ async def test_no_more_is_taken_than_there_is_room_for(tmp_path: Path) -> None:
             it.broker.publish()
         await it.until(lambda: it.flow.dispatcher.held >= 64)
         await it.until(lambda: function.running == 2)
-        assert it.broker.most_taken == it.flow.dispatcher.limit == 64
+        assert it.broker.most_taken == it.flow.dispatcher.room.limit == 64
         go.set()
         await it.until(it.settled(1_000))
         assert it.broker.most_taken <= 64
@@ -726,7 +726,7 @@ async def test_dead_letters_are_redriven_though_parked_lanes_fill_the_room(tmp_p
     async with scripted(decide) as function, bench(function.url, tmp_path, **spec) as it:
         for _ in range(100):
             it.broker.publish()
-        await it.until(lambda: it.flow.dispatcher.states() == {"parked": 64} and it.flow.dispatcher.room == 0)
+        await it.until(lambda: it.flow.dispatcher.states() == {"parked": 64} and it.flow.dispatcher.room.free == 0)
         mended = True
         place = it.flow.dead_letters
         assert place is not None
@@ -935,9 +935,37 @@ async def test_one_hot_poison_key_leaves_every_other_key_flowing(tmp_path: Path)
                 it.broker.publish(b"poison" if number % 3 == 0 else b"%d" % number, key=f"{number % 3}")
             await it.until(lambda: it.flow.dispatcher.counters.delivered == 6_000, 40)
             assert it.flow.dispatcher.held == 3_000
-            assert it.flow.dispatcher.room == it.flow.dispatcher.limit - it.flow.dispatcher.limit // 4
+            assert it.flow.dispatcher.room.free == 1_500
             (condition,) = [found for found in it.flow.status().conditions if found.type == "Delivering"]
             assert condition.message == "1 event waits for another attempt, 2999 queue behind; last: status 500"
+
+
+async def test_one_poison_key_with_large_events_leaves_every_other_key_flowing(tmp_path: Path) -> None:
+    poison = b"poison" * 174_763  # 1 MiB
+
+    async def decide(call: Call) -> Answer:
+        return 500 if call.body == poison else 200
+
+    async with scripted(decide) as function:
+        async with bench(function.url, tmp_path, delivery={"backoffSeconds": 30}, grace_seconds=0) as it:
+            held = 80
+            for _ in range(held):
+                it.broker.publish(poison, key="p")
+            await it.until(lambda: it.flow.dispatcher.held == held)
+            for number in range(100):
+                it.broker.publish(b"%d" % number, key=f"{number % 3}")
+            await it.until(lambda: it.flow.dispatcher.counters.delivered == 100)
+            assert delivering(it).reason == "Retrying"
+            while delivering(it).reason == "Retrying":
+                it.broker.publish(poison, key="p")
+                held += 1
+                await it.until(lambda held=held: it.flow.dispatcher.held == held)
+            assert delivering(it).reason == "LaneFull"
+            assert held == 128, "memory stays bounded"
+
+
+def delivering(it: Bench) -> Condition:
+    return next(found for found in it.flow.status().conditions if found.type == "Delivering")
 
 
 async def test_an_event_that_ended_the_process_while_it_ran_alone_is_a_crash_loop(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""The room for held events: how many there may be, how large, and how much of it one lane takes. Pure."""
+
+from collections.abc import Hashable, Iterable
+
+LIMIT_BYTES = 64 * 1024 * 1024
+_MOST_LIMITS = 8  # limits of events are held at most, with those that lanes have over their share
+_MOST_LIMITS_OF_BYTES = 2
+_NOTHING = (0, 0)
+
+
+class Room:
+    """Room for `limit` events with `limit_bytes` of data. A lane takes a quarter of each at most.
+
+    The events that a lane has over its share stand beside the room, so that a stuck lane leaves the room of all others
+    alone. `most` events and `most_bytes` of data bound both together. In bytes, a lane's share is that of the events
+    behind its first one: most lanes never have a second event, and cost no entry here.
+    """
+
+    __slots__ = (
+        "_queues", "beside", "bytes", "bytes_beside", "enough", "events", "limit", "limit_bytes", "most", "most_bytes",
+        "share", "share_bytes",
+    )  # fmt: skip
+
+    def __init__(self, limit: int, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.limit = limit
+        self.limit_bytes = limit_bytes
+        self.most = limit * _MOST_LIMITS
+        self.most_bytes = limit_bytes * _MOST_LIMITS_OF_BYTES
+        self.share = max(1, limit // 4)
+        self.share_bytes = limit_bytes // 4
+        # A read for one or two events costs as much as one for hundreds: it waits until so many may be taken
+        self.enough = self.share
+        self.events = 0
+        self.bytes = 0
+        self.beside = 0  # of the events, those over the share of their lanes
+        self.bytes_beside = 0
+        self._queues: dict[Hashable, tuple[int, int]] = {}  # events and bytes behind a lane's first event
+
+    @property
+    def free(self) -> int:
+        """How many more events may be taken; 0 while those that are held are as many, or as large, as they may be."""
+        if self.bytes - self.bytes_beside >= self.limit_bytes or self.bytes >= self.most_bytes:
+            return 0
+        return max(0, min(self.limit - (self.events - self.beside), self.most - self.events))
+
+    def enter(self, size: int) -> None:
+        """An event of that many bytes is held from now on."""
+        self.events += 1
+        self.bytes += size
+
+    def leave(self, size: int) -> None:
+        """An event is held no longer."""
+        self.events -= 1
+        self.bytes -= size
+
+    def queue(self, lane: Hashable, size: int) -> None:
+        """An event that has entered stands behind the first one of its lane."""
+        events, queued = self._queues.get(lane, _NOTHING)
+        self._queues[lane] = (events + 1, queued + size)
+        self._count_beside(events + 1, queued + size, 1, size)
+
+    def unqueue(self, lane: Hashable, size: int) -> None:
+        """An event stands no longer behind the first one: it is about to leave, or is the first one now."""
+        events, queued = self._queues[lane]
+        if events == 1:
+            del self._queues[lane]
+        else:
+            self._queues[lane] = (events - 1, queued - size)
+        self._count_beside(events, queued, -1, size)
+
+    def _count_beside(self, events: int, queued: int, sign: int, size: int) -> None:
+        """Counts one event of a lane, of those that the lane has together with it behind its first one."""
+        if events >= self.share:  # with the first one they are more
+            self.beside += sign
+        if (over := queued - self.share_bytes) > 0:
+            self.bytes_beside += sign * min(size, over)
+
+    def is_filled_by(self, lanes: Iterable[tuple[Hashable | None, int]]) -> bool:
+        """Whether nothing more would be taken if only these lanes were left. Each comes with its first event's bytes.
+
+        Many lanes with few events each do not count as long as they are small: they fill the room in any case.
+        """
+        left = Room(self.limit, self.limit_bytes)
+        for lane, size in lanes:
+            events, queued = self._queues.get(lane, _NOTHING)
+            left.events += 1 + events
+            left.bytes += size + queued
+            left.beside += max(0, 1 + events - self.share)
+            left.bytes_beside += max(0, queued - self.share_bytes)
+        return (left.beside > 0 or left.bytes >= left.limit_bytes) and left.free < left.enough
