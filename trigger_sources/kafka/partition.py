@@ -7,8 +7,6 @@ from dataclasses import replace
 from aiokafka import TopicPartition
 
 from trigger_sources.delivery import SETTLED, Delivery, Outcome
-from trigger_sources.kafka.commit_metadata import MOST_BYTES
-from trigger_sources.kafka.places import Place, topic_name
 from trigger_sources.kafka.commit_metadata import MOST_BYTES, decode
 from trigger_sources.kafka.places import Place, topic_name
 from trigger_sources.kafka.watermark import Watermark
