@@ -45,7 +45,7 @@ _COMMIT_SECONDS = 0.02  # after a crash, events that settled since the last comm
 _COMMIT_SHARE = 0.1  # the largest share of the time that commits take
 _COMMIT_MOST_SECONDS = 1.0
 _CLOSE_GRACE_SECONDS = 5.0
-_CLOSE_COMMIT_SECONDS = 2.0
+_CLOSE_COMMIT_SECONDS = 4.0
 _READ_SECONDS = 0.25
 _FULL_SECONDS = 0.05
 _REVOKE_GRACE_SECONDS = 20.0  # a third of the time that the group waits for this member
@@ -99,7 +99,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._session = Session(SESSION_SECONDS)
 
     async def join(self, consumer: AIOKafkaConsumer, subscribe: Callable[[ConsumerRebalanceListener], None]) -> None:
-        """Joins with a consumer that is started; `close` closes it."""
+        """Joins with a consumer that is started. The caller closes it after `leave`."""
         self._consumer = consumer
         await self._kept.look()
         self._beginnings = Beginnings(consumer, self._kept, self._start, self._former, undecided=self._report_undecided)

@@ -18,7 +18,7 @@ from trigger_sources.nats.headers import header_pairs
 from trigger_sources.nats.spec import NATSSpec
 
 _READ_SECONDS = 0.5
-_DRAIN_SECONDS = 1.0
+_DRAIN_SECONDS = 4.0
 _FLUSH_SECONDS = 5.0
 _LEAST_BUFFER = 1_000
 _BUFFER_BYTES = 32 * 1024 * 1024
