@@ -36,12 +36,13 @@ class Refused(Exception):
 
 
 @asynccontextmanager
-async def api() -> AsyncIterator["Api"]:
+async def api(connections: int = 100) -> AsyncIterator["Api"]:
     """Connects to the cluster that this process runs in, or else to that of the kubeconfig ($KUBECONFIG).
 
+    `connections` is the maximum number of requests and watches at a time; 0 for no maximum.
     Raises ConfigException if there is neither.
     """
-    configuration = Configuration()
+    configuration = Configuration(connection_pool_maxsize=connections)
     try:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:

@@ -62,21 +62,16 @@ async def operate(
     *,
     namespace: str | None = None,
     stop: asyncio.Event | None = None,
-    restricted: Sequence[Watch] = (),
-    restricted_namespaces: Sequence[str] = (),
 ) -> None:
     """Runs `work` until `stop` is set or a signal arrives. Then cancels `work` and waits for its end. Raises its error.
 
-    `namespace` is the one that is watched, or None for all. The `restricted` watches cover `restricted_namespaces`
-    only, because the controller has no RBAC permission for them elsewhere.
+    `namespace` is the one that is watched, or None for all.
     """
     loop = asyncio.get_running_loop()
     stop = stop or asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     threads = _threads_of(loop, watches, [] if namespace is None else [namespace])
-    if restricted and restricted_namespaces:
-        threads += _threads_of(loop, restricted, restricted_namespaces)
     for thread in threads:
         thread.start()
     working = asyncio.ensure_future(work())

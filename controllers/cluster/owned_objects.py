@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_keys
@@ -48,21 +48,32 @@ class OwnedObjects:
         self._live: InformerCache[_ObjectKey, Object] = InformerCache()
         self._by_owner: dict[Key, set[_ObjectKey]] = {}
 
-    async def refresh(self) -> None:
-        """Lists all kinds. A kind that the server does not have counts as empty."""
+    async def refresh(self) -> bool:
+        """Lists all kinds. Returns whether it could: a kind whose list the server refuses stays as it was.
+
+        A kind that the server does not have counts as empty.
+        """
         self._live.begin_list()
         listed: dict[_ObjectKey, tuple[Version, Object]] = {}
+        is_whole = True
         for api_version, kind in self._kinds:
+            found_of_kind: dict[_ObjectKey, tuple[Version, Object]] = {}
             try:
                 async for found in self._listed(api_version, kind):
-                    listed[_object_key_of(found)] = (Version.of(found), self._compact(found))
+                    found_of_kind[_object_key_of(found)] = (Version.of(found), self._compact(found))
             except Refused as refused:
-                if refused.status != 404:
-                    raise
+                if refused.status == 404:
+                    continue
+                is_whole = False
+                log.warning("not listed", extra={"kind": kind, "problem": str(refused)})
+                cached = ((object_key, found) for object_key, found in self._live.items() if object_key[0] == kind)
+                found_of_kind = {object_key: (Version.of(found), found) for object_key, found in cached}
+            listed |= found_of_kind
         self._live.replace(listed)
         self._by_owner = {}
         for object_key, found in self._live.items():
             self._by_owner.setdefault(self._owner_of(found), set()).add(object_key)
+        return is_whole
 
     def _listed(self, api_version: str, kind: str) -> AsyncIterator[Object]:
         labels = {self._label: ""}
@@ -121,10 +132,19 @@ class OwnedObjects:
         live = self._of(key_of(owner))
         return [found for found in live if reference_of(found) not in references and _owns(owner, found)]
 
-    async def remove(self, found: Object) -> None:
-        await self._api.delete(found)
-        self._delete(found)
-        log.info("removed", extra=_log_fields(found))
+    async def remove(self, objects: Iterable[Object]) -> None:
+        """Deletes these objects. Raises the refusal of one of them after it has deleted the others."""
+        problem: Refused | None = None
+        for found in objects:
+            try:
+                await self._api.delete(found)
+            except Refused as refused:
+                problem = refused
+                continue
+            self._delete(found)
+            log.info("removed", extra=_log_fields(found))
+        if problem is not None:
+            raise problem
 
     async def _ensure(self, owner: Object, live: Object | None, wanted: Object) -> Object:
         """Returns the object in its desired state. `live` is the last observed state, which differs."""

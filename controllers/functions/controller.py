@@ -35,6 +35,7 @@ from trigger_sources.problems import problem_text
 log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 300.0  # finds missed deletions and manual changes of unwatched objects
+INCOMPLETE_SECONDS = 30.0  # the same, after a resync in which the server refused to list a kind
 REQUEUE_SECONDS = (2.0, 60.0)  # minimum and maximum, for the pods of a Deployment that is not rolled out
 OWNED_KINDS = (
     ("v1", "ConfigMap"),
@@ -92,13 +93,14 @@ class FunctionController:
         for key in self._functions:
             self.queue.add_for_resync(key)
 
-    async def resync(self) -> None:
-        """Lists everything, and enqueues every Function."""
+    async def resync(self) -> bool:
+        """Lists everything, and enqueues every Function. Returns whether all kinds of objects could be listed."""
         self._functions.begin_list()
         self._functions.replace({key_of(found): (Version.of(found), found) async for found in self._listed()})
-        await self._owned.refresh()
+        is_whole = await self._owned.refresh()
         for key in self._functions:
             self.queue.add_for_resync(key)
+        return is_whole
 
     async def _listed(self) -> AsyncIterator[Object]:
         """All Functions, without the texts of their code."""
@@ -142,7 +144,6 @@ class FunctionController:
             ready = Condition("Ready", "False", reason, refusal_text(str(refused), spec))
             await self._write_status(function, {}, [accepted(function.get(UNKNOWN, ())), ready])
             raise
-        await self._remove_unwanted(function, wanted)
         deployment = self._owned.get(key, "Deployment", key[1]) or {}
         rolled_out = _is_rolled_out(deployment)
         if rolled_out and all(self._owned.is_current(key, found) for found in wanted):
@@ -160,6 +161,7 @@ class FunctionController:
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
+        await self._remove_unwanted(function, wanted)
 
     def _other_release(self, key: Key) -> str | None:
         """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
@@ -235,9 +237,9 @@ class FunctionController:
             return
         sets = await self._api.list("apps/v1", "ReplicaSet", key[0], {FUNCTION_LABEL: key[1]})
         used = {name for found in sets for name in config_maps_of(found)}
-        for found in unwanted:
-            if found["kind"] != "ConfigMap" or found["metadata"]["name"] not in used:
-                await self._owned.remove(found)
+        await self._owned.remove(
+            [found for found in unwanted if found["kind"] != "ConfigMap" or found["metadata"]["name"] not in used]
+        )
 
     async def _write_status(self, function: Object, status: Mapping[str, Any], conditions: list[Condition]) -> None:
         """Writes the status subresource if it differs."""
@@ -285,13 +287,13 @@ class FunctionController:
     async def _resync_periodically(self) -> None:
         while True:
             try:
-                await self.resync()
+                is_whole = await self.resync()
                 self.synced.set()
             except (Refused, OSError, TimeoutError):
                 log.warning("resync failed", exc_info=True)
                 await asyncio.sleep(5)
             else:
-                await asyncio.sleep(RESYNC_SECONDS)
+                await asyncio.sleep(RESYNC_SECONDS if is_whole else INCOMPLETE_SECONDS)
 
     def _on_function(self, event: Event) -> None:
         found = without_texts(event["object"])

@@ -8,7 +8,7 @@ or a single runner is required, the replicas share the triggers out through Leas
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
@@ -20,6 +20,7 @@ from controllers.triggers.egress_policy import egress_rejection
 from controllers.triggers.exposed_objects import ExposedObjects, is_exposed
 from controllers.triggers.gates import Gates
 from controllers.triggers.ownership import Key
+from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets
 from controllers.triggers.status import TriggerStatus
 from controllers.triggers.status_reporter import StatusReporter
@@ -34,6 +35,7 @@ from trigger_sources.source import SourceError
 log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 300.0  # finds everything that a watch missed
+_INCOMPLETE_SECONDS = 30.0  # the same, after a resync in which the server refused to list a kind
 _CONCURRENT_RECONCILES = 64  # most of them wait for a drain
 _LOST_LEASE_GRACE_SECONDS = 4.0  # for the drain of a trigger that another replica is about to take over
 
@@ -48,6 +50,7 @@ class TriggerController:
         host: Host,
         gates: Gates,
         secrets: Secrets,
+        secret_watches: SecretWatches,
         *,
         leases: TriggerLeases | None = None,
         exposed_objects: ExposedObjects | None = None,
@@ -69,6 +72,8 @@ class TriggerController:
         self._kinds = tuple(kinds)
         self._gates = gates
         self._secrets = secrets
+        self._secret_watches = secret_watches
+        secret_watches.on_change = self._secrets_changed
         self._exposed_objects = exposed_objects
         self._namespace = namespace
         self._grace_seconds = grace_seconds
@@ -97,10 +102,6 @@ class TriggerController:
             found += self._exposed_objects.watches(lambda owner: self.queue.add(("HTTPTrigger", *owner)))
         return found
 
-    def secret_watches(self) -> list[Watch]:
-        """The watch of Secrets, which the controller may read in some namespaces only."""
-        return [Watch("", "v1", "secrets", self._on_secret)]
-
     async def run(self) -> None:
         """Runs until it is cancelled, then drains the flows. No trigger runs before everything is listed."""
         try:
@@ -115,8 +116,8 @@ class TriggerController:
             await self._host.gateway.serve_late_requests()
             await asyncio.gather(self._host.gateway.close(self._grace_seconds), self.flows.stop(self._grace_seconds))
 
-    async def resync(self) -> None:
-        """Lists everything, and enqueues every trigger."""
+    async def resync(self) -> bool:
+        """Lists everything, and enqueues every trigger. Returns whether all kinds of objects could be listed."""
         self._triggers.begin_list()
         self._gates.begin_list()
         listed: list[Object] = []
@@ -127,31 +128,22 @@ class TriggerController:
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace, metadata_only=True)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
         self._gates.replace(functions, slices)
-        await self._list_secrets()
-        if self._exposed_objects is not None:
-            await self._exposed_objects.refresh()
+        is_whole = self._exposed_objects is None or await self._exposed_objects.refresh()
         self._triggers.replace(listed)
         for key in (*self._triggers, *self._applied):
             self.queue.add_for_resync(key)
         await self._gates.retain(self._called_functions())
+        await self._secret_watches.retain(self._namespaces_with_secrets())
+        return is_whole
 
     def _cached_object(self, found: Object) -> Object | None:
         cached = self._triggers.get(key_of(found))
         return None if cached is None else cached.object
 
-    async def _list_secrets(self) -> None:
-        """Finds the deletions that a watch missed."""
-        self._secrets.begin_list()
-        try:
-            listed = [
-                found
-                for namespace in self._secrets.namespaces
-                for found in await self._api.list("v1", "Secret", namespace)
-            ]
-        except Refused as refused:  # triggers without Secrets run anyway
-            log.warning("secrets not listed", extra={"problem": str(refused)})
-            return
-        self._secrets.replace(listed)
+    def _namespaces_with_secrets(self) -> set[str]:
+        """The namespaces with a trigger that refers to a Secret."""
+        triggers = (trigger for _, trigger in self._triggers.items())
+        return {trigger.namespace for trigger in triggers if trigger.spec is not None and secrets_of(trigger.spec)}
 
     def _called_functions(self) -> set[tuple[str, str]]:
         """Namespace and name of each function that a cached trigger or a running flow calls."""
@@ -168,7 +160,7 @@ class TriggerController:
     async def _resync_periodically(self) -> None:
         while True:
             try:
-                await self.resync()
+                is_whole = await self.resync()
                 self._listed.set()
                 if not self.synced.is_set():
                     await self.queue.wait_until_idle()
@@ -177,7 +169,7 @@ class TriggerController:
                 log.warning("resync failed", extra={"problem": str(error) or repr(error)})
                 await asyncio.sleep(5)
             else:
-                await asyncio.sleep(RESYNC_SECONDS)
+                await asyncio.sleep(RESYNC_SECONDS if is_whole else _INCOMPLETE_SECONDS)
 
     def _on_trigger(self, event: Event) -> None:
         if self._triggers.observe(event):
@@ -194,12 +186,9 @@ class TriggerController:
     def _on_endpoint_slice(self, event: Event) -> None:
         self._gates.observe_slice(event["object"], deleted=event["type"] == "DELETED")
 
-    def _on_secret(self, event: Event) -> None:
-        changed = self._secrets.observe(event["object"], deleted=event["type"] == "DELETED")
-        if changed is None:
-            return
+    def _secrets_changed(self, namespace: str, names: Collection[str]) -> None:
         for key, trigger in self._triggers.items():
-            if key[1] == changed[0] and trigger.spec is not None and changed[1] in secrets_of(trigger.spec):
+            if key[1] == namespace and trigger.spec is not None and not set(names).isdisjoint(secrets_of(trigger.spec)):
                 self.queue.add(key)
 
     def _forget(self, key: Key) -> None:
@@ -255,6 +244,8 @@ class TriggerController:
         if trigger is None:
             return
         self._applied[key] = trigger.uid
+        if trigger.spec is not None and secrets_of(trigger.spec):
+            await self._secret_watches.begin(trigger.namespace)
         await self._apply_flows(trigger, self._grace_seconds)
         self._statuses.queue.add(key)
         if self._exposed_objects is not None and trigger.spec is not None and self.leases.holds(trigger.uid):

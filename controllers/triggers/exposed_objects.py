@@ -44,9 +44,9 @@ class ExposedObjects:
             found.append(Watch(group, version, plural_of(kind), handler, TRIGGER_LABEL))
         return found
 
-    async def refresh(self) -> None:
-        """Lists all objects. Raises the API server's errors."""
-        await self._owned.refresh()
+    async def refresh(self) -> bool:
+        """Lists all objects. Returns whether the API server let it list every kind."""
+        return await self._owned.refresh()
 
     async def reconcile(self, trigger: Object, spec: TriggerSource) -> None:
         """Writes the desired object, and removes others. Raises Refused, which `status_of` then reports."""
@@ -59,8 +59,7 @@ class ExposedObjects:
         except Refused as refused:
             self._refused[key] = refused
             raise
-        for found in self._owned.unwanted(trigger, wanted):
-            await self._owned.remove(found)
+        await self._owned.remove(self._owned.unwanted(trigger, wanted))
 
     def status_of(self, trigger: Object, spec: TriggerSource, function_down: str) -> tuple[Object, list[Condition]]:
         """The status fields and the conditions of an exposed trigger."""

@@ -21,7 +21,8 @@ from controllers.triggers.controller import TriggerController
 from controllers.triggers.egress_policy import egress_policy_from
 from controllers.triggers.exposed_objects import ExposedObjects
 from controllers.triggers.gates import Gates
-from controllers.triggers.secrets import Secrets
+from controllers.triggers.secret_watches import SecretWatches
+from controllers.triggers.secrets import Secrets, way_out_of
 from controllers.triggers.store import ClusterStore
 from trigger_sources.dispatch.host import EventStore, LocalHost
 from trigger_sources.http.gateway import Gateway
@@ -47,7 +48,8 @@ class TriggerSettings:
     replica: str
     release_namespace: str | None  # has the Leases; None if there are no other replicas
     watch_namespace: str | None  # None for all
-    secret_namespaces: Sequence[str]
+    secrets_role: str  # the ClusterRole that lets a controller read the Secrets of a namespace; empty for none
+    service_account: str  # namespace:name; empty outside of a cluster
     egress_policy: Reach  # for calls over HTTP
     kafka_brokers: Sequence[str]
     nats_servers: Sequence[str]
@@ -72,7 +74,8 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         replica=replica_of(environment),
         release_namespace=environment.get("KUBEIRQ_NAMESPACE") or None,
         watch_namespace=environment.get("KUBEIRQ_WATCH_NAMESPACE") or None,
-        secret_namespaces=environment.get("KUBEIRQ_SECRET_NAMESPACES", "").split(),
+        secrets_role=environment.get("KUBEIRQ_SECRETS_ROLE", ""),
+        service_account=environment.get("KUBEIRQ_SERVICE_ACCOUNT", ""),
         egress_policy=_egress_policy(environment),
         kafka_brokers=environment.get("KUBEIRQ_KAFKA_BROKERS", "").split(),
         nats_servers=environment.get("KUBEIRQ_NATS_SERVERS", "").split(),
@@ -112,7 +115,9 @@ async def run(name: str, settings: TriggerSettings) -> None:
         client = await stack.enter_async_context(api())
         gates = Gates(settings.egress_policy)
         stack.push_async_callback(gates.aclose)
-        secrets = Secrets(settings.secret_namespaces)
+        secrets = Secrets(way_out_of(settings.secrets_role, settings.service_account))
+        secret_watches = SecretWatches(await stack.enter_async_context(api(connections=0)), secrets)
+        stack.push_async_callback(secret_watches.aclose)
         controller: TriggerController  # its parts call it, and are created before it
         events: EventStore = NoStore()
         if settings.store_servers:
@@ -143,6 +148,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             host,
             gates,
             secrets,
+            secret_watches,
             exposed_objects=exposed_objects,
             gateway_url=settings.gateway_url,
             namespace=settings.watch_namespace,
@@ -196,13 +202,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             holding = () if leases is None else (leases.run(),)
             return run_concurrently(readiness.listen(gateway, settings.gateway_port), controller.run(), *holding)
 
-        await operate(
-            controller.watches(),
-            work,
-            namespace=settings.watch_namespace,
-            restricted=controller.secret_watches(),
-            restricted_namespaces=settings.secret_namespaces,
-        )
+        await operate(controller.watches(), work, namespace=settings.watch_namespace)
         log.info("controller has stopped")
 
 

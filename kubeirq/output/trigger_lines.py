@@ -54,7 +54,7 @@ _NEXT_OF_REASON = {
     "NoBrokers": "set spec.brokers",
     "NoServers": "set spec.servers",
     "SecretMissing": "create the Secret with that key; the trigger then goes on by itself",
-    "SecretForbidden": "allow the controllers to read Secrets of this namespace: docs/kubernetes.md",
+    "SecretForbidden": "an admin of the namespace types the command of the message; docs/tenants.md",
     "SecretUnusable": "correct the Secret; the trigger then goes on by itself",
     "Taken": "change the route, the durable or the group of one of the two triggers",
     "NoFunction": "create a Function with these labels, or change spec.functionSelector",

@@ -184,6 +184,23 @@ def condition(found: Any, kind: str = "Ready") -> Any:
     return next((condition for condition in conditions if condition["type"] == kind), {"status": None, "reason": None})
 
 
+async def without_right_to_secrets(it: Cluster, namespace: str = "") -> dict[str, str]:
+    """The environment of a controller that may do everything but read Secrets, except those of this namespace."""
+    login = await it.server.kubeconfig_of("restricted")
+    groups = ["kubeirq.dev", "discovery.k8s.io", "coordination.k8s.io", "apiextensions.k8s.io", "networking.k8s.io"]
+    rules = [
+        {"apiGroups": [*groups, "gateway.networking.k8s.io"], "resources": ["*"], "verbs": ["*"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["*"]},
+    ]
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "restricted"}}
+    await it.apply({**role, "rules": rules})
+    user = ("--user=restricted",)
+    await it.server.kubectl("create", "clusterrolebinding", "restricted", "--clusterrole=restricted", *user)
+    if namespace:
+        await it.server.kubectl("create", "rolebinding", "secrets", "--clusterrole=admin", *user, "-n", namespace)
+    return {"KUBECONFIG": str(login)}
+
+
 async def holder_of(it: Cluster, kind: str, name: str) -> str:
     """The replica that runs the trigger; between one and the next there is none, and that is waited for."""
     uid = (await it.get(kind, name))["metadata"]["uid"]

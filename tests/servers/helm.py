@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from servers.controllers import Cluster, Controller
 from servers.kubernetes import MORTAL, APIServer, api_server
 from servers.kubernetes_build.build import VERSION, gateway_api, monitoring, programs
+from servers.ports import free_port
 
 CHART = Path(__file__).resolve().parents[2] / "helm" / "kubeirq"
 RELEASE = "kubeirq"  # the name of its namespace, too
@@ -70,3 +72,24 @@ async def installed(server: APIServer, values: dict[str, Any] | None = None) -> 
 async def release(server: APIServer, action: str, values: dict[str, Any] | None = None) -> str:
     where = (RELEASE, str(CHART), f"--namespace={RELEASE}")
     return await helm(action, *where, kubeconfig=server.kubeconfig, values=values or {})
+
+
+async def started(cluster: Cluster, deployment: dict[str, Any]) -> Controller:
+    """Runs the controller of a Deployment on this machine, with its service account and environment."""
+    name = deployment["metadata"]["name"]
+    login = await cluster.server.kubeconfig_of(account_of(name), "system:serviceaccounts")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    said = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    own = {
+        "KUBECONFIG": str(login),
+        "KUBEIRQ_NAMESPACE": RELEASE,
+        "KUBEIRQ_PORT": str(free_port()),
+        "KUBEIRQ_GATEWAY_PORT": str(free_port()),
+        "KUBEIRQ_ADMIN_SOCKET": str(cluster.folder / f"{name}.sock"),
+        "KUBEIRQ_GRACE_SECONDS": "1",
+    }
+    return await cluster.start(*container["args"], **{**said, **own})
+
+
+def account_of(name: str) -> str:
+    return f"system:serviceaccount:{RELEASE}:{name}"

@@ -107,8 +107,12 @@ http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{
 - name: KUBEIRQ_ADMIN_PEERS
   value: {{ include "kubeirq.fullname" .top }}-{{ .controller.name }}-admin
 {{- end }}
-- name: KUBEIRQ_SECRET_NAMESPACES
-  value: {{ include "kubeirq.secretNamespaces" .top | quote }}
+- name: KUBEIRQ_SERVICE_ACCOUNT
+  value: {{ printf "%s:%s-%s" .top.Release.Namespace (include "kubeirq.fullname" .top) .controller.name | quote }}
+{{- if and $values.rbac.create (not $values.watchNamespace) }}
+- name: KUBEIRQ_SECRETS_ROLE
+  value: {{ include "kubeirq.fullname" .top }}-secrets
+{{- end }}
 {{- with $values.reach.allow }}
 - name: KUBEIRQ_REACH_ALLOW
   value: {{ join " " . | quote }}

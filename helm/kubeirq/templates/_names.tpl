@@ -95,8 +95,9 @@ capabilities:
 {{- end -}}
 
 {{- /*
-The namespaces with Secrets, without those that do not exist: else no upgrade would work once one is deleted. Without a
-cluster to look at, all of them; also with watchNamespace, because the person who installs may not see namespaces then.
+The namespaces with Secrets, without those that do not exist or are being deleted: else no upgrade would work after one
+is deleted. Without a cluster to look at, all of them; also with watchNamespace, because the person who installs may not
+see namespaces then.
 */ -}}
 {{- define "kubeirq.secretNamespaces" -}}
 {{- $missing := include "kubeirq.missingNamespaces" . | splitList " " -}}
@@ -113,7 +114,8 @@ cluster to look at, all of them; also with watchNamespace, because the person wh
 {{- $missing := list -}}
 {{- if and .Values.secretNamespaces (not .Values.watchNamespace) (lookup "v1" "Namespace" "" "kube-system") -}}
 {{- range .Values.secretNamespaces | uniq -}}
-{{- if and (ne . $.Release.Namespace) (not (lookup "v1" "Namespace" "" .)) -}}
+{{- $found := lookup "v1" "Namespace" "" . -}}
+{{- if and (ne . $.Release.Namespace) (or (not $found) (hasKey (default (dict) $found.metadata) "deletionTimestamp")) -}}
 {{- $missing = append $missing . -}}
 {{- end -}}
 {{- end -}}

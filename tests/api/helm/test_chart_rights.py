@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from servers.controllers import Cluster, resource
-from servers.helm import RELEASE, installed, rendered, server_for_the_chart
+from servers.helm import RELEASE, account_of, installed, rendered, server_for_the_chart, started
 from servers.kubernetes import APIServer, KubectlError
 from servers.kubernetes_objects import connected, kinds_of
-from servers.ports import free_port
 
 PLUGINS = {
     "plugins": [
@@ -171,27 +170,6 @@ async def test_the_controllers_work_with_these_rights_and_request_no_others(
         events = [event for event in server.audit() if event["user"]["username"] in users]
         assert {event["user"]["username"] for event in events} == set(users)
         assert [event["requestURI"] for event in events if event["responseStatus"]["code"] in (401, 403)] == []
-
-
-async def started(cluster: Cluster, deployment: dict[str, Any]) -> None:
-    """Runs the controller of a Deployment on this machine, with its service account and environment."""
-    name = deployment["metadata"]["name"]
-    login = await cluster.server.kubeconfig_of(account_of(name), "system:serviceaccounts")
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    said = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
-    own = {
-        "KUBECONFIG": str(login),
-        "KUBEIRQ_NAMESPACE": RELEASE,
-        "KUBEIRQ_PORT": str(free_port()),
-        "KUBEIRQ_GATEWAY_PORT": str(free_port()),
-        "KUBEIRQ_ADMIN_SOCKET": str(cluster.folder / f"{name}.sock"),
-        "KUBEIRQ_GRACE_SECONDS": "1",
-    }
-    await cluster.start(*container["args"], **{**said, **own})
-
-
-def account_of(name: str) -> str:
-    return f"system:serviceaccount:{RELEASE}:{name}"
 
 
 async def until_told(cluster: Cluster) -> None:

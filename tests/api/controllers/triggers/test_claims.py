@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from servers.controllers import Cluster, Controller, cluster, condition, resource
+from servers.controllers import Cluster, Controller, cluster, condition, resource, without_right_to_secrets
 from servers.function import function
 from servers.kubernetes import APIServer
 
@@ -49,7 +49,7 @@ async def test_a_trigger_keeps_its_route_whatever_happens_to_its_spec_and_secret
     kubernetes: APIServer, tmp_path: Path
 ) -> None:
     async with cluster(kubernetes, tmp_path) as it, function(OWNER) as owner, function(STRANGER) as stranger:
-        controller = await it.start("trigger", "http", KUBEIRQ_SECRET_NAMESPACES="default")
+        controller = await it.start("trigger", "http")
         team_b = await it.new_namespace()
         auth = {"bearer": {"tokens": [{"name": "creds", "key": "token"}]}}
         spec: dict[str, Any] = {"url": owner.url, "path": "/auth", "auth": auth}
@@ -107,7 +107,7 @@ async def test_a_trigger_without_store_or_right_to_its_secret_has_its_route_from
             resource("HTTPTrigger", "storeless", {**spec, "answer": "accepted"}),
             resource("HTTPTrigger", "forbidden", {**spec, "auth": auth}),
         )
-        controller = await it.start("trigger", "http")
+        controller = await it.start("trigger", "http", **await without_right_to_secrets(it))
         for name, reason in (("storeless", "NoStore"), ("forbidden", "SecretForbidden")):
             await until_answered(it, controller, 503, path=f"/{name}")
             await it.until("httptrigger", name, lambda found, reason=reason: condition(found)["reason"] == reason)

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import nats
 import pytest
-from servers.controllers import Cluster, cluster, condition, holder_of, resource
+from servers.controllers import Cluster, cluster, condition, holder_of, resource, without_right_to_secrets
 from servers.function import function
 from servers.kubernetes import APIServer
 from servers.ledger import Books, clean, judge
@@ -82,7 +82,7 @@ async def test_a_trigger_runs_changes_suspends_and_goes(kubernetes: APIServer, t
 @pytest.mark.timeout(120)
 async def test_a_problem_is_reported_with_field_problem_and_way_out(kubernetes: APIServer, tmp_path: Path) -> None:
     async with cluster(kubernetes, tmp_path) as it, nats_server(config="authorization { token: right }") as server:
-        await it.start("trigger", "nats", KUBEIRQ_SECRET_NAMESPACES="kubeirq-system default")
+        await it.start("trigger", "nats", **await without_right_to_secrets(it, "default"))
         url = "http://127.0.0.1:1/"
         key = {"token": {"name": "nats", "key": "token"}}
         shop = await it.new_namespace()
@@ -141,7 +141,7 @@ async def test_a_rotated_secret_restarts_only_the_triggers_that_use_it(kubernete
         nats_server() as free,
         function(FUNCTION, LEDGER=str(ledger)) as f,
     ):
-        await it.start("trigger", "nats", KUBEIRQ_SECRET_NAMESPACES="default")
+        await it.start("trigger", "nats")
         await it.apply(resource("Secret", "nats", {"stringData": {"token": "wrong"}}))
         security = {"token": {"name": "nats", "key": "token"}}
         await it.apply(

@@ -1,11 +1,12 @@
 """The cache of owned objects: the answer to a write does not replace a newer watch event."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
 
-from controllers.cluster.api import Api, Object
+from controllers.cluster.api import Api, Object, Refused
 from controllers.cluster.owned_objects import NameTaken, OwnedObjects
 
 OWNER: Object = {"kind": "Function", "metadata": {"namespace": "shop", "name": "pay", "uid": "u-1"}}
@@ -166,3 +167,51 @@ async def test_an_object_of_someone_else_is_not_adopted(kept: Object) -> None:
     owned = OwnedObjects(cast("Api", Keeper(kept)), [("apps/v1", "Deployment")], label="function")
     with pytest.raises(NameTaken, match="is not this function's"):
         await owned.ensure(OWNER, [deployment("")])
+
+
+class Stubborn:
+    """The far side refuses to list one kind, and to delete one object."""
+
+    def __init__(self) -> None:
+        self.refused_kind = ""
+        self.deleted: list[str] = []
+
+    async def objects(self, api_version: str, kind: str, *_: Any, **options: Any) -> AsyncIterator[Object]:
+        if kind == self.refused_kind:
+            raise Refused(403, f"cannot list {kind}")
+        yield {**deployment("5"), "apiVersion": api_version, "kind": kind}
+
+    async def get(self, api_version: str, kind: str, *names: str) -> Object:
+        return {**deployment("5"), "apiVersion": api_version, "kind": kind}
+
+    async def delete(self, found: Object) -> None:
+        if found["kind"] == self.refused_kind:
+            raise Refused(403, f"cannot delete {found['kind']}")
+        self.deleted.append(found["kind"])
+
+
+KINDS = (("apps/v1", "Deployment"), ("v1", "Service"), ("policy/v1", "PodDisruptionBudget"))
+
+
+async def test_a_kind_that_may_not_be_listed_keeps_its_objects_and_the_others_are_listed() -> None:
+    server = Stubborn()
+    owned = OwnedObjects(cast("Api", server), KINDS, label="function")
+    server.refused_kind = "Service"
+    assert not await owned.refresh()
+    assert {found["kind"] for found in owned.unwanted(OWNER, [])} == {"Deployment", "PodDisruptionBudget"}
+    server.refused_kind = ""
+    assert await owned.refresh()
+    server.refused_kind = "Service"
+    assert not await owned.refresh()
+    assert {found["kind"] for found in owned.unwanted(OWNER, [])} == {kind for _, kind in KINDS}
+
+
+async def test_an_object_that_may_not_be_deleted_does_not_keep_the_others() -> None:
+    server = Stubborn()
+    owned = OwnedObjects(cast("Api", server), KINDS, label="function")
+    await owned.refresh()
+    server.refused_kind = "Service"
+    with pytest.raises(Refused, match="cannot delete Service"):
+        await owned.remove(sorted(owned.unwanted(OWNER, []), key=lambda found: str(found["kind"] != "Service")))
+    assert sorted(server.deleted) == ["Deployment", "PodDisruptionBudget"]
+    assert [found["kind"] for found in owned.unwanted(OWNER, [])] == ["Service"]

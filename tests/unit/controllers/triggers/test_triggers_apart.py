@@ -12,6 +12,7 @@ from controllers.cluster.api import Api
 from controllers.cluster.owned_objects import OwnedObjects
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.gates import Gates
+from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets
 from controllers.triggers.store import ClusterStore
 from trigger_sources.dispatch.host import LocalHost
@@ -78,11 +79,11 @@ class OneLease:
 @asynccontextmanager
 async def running(*objects: Object, lease: OneLease | None = None) -> AsyncIterator[tuple[TriggerController, Any]]:
     store = ClusterStore(lambda uid: controller.status_of(uid), NoStore())
-    secrets = Secrets(["a"])
+    secrets = Secrets()
     host = LocalHost(replica="one", store=store, gateway=Gateway(), secrets=secrets.text, defaults={})
     cluster = cast(Api, Cluster(*objects))
-    kind = objects[0]["kind"]
-    controller = TriggerController(cluster, [kind], host, Gates(), secrets, leases=lease, grace_seconds=10)
+    kind, watches = objects[0]["kind"], SecretWatches(cluster, secrets)
+    controller = TriggerController(cluster, [kind], host, Gates(), secrets, watches, leases=lease, grace_seconds=10)
     task = asyncio.create_task(controller.run())
     try:
         yield controller, task
