@@ -16,6 +16,7 @@ from controllers.cluster.api import Api, api
 from controllers.cluster.leases import SharedLeases
 from controllers.cluster.metrics import controller_metrics
 from controllers.cluster.operator import operate, run_concurrently
+from controllers.functions.callers import callers_from
 from controllers.functions.controller import FunctionController
 from controllers.functions.pod_template import Settings
 from controllers.triggers import process as trigger_process
@@ -59,6 +60,7 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         image_pull_policy=environment.get("KUBEIRQ_IMAGE_PULL_POLICY", "IfNotPresent"),
         package_index=environment.get("KUBEIRQ_PACKAGE_INDEX"),
         extra_package_indexes=tuple(environment.get("KUBEIRQ_EXTRA_PACKAGE_INDEXES", "").split()),
+        callers=callers_from(environment.get("KUBEIRQ_CALLERS", ""), "KUBEIRQ_CALLERS"),
         trusted_package_hosts=tuple(environment.get("KUBEIRQ_TRUSTED_PACKAGE_HOSTS", "").split()),
     )
 

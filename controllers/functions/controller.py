@@ -21,6 +21,7 @@ from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
+from controllers.functions import callers
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
 from controllers.functions.code import UNKNOWN, spec_and_code_of, without_texts
 from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
@@ -43,6 +44,7 @@ OWNED_KINDS = (
     ("apps/v1", "Deployment"),
     ("autoscaling/v2", "HorizontalPodAutoscaler"),
     ("policy/v1", "PodDisruptionBudget"),
+    (callers.API_VERSION, callers.KIND),
 )
 
 

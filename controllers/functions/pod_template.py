@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from controllers.functions.callers import Peer
 from controllers.functions.config_map import dependencies_key_of, key_of
 from controllers.functions.resource import FunctionSpec, Variable
 from controllers.functions.runtimes import BY_NAME, Runtime
@@ -45,6 +46,7 @@ class Settings:
     package_index: str | None = None
     extra_package_indexes: tuple[str, ...] = ()
     trusted_package_hosts: tuple[str, ...] = ()  # host or host:port, without TLS
+    callers: tuple[Peer, ...] | None = None  # that reach functions; None for everyone
 
 
 def files_of(spec: FunctionSpec) -> Mapping[str, str]:

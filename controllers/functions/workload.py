@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controllers.cluster.strategic_merge import merged
+from controllers.functions.callers import policy_that_closes
 from controllers.functions.code import Code, code_of
 from controllers.functions.pod_template import PodTemplate, Settings
 from controllers.functions.resource import FunctionSpec
@@ -46,6 +47,9 @@ def objects_of(
         )
     workload = _Workload(metadata, spec, settings, code, content)
     objects = [workload.config_map] if workload.config_map else []
+    if settings.callers:
+        head = {**workload.metadata, "name": f"{workload.name}-callers"}
+        objects.append(policy_that_closes(head, workload.name, settings.callers))  # before there are pods
     objects += [workload.deployment(), workload.service()]
     if spec.scale.is_automatic:
         objects.append(workload.autoscaler())

@@ -1,12 +1,13 @@
 """The Ingresses and HTTPRoutes of HTTP triggers that bypass the gateway: writes them, and reports their state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from controllers.cluster.api import Api, Object, Refused, plural_of
 from controllers.cluster.conditions import Condition
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, OwnedObjects, key_of, reference_of
-from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of
+from controllers.functions.callers import Peer
+from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, callers_policy_of, objects_of
 from controllers.triggers.exposure_status import status_of
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.source import TriggerSource
@@ -26,10 +27,14 @@ def gateway_address(gateway_url: str, name: str, spec: TriggerSource) -> Object:
 
 
 class ExposedObjects:
-    """The Ingress or HTTPRoute of each exposed trigger. Lives in one event loop."""
+    """The Ingress or HTTPRoute of each exposed trigger, and the way to its function. Lives in one event loop.
 
-    def __init__(self, api: Api, *, namespace: str | None = None) -> None:
+    `callers` are the peers that may call these functions, all if it is empty. None: no NetworkPolicy closes functions.
+    """
+
+    def __init__(self, api: Api, *, namespace: str | None = None, callers: Sequence[Peer] | None = None) -> None:
         self._owned = OwnedObjects(api, KINDS, label=TRIGGER_LABEL, namespace=namespace)
+        self._callers = callers
         self._refused: dict[Key, Refused] = {}
 
     def watches(self, on_change: Callable[[Key], None]) -> list[Watch]:
@@ -53,6 +58,8 @@ class ExposedObjects:
         key = key_of(trigger)
         is_deleted = "deletionTimestamp" in trigger["metadata"]
         wanted = objects_of(trigger["metadata"], spec) if isinstance(spec, HTTPTrigger) and not is_deleted else []
+        if wanted and self._callers is not None and isinstance(spec, HTTPTrigger):
+            wanted.append(callers_policy_of(trigger["metadata"], spec, self._callers))
         self._refused.pop(key, None)
         try:
             await self._owned.ensure(trigger, wanted)

@@ -1,11 +1,12 @@
-"""Builds the Ingress or HTTPRoute of an exposed HTTP trigger. Pure.
+"""Builds the Ingress or HTTPRoute of an exposed HTTP trigger, and the way to its function. Pure.
 
 The objects leave out the fields that the API server sets by default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from controllers.functions import callers
 from controllers.functions.status import PORT
 from trigger_sources.http.expose import REST, HTTPRouteExposure, IngressExposure
 from trigger_sources.http.source import HTTPTrigger
@@ -13,7 +14,11 @@ from trigger_sources.http.source import HTTPTrigger
 Object = dict[str, Any]
 
 TRIGGER_LABEL = "kubeirq.dev/trigger"
-KINDS = (("networking.k8s.io/v1", "Ingress"), ("gateway.networking.k8s.io/v1", "HTTPRoute"))
+KINDS = (
+    ("networking.k8s.io/v1", "Ingress"),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+    (callers.API_VERSION, callers.KIND),
+)
 
 
 def objects_of(metadata: Mapping[str, Any], spec: HTTPTrigger) -> list[Object]:
@@ -23,8 +28,26 @@ def objects_of(metadata: Mapping[str, Any], spec: HTTPTrigger) -> list[Object]:
     """
     if spec.expose is None:
         return []
+    head = _head_of(metadata)
+    path, is_prefix = path_of(metadata["name"], spec)
+    if spec.expose.ingress is not None:
+        return [_ingress(head, spec, spec.expose.ingress, path, is_prefix)]
+    assert spec.expose.http_route is not None
+    return [_http_route(head, spec, spec.expose.http_route, path, is_prefix)]
+
+
+def callers_policy_of(metadata: Mapping[str, Any], spec: HTTPTrigger, peers: Sequence[callers.Peer]) -> Object:
+    """The NetworkPolicy that lets these peers (Ingress controllers, Gateways) call the function of an exposed trigger.
+
+    Without peers it lets everyone: nobody knows where the controllers of the cluster run.
+    """
+    head = _head_of(metadata)
+    return callers.policy_that_opens({**head, "name": f"{metadata['name']}-exposed"}, _function_of(spec), peers)
+
+
+def _head_of(metadata: Mapping[str, Any]) -> Object:
     name = metadata["name"]
-    head: Object = {
+    return {
         "name": name,
         "namespace": metadata["namespace"],
         "labels": {
@@ -42,11 +65,6 @@ def objects_of(metadata: Mapping[str, Any], spec: HTTPTrigger) -> list[Object]:
             }
         ],
     }
-    path, is_prefix = path_of(name, spec)
-    if spec.expose.ingress is not None:
-        return [_ingress(head, spec, spec.expose.ingress, path, is_prefix)]
-    assert spec.expose.http_route is not None
-    return [_http_route(head, spec, spec.expose.http_route, path, is_prefix)]
 
 
 def _ingress(head: Object, spec: HTTPTrigger, expose: IngressExposure, path: str, is_prefix: bool) -> Object:

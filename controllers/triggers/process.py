@@ -15,6 +15,7 @@ from controllers.cluster.api import api
 from controllers.cluster.leases import SharedLeases, slot_of
 from controllers.cluster.metrics import controller_metrics
 from controllers.cluster.operator import operate, run_concurrently
+from controllers.functions.callers import Peer, callers_from
 from controllers.triggers.admin_port import AdminPort, addresses_of
 from controllers.triggers.admin_rights import Rights
 from controllers.triggers.controller import TriggerController
@@ -60,6 +61,7 @@ class TriggerSettings:
     port: int  # for metrics and health
     gateway_port: int
     gateway_url: str | None  # for addresses in the status
+    exposed_callers: Sequence[Peer] | None  # that reach the functions of exposed triggers; None where all reach all
     admin_socket: Path | None
     admin_certificate: Path | None  # a folder; without it the admin API is on no port
     admin_port: int
@@ -86,6 +88,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         port=number(environment, "KUBEIRQ_PORT", 9090),
         gateway_port=number(environment, "KUBEIRQ_GATEWAY_PORT", 8080),
         gateway_url=environment.get("KUBEIRQ_GATEWAY_URL") or None,
+        exposed_callers=callers_from(environment.get("KUBEIRQ_EXPOSED_CALLERS", ""), "KUBEIRQ_EXPOSED_CALLERS"),
         admin_socket=Path(socket) if socket else None,
         admin_certificate=Path(certificate) if certificate else None,
         admin_port=number(environment, "KUBEIRQ_ADMIN_PORT", 9443),
@@ -140,8 +143,10 @@ async def run(name: str, settings: TriggerSettings) -> None:
             own_servers=settings.own_servers,
             reach=settings.egress_policy,
         )
-        has_exposed = "HTTPTrigger" in found
-        exposed_objects = ExposedObjects(client, namespace=settings.watch_namespace) if has_exposed else None
+        exposed_objects: ExposedObjects | None = None
+        if "HTTPTrigger" in found:
+            callers = settings.exposed_callers
+            exposed_objects = ExposedObjects(client, namespace=settings.watch_namespace, callers=callers)
         controller = TriggerController(
             client,
             found,

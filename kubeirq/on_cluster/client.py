@@ -212,4 +212,5 @@ def _api_server_problem(status: int, body: bytes) -> Refused | None:
         return None
     if status == 403:
         return AccessDenied(f"no permission: {found.get('message')}")
-    return Refused(f"the function cannot be reached: {found.get('message')}")
+    way_out = "a NetworkPolicy may keep the API server out: docs/tenants.md, or use kubectl port-forward"
+    return Refused(f"the function cannot be reached: {found.get('message')}; {way_out}")

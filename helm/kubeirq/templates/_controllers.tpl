@@ -59,6 +59,16 @@ controller also has group, kind and resource (the plural).
 {{- end }}
 {{- end -}}
 
+{{- /* The pods of this release, as a peer of a NetworkPolicy: the trigger controllers call functions. */ -}}
+{{- define "kubeirq.fabricPeer" -}}
+namespaceSelector:
+  matchLabels:
+    kubernetes.io/metadata.name: {{ .Release.Namespace }}
+podSelector:
+  matchLabels:
+    {{- include "kubeirq.selector" . | nindent 4 }}
+{{- end -}}
+
 {{- define "kubeirq.functionEnvironment" -}}
 {{- $values := .top.Values -}}
 - name: KUBEIRQ_RUNTIME_IMAGE
@@ -67,6 +77,12 @@ controller also has group, kind and resource (the plural).
   value: {{ $values.functions.images | toJson | quote }}
 - name: KUBEIRQ_IMAGE_PULL_POLICY
   value: {{ $values.functions.imagePullPolicy }}
+{{- with $values.functions.networkPolicy }}
+{{- if .enabled }}
+- name: KUBEIRQ_CALLERS
+  value: {{ concat (list (include "kubeirq.fabricPeer" $.top | fromYaml)) .from | toJson | quote }}
+{{- end }}
+{{- end }}
 {{- with $values.functions.packageIndex.url }}
 - name: KUBEIRQ_PACKAGE_INDEX
   value: {{ . | quote }}
@@ -122,6 +138,10 @@ http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{
   value: "8080"
 - name: KUBEIRQ_GATEWAY_URL
   value: {{ include "kubeirq.gatewayUrl" .top | quote }}
+{{- if $values.functions.networkPolicy.enabled }}
+- name: KUBEIRQ_EXPOSED_CALLERS
+  value: {{ $values.functions.networkPolicy.exposedFrom | toJson | quote }}
+{{- end }}
 {{- end }}
 {{- with $values.kafka.brokers }}
 - name: KUBEIRQ_KAFKA_BROKERS

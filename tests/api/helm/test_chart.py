@@ -269,3 +269,20 @@ async def test_a_second_release_in_a_namespace_is_refused_and_the_first_is_upgra
         with pytest.raises(HelmError, match=f"has release {RELEASE} of kubeirq already.*a namespace of its own"):
             await helm("install", "second", *where, kubeconfig=server.kubeconfig)
         await release(server, "upgrade")
+
+
+async def test_functions_let_the_trigger_controllers_in_and_whom_the_values_name() -> None:
+    monitoring = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
+    policy = {"from": [monitoring], "exposedFrom": [monitoring]}
+    made = await rendered({"functions": {"networkPolicy": policy}})
+    deployments = {d["metadata"]["name"]: d for d in made if d["kind"] == "Deployment"}
+    fabric, other = json.loads(environment_of(deployments["kubeirq-functions"])["KUBEIRQ_CALLERS"])
+    assert fabric["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": RELEASE}
+    for deployment in deployments.values():
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert fabric["podSelector"]["matchLabels"].items() <= labels.items()
+    assert other == monitoring
+    assert json.loads(environment_of(deployments["kubeirq-http"])["KUBEIRQ_EXPOSED_CALLERS"]) == [monitoring]
+    made = await rendered({"functions": {"networkPolicy": {"enabled": False}}})
+    variables = {name for d in made if d["kind"] == "Deployment" for name in environment_of(d)}
+    assert not variables & {"KUBEIRQ_CALLERS", "KUBEIRQ_EXPOSED_CALLERS"}

@@ -40,6 +40,7 @@ FUNCTIONS = {
     "apps/deployments": "create get list patch watch",
     "autoscaling/horizontalpodautoscalers": "create delete get list patch",
     "policy/poddisruptionbudgets": "create delete get list patch",
+    "networking.k8s.io/networkpolicies": "create delete get list patch",
     "apps/replicasets": "list",
     "pods": "list",
 }
@@ -50,7 +51,11 @@ def of_trigger(resources: str) -> dict[str, str]:
     return {**EVENTS, **followed, resources: SEEN, f"{resources}/status": "patch"}
 
 
-EXPOSED = {"networking.k8s.io/ingresses": MADE, "gateway.networking.k8s.io/httproutes": MADE}
+EXPOSED = {
+    "networking.k8s.io/ingresses": MADE,
+    "networking.k8s.io/networkpolicies": MADE,
+    "gateway.networking.k8s.io/httproutes": MADE,
+}
 RIGHTS = {
     "functions": FUNCTIONS,
     "http": {**of_trigger("kubeirq.dev/httptriggers"), **EXPOSED},
@@ -156,10 +161,12 @@ async def test_the_controllers_work_with_these_rights_and_request_no_others(
             await cluster.apply(*(resource(kind, name, spec, "apps") for kind, spec in resources_of(name).items()))
             await until_told(cluster)
             await server.kubectl("get", "deployment,service,hpa,pdb", name, "-n", "apps")
+            await server.kubectl("get", "networkpolicy", f"{name}-callers", "-n", "apps")
             for place, way in {"ingress": {}, "httpRoute": {"parentRefs": [{"name": "public"}]}}.items():
                 spec = {"function": name, "path": f"/{name}/{place}", "expose": {place: way}}
                 await cluster.apply(resource("HTTPTrigger", name, spec, "apps"))
-                await server.kubectl("wait", "--for=create", f"{place}/{name}", "-n", "apps", "--timeout=20s")
+                for made in (f"{place}/{name}", f"networkpolicy/{name}-exposed"):
+                    await server.kubectl("wait", "--for=create", made, "-n", "apps", "--timeout=20s")
             await cluster.apply(resource("Function", name, {"source": {"inline": "other = 1"}}, "apps"))
             await server.kubectl("wait", "--for=delete", f"hpa/{name}", f"pdb/{name}", "-n", "apps", "--timeout=20s")
         finally:

@@ -31,6 +31,7 @@ FUNCTION = {
     "scale": {"min": 2, "max": 5},
     "podTemplate": {"spec": {"volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]}},
 }
+CALLERS = ({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kubeirq"}}},)
 BY_URL = {"source": {"url": "https://example.com/code.zip", "sha256": "a" * 64}, "handler": "a.b", "scale": {"min": 2}}
 
 
@@ -48,7 +49,7 @@ async def server() -> AsyncIterator[APIServer]:
 
 def built(name: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
     metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-of-{name}"}
-    objects = objects_of(metadata, FunctionSpec.model_validate(spec), Settings(runtime_image="runtime:1"))
+    objects = objects_of(metadata, FunctionSpec.model_validate(spec), Settings("runtime:1", callers=CALLERS))
     for found in objects:
         del found["metadata"]["ownerReferences"]  # there is no such owner: the garbage collector would take it all
     return objects

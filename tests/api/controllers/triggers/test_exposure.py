@@ -168,7 +168,7 @@ async def test_changing_the_way_of_exposure_deletes_the_old_object(server: APISe
         await it.made(trigger, spec)
         trigger, spec = await it.trigger("moving", {"expose": {"ingress": None, **BY_ROUTE[0]["expose"]}})
         (unwanted,) = it.owned.unwanted(trigger, objects_of(trigger["metadata"], spec))
-        await it.owned.remove(unwanted)
+        await it.owned.remove([unwanted])
         assert "moving" not in await server.kubectl("get", "ingress", "-o", "name")
 
 

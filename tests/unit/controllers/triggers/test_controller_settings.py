@@ -26,6 +26,20 @@ def test_images_are_by_runtime_and_may_be_left_out() -> None:
     assert settings_from({**IMAGE, "KUBEIRQ_IMAGES": ""}).images == {}
 
 
+@pytest.mark.parametrize("value", ["[", "{}", '["a"]'])
+def test_callers_that_are_no_peers_are_named(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^KUBEIRQ_CALLERS: "):
+        settings_from({**IMAGE, "KUBEIRQ_CALLERS": value})
+    with pytest.raises(ValueError, match=r"^KUBEIRQ_EXPOSED_CALLERS: "):
+        trigger_settings_from({"KUBEIRQ_EXPOSED_CALLERS": value})
+
+
+def test_without_callers_everyone_reaches_functions() -> None:
+    assert settings_from(IMAGE).callers is None
+    assert trigger_settings_from({}).exposed_callers is None
+    assert trigger_settings_from({"KUBEIRQ_EXPOSED_CALLERS": "[]"}).exposed_callers == ()
+
+
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "70000", "٣"])
 def test_a_number_that_is_none_is_named(value: str) -> None:
     with pytest.raises(ValueError, match=f"KUBEIRQ_PORT: {value!r} is not a whole number from 1 to 65535"):

@@ -124,7 +124,7 @@ def test_its_object_is_its_own_and_is_found_by_its_label(spec: HTTPTrigger, kind
 
 
 def test_their_plurals_are_known() -> None:
-    assert [plural_of(kind) for _, kind in KINDS] == ["ingresses", "httproutes"]
+    assert [plural_of(kind) for _, kind in KINDS] == ["ingresses", "httproutes", "networkpolicies"]
 
 
 @pytest.mark.parametrize(
