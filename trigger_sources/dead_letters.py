@@ -1,15 +1,18 @@
 """Dead letters: events that could not be delivered, kept complete, in one format for every source."""
 
 import base64
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import orjson
 
 from trigger_sources.delivery import Attempt, HttpRequest
 from trigger_sources.encoding.stored_headers import headers_from_stored, stored_headers
 from trigger_sources.events import Event, event_from_attributes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,33 @@ class DeadLetters(Protocol):
         """Returns once it is gone. A letter that is gone already is no error."""
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record among the dead letters that is no letter of a known version: it is left out, and stays where it is."""
+
+    place: str  # for a person: where the record is
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}"
+
+
+def log_unreadable(found: Unreadable) -> None:
+    """Says in the log which dead letter cannot be read."""
+    log.warning("dead letter not read", extra={"place": found.place, "problem": found.problem})
+
+
+@runtime_checkable
+class DeadLettersOfFunctions(Protocol):
+    """A `DeadLetters` that finds those of the trigger's other functions, too: former ones have no flow any more."""
+
+    async def functions(self) -> Collection[str]:
+        """The functions of this trigger that have dead letters."""
+
+    def of(self, function: str, unreadable: Callable[[Unreadable], None]) -> DeadLetters:
+        """The dead letters of that function. Its `letters` tells `unreadable` of each one that it leaves out."""
 
 
 SLIMMEST = 2
@@ -157,7 +187,7 @@ def letter_from_metadata(metadata: bytes, data: bytes | None) -> DeadLetter:
                 path_parameters=request["pathParameters"],
             ),
         )
-    except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError) as error:
         raise ValueError(f"not a dead letter: {error!r}") from error
 
 

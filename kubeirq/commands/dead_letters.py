@@ -10,7 +10,7 @@ from kubeirq.commands.arguments import OUTPUT, TRIGGER, decoded_key, print_table
 from kubeirq.commands.open_fabric import with_fabric
 from kubeirq.fabric_client import FabricClient, Refused
 from kubeirq.output.formats import age, to_text
-from kubeirq.output.letter_text import readable_letter
+from kubeirq.output.letter_text import readable_letter, tell_unreadable
 
 
 @click.group("dead-letters")
@@ -92,16 +92,19 @@ async def redrive(
     async for line in fabric.redrive(found, {"identities": selected, "ratePerSecond": rate, "dryRun": dry_run}):
         missing.discard(line.get("identity"))
         if line.get("done"):
+            tell_unreadable(line)
             failed = line["failed"]
             click.echo(
                 f"{would_be} would be redriven" if dry_run else f"{line['delivered']} delivered, {failed} failed again"
             )
-        elif dry_run:
+        elif line["outcome"] == "dryRun":
             would_be += 1
             click.echo(f"{line['identity']}: would be redriven")
         else:
             click.echo(
-                f"{line['identity']}: {line['outcome']}" + (f" ({line['status']})" if line.get("status") else "")
+                f"{line['identity']}: {line['outcome']}"
+                + (f" ({line['status']})" if line.get("status") else "")
+                + (f": {line['reason']}" if line.get("reason") else "")
             )
     _refuse_missing(missing, trigger)
     return 1 if failed else 0

@@ -29,6 +29,7 @@ from kubeirq.on_cluster.replicas import component_of
 from kubeirq.on_cluster.resource_text import controller_lines, function_lines, tables, trigger_lines
 from kubeirq.on_cluster.resources import FUNCTION, Kind, installed_kinds, list_resources, view_of, worst_first
 from kubeirq.output.fabric_log_lines import line_about
+from kubeirq.output.letter_text import tell_unreadable
 from kubeirq.output.trigger_lines import next_steps
 
 FIELD_MANAGER = "kubeirq"
@@ -154,6 +155,7 @@ class ClusterClient:
 
     async def dead_letters(self, trigger: ResourceView, limit: int) -> list[dict[str, Any]]:
         answer = await self._controllers.request_one(trigger, "GET", "dead-letters", limit=str(limit))
+        tell_unreadable(answer)
         found: list[dict[str, Any]] = answer["deadLetters"]
         return found
 
@@ -169,6 +171,7 @@ class ClusterClient:
 
     async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> tuple[int, Sequence[str]]:
         answer = await self._controllers.request_one(trigger, "POST", "dead-letters/purge", {"identities": identities})
+        tell_unreadable(answer)
         return int(answer["purged"]), answer.get("missing", ())
 
     async def lanes(self, trigger: ResourceView) -> list[dict[str, Any]]:

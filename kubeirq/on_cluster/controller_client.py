@@ -122,7 +122,7 @@ class ControllerClient:
             answer = await request(self._cluster, holder, "GET", path, limit=str(2 * _MAX_LETTERS_TO_COUNT))
             counts = Counter(letter["function"] for letter in answer["deadLetters"])
             for flow in flows:
-                flow["deadLetters"] = counts[flow["function"]]
+                flow["deadLetters"] = counts.total() if len(flows) == 1 else counts[flow["function"]]
 
     async def _statuses(
         self, replicas: Sequence[Replica], trigger: ResourceView

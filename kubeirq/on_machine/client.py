@@ -23,6 +23,7 @@ from kubeirq.name_lookup import find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
 from kubeirq.output.formats import age, last_answer
+from kubeirq.output.letter_text import tell_unreadable
 from kubeirq.output.trigger_lines import condition_lines, flow_lines, next_steps
 
 
@@ -119,6 +120,7 @@ class MachineClient:
 
     async def dead_letters(self, trigger: ResourceView, limit: int) -> list[dict[str, Any]]:
         answer = await self._client.get(f"{_path(trigger)}/dead-letters", limit=str(limit))
+        tell_unreadable(answer)
         found: list[dict[str, Any]] = answer["deadLetters"]
         return found
 
@@ -132,6 +134,7 @@ class MachineClient:
 
     async def purge(self, trigger: ResourceView, identities: Sequence[str] | None) -> tuple[int, Sequence[str]]:
         answer = await self._client.post(f"{_path(trigger)}/dead-letters/purge", {"identities": identities})
+        tell_unreadable(answer)
         return int(answer["purged"]), answer["missing"]
 
     async def lanes(self, trigger: ResourceView) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
-"""Dead letters and lanes as people read them: text as text, times as times. Pure."""
+"""Dead letters and lanes as people read them: text as text, times as times."""
 
 import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+import click
 
 Readable = str | dict[str, str] | None  # bytes that are not text stay in base64, and say so
 
@@ -19,6 +21,12 @@ def readable_letter(letter: Mapping[str, Any]) -> dict[str, Any]:
             for attempt in letter["attempts"]
         ]
     return found
+
+
+def tell_unreadable(answer: Mapping[str, Any]) -> None:
+    """Writes to standard error which dead letters an answer of the admin API leaves out."""
+    for line in answer.get("unreadable", ()):
+        click.echo(f"(not read, and left where it is: {line})", err=True)
 
 
 def readable_lane(lane: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,8 +27,13 @@ def no_secrets(namespace: str, reference: SecretRef) -> str:
 
 
 class Served:
-    def __init__(self, broker: Broker, socket: Path) -> None:
-        self.broker, self.socket = broker, socket
+    def __init__(self, broker: Broker, socket: Path, flows: Flows, store: Store, trigger: TriggerResource) -> None:
+        self.broker, self.socket, self.store, self.trigger = broker, socket, store, trigger
+        self._flows = flows
+
+    async def calls(self, *functions: str) -> None:
+        """Edits the trigger: it has these functions now."""
+        await self._flows.apply({(self.trigger.uid, name): self.trigger for name in functions}, 1)
 
     async def ask(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
         connector = aiohttp.UnixConnector(path=str(self.socket))
@@ -51,6 +56,16 @@ class Served:
             while not holds(found := await self.get(path)):
                 await asyncio.sleep(0.01)
         return found
+
+    async def until_listed(self, holds: Callable[[Any], Any]) -> Any:
+        """The dead letters once the trigger, which was edited, has them again."""
+        path = f"{BASE}/dead-letters"
+        async with asyncio.timeout(20):
+            while True:
+                status, text = await self.ask("GET", path)
+                if status != 503 and holds(found := json.loads(text)):
+                    return found
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -77,7 +92,7 @@ async def admin(tmp_path: Path, url: str, *, replica: str = "kafka-1", **spec: A
         )
         try:
             async with served(api.application(), tmp_path / "admin.sock"):
-                found = Served(broker, tmp_path / "admin.sock")
+                found = Served(broker, tmp_path / "admin.sock", flows, store, here)
                 # a flow that starts has no dead letters to list yet, and says so
                 await found.until(
                     "/v1/status", lambda status: status["triggers"][0]["conditions"][0]["status"] == "True"

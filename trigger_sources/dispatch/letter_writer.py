@@ -78,3 +78,12 @@ class LetterWriter:
         assert self.store is not None
         await self.store.remove(letter)
         self.count = max(0, self.count - 1)
+
+    async def remove_former(self, letter: DeadLetter, *, replaced: bool) -> None:
+        """Removes one of a former function, which `count` does not have. `replaced`: the present function has it now.
+
+        Raises what the store raises.
+        """
+        assert self.store is not None
+        await self.store.remove(letter)
+        self.count += replaced

@@ -15,7 +15,8 @@ async def redrive(
 ) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
     """Yields each dead letter with its outcome, as it settles. A dead letter is removed once its event is settled.
 
-    An event that fails again replaces its dead letter, with a longer history, whatever `onFailure` says. One that is
+    An event that fails again replaces its dead letter, with a longer history, whatever `onFailure` says. The dead
+    letter may be of a former function of the trigger: it is then replaced by one of the present function. One that is
     held already, or whose lane is parked, is not started: its outcome is `returned`. A flow that stops ends the
     redrive: events that have not settled by then are `returned`, and their dead letters stay.
     """
@@ -38,7 +39,10 @@ async def redrive(
 
 def _start(dispatcher: Dispatcher, letter: DeadLetter, done: "asyncio.Queue[tuple[DeadLetter, Outcome]]") -> None:
     async def settle(outcome: Outcome) -> None:
-        if outcome.final and outcome.kind != "deadLettered":
+        replaced = outcome.kind == "deadLettered"
+        if outcome.final and letter.function != dispatcher.identity.function:
+            await dispatcher.letters.remove_former(letter, replaced=replaced)
+        elif outcome.final and not replaced:
             await dispatcher.letters.remove(letter)
         done.put_nowait((letter, outcome))
 

@@ -1,15 +1,24 @@
 """A Kafka trigger's dead letters: records of a compacted topic on the same brokers, removed by tombstones."""
 
 import contextlib
+import copy
 import hashlib
+import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError
 
 from trigger_sources.context import Context, SourceError
-from trigger_sources.dead_letters import DeadLetter, LetterTooLarge, letter_from_metadata, metadata_from_letter
+from trigger_sources.dead_letters import (
+    DeadLetter,
+    LetterTooLarge,
+    Unreadable,
+    letter_from_metadata,
+    log_unreadable,
+    metadata_from_letter,
+)
 from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, send, shared_producer
 from trigger_sources.kafka.security import Security, client_arguments
 
@@ -27,7 +36,19 @@ class KafkaDeadLetters:
         self._brokers = brokers
         self._security = security
         self._context = context
+        self._function = context.function
+        self._unreadable: Callable[[Unreadable], None] = log_unreadable
         self._producer: AIOKafkaProducer | None = None
+
+    async def functions(self) -> list[str]:
+        """Reads the keys of the whole topic."""
+        newest = await self._newest(f"{self._context.uid}/")
+        return sorted({function for _, function in newest.values()})
+
+    def of(self, function: str, unreadable: Callable[[Unreadable], None]) -> "KafkaDeadLetters":
+        other = copy.copy(self)
+        other._function, other._unreadable = function, unreadable
+        return other
 
     async def prepare(self) -> None:
         security, context = self._security, self._context
@@ -55,34 +76,44 @@ class KafkaDeadLetters:
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
         """Reads the topic twice: first where each letter is, then the letters, one at a time, in their order there."""
-        newest = await self._newest()
+        newest = await self._newest(self._mine)
         if not newest:
             return
         async with contextlib.aclosing(self._records()) as records:
             async for place, key, metadata, value in records:
-                if newest.get(_digest(key)) != place or metadata is None or value is None:
+                found = newest.get(_digest(key))
+                if found is None or found[0] != place or metadata is None or value is None:
                     continue
                 try:
                     letter = letter_from_metadata(metadata, value)
-                except ValueError:
-                    continue  # from another program, or of a newer version: it stays where it is
+                except ValueError as error:  # from another program, or of a newer version: it stays where it is
+                    partition, offset = place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1
+                    self._unreadable(
+                        Unreadable(f"topic {self.topic}, partition {partition}, offset {offset}", str(error))
+                    )
+                    continue
                 yield letter
 
     async def count(self) -> int:
-        return len(await self._newest())
+        return len(await self._newest(self._mine))
 
-    async def _newest(self) -> dict[int, int]:
-        """The place of each letter, by the digest of its key: 100 bytes a letter, however large it is."""
-        mine = f"{self._context.uid}/{self._context.function}/".encode()
-        found: dict[int, int] = {}
+    @property
+    def _mine(self) -> str:
+        return f"{self._context.uid}/{self._function}/"
+
+    async def _newest(self, mine: str) -> dict[int, tuple[int, str]]:
+        """The place and function of each letter, by the digest of its key: 200 bytes a letter, however large it is."""
+        found: dict[int, tuple[int, str]] = {}
+        whose = len(f"{self._context.uid}/".encode())
         async with contextlib.aclosing(self._records()) as records:
             async for place, key, metadata, value in records:
-                if not key.startswith(mine):
+                if not key.startswith(mine.encode()):
                     continue
                 if metadata is None or value is None:
                     found.pop(_digest(key), None)
                 else:
-                    found[_digest(key)] = place
+                    function = key[whose:].partition(b"/")[0].decode(errors="backslashreplace")
+                    found[_digest(key)] = (place, sys.intern(function))
         return found
 
     async def close(self) -> None:

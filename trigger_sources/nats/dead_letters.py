@@ -1,11 +1,19 @@
 """Dead letters in a stream, each with a subject of its own. JetStream triggers and the JetStream store use it."""
 
 import base64
+import copy
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from trigger_sources.dead_letters import DeadLetter, LetterTooLarge, letter_from_metadata, metadata_from_letter
+from trigger_sources.dead_letters import (
+    DeadLetter,
+    LetterTooLarge,
+    Unreadable,
+    letter_from_metadata,
+    log_unreadable,
+    metadata_from_letter,
+)
 from trigger_sources.nats.connection import Connection, JetStreamError
 from trigger_sources.nats.streams import check_publishing, ensure_stream
 
@@ -31,9 +39,27 @@ class StreamDeadLetters:
         self._connection = connection
         self._stream = stream
         self._all = f"$KUBEIRQ.dead.{stream}"
-        self._mine = f"{self._all}.{hash_of(f'{uid}/{function}')}"
+        self._uid = uid
+        self._mine = self._subject_of(function)
+        self._unreadable: Callable[[Unreadable], None] = log_unreadable
         self._config = config or {}
         self._prepared = False
+
+    async def functions(self) -> list[str]:
+        """Reads one letter of each trigger and function in the stream: the subjects have hashes of the names only."""
+        found = []
+        for subject in await self._subjects():
+            async for _, letter in self._read(f"{subject}.*"):
+                if isinstance(letter, DeadLetter):
+                    if letter.trigger_uid == self._uid:
+                        found.append(letter.function)
+                    break
+        return found
+
+    def of(self, function: str, unreadable: Callable[[Unreadable], None]) -> "StreamDeadLetters":
+        other = copy.copy(self)
+        other._mine, other._unreadable = self._subject_of(function), unreadable
+        return other
 
     async def prepare(self) -> None:
         connection = await self._connection()
@@ -66,6 +92,14 @@ class StreamDeadLetters:
             raise
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
+        async for sequence, letter in self._read(f"{self._mine}.*"):
+            if isinstance(letter, DeadLetter):
+                yield letter
+            else:  # from another program, or of a newer version: it stays where it is
+                self._unreadable(Unreadable(f"stream {self._stream}, sequence {sequence}", str(letter)))
+
+    async def _read(self, subject: str) -> AsyncIterator[tuple[int, DeadLetter | ValueError]]:
+        """The present messages with that subject, with their sequences."""
         connection = await self._connection()
         try:
             info = await connection.api(f"STREAM.INFO.{self._stream}", {})
@@ -78,24 +112,44 @@ class StreamDeadLetters:
             connection = await self._connection()
             try:
                 message = await connection.api(
-                    f"STREAM.MSG.GET.{self._stream}", {"seq": sequence, "next_by_subj": f"{self._mine}.*"}
+                    f"STREAM.MSG.GET.{self._stream}", {"seq": sequence, "next_by_subj": subject}
                 )
             except JetStreamError as error:
                 if error.not_found:
                     break
                 raise
-            sequence = message["message"]["seq"] + 1
-            if sequence > last + 1:
+            found = message["message"]["seq"]
+            if found > last:
                 break  # a newer failure of a letter that was yielded already, or of another event
             data = base64.b64decode(message["message"].get("data", ""))
             length = int.from_bytes(data[:_LENGTH_BYTES], "big")
             try:
-                letter = letter_from_metadata(
-                    data[_LENGTH_BYTES : _LENGTH_BYTES + length], data[_LENGTH_BYTES + length :]
+                yield (
+                    found,
+                    letter_from_metadata(data[_LENGTH_BYTES : _LENGTH_BYTES + length], data[_LENGTH_BYTES + length :]),
                 )
-            except ValueError:
-                continue  # from another program, or of a newer version: it stays where it is
-            yield letter
+            except ValueError as error:
+                yield found, error
+            sequence = found + 1
+
+    async def _subjects(self) -> set[str]:
+        """The first part of the subjects that have messages: one for each trigger and function."""
+        connection = await self._connection()
+        found: set[str] = set()
+        offset = 0
+        while True:  # the answer comes in pages
+            request = {"subjects_filter": f"{self._all}.>", "offset": offset}
+            try:
+                info = await connection.api(f"STREAM.INFO.{self._stream}", request)
+            except JetStreamError as error:
+                if error.not_found:
+                    return found
+                raise
+            page = info["state"].get("subjects") or {}
+            found.update(subject.rpartition(".")[0] for subject in page)
+            offset += len(page)
+            if not page or offset >= info.get("total", 0):
+                return found
 
     async def count(self) -> int:
         """The number of messages that a new consumer would get; the consumer takes none."""
@@ -125,7 +179,11 @@ class StreamDeadLetters:
         """The owner of the connection closes it."""
 
     def _subject(self, letter: DeadLetter) -> str:
-        return f"{self._mine}.{hash_of(letter.identity)}"
+        return f"{self._subject_of(letter.function)}.{hash_of(letter.identity)}"
+
+    def _subject_of(self, function: str) -> str:
+        """The first part of the subjects of that function's letters."""
+        return f"{self._all}.{hash_of(f'{self._uid}/{function}')}"
 
 
 def hash_of(text: str) -> str:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ import orjson
 from aiohttp import web
 
 from trigger_sources.context import SourceError
-from trigger_sources.dead_letters import DeadLetter, DeadLetters, metadata_from_letter
+from trigger_sources.dead_letters import (
+    DeadLetter,
+    DeadLetters,
+    DeadLettersOfFunctions,
+    Unreadable,
+    log_unreadable,
+    metadata_from_letter,
+)
 from trigger_sources.dispatch.flows import Flows, RunningTrigger, TriggerResource
 from trigger_sources.source import Lag
 
@@ -140,11 +148,12 @@ class FlowAdmin:
         except ValueError:
             raise Refused(400, "limit: a number is needed") from None
         found: list[dict[str, Any]] = []
-        async for letter, _ in self._letters(request):
+        unreadable: list[str] = []
+        async for letter, _ in self._letters(request, unreadable=unreadable):
             if len(found) >= limit:
                 break
             found.append(_summary(letter))
-        return json_answer({"deadLetters": found})
+        return json_answer({"deadLetters": found, "unreadable": unreadable})
 
     async def show(self, request: web.Request) -> web.Response:
         wanted = request.query.get("identity", "")
@@ -160,38 +169,48 @@ class FlowAdmin:
         rate = asked.get("ratePerSecond")
         if not asked.get("dryRun") and any(running.flow.trigger.suspend for running in self._running(request)):
             raise Refused(409, f"{self.trigger(request).name} is suspended: nothing is delivered; resume it first")
-        chosen = [(running, await self._place(running)) for running in self._running(request)]
+        unreadable: list[str] = []
+        places = await self._places(request, unreadable)
         wanted = asked.get("identities")
         response = web.StreamResponse(headers={"content-type": "application/x-ndjson"})
         await response.prepare(request)
         counts = {"delivered": 0, "failed": 0}
-        for running, place in chosen:
-            letters = _chosen(place, wanted)
-            if asked.get("dryRun"):
+        for place in places:
+            letters = _chosen(place.letters, wanted)
+            if place.redriven_by is None:
+                async for letter in letters:
+                    counts["failed"] += 1
+                    refused = {"identity": letter.identity, "outcome": "returned", "reason": place.problem}
+                    await _write_line(response, refused)
+            elif asked.get("dryRun"):
                 async for letter in letters:
                     await _write_line(response, {"identity": letter.identity, "outcome": "dryRun", "status": None})
-                continue
-            async for letter, outcome in running.flow.redrive(letters, rate):
-                counts["delivered" if outcome.kind in ("delivered", "filtered") else "failed"] += 1
-                status = outcome.answer.status if outcome.answer is not None else None
-                line = {"identity": letter.identity, "outcome": outcome.kind, "status": status}
-                await _write_line(response, line)
+            else:
+                async for letter, outcome in place.redriven_by.flow.redrive(letters, rate):
+                    counts["delivered" if outcome.kind in ("delivered", "filtered") else "failed"] += 1
+                    status = outcome.answer.status if outcome.answer is not None else None
+                    line = {"identity": letter.identity, "outcome": outcome.kind, "status": status}
+                    await _write_line(response, line)
         if not asked.get("dryRun"):
             log.info("dead letters redriven", extra={**self._where(request), **counts})
-        await _write_line(response, {"done": True, **counts})
+        await _write_line(response, {"done": True, **counts, "unreadable": unreadable})
         await response.write_eof()
         return response
 
     async def purge(self, request: web.Request) -> web.Response:
         purged = 0
-        wanted = (await json_object(request)).get("identities")
-        missing = set(wanted or ())
-        async for letter, running in self._letters(request, wanted):
-            await running.flow.dispatcher.letters.remove(letter)
+        asked = await json_object(request)
+        missing = set(asked.get("identities") or ())
+        unreadable: list[str] = []
+        async for letter, place in self._letters(request, asked.get("identities"), unreadable):
+            if place.own is not None:
+                await place.own.flow.dispatcher.letters.remove(letter)
+            else:
+                await place.letters.remove(letter)
             purged += 1
             missing.discard(letter.identity)
         log.info("dead letters purged", extra={**self._where(request), "count": purged})
-        return json_answer({"purged": purged, "missing": sorted(missing)})
+        return json_answer({"purged": purged, "missing": sorted(missing), "unreadable": unreadable})
 
     # --- flow
 
@@ -238,12 +257,37 @@ class FlowAdmin:
         return self._flows.of(self.trigger(request).uid)
 
     async def _letters(
-        self, request: web.Request, identities: list[str] | None = None
-    ) -> AsyncIterator[tuple[DeadLetter, RunningTrigger]]:
-        """The dead letters of all functions of the trigger: those with these identities, or all for None."""
-        for running in self._running(request):
-            async for letter in _chosen(await self._place(running), identities):
-                yield letter, running
+        self, request: web.Request, identities: list[str] | None = None, unreadable: list[str] | None = None
+    ) -> AsyncIterator[tuple[DeadLetter, "_Place"]]:
+        """The dead letters of all functions of the trigger: those with these identities, or all for None.
+
+        Adds a line to `unreadable` for each one that cannot be read.
+        """
+        for place in await self._places(request, unreadable if unreadable is not None else []):
+            async for letter in _chosen(place.letters, identities):
+                yield letter, place
+
+    async def _places(self, request: web.Request, unreadable: list[str]) -> "list[_Place]":
+        """The places of the dead letters of all functions of the trigger, present and former. Raises Refused."""
+
+        def note(found: Unreadable) -> None:
+            log_unreadable(found)
+            unreadable.append(str(found))
+
+        running = self._running(request)
+        if not running:
+            trigger = self.trigger(request)
+            raise Refused(409, f"{trigger.name}: its dead letters are out of reach: {self._idle(trigger)[1]}")
+        opened = {one.flow.identity.function: (await self._place(one), one) for one in running}
+        places = [_Place(_read_by(letters, name, note), one, one) for name, (letters, one) in opened.items()]
+        first, _ = next(iter(opened.values()))
+        if isinstance(first, DeadLettersOfFunctions):
+            only = running[0] if len(running) == 1 else None
+            places += [
+                _Place(first.of(former, note), None, only, _problem_of(former, sorted(opened)))
+                for former in sorted(set(await first.functions()) - opened.keys())
+            ]
+        return places
 
     async def _place(self, running: RunningTrigger) -> DeadLetters:
         """The place of its dead letters. Raises Refused while that is not known."""
@@ -255,6 +299,28 @@ class FlowAdmin:
 
     def _where(self, request: web.Request) -> dict[str, str]:
         return {"trigger": f"{request.match_info['namespace']}/{request.match_info['name']}"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The dead letters of one function, and the flows that act on them. `problem` says why no flow redrives them."""
+
+    letters: DeadLetters
+    own: RunningTrigger | None  # of the function; None: it is a former function of the trigger
+    redriven_by: RunningTrigger | None
+    problem: str = ""
+
+
+def _read_by(letters: DeadLetters, function: str, unreadable: Callable[[Unreadable], None]) -> DeadLetters:
+    """The same dead letters, where those that cannot be read are told to `unreadable`. A plugin's need not tell."""
+    return letters.of(function, unreadable) if isinstance(letters, DeadLettersOfFunctions) else letters
+
+
+def _problem_of(former: str, functions: list[str]) -> str:
+    return (
+        f"{former} is no function of the trigger any more, and it is not clear which of {', '.join(functions)} replaces"
+        f" it: let the trigger call {former} again, or purge the dead letter"
+    )
 
 
 async def _chosen(place: DeadLetters, identities: list[str] | None) -> AsyncIterator[DeadLetter]:

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trigger_sources.context import SourceError
-from trigger_sources.dead_letters import DeadLetter, letter_from_metadata, metadata_from_letter
+from trigger_sources.dead_letters import (
+    DeadLetter,
+    Unreadable,
+    letter_from_metadata,
+    log_unreadable,
+    metadata_from_letter,
+)
 from trigger_sources.delivery import Outcome
 from trigger_sources.dispatch.former_target import TARGET_KEY, Decision, Former, is_to_be_noted
 from trigger_sources.inbox import Kept
@@ -93,8 +99,8 @@ class Store:
     async def hand_over(self, uid: str, function: str, decide: Decision) -> Former:
         return await self.run(partial(_hand_over, uid, function, decide))
 
-    def dead_letters(self, uid: str, function: str | None = None) -> "StoreDeadLetters":
-        """The dead letters of that trigger: of one function, or of all for None."""
+    def dead_letters(self, uid: str, function: str) -> "StoreDeadLetters":
+        """The dead letters of that trigger and function."""
         return StoreDeadLetters(self, uid, function)
 
     def inbox(self, uid: str) -> "StoreInbox":
@@ -171,10 +177,26 @@ class StoreState:
 class StoreDeadLetters:
     """A `dead_letters.DeadLetters` in the store."""
 
-    def __init__(self, store: Store, uid: str, function: str | None) -> None:
+    def __init__(
+        self, store: Store, uid: str, function: str, unreadable: Callable[[Unreadable], None] = log_unreadable
+    ) -> None:
         self._store = store
         self._uid = uid
         self._function = function
+        self._unreadable = unreadable
+
+    async def functions(self) -> list[str]:
+        return await self._store.run(
+            lambda connection: [
+                name
+                for (name,) in connection.execute(
+                    "SELECT DISTINCT function FROM dead_letters WHERE uid = ?", (self._uid,)
+                )
+            ]
+        )
+
+    def of(self, function: str, unreadable: Callable[[Unreadable], None]) -> "StoreDeadLetters":
+        return StoreDeadLetters(self._store, self._uid, function, unreadable)
 
     async def prepare(self) -> None:
         """Nothing is missing once the store is open."""
@@ -206,13 +228,13 @@ class StoreDeadLetters:
             return
         while True:
             page = await self._store.run(self._page(failed_at, number, newest))
-            for number, failed_at, metadata, data in page:  # noqa: B007  where the next page begins
+            for number, failed_at, position, metadata, data in page:  # noqa: B007  where the next page begins
                 try:
                     letter = letter_from_metadata(metadata, data)
                 except ValueError as error:
-                    raise StoreError(
-                        "StoreCorrupt", f"{self._store.path}: dead letter {number} of {self._uid}: {error}"
-                    ) from error
+                    place = f"{self._store.path}: dead letter {number}, {self._function}/{position}"
+                    self._unreadable(Unreadable(place, str(error)))
+                    continue
                 yield letter
             if len(page) < _LETTERS_A_READ:
                 return
@@ -220,7 +242,7 @@ class StoreDeadLetters:
     async def count(self) -> int:
         count: int = await self._store.run(
             lambda connection: connection.execute(
-                "SELECT COUNT(*) FROM dead_letters WHERE uid = ? AND function = coalesce(?, function)",
+                "SELECT COUNT(*) FROM dead_letters WHERE uid = ? AND function = ?",
                 (self._uid, self._function),
             ).fetchone()[0]
         )
@@ -241,10 +263,10 @@ class StoreDeadLetters:
 
     def _page(
         self, failed_at: float, number: int, newest: int
-    ) -> Callable[[sqlite3.Connection], list[tuple[int, float, bytes, bytes | None]]]:
+    ) -> Callable[[sqlite3.Connection], list[tuple[int, float, str, bytes, bytes | None]]]:
         return lambda connection: connection.execute(
-            "SELECT number, failed_at, metadata, data FROM dead_letters"
-            " WHERE uid = ? AND (failed_at, number) > (?, ?) AND number <= ? AND function = coalesce(?, function)"
+            "SELECT number, failed_at, position, metadata, data FROM dead_letters"
+            " WHERE uid = ? AND (failed_at, number) > (?, ?) AND number <= ? AND function = ?"
             " ORDER BY failed_at, number LIMIT ?",
             (self._uid, failed_at, number, newest, self._function, _LETTERS_A_READ),
         ).fetchall()
@@ -414,6 +436,8 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, dict[int, int]]:
     except sqlite3.Error as error:
         raise _explained(path, error) from error
     try:
+        # A damaged text must not stop the reading of other rows
+        connection.text_factory = partial(str, encoding="utf-8", errors="backslashreplace")
         # Only this process uses the file while it is open: a second fabric gets an error
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")

@@ -10,9 +10,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from servers.kafka import committed_and_ends, create_topic, shared_kafka
 
-from trigger_sources.dead_letters import DeadLetter
+from trigger_sources.dead_letters import DeadLetter, Unreadable
 from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.events import Event
 from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.kafka.dead_letters import METADATA_HEADER, KafkaDeadLetters
 from trigger_sources.source import SourceError
 from trigger_sources.testing import StandInContext
 
@@ -154,3 +156,32 @@ async def test_dead_letters_keep_every_byte_and_are_replaced_and_removed(kafka: 
     await letters.remove(letter)
     assert [found async for found in letters.letters()] == []
     await context.close()
+
+
+async def test_dead_letters_of_former_functions_are_found_and_one_that_cannot_be_read_stops_none(kafka: Place) -> None:
+    contexts = [StandInContext(function=name) for name in ("former", "f")]
+    former, present = (trigger(kafka).dead_letters(context) for context in contexts)
+    for place, context in zip((former, present), contexts, strict=True):
+        await place.prepare()
+        for number in range(2):
+            await place.write(
+                DeadLetter(
+                    context.uid, "default", "trigger", context.function, f"t/0/{number}",
+                    Event(id="1", source="/s", type="t", data=b"x"), "R", "m", 1.0,
+                )
+            )  # fmt: skip
+    headers = [(METADATA_HEADER, b"{}")]
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        await producer.send_and_wait(f"{kafka.topic}-dead", b"x", key=b"default/trigger/former/t/0/0", headers=headers)
+    assert isinstance(present, KafkaDeadLetters)
+    assert await present.functions() == ["f", "former"]
+    unreadable: list[Unreadable] = []
+    (letter,) = [found async for found in present.of("former", unreadable.append).letters()]
+    assert (letter.function, letter.position) == ("former", "t/0/1")
+    assert [found.place for found in unreadable] == [f"topic {kafka.topic}-dead, partition 0, offset 4"]
+    assert await former.count() == 2, "it is still there"
+    await present.remove(letter)
+    assert [found async for found in former.letters()] == []
+    assert len([found async for found in present.letters()]) == 2
+    for context in contexts:
+        await context.close()

@@ -43,12 +43,90 @@ async def test_dead_letters_are_listed_redriven_and_purged(tmp_path: Path) -> No
             "done": True,
             "delivered": 1,
             "failed": 0,
+            "unreadable": [],
         }
-        assert await it.post(f"{BASE}/dead-letters/purge", {"identities": [second, "nowhere"]}) == {
-            "purged": 1,
-            "missing": ["nowhere"],
-        }
-        assert await it.get(f"{BASE}/dead-letters") == {"deadLetters": []}
+        answer = await it.post(f"{BASE}/dead-letters/purge", {"identities": [second, "nowhere"]})
+        assert answer == {"purged": 1, "missing": ["nowhere"], "unreadable": []}
+        assert await it.get(f"{BASE}/dead-letters") == {"deadLetters": [], "unreadable": []}
+
+
+async def refuse_or_take(call: Call) -> Answer:
+    return 422 if call.body == b"bad" else 200
+
+
+async def test_dead_letters_of_a_former_function_are_listed_and_redriven_to_the_present_one(tmp_path: Path) -> None:
+    async with scripted(refuse_or_take) as function, admin(tmp_path, function.url) as it:
+        for _ in range(2):
+            it.broker.publish(b"bad")
+        before = await it.until(f"{BASE}/dead-letters", lambda found: len(found["deadLetters"]) == 2)
+        await it.calls("g")
+        listed = await it.until_listed(lambda found: found["deadLetters"])
+        assert listed == before
+        first, second = (letter["identity"] for letter in listed["deadLetters"])
+        assert first.startswith("f/")
+        assert (await it.get(f"{BASE}/dead-letters/show?identity={first}"))["function"] == "f"
+        answer = await it.post(f"{BASE}/dead-letters/redrive", {"identities": [first]})
+        assert (answer["delivered"], answer["failed"]) == (0, 1)
+        listed = await it.get(f"{BASE}/dead-letters")
+        replaced = first.replace("f/", "g/")
+        assert {letter["identity"] for letter in listed["deadLetters"]} == {replaced, second}, "it failed at g now"
+        assert (await it.get("/v1/status"))["triggers"][0]["deadLetters"] == 1
+        assert (await it.post(f"{BASE}/dead-letters/purge", {"identities": [second]}))["purged"] == 1
+        assert (await it.get("/v1/status"))["triggers"][0]["deadLetters"] == 1
+
+
+async def test_a_former_function_whose_place_nobody_has_keeps_its_dead_letters_until_it_is_back(tmp_path: Path) -> None:
+    answers = iter([422, 200])
+
+    async def decide(call: Call) -> Answer:
+        return next(answers)
+
+    async with scripted(decide) as function, admin(tmp_path, function.url) as it:
+        it.broker.publish()
+        await it.until(f"{BASE}/dead-letters", lambda found: found["deadLetters"])
+        await it.calls("g", "h")
+        await it.until_listed(lambda found: found["deadLetters"])
+        _, text = await it.ask("POST", f"{BASE}/dead-letters/redrive", {})
+        line, end = map(json.loads, text.splitlines())
+        assert (line["outcome"], end["delivered"], end["failed"]) == ("returned", 0, 1)
+        assert "f is no function of the trigger any more, and it is not clear which of g, h" in line["reason"]
+        await it.calls("f", "g")
+        await it.until_listed(lambda found: found["deadLetters"])
+        answer = await it.post(f"{BASE}/dead-letters/redrive", {})
+        assert (answer["delivered"], answer["failed"]) == (1, 0)
+
+
+async def test_dead_letters_without_a_function_are_out_of_reach_and_not_none(tmp_path: Path) -> None:
+    async with scripted() as function, admin(tmp_path, function.url) as it:
+        await it.calls()
+        for path, method in (("", "GET"), ("/redrive", "POST"), ("/purge", "POST")):
+            status, text = await it.ask(method, f"{BASE}/dead-letters{path}", {})
+            assert (status, "out of reach" in text) == (409, True), text
+
+
+async def test_a_dead_letter_that_cannot_be_read_is_named_and_the_others_are_listed_and_redriven(
+    tmp_path: Path,
+) -> None:
+    answers = iter([422, 422, 200])
+
+    async def decide(call: Call) -> Answer:
+        return next(answers)
+
+    async with scripted(decide) as function, admin(tmp_path, function.url) as it:
+        it.broker.publish()
+        it.broker.publish()
+        listed = await it.until(f"{BASE}/dead-letters", lambda found: len(found["deadLetters"]) == 2)
+        await it.store.run(
+            lambda connection: connection.execute("UPDATE dead_letters SET metadata = '{}' WHERE number = 1").rowcount
+        )
+        listed = await it.get(f"{BASE}/dead-letters")
+        assert len(listed["deadLetters"]) == 1
+        (unreadable,) = listed["unreadable"]
+        assert "dead letter 1, f/" in unreadable
+        answer = await it.post(f"{BASE}/dead-letters/redrive", {})
+        assert (answer["delivered"], answer["failed"], answer["unreadable"]) == (1, 0, [unreadable])
+        answer = await it.post(f"{BASE}/dead-letters/purge", {})
+        assert answer == {"purged": 0, "missing": [], "unreadable": [unreadable]}
 
 
 async def test_a_parked_lane_is_listed_and_released(tmp_path: Path) -> None:

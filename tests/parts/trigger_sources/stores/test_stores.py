@@ -12,6 +12,7 @@ import pytest
 from servers.letters import letter
 from servers.nats import nats_server
 
+from trigger_sources.dead_letters import DeadLetters, DeadLettersOfFunctions, Unreadable
 from trigger_sources.delivery import Attempt, Outcome
 from trigger_sources.dispatch.host import EventStore
 from trigger_sources.inbox import Inbox, Kept
@@ -119,6 +120,70 @@ async def test_an_unprepared_store_has_no_dead_letters_and_writes_the_first_one(
         await letters.remove(letter("p"))
         await letters.write(letter("p"))
         assert [one async for one in letters.letters()] == [letter("p")]
+
+
+async def test_dead_letters_of_all_functions_of_a_trigger_are_found_and_removed(opens: Opens) -> None:
+    async with opens() as store:
+        await store.dead_letters("uid-1", "pay").prepare()
+        assert await functions_of(store.dead_letters("uid-1", "pay")) == set()
+        await store.dead_letters("uid-1", "ship").write(letter("p/0/0", function="ship"))
+        await store.dead_letters("uid-1", "pay").write(letter("p/0/0"))
+        await store.dead_letters("uid-2", "bill").write(replace(letter("p/0/1", function="bill"), trigger_uid="uid-2"))
+        present = store.dead_letters("uid-1", "pay")
+        assert await functions_of(present) == {"pay", "ship"}
+        assert isinstance(present, DeadLettersOfFunctions)
+        former = [one async for one in present.of("ship", never).letters()]
+        assert former == [letter("p/0/0", function="ship")]
+        await present.remove(former[0])
+        assert await functions_of(present) == {"pay"}
+
+
+async def functions_of(place: DeadLetters) -> set[str]:
+    assert isinstance(place, DeadLettersOfFunctions)
+    return set(await place.functions())
+
+
+def never(found: Unreadable) -> None:
+    raise AssertionError(found)
+
+
+async def test_a_dead_letter_that_cannot_be_read_is_said_and_the_others_are_read(opens: Opens) -> None:
+    async with opens() as store:
+        place = store.dead_letters("uid-1", "pay")
+        await place.prepare()
+        for number in range(3):
+            await place.write(letter(f"p/0/{number}", failed_at=number))
+        await damage_the_second(store)
+        unreadable: list[Unreadable] = []
+        assert isinstance(place, DeadLettersOfFunctions)
+        found = [one.position async for one in place.of("pay", unreadable.append).letters()]
+        assert found == ["p/0/0", "p/0/2"]
+        (one,) = unreadable
+        assert "p/0/1" in one.place or "sequence 4" in one.place
+        assert "not a dead letter" in one.problem
+        assert [one.position async for one in place.letters()] == ["p/0/0", "p/0/2"]
+        assert await place.count() == 3, "it is still there"
+        assert await functions_of(place) == {"pay"}
+
+
+async def damage_the_second(store: EventStore) -> None:
+    """Replaces the second dead letter by something that is none."""
+    if isinstance(store, Store):
+        await store.run(
+            lambda connection: (
+                connection.execute(
+                    "UPDATE dead_letters SET metadata = x'ff00', position = CAST(x'702f302f31ff' AS TEXT)"
+                    " WHERE number = 2"
+                ).rowcount
+            )
+        )
+        return
+    assert isinstance(store, JetStreamStore)
+    connection = await store.connection()
+    info = await connection.api("STREAM.INFO.kubeirq-dead-letters", {"subjects_filter": ">"})
+    assert info["state"]["num_subjects"] == 3
+    message = await connection.api("STREAM.MSG.GET.kubeirq-dead-letters", {"seq": 2})
+    await connection.publish(message["message"]["subject"], [b"\x00\x00\x00\x02{}"])
 
 
 # --- inboxes
