@@ -30,7 +30,7 @@ from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
 from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
-from trigger_sources.kafka.notices import Notices, deleted, forgotten, recreated, truncated
+from trigger_sources.kafka.notices import Notices, deleted, forgotten, maybe_recreated, recreated, truncated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
 from trigger_sources.kafka.remembered import memory_of, remembered
@@ -272,6 +272,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._tell_recreated(
                 again, self._forget_recreated({tp.topic: at.place.topic_id for tp, at in again.items()})
             )
+        self._tell_unnamed(
+            {tp: found for tp, found in beginnings.items() if tp in self._gone and not found.place.topic_id}
+        )
+        self._gone -= set(assigned)
         kept = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "OffsetsForgotten"}
         if kept:
             self._notices.add(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()}))
@@ -307,6 +311,15 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         if lost:
             self._context.report_lost(lost, "TopicRecreated")
         self._notices.add(recreated({tp: beginning.place.offset for tp, beginning in beginnings.items()}, lost))
+
+    def _tell_unnamed(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
+        """Tells of topics that were missing and are back, where the brokers give topics no ids."""
+        anew = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "New"}
+        if anew:
+            found = [self._remembered.pop(tp) for tp in anew if tp in self._remembered]
+            self._tell_recreated(anew, sum(before.mark.unsettled for before in found))
+        if doubtful := beginnings.keys() - anew.keys():
+            self._notices.add(maybe_recreated({tp: beginnings[tp].place.offset for tp in doubtful}))
 
     async def _begin(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
         """Begins to read at these places, once they are durable."""
@@ -435,7 +448,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             lost = partition.mark.unsettled_from(end) + partition.mark.untaken(offset, ends[tp])
             if lost:
                 self._context.report_lost(lost, "Truncation")
-            self._notices.add(truncated(tp, offset, end, lost, offsets[tp]))
+            self._notices.add(truncated(tp, offset, end, lost, offsets[tp], has_id=bool(partition.place.topic_id)))
         self._report_connected()
 
     # --- committing
