@@ -161,6 +161,9 @@ class TriggerSource(Spec):
         """
         return None
 
+    def forget(self, context: Context) -> None:
+        """Forgets what this process kept for the next start: the trigger is gone, or calls the function no more."""
+
     async def prepare(self, context: Context) -> None:
         """Creates topics, streams and the like if needed, and tests the rights to them, before the first read.
 

@@ -84,6 +84,7 @@ def judge(books: Books) -> Verdict:
     ends = [delivered, *map(set, (books.filtered, books.dead_lettered, books.dropped))]
     ended = set().union(*ends)
     lost = {event for event in books.destroyed if event not in ended and event not in books.in_doubt}
+    accounted = ended | lost
     times = Counter(books.delivered) + Counter(event for end in ends[1:] for event in end)
     return Verdict(
         sent=len(books.sent),
@@ -93,7 +94,7 @@ def judge(books: Books) -> Verdict:
         dropped=len(ends[3]),
         lost=len(lost),
         repeatable=books.repeatable,
-        missing=tuple(event for event in books.sent if event not in ended | lost and event not in books.in_doubt),
+        missing=tuple(event for event in books.sent if event not in accounted and event not in books.in_doubt),
         unsent=tuple(event for event in times if event not in books.sent),
         duplicates=tuple(event for event, count in times.items() for _ in range(count - 1)),
         out_of_order=tuple(_out_of_order(books)),

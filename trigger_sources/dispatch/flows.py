@@ -89,7 +89,10 @@ class Flows:
                 self._supersede(key, successor, wanted[successor], grace_seconds)
             else:
                 ending.append(key)
+        gone = [self.running[key].flow for key in ending if key not in wanted]
         await asyncio.gather(*(self.end(key, grace_seconds) for key in ending))
+        for flow in gone:
+            flow.trigger.forget(flow.context)
         for key, trigger in wanted.items():
             if key not in self.running:
                 sole = sum(other[0] == key[0] for other in wanted) == 1

@@ -1,4 +1,4 @@
-"""One member of a Kafka trigger's consumer group: reads its partitions, and commits after records are settled."""
+"""One member of a Kafka trigger's consumer group: takes partitions over, reads them, and gives them up."""
 
 import asyncio
 import contextlib
@@ -13,24 +13,22 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import (
     CommitFailedError,
-    GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
     NoOffsetForPartitionError,
-    OffsetMetadataTooLargeError,
     OffsetOutOfRangeError,
-    TopicAuthorizationFailedError,
 )
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery
 from trigger_sources.kafka.answers import Answers
 from trigger_sources.kafka.beginnings import Beginnings, patiently
+from trigger_sources.kafka.commits import Commits
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
 from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
-from trigger_sources.kafka.notices import Notices, deleted, forgotten, recreated, truncated
+from trigger_sources.kafka.notices import Notices, deleted, forgotten, maybe_recreated, recreated, truncated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
 from trigger_sources.kafka.remembered import memory_of, remembered
@@ -41,9 +39,6 @@ from trigger_sources.source import Lag
 log = logging.getLogger(__name__)
 
 SESSION_SECONDS = 6.0
-_COMMIT_SECONDS = 0.02  # after a crash, events that settled since the last commit are repeated: keep this short
-_COMMIT_SHARE = 0.1  # the largest share of the time that commits take
-_COMMIT_MOST_SECONDS = 1.0
 _CLOSE_GRACE_SECONDS = 5.0
 _CLOSE_COMMIT_SECONDS = 4.0
 _READ_SECONDS = 0.25
@@ -83,12 +78,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._skips_tombstones = skips_tombstones
         self._suspects = concurrency + _SUSPECTS_BESIDE_CONCURRENCY
         self._partitions: dict[TopicPartition, Partition] = {}
-        self._settled = asyncio.Event()
-        self._commit_lock = asyncio.Lock()
+        self._commits = Commits(context.name, self._partitions, self._commits_are_refused)
+        self._settled = self._commits.settled
         self._tasks: list[asyncio.Task[None]] = []
         self._taking_over: asyncio.Task[None] | None = None
         self._joined = False  # every partition of the first assignment was taken over
-        self._refusal = ""  # why commits are refused
         self._failed: Exception | None = None  # in a task beside `read`, which raises it
         self._remembered = memory_of(context.uid, context.function, f"{cluster}/{group}")
         self._gone: set[TopicPartition] = set()  # of topics that were deleted
@@ -100,7 +94,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def join(self, consumer: AIOKafkaConsumer, subscribe: Callable[[ConsumerRebalanceListener], None]) -> None:
         """Joins with a consumer that is started. The caller closes it after `leave`."""
-        self._consumer = consumer
+        self._consumer = self._commits.consumer = consumer
         await self._kept.look()
         self._beginnings = Beginnings(consumer, self._kept, self._start, self._former, undecided=self._report_undecided)
         self._fetching = Fetching(consumer, self._most)
@@ -109,7 +103,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._session.on_renewed = self._context.start_only_while(self._session.lasts)
         self._session.watch(consumer)
         subscribe(self)
-        self._tasks = [asyncio.create_task(self._commit_always()), asyncio.create_task(self._look_after())]
+        self._tasks = [asyncio.create_task(self._commits.run()), asyncio.create_task(self._look_after())]
 
     # --- reading
 
@@ -208,7 +202,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_COMMIT_SECONDS):
-                    await asyncio.gather(self._commit(), self._keep())
+                    await asyncio.gather(self._commits.commit(), self._keep())
         finally:
             for partition in partitions:
                 partition.alive = False
@@ -233,7 +227,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             partition.leaves = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_REVOKE_COMMIT_SECONDS):
-                await self._commit()
+                await self._commits.commit()
         for partition in partitions:
             partition.alive = False
             if partition.reads:  # the commit may have failed: a restarted broker no longer knows this member
@@ -242,7 +236,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._session.renew(time.monotonic())
-        self._accepted()  # the next commit tells more
+        self._commits.accepted()  # the next commit tells more
         await self._stop_taking_over()
         self._take_over_in_a_task(partial(self._take_over, list(assigned)))
 
@@ -272,6 +266,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._tell_recreated(
                 again, self._forget_recreated({tp.topic: at.place.topic_id for tp, at in again.items()})
             )
+        self._tell_unnamed(
+            {tp: found for tp, found in beginnings.items() if tp in self._gone and not found.place.topic_id}
+        )
+        self._gone -= set(assigned)
         kept = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "OffsetsForgotten"}
         if kept:
             self._notices.add(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()}))
@@ -307,6 +305,15 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         if lost:
             self._context.report_lost(lost, "TopicRecreated")
         self._notices.add(recreated({tp: beginning.place.offset for tp, beginning in beginnings.items()}, lost))
+
+    def _tell_unnamed(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
+        """Tells of topics that were missing and are back, where the brokers give topics no ids."""
+        anew = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "New"}
+        if anew:
+            found = [self._remembered.pop(tp) for tp in anew if tp in self._remembered]
+            self._tell_recreated(anew, sum(before.mark.unsettled for before in found))
+        if doubtful := beginnings.keys() - anew.keys():
+            self._notices.add(maybe_recreated({tp: beginnings[tp].place.offset for tp in doubtful}))
 
     async def _begin(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
         """Begins to read at these places, once they are durable."""
@@ -435,72 +442,16 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             lost = partition.mark.unsettled_from(end) + partition.mark.untaken(offset, ends[tp])
             if lost:
                 self._context.report_lost(lost, "Truncation")
-            self._notices.add(truncated(tp, offset, end, lost, offsets[tp]))
+            self._notices.add(truncated(tp, offset, end, lost, offsets[tp], has_id=bool(partition.place.topic_id)))
         self._report_connected()
-
-    # --- committing
-
-    async def _commit_always(self) -> None:
-        clock = asyncio.get_running_loop().time
-        pause_seconds = _COMMIT_SECONDS
-        while True:
-            await self._settled.wait()
-            await asyncio.sleep(pause_seconds)
-            began = clock()
-            try:
-                await self._commit()
-            except Exception:
-                log.exception("commit failed", extra={"trigger": self._context.name})
-            least_seconds = _COMMIT_MOST_SECONDS if self._refusal else _COMMIT_SECONDS
-            pause_seconds = min(_COMMIT_MOST_SECONDS, max(least_seconds, (clock() - began) / _COMMIT_SHARE))
-
-    async def _commit(self) -> None:
-        async with self._commit_lock:
-            self._settled.clear()
-            wanted: dict[TopicPartition, tuple[int, str]] = {}
-            for tp, partition in self._partitions.items():
-                snapshot = partition.snapshot()
-                if snapshot != partition.committed and partition.reads:
-                    wanted[tp] = snapshot
-            if not wanted:
-                return
-            try:
-                await self._consumer.commit(wanted)
-            except (CommitFailedError, IllegalStateError) as error:
-                # Of an older generation: the member that has the partition now commits
-                log.info("commit out of date", extra={"trigger": self._context.name, "error": repr(error)})
-                return
-            except OffsetMetadataTooLargeError:
-                for tp in wanted:
-                    self._partitions[tp].shrink()
-                self._settled.set()
-                return
-            except KafkaError as error:
-                log.info("commit not accepted", extra={"trigger": self._context.name, "error": repr(error)})
-                self._settled.set()
-                if isinstance(error, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
-                    self._refused(error)
-                return
-            self._accepted()
-            for tp, snapshot in wanted.items():
-                found = self._partitions.get(tp)
-                if found is not None:
-                    found.committed = snapshot
 
     def _exists(self, tp: TopicPartition) -> bool:
         """Whether the brokers know the partition. The client would wait for one that they do not know."""
         return tp.partition in (self._consumer.partitions_for_topic(tp.topic) or ())
 
-    def _refused(self, error: KafkaError) -> None:
-        self._refusal = f"commits are refused, so nothing is delivered: {type(error).__name__}: {error}"
-        self._session.may_commit(False)
+    def _commits_are_refused(self, refused: bool) -> None:
+        self._session.may_commit(not refused)
         self._report_connected()
-
-    def _accepted(self) -> None:
-        if self._refusal:
-            self._refusal = ""
-            self._session.may_commit(True)
-            self._report_connected()
 
     async def _keep(self) -> None:
         """Keeps the present places in the trigger's own state."""
@@ -545,8 +496,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._context.report(connected=False, reason="StartUndecided", message=message)
 
     def _report_connected(self) -> None:
-        if self._refusal:
-            self._context.report(connected=False, reason="ConsumerFailed", message=self._refusal)
+        if self._commits.refusal:
+            self._context.report(connected=False, reason="ConsumerFailed", message=self._commits.refusal)
         elif self._joined:
             reason, message = self._notices.text()
             self._context.report(connected=True, reason=reason, message=message)

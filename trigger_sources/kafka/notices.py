@@ -50,6 +50,15 @@ def recreated(offsets: Mapping[TopicPartition, int], lost: int = 0) -> Notice:
     )
 
 
+def maybe_recreated(offsets: Mapping[TopicPartition, int]) -> Notice:
+    topics = ", ".join(sorted({repr(tp.topic) for tp in offsets}))
+    return Notice(
+        "TopicMaybeRecreated",
+        f"missing for a while: topic {topics}; the brokers give topics no ids, so if it was created again, the records"
+        f" before these offsets are not read: {_places(offsets)}; to read them, reset the group's offsets",
+    )
+
+
 def forgotten(offsets: Mapping[TopicPartition, int]) -> Notice:
     return Notice(
         "OffsetsForgotten",
@@ -66,12 +75,16 @@ def deleted(tp: TopicPartition, lost: int, beginning: int) -> Notice:
     )
 
 
-def truncated(tp: TopicPartition, offset: int, end: int, lost: int, beginning: int) -> Notice:
-    """`lost` counts the offsets that were known and not settled; some may hold no record."""
+def truncated(tp: TopicPartition, offset: int, end: int, lost: int, beginning: int, *, has_id: bool) -> Notice:
+    """`lost` counts the offsets that were known and not settled; some may hold no record.
+
+    `has_id`: the topic's id shows that it is the same topic.
+    """
+    cause = "the brokers lost records" if has_id else "the brokers lost records, or the topic was created again"
     known = f"up to {lost} known ones were not delivered" if lost else "all known ones were delivered"
     return Notice(
         "Truncated",
-        f"{tp.topic}/{tp.partition} ends at {end}, and was read up to {offset}: the brokers lost records; {known}, and"
+        f"{tp.topic}/{tp.partition} ends at {end}, and was read up to {offset}: {cause}; {known}, and"
         f" newer ones may be missing; it is read again from its beginning, {beginning}",
     )
 

@@ -34,8 +34,20 @@ def remembered(partition: Partition) -> Remembered:
 
 
 def memory_of(uid: str, function: str, group: str) -> Memory:
-    """A trigger's, for one function and group. It outlives the source, which starts again after an error or an edit."""
-    return _MEMORIES.setdefault((uid, function, group), {})
+    """A trigger's, for one function and its group. It lasts until `forget`, or until another group is asked for.
+
+    So it outlives the source, which starts again after an error or an edit.
+    """
+    known, found = _MEMORIES.get((uid, function), ("", {}))
+    if known != group:
+        found = {}
+        _MEMORIES[uid, function] = group, found
+    return found
 
 
-_MEMORIES: dict[tuple[str, str, str], Memory] = {}
+def forget(uid: str, function: str) -> None:
+    """The trigger is gone, or does not call that function any more."""
+    _MEMORIES.pop((uid, function), None)
+
+
+_MEMORIES: dict[tuple[str, str], tuple[str, Memory]] = {}

@@ -19,6 +19,7 @@ from trigger_sources.kafka.dead_letters import KafkaDeadLetters
 from trigger_sources.kafka.former_group import group_of, places_of_former_group
 from trigger_sources.kafka.health import missing_text
 from trigger_sources.kafka.member import Member
+from trigger_sources.kafka.remembered import forget
 from trigger_sources.kafka.security import Security
 from trigger_sources.kafka.topic_names import TopicNames, subscribe
 from trigger_sources.source import Lag, Ordering, Sharing, TriggerSource
@@ -162,6 +163,9 @@ class KafkaTrigger(TriggerSource):
     def uncommitted(self, context: Context) -> int | None:
         member = _MEMBERS.get((context.uid, context.function))
         return member.uncommitted if member is not None else None
+
+    def forget(self, context: Context) -> None:
+        forget(context.uid, context.function)
 
     async def prepare(self, context: Context) -> None:
         """Checks that the topics exist, or creates them if that is allowed."""

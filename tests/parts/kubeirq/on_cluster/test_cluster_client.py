@@ -195,7 +195,10 @@ async def test_dead_letters_come_from_one_replica_and_lanes_from_all(tmp_path: P
         answers.clear()
         request = {"identities": [letters[0]["identity"]], "ratePerSecond": None, "dryRun": False}
         lines = [line async for line in it.redrive(trigger, request)]
-        assert (lines[0]["outcome"], lines[-1]) == ("delivered", {"done": True, "delivered": 1, "failed": 0})
+        assert (lines[0]["outcome"], lines[-1]) == (
+            "delivered",
+            {"done": True, "delivered": 1, "failed": 0, "unreadable": []},
+        )
         assert await it.purge(trigger, None) == (1, [])
         assert await it.lanes(trigger) == []
         assert await it.act_on_lanes(trigger, "release", None) == 0

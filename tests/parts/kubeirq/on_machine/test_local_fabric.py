@@ -172,14 +172,14 @@ async def test_the_admin_api_calls_publishes_and_manages_dead_letters(tmp_path: 
         await until_answers(it, "mended")
         asked = json.dumps({"identities": [letters[0]["identity"]]}).encode()
         lines = (await it.admin("POST", base + "/dead-letters/redrive", asked))[1].splitlines()
-        assert json.loads(lines[-1]) == {"done": True, "delivered": 1, "failed": 0}
+        assert json.loads(lines[-1]) == {"done": True, "delivered": 1, "failed": 0, "unreadable": []}
         assert it.ledger() == [("mended", 7)]
         assert json.loads((await it.admin("POST", base + "/dead-letters/purge", b"{}"))[1]) == {
             "purged": 2,
             "missing": [],
             "unreadable": [],
         }
-        assert json.loads((await it.admin("GET", base + "/dead-letters"))[1]) == {"deadLetters": []}
+        assert json.loads((await it.admin("GET", base + "/dead-letters"))[1]) == {"deadLetters": [], "unreadable": []}
         assert (tmp_path / "state" / "admin.sock").stat().st_mode & 0o777 == 0o600
 
 
@@ -215,7 +215,7 @@ async def test_dead_letters_of_a_suspended_trigger_can_be_listed_and_are_not_red
         await it.admin("POST", f"{base}/resume")
         await until_answers(it, "mended")
         lines = (await it.admin("POST", f"{base}/dead-letters/redrive"))[1].splitlines()
-        assert json.loads(lines[-1]) == {"done": True, "delivered": 1, "failed": 0}
+        assert json.loads(lines[-1]) == {"done": True, "delivered": 1, "failed": 0, "unreadable": []}
         await it.admin("POST", f"{base}/suspend")
         assert json.loads((await it.admin("POST", f"{base}/dead-letters/purge"))[1]) == {
             "purged": 0,

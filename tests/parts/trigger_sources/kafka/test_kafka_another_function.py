@@ -11,6 +11,7 @@ from servers.kafka import Kafka, committed_and_ends, create_topic, shared_embedd
 from servers.retargeting import bench, until
 
 from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.kafka.remembered import _MEMORIES
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -55,6 +56,23 @@ async def test_another_function_gets_what_waited_and_nothing_again(bootstrap: st
         await it.target("b", url=True)
         await produce(bootstrap, topic, 25, 30)
         await it.delivered("b", list(range(10, 20)) + list(range(25, 30)))
+
+
+async def test_what_a_process_remembers_of_a_trigger_ends_with_the_trigger(bootstrap: str, tmp_path: Path) -> None:
+    topic = f"t-{uuid4().hex[:8]}"
+    await create_topic(bootstrap, topic, 1)
+    async with bench(tmp_path, KafkaTrigger, **spec(bootstrap, topic)) as it:
+        await it.target("a")
+        await it.connected()
+        known = _MEMORIES["uid", "a"]
+        await it.target("a", concurrency=2)
+        await it.connected()
+        assert _MEMORIES["uid", "a"] is known, "an edit changes nothing"
+        await it.target("b")
+        await it.connected()
+        assert [key for key in _MEMORIES if key[0] == "uid"] == [("uid", "b")]
+        await it.replicas[0].apply({}, 5)
+        assert not [key for key in _MEMORIES if key[0] == "uid"]
 
 
 async def test_records_that_settled_above_one_that_waits_are_not_delivered_again(

@@ -17,7 +17,7 @@ from servers.kafka_source import trigger
 
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Delivery, Outcome
-from trigger_sources.kafka import KafkaTrigger, consumer
+from trigger_sources.kafka import KafkaTrigger, consumer, topic_ids
 from trigger_sources.kafka.commit_metadata import encode
 from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.kafka.trigger import _MEMBERS
@@ -290,6 +290,32 @@ async def test_a_topic_that_is_recreated_with_more_records_than_the_old_position
         reason, message = context.reports[-1][1:]
         assert reason == "TopicRecreated"
         assert "1 records of the old topic" in message
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_a_topic_that_is_created_again_where_topics_have_no_ids(
+    kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """`seen`: the member sees that it is missing. Otherwise the new one ends before the member's place."""
+    monkeypatch.setattr(topic_ids._MetadataRequest, "API_VERSION", 99)  # no broker knows this one
+    context = StandInContext()
+    await produce(kafka, topic, range(40))
+    async with reader(trigger(kafka, topic), context, lambda delivery: delivery.event.data != b"7") as running:
+        await running.until(lambda: len(running.taken) == 40)
+        async with administration(kafka) as admin:
+            await admin.delete_topics([topic])
+            if seen:
+                await running.until(lambda: context.reports[-1][1] == "TopicMissing")
+            async with asyncio.timeout(20):
+                while topic in await admin.list_topics():
+                    await asyncio.sleep(0.02)
+        await create_topic(kafka.bootstrap, topic, 1)
+        numbers = range(100, 160) if seen else range(100, 120)
+        await produce(kafka, topic, numbers)
+        await running.until(lambda: set(running.data) >= set(numbers))
+        if seen:
+            assert context.lost == [(1, "TopicRecreated")]
+        assert context.reports[-1][1] in (("TopicRecreated",) if seen else ("TopicRecreated", "Truncated"))
 
 
 async def test_a_commit_of_the_old_topic_is_no_place_of_the_new_one(kafka: Kafka, topic: str) -> None:

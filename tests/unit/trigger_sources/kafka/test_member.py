@@ -59,6 +59,33 @@ async def test_a_memory_that_another_member_changes_during_a_look_up_ends_nothin
     assert not member._remembered
 
 
+async def test_a_topic_without_an_id_that_was_missing_and_has_its_offsets_is_told() -> None:
+    """Nobody can tell whether it was created again."""
+    tp = TopicPartition("t", 0)
+    context = StandInContext(uid="a-third")
+    member = Member(
+        context, cluster="c", group="g", topics=["t"], start="earliest", max_distance=10, skips_tombstones=False,
+        concurrency=1,
+    )  # fmt: skip
+
+    async def of(assigned: list[TopicPartition]) -> dict[TopicPartition, Beginning]:
+        return {tp: Beginning(Place(5), "Committed")}
+
+    async def commit(places: dict[TopicPartition, Place]) -> None:
+        pass
+
+    stand_ins: Any = member
+    stand_ins._beginnings = SimpleNamespace(of=of, commit=commit)
+    stand_ins._consumer = SimpleNamespace(seek=lambda tp, offset: None)
+    member._gone.add(tp)
+    await member._take_over([tp])
+    connected, reason, message = context.reports[-1]
+    assert (connected, reason) == (True, "TopicMaybeRecreated")
+    assert "the records before these offsets are not read: t/0 from 5; to read them, reset the group's" in message
+    await member._take_over([tp])
+    assert not member._gone
+
+
 async def changed(member: Member) -> dict[str, int]:
     member._remembered.clear()
     return {}
