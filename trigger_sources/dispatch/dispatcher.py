@@ -50,7 +50,8 @@ class Dispatcher:
     """One trigger's events for one function. Lives in one event loop; nothing here is thread-safe.
 
     `observe` hears of everything that happens to an event. `may_start` says whether this replica may start events just
-    now; after it said no, `nudge` makes the dispatcher ask again. `jitter` returns a number from 0 to 1.
+    now; after it said no, `nudge` makes the dispatcher ask again. `jitter` returns a number from 0 to 1. `counters` are
+    those of earlier dispatchers of this trigger and function.
     """
 
     def __init__(
@@ -64,9 +65,10 @@ class Dispatcher:
         observe: Callable[[Seen], None] | None = None,
         may_start: Callable[[], bool] | None = None,
         jitter: Callable[[], float] = random.random,
+        counters: Counters | None = None,
     ) -> None:
         self.identity = identity
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.room = Room(limit)
         self.room_changed = asyncio.Event()  # set whenever an event is held no longer
         self.drains = False  # the flow stops: nothing more is taken

@@ -108,6 +108,7 @@ class Flow:
         jitter: Callable[[], float] = random.random,
         predecessors: Collection[asyncio.Task[None]] = (),
         takes: Takes | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.number = next(_numbers)  # of this process, in the order of their starts
         self.succeeds = bool(predecessors)
@@ -129,6 +130,7 @@ class Flow:
             observe=observe,
             may_start=self._in_order(may_start) if self.succeeds else may_start,
             jitter=jitter,
+            counters=counters,
         )
         for task in predecessors:
             task.add_done_callback(self._predecessor_ended)

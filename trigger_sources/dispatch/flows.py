@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from trigger_sources.dispatch.counters import Counters
 from trigger_sources.dispatch.flow import Flow, Takes
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import Seen
@@ -65,6 +66,7 @@ class Flows:
     ) -> None:
         self.running: dict[FlowKey, RunningTrigger] = {}
         self._retiring: dict[asyncio.Task[None], RunningTrigger] = {}  # by the task that ends each
+        self._counters: dict[FlowKey, Counters] = {}  # they go on when an edit replaces a flow
         self._host = host
         self._gate = gate
         self._observe = observe
@@ -93,6 +95,7 @@ class Flows:
         await asyncio.gather(*(self.end(key, grace_seconds) for key in ending))
         for flow in gone:
             flow.trigger.forget(flow.context)
+            self._counters.pop((flow.identity.uid, flow.identity.function), None)
         for key, trigger in wanted.items():
             if key not in self.running:
                 sole = sum(other[0] == key[0] for other in wanted) == 1
@@ -136,6 +139,8 @@ class Flows:
     def _supersede(self, key: FlowKey, successor: FlowKey, trigger: TriggerResource, grace_seconds: float) -> None:
         """Starts the successor of a flow, which ends when the successor has taken over."""
         old = self.running.pop(key)
+        if successor != key:
+            self._counters.pop(key, None)
         earlier = [found.task for found in self._retiring.values() if found.resource.uid == trigger.uid]
         self._start(successor, trigger, [*earlier, old.task])
         task = asyncio.create_task(self._retire(old, self.running[successor].flow, grace_seconds), name=trigger.uid)
@@ -203,6 +208,7 @@ class Flows:
             may_start=self._may_start(trigger),
             predecessors=predecessors,
             takes=place,
+            counters=self._counters.setdefault(key, Counters()),
         )
         task = asyncio.create_task(flow.run(), name=f"flow {trigger.uid} {key[1]}")
         task.add_done_callback(_report_fault)

@@ -106,6 +106,26 @@ async def answers_while(it: Bench, edits: Any, callers: int = 16, **options: Any
     return found
 
 
+async def test_counters_go_on_after_an_edit_and_while_suspended_and_end_with_the_trigger(tmp_path: Path) -> None:
+    """A counter that began anew would hide what grows between two readings: events that are lost, for instance."""
+    async with bench(tmp_path) as it:
+        await it.edit()
+        await it.until_connected()
+        for spec in ({"methods": ["POST", "PUT"]}, {"suspend": True}, {}):
+            if not it.flows.of("uid")[0].resource.spec.suspend:
+                assert await it.post() == 200
+            (before,) = (running.flow.reading().counters.delivered for running in it.flows.of("uid"))
+            await it.edit(**spec)
+            (running,) = it.flows.of("uid")
+            assert running.flow.reading().counters.delivered == before
+            if not running.resource.spec.suspend:
+                await it.until_connected()
+        assert before == 2
+        await it.flows.apply({}, 5)
+        await it.edit()
+        assert it.flows.of("uid")[0].flow.reading().counters.delivered == 0
+
+
 async def test_edits_under_load_refuse_no_request(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
         await it.edit()
