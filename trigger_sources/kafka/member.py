@@ -86,6 +86,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._failed: Exception | None = None  # in a task beside `read`, which raises it
         self._remembered = memory_of(context.uid, context.function, f"{cluster}/{group}")
         self._gone: set[TopicPartition] = set()  # of topics that were deleted
+        self._missing: set[TopicPartition] = set()  # of topics without ids that were not there at the last look
         self._kept = KeptPlaces(context, f"{cluster}/{group}")
         self._kept_at = time.monotonic()
         self._notices = Notices()
@@ -313,7 +314,16 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             found = [self._remembered.pop(tp) for tp in anew if tp in self._remembered]
             self._tell_recreated(anew, sum(before.mark.unsettled for before in found))
         if doubtful := beginnings.keys() - anew.keys():
-            self._notices.add(maybe_recreated({tp: beginnings[tp].place.offset for tp in doubtful}))
+            self._notices.add(maybe_recreated({tp: beginnings[tp].place.end for tp in doubtful}))
+
+    def _notice_missing(self) -> None:
+        """Tells of topics that were missing at the last look and are back, where the brokers give topics no ids."""
+        missing = {
+            tp for tp, partition in self._partitions.items() if not partition.place.topic_id and not self._exists(tp)
+        }
+        if back := (self._missing - missing) & self._partitions.keys():
+            self._notices.add(maybe_recreated({tp: self._partitions[tp].mark.end for tp in back}))
+        self._missing = missing
 
     async def _begin(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
         """Begins to read at these places, once they are durable."""
@@ -436,6 +446,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 for tp, place in places.items()
             }
         )
+        self._missing -= partitions.keys()  # it is read from its beginning in any case
         for tp, partition in partitions.items():
             partition.alive = False
             offset, end = cut[tp]
@@ -483,6 +494,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             with contextlib.suppress(TimeoutError, KafkaError):
                 async with asyncio.timeout(_HEALTH_SECONDS):
                     await self._compare_topics()
+            self._notice_missing()
         problem = self._health.problem(self._partitions, in_session=self._session.lasts(), silent=self._answers.silent)
         if not answered:
             report(connected=False, reason="NotConnected", message="no broker answers")

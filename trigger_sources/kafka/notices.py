@@ -54,7 +54,7 @@ def maybe_recreated(offsets: Mapping[TopicPartition, int]) -> Notice:
     topics = ", ".join(sorted({repr(tp.topic) for tp in offsets}))
     return Notice(
         "TopicMaybeRecreated",
-        f"missing for a while: topic {topics}; the brokers give topics no ids, so if it was created again, the records"
+        f"missing for a while: topic {topics}; the brokers give topics no ids, so if it was created again, records"
         f" before these offsets are not read: {_places(offsets)}; to read them, reset the group's offsets",
     )
 

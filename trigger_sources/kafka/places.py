@@ -36,6 +36,11 @@ class Place:
         return self.topic_id, min(self.times, _MOST_TIMES) * 2 + self.renamed
 
     @property
+    def end(self) -> int:
+        """The offset after the highest settled one."""
+        return max(self.offset, max(self.settled, default=-1) + 1)
+
+    @property
     def metadata(self) -> str:
         """For a commit."""
         return encode(self.offset, self.settled, self.marks)

@@ -83,6 +83,11 @@ class Watermark:
         return self._taken[self._order[0]] if self._order else None
 
     @property
+    def end(self) -> int:
+        """The offset after the newest one that was taken or skipped."""
+        return self._next
+
+    @property
     def distance(self) -> int:
         """The distance from the lowest unsettled offset to the one after the newest taken one."""
         return self._next - self.committable

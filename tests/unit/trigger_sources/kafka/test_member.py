@@ -69,7 +69,7 @@ async def test_a_topic_without_an_id_that_was_missing_and_has_its_offsets_is_tol
     )  # fmt: skip
 
     async def of(assigned: list[TopicPartition]) -> dict[TopicPartition, Beginning]:
-        return {tp: Beginning(Place(5), "Committed")}
+        return {tp: Beginning(Place(5, frozenset({8})), "Committed")}
 
     async def commit(places: dict[TopicPartition, Place]) -> None:
         pass
@@ -81,7 +81,7 @@ async def test_a_topic_without_an_id_that_was_missing_and_has_its_offsets_is_tol
     await member._take_over([tp])
     connected, reason, message = context.reports[-1]
     assert (connected, reason) == (True, "TopicMaybeRecreated")
-    assert "the records before these offsets are not read: t/0 from 5; to read them, reset the group's" in message
+    assert "records before these offsets are not read: t/0 from 9; to read them, reset the group's" in message
     await member._take_over([tp])
     assert not member._gone
 
