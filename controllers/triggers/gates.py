@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from controllers.cluster.informer_cache import InformerCache, Version
@@ -15,13 +16,27 @@ Key = tuple[str, str]  # namespace, name
 _SERVICE_LABEL = "kubernetes.io/service-name"
 
 
+Edition = tuple[str, int]  # the uid and the generation of a Function: its spec changes only with them
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    labels: Mapping[str, str]
+    edition: Edition
+
+    @classmethod
+    def of(cls, function: Mapping[str, Any]) -> "_Known":
+        metadata = function["metadata"]
+        return cls(dict(metadata.get("labels") or {}), (metadata["uid"], metadata.get("generation", 0)))
+
+
 class Gates:
     """The gates, and caches of the Functions and EndpointSlices that decide about them. Lives in one event loop."""
 
     def __init__(self, egress_policy: Reach | None = None) -> None:
         self._egress_policy = egress_policy
         self._gates: dict[Key, Gate] = {}
-        self._functions: InformerCache[Key, Mapping[str, str]] = InformerCache()  # labels
+        self._functions: InformerCache[Key, _Known] = InformerCache()
         self._slices: InformerCache[Key, tuple[Key, int]] = InformerCache()  # Service, number of ready endpoints
         self._serving: dict[Key, set[Key]] = {}  # by Service: the slices with a ready endpoint
         self._has_listed = False  # before the first list, a missing object may exist
@@ -36,7 +51,12 @@ class Gates:
 
     def functions(self, namespace: str) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Name and labels of each Function of the namespace, for selectors."""
-        return ((name, labels) for (found, name), labels in self._functions.items() if found == namespace)
+        return ((name, known.labels) for (found, name), known in self._functions.items() if found == namespace)
+
+    def edition(self, namespace: str, name: str) -> Edition | None:
+        """The edition of a Function; None if there is none."""
+        known = self._functions.get((namespace, name))
+        return None if known is None else known.edition
 
     def begin_list(self) -> None:
         """Call this before you list: events from now on are newer than the list."""
@@ -45,7 +65,7 @@ class Gates:
 
     def replace(self, functions: Iterable[Mapping[str, Any]], slices: Iterable[Mapping[str, Any]]) -> None:
         """Takes the results of the lists."""
-        self._functions.replace({_key_of(found): (Version.of(found), _labels_of(found)) for found in functions})
+        self._functions.replace({_key_of(found): (Version.of(found), _Known.of(found)) for found in functions})
         self._slices.replace(
             {
                 _key_of(found): (Version.of(found), (service, ready_endpoints(found)))
@@ -64,8 +84,13 @@ class Gates:
     def observe_function(self, function: Mapping[str, Any], *, deleted: bool = False) -> bool:
         """Takes a Function of a watch event. Returns whether its existence or its labels changed."""
         key, version = _key_of(function), Version.of(function)
-        labels = _labels_of(function)
-        changed = self._functions.delete(key, version) if deleted else self._functions.update(key, version, labels)
+        before = self._functions.get(key)
+        if deleted:
+            self._functions.delete(key, version)
+        else:
+            self._functions.update(key, version, _Known.of(function))
+        after = self._functions.get(key)
+        changed = (before and before.labels) != (after and after.labels)
         if changed:
             self._update(key)
         return changed
@@ -118,10 +143,6 @@ def ready_endpoints(found: Mapping[str, Any]) -> int:
 
 def _key_of(found: Mapping[str, Any]) -> Key:
     return found["metadata"]["namespace"], found["metadata"]["name"]
-
-
-def _labels_of(found: Mapping[str, Any]) -> Mapping[str, str]:
-    return dict(found["metadata"].get("labels") or {})
 
 
 def _service_of(found: Mapping[str, Any]) -> Key | None:

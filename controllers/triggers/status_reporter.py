@@ -13,10 +13,10 @@ from controllers.cluster.differences import contains
 from controllers.cluster.events import EventRecorder, event_for_transition
 from controllers.cluster.known_fields import accepted
 from controllers.cluster.work_queue import WorkQueue
-from controllers.functions.body_limit import DEFAULT_BYTES, body_limit_of, body_limit_problem
+from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, is_starting, rejected
 from controllers.triggers.exposed_objects import ExposedObjects, gateway_address, is_exposed
-from controllers.triggers.gates import Gates
+from controllers.triggers.gates import Edition, Gates
 from controllers.triggers.ownership import Key, ownership_fields
 from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of
 from trigger_sources.dispatch.flows import Flows, functions_of
@@ -104,25 +104,45 @@ class StatusReporter:
     async def compare_body_limits(self) -> None:
         """Compares the bodies that HTTP triggers take with those that their functions take, until it is cancelled.
 
-        Only for triggers that take more than functions do unless their spec says so: such triggers are rare.
+        Reads a Function once for each edition of its spec: the caches of this controller have no specs of Functions.
         """
         await self._synced.wait()
+        limits: dict[tuple[str, str], tuple[Edition, int | None]] = {}  # by namespace and name of the Function
         while True:
+            used: dict[tuple[str, str], tuple[Edition, int | None]] = {}
             for _, trigger in list(self._triggers.items()):
                 asked = getattr(trigger.spec, "body_limit_bytes", 0)
                 try:
-                    trigger.body_limit = await self._body_limit_problem(trigger, asked) if asked > DEFAULT_BYTES else ""
+                    trigger.body_limit = await self._body_limit_problem(trigger, asked, limits, used) if asked else ""
                 except (Refused, OSError, TimeoutError) as error:
                     log.warning("function not read", extra={"trigger": trigger.uid, "problem": str(error)})
+            limits = used
             await asyncio.sleep(_BODY_LIMITS_SECONDS)
 
-    async def _body_limit_problem(self, trigger: CachedTrigger, asked: int) -> str:
+    async def _body_limit_problem(
+        self,
+        trigger: CachedTrigger,
+        asked: int,
+        known: Mapping[tuple[str, str], tuple[Edition, int | None]],
+        used: dict[tuple[str, str], tuple[Edition, int | None]],
+    ) -> str:
+        """The first problem of the trigger's functions. `known`: limits that were read; `used` gets those of now."""
+        problems = []
         for running in self._flows.of(trigger.uid):
-            name = running.flow.identity.function
-            function = await self._api.get(f"{GROUP}/{VERSION}", "Function", trigger.namespace, name)
-            if function is not None and (problem := body_limit_problem(asked, name, body_limit_of(function["spec"]))):
-                return problem
-        return ""
+            key = (trigger.namespace, running.flow.identity.function)
+            edition = self._gates.edition(*key)
+            if edition is None:
+                continue  # there is no such Function, or the trigger calls a URL
+            found = used.get(key) or known.get(key)
+            if found is None or found[0] != edition:
+                function = await self._api.get(f"{GROUP}/{VERSION}", "Function", *key)
+                if function is None:
+                    continue
+                metadata = function["metadata"]
+                found = ((metadata["uid"], metadata["generation"]), body_limit_of(function["spec"]))
+            used[key] = found
+            problems.append(body_limit_problem(asked, key[1], found[1]))
+        return next(filter(None, problems), "")
 
     def _desired(self, trigger: CachedTrigger) -> Object | None:
         """The fields to write. None if they do not differ, or if it is too early to tell."""

@@ -116,7 +116,7 @@ def drifted(info: Mapping[str, Any], owner: Owner, subject: str) -> str:
     uid = (info["config"].get("metadata") or {}).get(_UID, owner.uid)
     if uid != owner.uid:
         return "another trigger has taken it over"
-    found = _filter_of(info["config"])
+    found = filter_of(info["config"])
     return "" if found == {subject} else f"somebody made it take {_text(found)}"
 
 
@@ -187,8 +187,8 @@ def may_write(
     if (same or taken_over) and metadata.get(_UID) == owner.uid:
         return "write"
     theirs = f"trigger {metadata[_TRIGGER]}" + ("" if same else f" with function {metadata.get(_FUNCTION, '?')}")
-    if not same and _filter_of(found) != _filter_of(wanted):
-        raise _taken(info, f"it belongs to {theirs} and takes {_text(_filter_of(found))}")
+    if not same and filter_of(found) != filter_of(wanted):
+        raise _taken(info, f"it belongs to {theirs} and takes {_text(filter_of(found))}")
     if info.get("num_waiting"):
         raise _taken(info, f"it belongs to {theirs}, which uses it now")
     return "write"  # that trigger was deleted, or no longer names it: this one continues at its place
@@ -197,9 +197,9 @@ def may_write(
 def _use(info: Mapping[str, Any], wanted: Config, in_order: bool) -> Literal["use"]:
     """Checks that a consumer of another program does what the trigger promises."""
     found = info["config"]
-    taken = _filter_of(found)
+    taken = filter_of(found)
     for problem in (
-        f"it takes {_text(taken)}, not {wanted['filter_subject']!r}" if taken != _filter_of(wanted) else "",
+        f"it takes {_text(taken)}, not {wanted['filter_subject']!r}" if taken != filter_of(wanted) else "",
         "it pushes its messages" if found.get("deliver_subject") else "",
         withheld(info, wanted),
         "spec.ordering needs a consumer that only this trigger changes" if in_order else "",
@@ -209,7 +209,8 @@ def _use(info: Mapping[str, Any], wanted: Config, in_order: bool) -> Literal["us
     return "use"
 
 
-def _filter_of(config: Mapping[str, Any]) -> frozenset[str]:
+def filter_of(config: Mapping[str, Any]) -> frozenset[str]:
+    """The patterns of the subjects that a consumer with this configuration takes."""
     single = config.get("filter_subject")
     return frozenset([single] if single else config.get("filter_subjects") or [">"])
 

@@ -15,7 +15,7 @@ from trigger_sources.dead_letters import (
     metadata_from_letter,
 )
 from trigger_sources.nats.connection import Connection, JetStreamError
-from trigger_sources.nats.streams import check_publishing, ensure_stream
+from trigger_sources.nats.streams import check_publishing, ensure_stream, messages_by_subject
 
 _LENGTH_BYTES = 4
 _TOO_LARGE = 10054  # JetStream's code for a message that is larger than its stream takes
@@ -48,7 +48,9 @@ class StreamDeadLetters:
     async def functions(self) -> list[str]:
         """Reads one letter of each trigger and function in the stream: the subjects have hashes of the names only."""
         found = []
-        for subject in await self._subjects():
+        connection = await self._connection()
+        subjects = messages_by_subject(connection, self._stream, f"{self._all}.>")
+        for subject in sorted({subject.rpartition(".")[0] async for subject, _ in subjects}):
             async for _, letter in self._read(f"{subject}.*"):
                 if isinstance(letter, DeadLetter):
                     if letter.trigger_uid == self._uid:
@@ -131,25 +133,6 @@ class StreamDeadLetters:
             except ValueError as error:
                 yield found, error
             sequence = found + 1
-
-    async def _subjects(self) -> set[str]:
-        """The first part of the subjects that have messages: one for each trigger and function."""
-        connection = await self._connection()
-        found: set[str] = set()
-        offset = 0
-        while True:  # the answer comes in pages
-            request = {"subjects_filter": f"{self._all}.>", "offset": offset}
-            try:
-                info = await connection.api(f"STREAM.INFO.{self._stream}", request)
-            except JetStreamError as error:
-                if error.not_found:
-                    return found
-                raise
-            page = info["state"].get("subjects") or {}
-            found.update(subject.rpartition(".")[0] for subject in page)
-            offset += len(page)
-            if not page or offset >= info.get("total", 0):
-                return found
 
     async def count(self) -> int:
         """The number of messages that a new consumer would get; the consumer takes none."""

@@ -18,6 +18,7 @@ from trigger_sources.nats.consumer import (
     create_missing,
     drifted,
     event_ids_of,
+    filter_of,
     is_marked,
     is_of_another_function,
     keeps_metadata,
@@ -36,12 +37,15 @@ from trigger_sources.nats.pull import NANOSECONDS, Pull
 from trigger_sources.nats.pull import Place as MessagePlace
 from trigger_sources.nats.source_stream import ABOUT_STREAMS, SourceStream, find_stream, look_at
 from trigger_sources.nats.spec import NATSSpec
+from trigger_sources.nats.streams import messages_by_subject
+from trigger_sources.nats.subjects import covers
 from trigger_sources.source import Lag
 
 log = logging.getLogger(__name__)
 
 _READ_SECONDS = 0.5
 _LEAST_UNACKNOWLEDGED = 1_000
+_MOST_NAMED = 3
 _SECOND = "_2"  # no function's name has an underscore
 _REPEATED_SECONDS = 6.0  # a pull that got no answer is repeated sooner
 _KNOWN_SECONDS = 1.0  # after that time, the consumer knows of the messages that its stream has
@@ -93,7 +97,8 @@ class Consumption:
             info = await consumer_info(connection, self._stream.name, self._consumer)
         begin: Beginning | None = None
         if info is not None or (info := await self._rest_of(kept)) is not None:
-            info = await self._continue(info)
+            found, info = info, await self._continue(info)
+            await self._tell_left_out(found, info)
         else:
             begin = self._beginning(kept)
             self._tell(begin)
@@ -322,6 +327,27 @@ class Consumption:
         await self._pull.stop_asking()
 
     # --- the consumer
+
+    async def _tell_left_out(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Tells of the messages that the consumer has passed, and whose subjects it takes only since an edit."""
+        former = filter_of(before["config"])
+        if former == filter_of(now["config"]) or self._trigger.start == "new":
+            return
+        present = messages_by_subject(self._connection, self._stream.name, self._trigger.subject)
+        added = {
+            subject: count
+            async for subject, count in present
+            if not any(covers(pattern, subject) for pattern in former)
+        }
+        to_come = max(0, now["num_pending"] - before["num_pending"])
+        if (left_out := sum(added.values()) - to_come) > 0:
+            names = ", ".join(sorted(added)[:_MOST_NAMED]) + (", …" if len(added) > _MOST_NAMED else "")
+            self._note = (
+                "OlderNotRead",
+                f"spec.subject was {', '.join(sorted(former))}: about {left_out} older messages of"
+                f" stream {self._stream.name} are not read ({names}); a trigger of another name with"
+                " these subjects reads them",
+            )
 
     def _beginning(self, kept: Place | None) -> Beginning:
         """The beginning of a new consumer: where the trigger stopped if it read this stream before."""

@@ -1,6 +1,6 @@
-"""The fabric's own streams, created if they are missing."""
+"""Requests about whole streams: the fabric's own ones, created if they are missing, and the subjects of any."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from trigger_sources.context import SourceError
@@ -22,6 +22,24 @@ async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> di
     if replicas is not None and found["num_replicas"] != replicas:
         found = (await connection.api(f"STREAM.UPDATE.{name}", {**found, "num_replicas": replicas}))["config"]
     return found
+
+
+async def messages_by_subject(connection: Connection, stream: str, pattern: str) -> AsyncIterator[tuple[str, int]]:
+    """Each subject of the stream's messages that matches the pattern, with their number. Nothing without a stream."""
+    offset = 0
+    while True:  # the answer comes in pages
+        try:
+            info = await connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": pattern, "offset": offset})
+        except JetStreamError as error:
+            if error.not_found:
+                return
+            raise
+        page = info["state"].get("subjects") or {}
+        for subject, count in page.items():
+            yield subject, count
+        offset += len(page)
+        if not page or offset >= info.get("total", 0):
+            return
 
 
 async def check_publishing(connection: Connection, subject: str) -> None:

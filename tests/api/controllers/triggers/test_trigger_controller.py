@@ -130,6 +130,14 @@ async def test_larger_bodies_than_the_function_takes_are_reported_until_its_limi
         env = {"env": [{"name": "FUNC_BODY_LIMIT", "value": "9000000"}]}
         await it.apply(resource("Function", "f", {**spec, **env}))
         await it.until("httptrigger", "f", lambda found: condition(found)["status"] == "True")
+        # Also below the limit that functions have unless their spec says so
+        env = {"env": [{"name": "FUNC_BODY_LIMIT", "value": "1000"}]}
+        await it.apply(resource("Function", "f", {**spec, **env}))
+        await it.apply(resource("HTTPTrigger", "f", {"function": "f", "bodyLimitBytes": 2000}))
+        found = await it.until("httptrigger", "f", lambda found: condition(found)["reason"] == "BodyLimit")
+        assert "takes bodies of at most 1000 bytes" in condition(found)["message"]
+        await it.apply(resource("HTTPTrigger", "f", {"function": "f", "bodyLimitBytes": 1000}))
+        await it.until("httptrigger", "f", lambda found: condition(found)["status"] == "True")
 
 
 @pytest.mark.timeout(120)

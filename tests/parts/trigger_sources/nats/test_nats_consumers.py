@@ -118,6 +118,38 @@ async def test_a_changed_spec_changes_the_triggers_own_consumer_and_keeps_what_a
             await reader.until(20)
 
 
+@pytest.mark.parametrize(
+    ("former", "subject", "start", "left_out"),
+    [
+        ("d.eu", "d.*", "all", 4),
+        ("d.eu", "d.*", "new", 0),
+        ("d.*", "d.eu", "all", 0),
+        ("d.eu", "d.us", "all", 4),
+        ("d.*.x", "d.*", "all", 7),
+    ],
+)
+async def test_an_edited_subject_tells_how_many_older_messages_it_leaves_out(
+    former: str, subject: str, start: str, left_out: int
+) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("D", ["d.>"])
+        async with reading(trigger(server.url, subject=former, start=start), context("trigger")) as reader:
+            for name, count in (("d.us", 4), ("d.eu", 3), ("d.one.x", 1)):
+                await js.publish(name, count)
+            await reader.until({"d.eu": 3, "d.*": 7, "d.*.x": 1}[former])
+            async with asyncio.timeout(10):
+                while (await js.consumer("D", OWN_NAME))["num_ack_pending"]:
+                    await asyncio.sleep(0.02)
+        await js.publish("d.us", 2)
+        async with reading(trigger(server.url, subject=subject, start=start), context("trigger")) as reader:
+            if not left_out:
+                assert reader.report == (True, "", "")
+                return
+            assert reader.report[:2] == (True, "OlderNotRead")
+            assert f"spec.subject was {former}: about {left_out} older messages of stream D" in reader.report[2]
+            await reader.until(2)
+
+
 async def test_a_consumer_that_somebody_points_elsewhere_is_noticed() -> None:
     async with nats_server() as server, jetstream(server.url) as js:
         await js.create("D", ["d.>"])

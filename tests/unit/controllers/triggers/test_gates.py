@@ -116,3 +116,14 @@ async def test_a_gate_that_nobody_uses_goes_and_comes_back_as_it_would_be(gates:
     assert gates.of("default", "greet") is gate
     assert gates.of("default", "other") is not other
     assert gates.of("default", "other").down_reason == "there is no Function 'other' in namespace 'default'"
+
+
+async def test_the_edition_of_a_function_changes_with_its_spec_and_no_trigger_looks_again(gates: Gates) -> None:
+    edited = {"metadata": {**GREET["metadata"], "generation": 2, "resourceVersion": "8"}}
+    assert gates.edition("default", "greet") is None
+    assert gates.observe_function({"metadata": {**GREET["metadata"], "generation": 1, "resourceVersion": "7"}})
+    assert gates.edition("default", "greet") == ("1", 1)
+    assert not gates.observe_function(edited)
+    assert gates.edition("default", "greet") == ("1", 2)
+    assert gates.observe_function(edited, deleted=True)
+    assert gates.edition("default", "greet") is None
