@@ -23,6 +23,7 @@ async def start_child(
     folder: Path | None = None,
     output: int | IO[bytes] = asyncio.subprocess.DEVNULL,
     umask: int = -1,
+    pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
     """Starts the command in its own process group. On Linux, the kernel kills it when this process ends."""
     return await asyncio.create_subprocess_exec(
@@ -33,6 +34,7 @@ async def start_child(
         stdout=output,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C in the terminal reaches only the fabric, which stops its children in order
+        pass_fds=tuple(pass_fds),
         preexec_fn=partial(_prepare, umask),  # uvloop has no argument `umask`
     )
 
