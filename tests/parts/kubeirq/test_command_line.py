@@ -60,11 +60,11 @@ def test_check_finds_what_would_not_start_and_says_so_as_json(tmp_path: Path) ->
         "apiVersion: kubeirq.dev/v1\nkind: Function\nmetadata: {name: f}\nspec: {source: {path: f.py}}\n"
     )
     code, output = run("check", str(tmp_path))
-    assert (code, output.splitlines()[0]) == (1, f"{tmp_path}/f.py:1: f.py, line 1: SyntaxError: expected ':'")
+    assert (code, output.splitlines()[0]) == (1, f"{tmp_path}/f.py:1: SyntaxError: expected ':'")
     code, output = run("check", str(tmp_path), "-o", "json")
     assert code == 1
     assert json.loads(output)["problems"] == [
-        {"file": f"{tmp_path}/f.py", "line": 1, "field": "", "message": "f.py, line 1: SyntaxError: expected ':'"}
+        {"file": f"{tmp_path}/f.py", "line": 1, "field": "", "message": "SyntaxError: expected ':'"}
     ]
 
 
