@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -68,6 +69,19 @@ def free_port(wanted: Sequence[int] = ()) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no loopback port is free; end processes that hold ports")
+
+
+def check_free(host: str, port: int, option: str) -> None:
+    """Raises OSError, which names the option, if nobody can listen there. Port 0 is always free."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise OSError(f"{option}: another process listens on {host}:{port}; end it, or set {option}") from error
+            raise OSError(f"{option}: {host}:{port}: {error.strerror}") from error
 
 
 def exit_text(code: int) -> str:
