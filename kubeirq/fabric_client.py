@@ -30,6 +30,7 @@ class Overview:
     value: Mapping[str, Any]  # functions and triggers, for scripts
     tables: Sequence[Table]  # for people
     is_healthy: bool  # everything is Ready
+    notes: Sequence[str] = ()  # lines for people that belong to no single row
 
 
 @dataclass(frozen=True)

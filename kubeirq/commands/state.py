@@ -18,7 +18,8 @@ from kubeirq.output.formats import to_text
 async def get(fabric: FabricClient, selector: str | None, all_namespaces: bool, output: str) -> int:
     """List functions and triggers, the worst first.
 
-    KIND is functions, triggers, or a kind such as KafkaTrigger. Exit code 3 means that something is not Ready.
+    KIND is functions, triggers, or a kind such as KafkaTrigger. Exit code 3 means that something is not Ready, or
+    that the files have changed and cannot run.
     """
     found = await fabric.overview(selector, all_namespaces)
     if output != "table":
@@ -27,6 +28,8 @@ async def get(fabric: FabricClient, selector: str | None, all_namespaces: bool, 
         print_tables(found.tables)
     else:
         click.echo("(no functions and no triggers)", err=True)
+    if output == "table" and found.notes:
+        click.echo("\n" + "\n".join(found.notes))
     return 0 if found.is_healthy else 3
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from controllers.functions.resource import FunctionSpec
@@ -77,6 +77,10 @@ class _Code:
         tree = self._trees[path]
         if tree is not None and (defined := _names_in(tree)) is not None and function not in defined:
             yield (field,), f"{path} has no function {function!r}{nearest(function, _functions_in(tree))}", None
+        elif tree is not None and (found := _plain_function(tree, function)) is not None:
+            form = f"{function}(event, context)" if field == "handler" else f"{function}(context) or {function}()"
+            if not _takes(found, (2,) if field == "handler" else (0, 1)):
+                yield self._at(field, path, found.lineno, f"{function!r} has other arguments; write {form}")
 
     def _of_file(self, path: str) -> Iterator[CodeProblem]:
         """The problems of the file and of the own files that it imports."""
@@ -90,7 +94,7 @@ class _Code:
             self._trees[path] = None
             line = getattr(error, "lineno", None) or 1
             message = getattr(error, "msg", None) or str(error) or "too complex"
-            yield ("source",), f"{path}, line {line}: {type(error).__name__}: {message}", self._place(path, line)
+            yield self._at("source", path, line, f"{type(error).__name__}: {message}")
             return
         self._trees[path] = tree
         for line, module in _imports_of(tree):
@@ -98,11 +102,8 @@ class _Code:
             if found is not None:
                 yield from self._of_file(found)
             elif not self._may_be_elsewhere(module):
-                message = (
-                    f"{path}, line {line}: no module {module!r}; add its package to spec.dependencies,"
-                    " or its file to spec.source.include"
-                )
-                yield ("source",), message, self._place(path, line)
+                way_out = "add its package to spec.dependencies, or its file to spec.source.include"
+                yield self._at("source", path, line, f"no module {module!r}; {way_out}")
 
     def _path_of(self, module: str) -> str | None:
         stem = module.replace(".", "/")
@@ -124,9 +125,11 @@ class _Code:
             hint += f"; rename the file, or set spec.handler: {modules[0]}.handler"
         return f"no module {module!r} among the function's files{hint}"
 
-    def _place(self, path: str, line: int) -> tuple[Path, int] | None:
-        """The file and line of a fault; None where the code is in the manifest itself."""
-        return (self._places[path], line) if path in self._places else None
+    def _at(self, field: str, path: str, line: int, message: str) -> CodeProblem:
+        """A fault in a line of code. Where the code is in the manifest itself, the message has the line."""
+        if path in self._places:
+            return (field,), message, (self._places[path], line)
+        return (field,), f"{path}, line {line}: {message}", None
 
 
 def _version_of(runtime: str) -> tuple[int, ...]:
@@ -188,6 +191,31 @@ def _names_in(tree: ast.Module) -> set[str] | None:
             if isinstance(node.ctx, ast.Store):
                 found.add(node.id)
     return found
+
+
+def _plain_function(tree: ast.Module, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The function, if the module surely defines it once and as it is written: without a decorator."""
+    found = [node for node in _outside_functions(tree.body) if name in _names_set_by(node)]
+    if len(found) != 1 or not isinstance(found[0], (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return None
+    return None if found[0].decorator_list else found[0]
+
+
+def _names_set_by(node: ast.AST) -> set[str]:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    return {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+
+
+def _takes(function: ast.FunctionDef | ast.AsyncFunctionDef, numbers: Collection[int]) -> bool:
+    """Whether the function can be called with one of these numbers of positional arguments."""
+    given = function.args
+    most = len(given.posonlyargs) + len(given.args)
+    least = most - len(given.defaults)
+    needs_names = any(default is None for default in given.kw_defaults)
+    return not needs_names and any(least <= number and (number <= most or given.vararg) for number in numbers)
 
 
 def _functions_in(tree: ast.Module) -> list[str]:

@@ -58,12 +58,13 @@ class Reader:
         A file of a folder may have objects that are for other programs.
         """
         try:
-            documents = documents_of(file.read_text())
+            text = file.read_text()
+            documents = documents_of(text)
         except (OSError, UnicodeDecodeError) as error:
             self.problems.append(Problem(file, 1, "", f"cannot be read: {error}"))
             return
         except yaml.YAMLError as error:
-            self._not_yaml(file, error, "invalid YAML")
+            self._not_yaml(file, error, "invalid YAML", text)
             return
         for node in documents:
             lines = FieldLines(node)
@@ -77,10 +78,12 @@ class Reader:
             for item, place in _items_of(value):
                 self._document(file, item, lines.below(place), project, in_folder=in_folder)
 
-    def _not_yaml(self, file: Path, error: yaml.YAMLError, prefix: str) -> None:
+    def _not_yaml(self, file: Path, error: yaml.YAMLError, prefix: str, text: str = "") -> None:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        if any(words in problem for words in _UNQUOTED):
+        if mark is not None and is_indented_wrongly(problem, text, mark.line):
+            problem += "; the line is indented deeper than the field before it; begin both in the same column"
+        elif any(words in problem for words in _UNQUOTED):
             problem += "; quote the value, as YAML gives one of its characters a meaning of its own"
         self.problems.append(Problem(file, mark.line + 1 if mark else 1, "", f"{prefix}: {problem}"))
 
@@ -281,3 +284,17 @@ def _version_of(kind: str) -> str:
     if kind in _CORE_KINDS:
         return "v1"
     return f"{'kubeirq.dev' if kind == 'Function' else source_of(kind).api_group}/{VERSION}"
+
+
+def is_indented_wrongly(problem: str, text: str, line: int) -> bool:
+    """Whether the fault is a field that stands deeper than the one before it, which has a value already. Pure."""
+    lines = text.splitlines()
+    if "mapping values are not allowed" not in problem or not 0 < line < len(lines):
+        return False
+    here, before = lines[line], lines[line - 1]
+    is_one_field = re.fullmatch(r"\s+[\w.-]+:(\s+[^:]*|\S+:\S+)?", here) is not None
+    return is_one_field and _column(here) > _column(before) and not before.rstrip().endswith((":", "|", ">"))
+
+
+def _column(line: str) -> int:
+    return len(line) - len(line.lstrip(" -"))

@@ -178,6 +178,12 @@ async def connect(
 
     Raises FabricUnreachable.
     """
+    if context is None and kubeconfig is None and not has_kubeconfig() and _namespace_of_pod() is None:
+        place = os.environ.get("KUBECONFIG") or "~/.kube/config"
+        raise FabricUnreachable(
+            f"there is no cluster: no kubeconfig at {place}; name one with --kubeconfig or $KUBECONFIG, "
+            "or run the files on this machine with `kubeirq dev`"
+        )
     configuration = Configuration()
     try:
         name, default_namespace = await _load(configuration, context, kubeconfig)

@@ -1,5 +1,6 @@
 """The admin API of a running fabric: the API of its flows, with the functions and brokers of this machine."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,10 +55,12 @@ class Admin(FlowAdmin):
     async def status(self, request: web.Request) -> web.Response:
         fabric = self._fabric
         addresses = {"http": fabric.http_address, **{kind: broker.address for kind, broker in fabric.brokers.items()}}
+        refused = fabric.refused_reload
         return json_answer(
             {
                 **process_status(),
                 "startedAt": fabric.started_at,
+                "refusedReload": None if refused is None else {"problems": refused.problems, "at": refused.at},
                 "addresses": {"kafka": None, "nats": None, **addresses},
                 "functions": functions_status(fabric),
                 "triggers": self.triggers_status(),
@@ -79,6 +82,7 @@ class Admin(FlowAdmin):
             "content-type": message.content_type,
             "kubeirq-attempt": "1",  # the function may tell this caller why it fails
         }
+        began = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=_CALL_SECONDS)
         try:
             async with (
@@ -86,8 +90,11 @@ class Admin(FlowAdmin):
                 session.post(process.gate.url, data=message.body, headers=headers) as answer,
             ):
                 body = await answer.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise Refused(502, f"function {name!r}: no answer: {error!r}") from error
+        except TimeoutError as error:
+            raise Refused(502, f"function {name!r}: no answer within {_CALL_SECONDS} s") from error
+        except aiohttp.ClientError as error:
+            reason = await process.gate.why_lost(began) if process.gate.why_lost is not None else ""
+            raise Refused(502, f"function {name!r}: no answer: {reason or str(error)}") from error
         found = {name: answer.headers[name] for name in ("content-type", "kubeirq-error") if name in answer.headers}
         found["kubeirq-status"] = str(answer.status)
         return web.Response(body=body, headers=found)
@@ -150,6 +157,7 @@ def functions_status(fabric: Fabric) -> list[dict[str, Any]]:
             "restarts": process.restarts,
             "since": process.since,
             "lastError": process.last_error,
+            "lastErrorAt": process.last_error_at if process.last_error else None,
         }
         for (namespace, name), process in sorted(fabric.functions.items())
     ]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ async def start_child(
     folder: Path | None = None,
     output: int | IO[bytes] = asyncio.subprocess.DEVNULL,
     umask: int = -1,
+    pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
     """Starts the command in its own process group. On Linux, the kernel kills it when this process ends."""
     return await asyncio.create_subprocess_exec(
@@ -33,6 +35,7 @@ async def start_child(
         stdout=output,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C in the terminal reaches only the fabric, which stops its children in order
+        pass_fds=tuple(pass_fds),
         preexec_fn=partial(_prepare, umask),  # uvloop has no argument `umask`
     )
 
@@ -66,6 +69,19 @@ def free_port(wanted: Sequence[int] = ()) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no loopback port is free; end processes that hold ports")
+
+
+def check_free(host: str, port: int, option: str) -> None:
+    """Raises OSError, which names the option, if nobody can listen there. Port 0 is always free."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise OSError(f"{option}: another process listens on {host}:{port}; end it, or set {option}") from error
+            raise OSError(f"{option}: {host}:{port}: {error.strerror}") from error
 
 
 def exit_text(code: int) -> str:

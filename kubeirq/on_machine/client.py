@@ -22,6 +22,7 @@ from kubeirq.fabric_client import (
 from kubeirq.name_lookup import find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
+from kubeirq.output.event_display import printable
 from kubeirq.output.formats import age, last_answer
 from kubeirq.output.letter_text import tell_unreadable
 from kubeirq.output.trigger_lines import condition_lines, flow_lines, next_steps
@@ -44,7 +45,8 @@ class MachineClient:
         await self._client.__aexit__(kind, error, trace)
 
     async def overview(self, selector: str | None, all_namespaces: bool) -> Overview:
-        found = await self._views()
+        status = await self._client.get("/v1/status")
+        found, refused = _views_of(status), status["refusedReload"]
         kinds = set[str]()
         if selector is not None:
             from trigger_sources.registry import kinds as installed
@@ -55,7 +57,11 @@ class MachineClient:
         functions = [one for one in shown if one["kind"] == "Function"]
         functions.sort(key=lambda one: (one["state"] == "Ready", one["name"]))
         return Overview(
-            {"functions": [_without_kind(one) for one in functions], "triggers": triggers},
+            {
+                "functions": [_without_kind(one) for one in functions],
+                "triggers": triggers,
+                "refusedReload": refused,
+            },
             [
                 (
                     ("TRIGGER", "FUNCTION", "READY", "DELIVERED", "RETRIED", "DEAD", "HELD", "LAG", "LAST"),
@@ -66,13 +72,17 @@ class MachineClient:
                     [_function_row(one) for one in functions],
                 ),
             ],
-            all(one["state"] == "Ready" for one in functions) and all(_ready(one) == "True" for one in triggers),
+            refused is None
+            and all(one["state"] == "Ready" for one in functions)
+            and all(_ready(one) == "True" for one in triggers),
+            refusal_lines(refused),
         )
 
     async def describe(self, name: str) -> Description:
-        found = find_one(await self._views(), name)
+        status = await self._client.get("/v1/status")
+        found, refused = find_one(_views_of(status), name), status["refusedReload"]
         lines = function_lines(found) if found["kind"] == "Function" else trigger_lines(found)
-        return Description(found, lines)
+        return Description({**found, "refusedReload": refused}, [*lines, *refusal_lines(refused)])
 
     async def call(self, function: str, message: Message) -> Answer:
         functions = [one for one in await self._views() if one["kind"] == "Function"]
@@ -146,8 +156,19 @@ class MachineClient:
         return int(answer.get("lanes", 0))
 
     async def _views(self) -> list[ResourceView]:
-        status = await self._client.get("/v1/status")
-        return [*status["triggers"], *({**found, "kind": "Function"} for found in status["functions"])]
+        return _views_of(await self._client.get("/v1/status"))
+
+
+def _views_of(status: Mapping[str, Any]) -> list[ResourceView]:
+    return [*status["triggers"], *({**found, "kind": "Function"} for found in status["functions"])]
+
+
+def refusal_lines(refused: Mapping[str, Any] | None) -> list[str]:
+    """Says that the files are not what runs, and why."""
+    if refused is None:
+        return []
+    head = f"the files changed {age(refused['at'])} ago and cannot run; the version before still runs:"
+    return [head, *(f"  {printable(line)}" for line in refused["problems"])]
 
 
 def _query_of(message: Message) -> dict[str, str]:
@@ -180,7 +201,8 @@ def function_lines(found: ResourceView) -> list[str]:
     ]
     lines.append(f"  {'since':10} {age(found['since'])} ago")
     if found["lastError"]:
-        lines.append("  last error\n    " + found["lastError"].strip().replace("\n", "\n    "))
+        ago = f", {age(found['lastErrorAt'])} ago" if found["lastErrorAt"] else ""
+        lines.append(f"  last error{ago}\n    " + found["lastError"].strip().replace("\n", "\n    "))
     if found["state"] in ("Down", "Failing"):
         lines.append(f"  next: kubeirq logs {found['name']}")
     return lines

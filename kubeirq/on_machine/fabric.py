@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +28,14 @@ from trigger_sources.stores.sqlite import Store
 
 _ROUTES_ATTEMPTS = 200
 _ROUTES_ATTEMPT_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class RefusedReload:
+    """The files have changed since, and what they say now cannot run."""
+
+    problems: Sequence[str]
+    at: float  # seconds since the epoch
 
 
 class Fabric:
@@ -52,6 +60,7 @@ class Fabric:
         self.brokers: dict[str, Broker] = {}
         self.gateway = Gateway()
         self.desired = DesiredState((), (), _no_secret, lambda _: {})
+        self.refused_reload: RefusedReload | None = None  # while the files are not what runs
         self._http = http_host, http_port
         self._port = http_port
         self._observe = observe

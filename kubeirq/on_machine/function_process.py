@@ -1,6 +1,7 @@
 """A function as a process: replaces its version without losing an event, and opens and closes its gate."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.gate import Gate
 
 log = logging.getLogger(__name__)
+
+_END_SECONDS = 1.0  # after a connection is lost, until the end of the worker is known
 
 FunctionState = Literal["Starting", "Ready", "Down", "Failing"]
 
@@ -30,12 +33,17 @@ class FunctionProcess:
         self.address = ""  # http://127.0.0.1:port, while a version serves
         self.restarts = 0
         self.last_error = ""
+        self.last_error_at = 0.0  # seconds since the epoch
         self.newest: Program | None = None  # the newest version, whether it serves or not
         self._rejected = ""  # why the newest version does not serve while an older one does
         self._show = show
         self._serving: ProgramRunner | None = None
         self._starting: ProgramRunner | None = None
         self._stopping: set[asyncio.Task[None]] = set()
+        self._worker_end = ""  # of the last worker that crashed: `exit code 7`, `signal SIGSEGV`
+        self._worker_ended_at = 0.0  # in seconds of the monotonic clock
+        self._worker_has_ended = asyncio.Event()
+        gate.why_lost = self._why_lost
         gate.close("its process is starting")
 
     @property
@@ -61,6 +69,7 @@ class FunctionProcess:
             program,
             on_ready=self._on_ready,
             on_failure=self._on_failure,
+            on_worker_end=self._on_worker_end,
             show=self._show,
             after=tuple(self._stopping) if program.alone else (),
         )
@@ -70,7 +79,7 @@ class FunctionProcess:
     def failed(self, message: str) -> None:
         """Notes that the newest version cannot start, because its code or its dependencies are missing."""
         self.newest = None
-        self.last_error = message
+        self._note_error(message)
         if self._starting is not None:
             self._stop(self._starting)
             self._starting = None
@@ -106,15 +115,40 @@ class FunctionProcess:
         """Whether the runner is to start the process again."""
         if runner is self._starting and self._serving is not None:
             self._starting = None
-            self._rejected = self.last_error = f"the new version does not start, the old version still runs: {error}"
+            self._rejected = f"the new version does not start, the old version still runs: {error}"
+            self._note_error(self._rejected)
             self._set_state("Failing")
             return False
-        self.last_error = str(error)
+        self._note_error(str(error))
         self.restarts += 1
         self.address = ""
         self.gate.close(str(error))
         self._set_state("Down" if runner is self._serving else "Failing")
         return True
+
+    def _on_worker_end(self, how: str) -> None:
+        """A worker crashed. Its supervisor holds the socket and starts another one, so the function stays up."""
+        self._worker_end = f"{how} (out of memory, or it hung)" if how == "signal SIGKILL" else how
+        self._worker_ended_at = time.monotonic()
+        self._worker_has_ended.set()
+        self.restarts += 1
+        self._note_error(f"the worker process ended with {self._worker_end}")
+        log.warning("worker of function ended", extra={"function": self.name, "problem": self._worker_end})
+
+    async def _why_lost(self, called_at: float) -> str:
+        """Why a call that began then (seconds of the monotonic clock) lost its connection; empty if nobody knows."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                while self._worker_ended_at <= called_at:
+                    self._worker_has_ended.clear()
+                    await self._worker_has_ended.wait()
+        if self._worker_ended_at <= called_at:
+            return ""
+        return f"the worker process ended with {self._worker_end} while it ran this event"
+
+    def _note_error(self, message: str) -> None:
+        self.last_error = message
+        self.last_error_at = time.time()
 
     def _stop(self, runner: ProgramRunner) -> None:
         task = asyncio.ensure_future(runner.stop())

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -19,6 +21,7 @@ _POLL_SECONDS = 0.03
 _PROBE_SECONDS = 2.0
 _READ_BYTES = 64 * 1024
 _LAST_LINES = 20
+_FRAME = re.compile(r'\s*File "(.+)", line (\d+)')  # of a traceback
 _RUNTIME_LINE = "runtime: the function does not start"  # comes after the line that says why
 
 
@@ -43,6 +46,8 @@ class ProgramRunner:
     """Keeps one program running, in one task, until it is stopped.
 
     `on_ready` gets the port and the declared concurrency. `on_failure` gets the error, and returns whether to restart.
+    `on_worker_end` gets the exit status in words of a worker that crashed: its supervisor, which is the process,
+    starts another one by itself.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class ProgramRunner:
         *,
         on_ready: Callable[["ProgramRunner", int, int | None], None],
         on_failure: Callable[["ProgramRunner", NotServing], bool],
+        on_worker_end: Callable[[str], None],
         show: Callable[[LogLine], None],
         after: Collection["asyncio.Task[None]"] = (),  # it starts once these have ended
     ) -> None:
@@ -60,6 +66,7 @@ class ProgramRunner:
         self._name = name
         self._on_ready = on_ready
         self._on_failure = on_failure
+        self._on_worker_end = on_worker_end
         self._show = show
         self._after = after
         self._process: asyncio.subprocess.Process | None = None
@@ -92,16 +99,21 @@ class ProgramRunner:
         """Runs the process until it ends, and then always raises NotServing."""
         port = free_port()
         self._last_lines.clear()
+        ends, told = os.pipe()
+        self._read_ends(ends)
         try:
             process = await start_child(
                 self.program.command,
-                environment={**self.program.environment, "FUNC_PORT": str(port)},
+                environment={**self.program.environment, "FUNC_PORT": str(port), "KUBEIRQ_ENDS_FD": str(told)},
                 folder=self.program.folder,
                 output=asyncio.subprocess.PIPE,
                 umask=outer_umask(),
+                pass_fds=[told],
             )
         except OSError as error:
             raise NotServing(f"{self.program.command[0]}: {error.strerror}") from error
+        finally:
+            os.close(told)
         self._process = process
         self.pid = process.pid
         self._reader = asyncio.create_task(self._read(process))
@@ -137,7 +149,23 @@ class ProgramRunner:
     def _last_line(self) -> str:
         printed = (line for line in reversed(self._last_lines) if line.strip() and not line.startswith(_RUNTIME_LINE))
         line = next(printed, "")
-        return f": {line.strip()}" if line else ""
+        place = place_of_error(self._last_lines, self.program.origin or self.program.folder)
+        return f": {line.strip()}{place}" if line else ""
+
+    def _read_ends(self, ends: int) -> None:
+        """Reads a line for each worker that crashes, until the process has ended and closed its side of the pipe."""
+        loop = asyncio.get_running_loop()
+        os.set_blocking(ends, False)
+
+        def read() -> None:
+            lines = os.read(ends, _READ_BYTES).decode(errors="replace").splitlines()
+            for line in lines:
+                self._on_worker_end(line)
+            if not lines:
+                loop.remove_reader(ends)
+                os.close(ends)
+
+        loop.add_reader(ends, read)
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
@@ -171,6 +199,13 @@ class ProgramRunner:
             if not line.left_out:
                 self._last_lines.append(line.text)
             self._show(line)
+
+
+def place_of_error(lines: Iterable[str], code: Path) -> str:
+    """` (orders.py:12)`: the last line of the function's own code in a traceback; empty without one. Pure."""
+    places = [found for line in lines if (found := _FRAME.match(line)) is not None]
+    own = next((found for found in reversed(places) if found[1].startswith(f"{code}/")), None)
+    return f" ({Path(own[1]).relative_to(code)}:{own[2]})" if own is not None else ""
 
 
 async def _health(port: int) -> tuple[int, int | None]:

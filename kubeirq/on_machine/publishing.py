@@ -1,6 +1,7 @@
 """Publishes an event to the source of a trigger, as any client of that source would."""
 
 import asyncio
+import time
 import uuid
 from typing import Any
 
@@ -10,6 +11,7 @@ from kubeirq.fabric_client import Message
 from kubeirq.on_machine.fabric import Fabric
 from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.nats.subjects import checked_subject, covers
+from trigger_sources.transport.diagnosis import reasons_of
 
 _SECONDS = 60
 
@@ -40,7 +42,7 @@ def _headers_of(message: Message, prefix: str) -> dict[str, str]:
 
 async def _to_kafka(trigger: TriggerResource, fabric: Fabric, message: Message, count: int) -> list[str]:
     from aiokafka import AIOKafkaProducer
-    from aiokafka.errors import KafkaError
+    from aiokafka.errors import KafkaConnectionError, KafkaError
 
     topics = getattr(trigger.spec, "topics", None)
     if not topics:
@@ -56,8 +58,12 @@ async def _to_kafka(trigger: TriggerResource, fabric: Fabric, message: Message, 
             await producer.start()
             sent = [await producer.send(topics[0], message.body, key=key, headers=headers) for _ in range(count)]
             records = await asyncio.gather(*sent)
+    except KafkaConnectionError as error:
+        raise CannotPublish(f"{trigger.name}: {await reasons_of(brokers, 9092, 'Kafka')}") from error
     except KafkaError as error:
         raise CannotPublish(f"{trigger.name}: {', '.join(brokers)}: {error}") from error
+    except TimeoutError as error:
+        raise CannotPublish(f"{trigger.name}: {', '.join(brokers)}: no answer within {_SECONDS} s") from error
     finally:
         await producer.stop()
     return [f"{record.topic}/{record.partition}/{record.offset}" for record in records]
@@ -65,7 +71,7 @@ async def _to_kafka(trigger: TriggerResource, fabric: Fabric, message: Message, 
 
 async def _to_nats(trigger: TriggerResource, fabric: Fabric, message: Message, count: int) -> list[str]:
     import nats
-    from nats.errors import Error
+    from nats.errors import Error, NoServersError
     from nats.js.errors import NoStreamResponseError
 
     pattern = str(getattr(trigger.spec, "subject", ""))
@@ -84,7 +90,7 @@ async def _to_nats(trigger: TriggerResource, fabric: Fabric, message: Message, c
     servers = list(trigger.spec.addresses.get("nats") or fabric.host.defaults.get("nats", ()))
     headers, data = _headers_of(message, "ce-"), message.body
     try:
-        client = await nats.connect(servers, connect_timeout=5, max_reconnect_attempts=2)
+        client = await nats.connect(servers, connect_timeout=5, max_reconnect_attempts=2, error_cb=_ignored)
         try:
             stream = client.jetstream()
             found = [await stream.publish(subject, data, headers=headers) for _ in range(count)]
@@ -96,6 +102,8 @@ async def _to_nats(trigger: TriggerResource, fabric: Fabric, message: Message, c
             return []
         finally:
             await client.close()
+    except (NoServersError, OSError) as error:
+        raise CannotPublish(f"{trigger.name}: {await reasons_of(servers, 4222, 'NATS')}") from error
     except Error as error:
         raise CannotPublish(f"{trigger.name}: {', '.join(servers)}: {error}") from error
 
@@ -114,9 +122,21 @@ async def _to_http(trigger: TriggerResource, fabric: Fabric, message: Message, c
     if host := getattr(trigger.spec, "host", None):
         headers["host"] = host
     url = fabric.http_address + path
+    began = time.time()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session:
         for _ in range(count):
             async with session.request(method, url, data=message.body, headers=headers) as answer:
                 if answer.status >= 400:
-                    raise CannotPublish(f"{trigger.name}: answer {answer.status}: {(await answer.text())[:500]}")
+                    reason = _reason_of_failure(fabric, trigger, began) or (await answer.text())[:500].strip()
+                    raise CannotPublish(f"{trigger.name}: answer {answer.status}: {reason}")
     return []
+
+
+def _reason_of_failure(fabric: Fabric, trigger: TriggerResource, began: float) -> str:
+    """The trigger's last error since then: the gateway does not tell a caller why the function failed."""
+    statuses = [running.flow.status() for running in fabric.running_flows.of(trigger.uid)]
+    return next((found.last_error for found in statuses if (found.last_error_at or 0) >= began), "")
+
+
+async def _ignored(error: Exception) -> None:
+    """The client logs a traceback for each attempt to connect, unless somebody takes the error."""

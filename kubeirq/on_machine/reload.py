@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kubeirq.manifests.resources import InvalidManifests
 from kubeirq.on_machine.desired_state import DesiredState, load_desired_state
-from kubeirq.on_machine.fabric import Fabric
+from kubeirq.on_machine.fabric import Fabric, RefusedReload
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +60,18 @@ class Reloader:
         try:
             await self.fabric.apply(load_desired_state(self.paths, self.secrets), self.grace_seconds)
         except InvalidManifests as problems:
+            self._refuse(problems.lines)
             self.notice("not reloaded; the version before still runs:")
             for line in problems.lines:
                 self.notice("  " + line)
-        except Exception:
+        except Exception as error:
+            self._refuse([f"a fault of kubeirq: {type(error).__name__}: {error}; its log has more"])
             log.exception("not reloaded")
+        else:
+            self.fabric.refused_reload = None
+
+    def _refuse(self, problems: Sequence[str]) -> None:
+        self.fabric.refused_reload = RefusedReload(list(problems), time.time())
 
 
 def affects(changed: Path, desired: DesiredState, paths: Sequence[Path], secrets: Path | None) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kubeirq.manifests.resources import InvalidManifests
 from kubeirq.on_machine.admin import admin_api
-from kubeirq.on_machine.child_processes import free_port
+from kubeirq.on_machine.child_processes import check_free, free_port
 from kubeirq.on_machine.desired_state import DesiredState, load_desired_state
 from kubeirq.on_machine.fabric import Fabric
 from kubeirq.on_machine.fabric_logging import FUNCTION_LOGGER, logging_to
@@ -54,6 +54,7 @@ async def dev(
             print(f"kubeirq dev: --debug: {problem}", file=sys.stderr)
             return 1
         with locked(state), logging_to(state, TerminalWarnings(display.notice)):
+            check_free("127.0.0.1", http_port or 0, "--http-port")
             debug_ports = {} if debug is None else {debug: free_port([_DEBUG_PORT])}
             fabric = Fabric(
                 state,
@@ -93,6 +94,8 @@ async def serve(
     try:
         desired = load_desired_state(paths, secrets)
         with locked(state), logging_to(state, logging_to_stdout):
+            check_free(http_host, http_port, "--http-port")
+            check_free(metrics_host, metrics_port, "--metrics-port")
             fabric = Fabric(
                 state,
                 http_host=http_host,
@@ -111,7 +114,12 @@ async def serve(
             async with _running(fabric, desired), metrics as address:
                 log.info(
                     "fabric is running",
-                    extra={"http": fabric.http_address, "metrics": address, "state": str(state)},
+                    extra={
+                        "http": fabric.http_address,
+                        "metrics": address,
+                        **{kind: broker.address for kind, broker in sorted(fabric.brokers.items())},
+                        "state": str(state),
+                    },
                 )
                 hangup = asyncio.Event()
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)

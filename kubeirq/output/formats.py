@@ -14,8 +14,8 @@ def table_lines(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str
     """The lines of a table; none if there are no rows."""
     if not rows:
         return []
-    # The first column names the row. It stays whole, so that it can be pasted
-    texts = [names, *([_text(row[0]), *map(_cell, row[1:])] for row in rows)]
+    # The first column names the row, to be pasted, and the last one may be an error: both stay whole
+    texts = [names, *([_text(row[0]), *map(_cell, row[1:-1]), *map(_text, row[1:][-1:])] for row in rows)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(names))]
     return ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in texts]
 

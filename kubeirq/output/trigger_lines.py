@@ -27,8 +27,12 @@ def flow_lines(found: Mapping[str, Any]) -> list[str]:
         f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}, "
         f"dead letters {found['deadLetters']}",
         f"  last answer {last_answer(found['lastAnswer'])}"
-        + (f"; last error: {found['lastError']}" if found["lastError"] else ""),
+        + (f"; last error{_ago(found.get('lastErrorAt'))}: {found['lastError']}" if found["lastError"] else ""),
     ]
+
+
+def _ago(at: float | None) -> str:
+    return f", {age(at)} ago" if at else ""
 
 
 def next_steps(trigger: Mapping[str, Any]) -> list[str]:

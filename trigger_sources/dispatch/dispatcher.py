@@ -35,7 +35,7 @@ from trigger_sources.dispatch.room import Room
 from trigger_sources.dispatch.suspects import Suspects
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.source import TriggerSource
-from trigger_sources.transport.client import NoAnswer, Stale, Unreachable
+from trigger_sources.transport.client import ConnectionLost, NoAnswer, Stale, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ class Dispatcher:
         self.room_changed = asyncio.Event()  # set whenever an event is held no longer
         self.drains = False  # the flow stops: nothing more is taken
         self.last_answer: tuple[int, float, float] | None = None  # status, epoch seconds, latency in seconds
-        self.last_error = ""
+        self._last_error = ""
+        self.last_error_at: float | None = None  # seconds since the epoch
         where = {"trigger": f"{identity.namespace}/{identity.trigger}", "function": identity.function}
         self.letters = LetterWriter(where)
         self.hold = FailureHold(trigger.delivery.hold_after, self._kick, where)
@@ -106,6 +107,15 @@ class Dispatcher:
     @property
     def held(self) -> int:
         return len(self._held)
+
+    @property
+    def last_error(self) -> str:
+        return self._last_error
+
+    @last_error.setter
+    def last_error(self, text: str) -> None:
+        self._last_error = text
+        self.last_error_at = time.time()
 
     def events(self) -> list[Held]:
         """The events that are held, oldest first."""
@@ -514,9 +524,13 @@ class Dispatcher:
         """A call on a kept connection has ended."""
         held.work = None
         try:
-            if isinstance(found, Stale):
-                self._work(held, self._answer_of, True)
-                return
+            if not isinstance(found, Answer):
+                if isinstance(found, Stale):
+                    self._work(held, self._answer_of, True)
+                    return
+                if isinstance(found, ConnectionLost) and self._gate.why_lost is not None:
+                    self._work(held, self._lost, found)
+                    return
             self._step(held, self._judged(held, found))
         except Exception:  # noqa: BLE001  it is logged there
             self._faulted(held)
@@ -534,6 +548,8 @@ class Dispatcher:
             )  # fmt: skip
         except ValueError as problem:
             return self._cannot_be_called(held, problem)
+        except ConnectionLost as problem:
+            return await self._lost(held, problem)
         except NoAnswer as problem:
             found = problem
         except Unreachable as problem:
@@ -541,6 +557,12 @@ class Dispatcher:
             gate.unreachable(str(problem))
             return self._unreachable(held, str(problem))
         return self._judged(held, found)
+
+    async def _lost(self, held: Held, problem: ConnectionLost) -> Input:
+        """A call lost its connection. Who runs the function may know why."""
+        why_lost = self._gate.why_lost
+        reason = await why_lost(held.called_at) if why_lost is not None else ""
+        return self._judged(held, NoAnswer(reason) if reason else problem)
 
     async def _answer_alone(self, held: Held) -> Input:
         """The same for a suspect event: a mark stands while it is called, and only then."""

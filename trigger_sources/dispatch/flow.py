@@ -67,6 +67,7 @@ class FlowStatus:
     dead_letters: int
     last_answer: tuple[int, float, float] | None  # status, epoch seconds, latency in seconds
     last_error: str
+    last_error_at: float | None  # seconds since the epoch
 
     @property
     def ready(self) -> bool:
@@ -403,6 +404,7 @@ class Flow:
             dead_letters=dispatcher.letters.count,
             last_answer=dispatcher.last_answer,
             last_error=dispatcher.last_error,
+            last_error_at=dispatcher.last_error_at,
         )
 
     def reading(self) -> Reading:

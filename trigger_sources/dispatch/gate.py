@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from trigger_sources.backoff import Backoff
 from trigger_sources.transport.client import Endpoint, Resolve
@@ -31,6 +31,8 @@ class Gate:
         self.in_flight = 0
         self.down_since: float | None = None  # seconds since the epoch
         self.down_reason = ""
+        # Why a call that began then (in seconds of the monotonic clock) lost its connection; empty if it is not known
+        self.why_lost: Callable[[float], Awaitable[str]] | None = None
         self._tls = tls
         self._resolve = resolve
         self._waiting: dict[Callable[[], None], None] = {}  # flows that have events and may not start them, in order

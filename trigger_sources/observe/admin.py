@@ -396,6 +396,7 @@ def _flow_status(running: RunningTrigger) -> dict[str, Any]:
         "suspended": running.flow.trigger.suspend,
         "lastAnswer": None if last is None else {"status": last[0], "at": last[1], "latencySeconds": last[2]},
         "lastError": status.last_error,
+        "lastErrorAt": status.last_error_at,
     }
 
 
@@ -420,6 +421,7 @@ def _idle_status(trigger: TriggerResource, reason: str, message: str) -> dict[st
         "suspended": trigger.spec.suspend,
         "lastAnswer": None,
         "lastError": "",
+        "lastErrorAt": None,
     }
 
 

@@ -14,9 +14,9 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from trigger_sources.delivery import Answer
-from trigger_sources.transport.connection import Answered, Connection, NoAnswer, Stale, tls_context
+from trigger_sources.transport.connection import Answered, Connection, ConnectionLost, NoAnswer, Stale, tls_context
 
-__all__ = ["Connection", "Endpoint", "NoAnswer", "Resolve", "Stale", "Unreachable"]
+__all__ = ["Connection", "ConnectionLost", "Endpoint", "NoAnswer", "Resolve", "Stale", "Unreachable"]
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]  # from a host to its addresses; raises OSError
 

@@ -16,6 +16,10 @@ class NoAnswer(Exception):
     """The function is failing: the request was sent, and no whole answer came. The text says why."""
 
 
+class ConnectionLost(NoAnswer):
+    """The connection was lost while the request was under way: its process may have ended."""
+
+
 class Stale(Exception):
     """The other side closed a kept connection before the first byte of an answer."""
 
@@ -142,9 +146,9 @@ class Connection(asyncio.Protocol):
             elif self.used and not self._answer_begun:
                 self._end(Stale())
             elif self._answer_begun:
-                self._end(NoAnswer("the connection was lost in the middle of the answer"))
+                self._end(ConnectionLost("the connection was lost in the middle of the answer"))
             else:
-                self._end(NoAnswer("the connection was lost before an answer came"))
+                self._end(ConnectionLost("the connection was lost before an answer came"))
         self.transport = None
         self._closed(self)
 

@@ -25,6 +25,7 @@ WATCHED = {signal.SIGCHLD, *STOPPING}
 def main():
     """Runs the function until SIGTERM; the exit code."""
     try:
+        ends = _pipe_of_ends()
         settings = Settings(os.environ)
         listening = _listen(settings)
     except (ValueError, OSError) as error:
@@ -35,7 +36,7 @@ def main():
     failures = 0
     while True:
         started = time.monotonic()
-        pid, heartbeat, lifeline = _start_worker(settings, listening)
+        pid, heartbeat, lifeline = _start_worker(settings, listening, ends)
         status, stop_asked = _watch(pid, heartbeat, settings, listening)
         os.close(lifeline)
         _, served = heartbeat.last()
@@ -50,6 +51,7 @@ def main():
             return NOT_STARTED
         if status != REPLACE_ME:
             say(f"worker ended with {_exit_text(status)}: starting another")
+            _tell(ends, _exit_text(status))
         pause = min(1.0 if served else 5.0, 0.1 * 2**failures) if failures > 1 else 0.0
         if signal.sigtimedwait(STOPPING, pause):
             return 0
@@ -67,7 +69,25 @@ def _listen(settings):
     return listening
 
 
-def _start_worker(settings, listening):
+def _pipe_of_ends():
+    """The pipe in which whoever started this process wants a line for each worker that crashed; None without one."""
+    number = os.environ.pop("KUBEIRQ_ENDS_FD", None)
+    if number is None:
+        return None
+    os.set_inheritable(int(number), False)  # a program that the function starts must not keep it open
+    os.set_blocking(int(number), False)
+    return int(number)
+
+
+def _tell(ends, text):
+    if ends is not None:
+        try:  # noqa: SIM105 (contextlib would be one more import)
+            os.write(ends, f"{text}\n".encode())
+        except OSError:
+            pass  # nobody reads it any more
+
+
+def _start_worker(settings, listening, ends):
     """Forks; returns the worker's pid, its heartbeat, and its lifeline: the worker dies when this pipe is closed."""
     heartbeat = Heartbeat()
     reader, lifeline = os.pipe()
@@ -76,6 +96,8 @@ def _start_worker(settings, listening):
         os.close(reader)
         return pid, heartbeat, lifeline
     os.close(lifeline)
+    if ends is not None:
+        os.close(ends)
     status = NOT_STARTED
     try:
         _die_with(reader)

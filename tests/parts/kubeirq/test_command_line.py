@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,11 +60,11 @@ def test_check_finds_what_would_not_start_and_says_so_as_json(tmp_path: Path) ->
         "apiVersion: kubeirq.dev/v1\nkind: Function\nmetadata: {name: f}\nspec: {source: {path: f.py}}\n"
     )
     code, output = run("check", str(tmp_path))
-    assert (code, output.splitlines()[0]) == (1, f"{tmp_path}/f.py:1: f.py, line 1: SyntaxError: expected ':'")
+    assert (code, output.splitlines()[0]) == (1, f"{tmp_path}/f.py:1: SyntaxError: expected ':'")
     code, output = run("check", str(tmp_path), "-o", "json")
     assert code == 1
     assert json.loads(output)["problems"] == [
-        {"file": f"{tmp_path}/f.py", "line": 1, "field": "", "message": "f.py, line 1: SyntaxError: expected ':'"}
+        {"file": f"{tmp_path}/f.py", "line": 1, "field": "", "message": "SyntaxError: expected ':'"}
     ]
 
 
@@ -186,6 +187,44 @@ async def test_a_lane_or_dead_letter_is_named_as_it_is_listed_and_an_unknown_nam
             assert (await ran(*words))[0] == 1
         for command in ("list", "show", "redrive", "purge"):
             assert (await ran("dead-letters", command, "x", *([] if command == "list" else ["y"])))[0] == 1
+
+
+async def test_a_worker_that_crashes_is_told_in_the_attempt_and_in_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = """
+import ctypes, os, signal
+def handler(event, context):
+    if event["data"] == "exit":
+        os._exit(7)
+    if event["data"] == "segv":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    manifests = [
+        manifest("Function", "f", source={"inline": code}),
+        manifest("NATSTrigger", "n", function="f", subject="n", createStream=True, delivery={"attempts": 1}),
+    ]
+    async with fabric(tmp_path / "app", tmp_path / ".kubeirq", manifests=manifests) as it:
+        async with asyncio.timeout(20):
+            while (await ran("get"))[0] == 3:
+                await asyncio.sleep(0.1)
+        for data, end in (("exit", "exit code 7"), ("segv", "signal SIGSEGV"), ("kill", "signal SIGKILL (out of mem")):
+            code_, output = await ran("call", "f", "-d", f'"{data}"')
+            assert code_ == 1
+            assert f"Error: function 'f': no answer: the worker process ended with {end}" in output
+        assert (await ran("publish", "n", "-d", '"exit"'))[0] == 0
+        await rows("dead-letters", "list", "n", number=1)
+        text = "the worker process ended with exit code 7"
+        path = "/v1/triggers/default/NATSTrigger/n/dead-letters"
+        assert (await it.ask_json("GET", path))["deadLetters"][0]["message"] == f"{text} while it ran this event"
+        described = (await ran("describe", "n"))[1]
+        assert re.search(rf"last error, \d+s ago: {text} while it ran this event", described), described
+        assert re.search(rf"last error, \d+s ago\n    {text}", (await ran("describe", "f"))[1])
+        status = (await it.status())["functions"][0]
+        assert (status["state"], status["lastError"]) == ("Ready", text)
+        assert status["restarts"] >= 4  # a call on a kept connection is made again on a new one
 
 
 async def rows(*words: str, number: int) -> list[str]:

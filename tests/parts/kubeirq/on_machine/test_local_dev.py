@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -14,6 +15,9 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+from click.testing import CliRunner
+
+from kubeirq.__main__ import commands
 
 ORDERS = Path(__file__).parents[4] / "examples" / "orders"
 
@@ -38,6 +42,22 @@ async def test_a_change_of_the_code_runs_within_two_seconds_and_a_bad_manifest_c
         )
         await it.says("not reloaded; the version before still runs")
         await it.delivered(3, "2")
+
+
+async def test_a_refused_reload_shows_in_other_terminals_until_the_files_are_right(tmp_path: Path) -> None:
+    write(tmp_path, "1")
+    async with fabric(tmp_path) as it:
+        await it.delivered(1, "1")
+        (tmp_path / "web.yaml").write_text(
+            "apiVersion: kubeirq.dev/v1\nkind: HTTPTrigger\nmetadata: {name: web}\nspec: {pth: x}\n"
+        )
+        await until(lambda: it.found["refusedReload"] is not None, ask=it.refresh)
+        for command in (("get",), ("describe", "web")):
+            told = await it.ran(*command)
+            assert re.search(r"the files changed \d+s ago and cannot run; the version before still runs:\n", told), told
+            assert f"{tmp_path}/web.yaml:4: spec.pth: unknown field" in told
+        write(tmp_path, "1")
+        await until(lambda: it.found["refusedReload"] is None, ask=it.refresh)
 
 
 async def test_kill_minus_nine_leaves_no_process_and_the_next_start_delivers_the_rest(tmp_path: Path) -> None:
@@ -166,6 +186,11 @@ class Running:
         async with aiohttp.ClientSession(connector=connector) as session:
             async with session.get("http://admin/v1/status") as answer:
                 self.found = await answer.json()
+
+    async def ran(self, *command: str) -> str:
+        """The output of a command about this fabric."""
+        words = [*command, "--state", str(self.state)]
+        return (await asyncio.to_thread(CliRunner().invoke, commands, words)).output
 
     async def post(self, number: int) -> None:
         async with aiohttp.ClientSession() as session:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 from servers.fabric import fabric, manifest
 
 from kubeirq.__main__ import commands
+from kubeirq.on_machine.child_processes import free_port
 from kubeirq.sample_events import SAMPLES
 
 CODE = """
@@ -67,12 +71,49 @@ async def test_calls_and_events_carry_what_the_options_say(tmp_path: Path) -> No
         found = await seen(4)
         assert (found["path"], found["attributes"]["type"]) == ("/orders/7", "größe 1")
 
+        code, output = await ran("publish", "web", "--path", "/orders/8", "-d", "{}", "-H", "fail: yes")
+        assert (code, "web: answer 500: status 500: ValueError: as asked (f.py" in output) == (1, True), output
+
         assert "is a pattern; name one that matches with --subject" in (await ran("publish", "jobs", "-d", "{}"))[1]
         for subject in ("other.a", "jobs", "jobs.*"):
             assert (await ran("publish", "jobs", "--subject", subject))[0] == 1
         assert (await ran("publish", "jobs", "--subject", "jobs.a", "--sample", "cloudevents"))[0] == 0
-        found = await seen(5)
+        found = await seen(6)
         assert (found["type"], found["data"]["item"]) == ("com.example.order.created", "tea")
+        assert "nats://127.0.0.1:" in next(
+            line for line in it.log.read_text().splitlines() if "fabric is running" in line
+        )
+
+
+async def test_a_broker_that_cannot_be_reached_is_named_with_the_cause(tmp_path: Path) -> None:
+    port = free_port()
+    manifests = [
+        manifest("Function", "f", source={"inline": CODE}),
+        manifest("NATSTrigger", "jobs", function="f", subject="jobs", servers=[f"nats://127.0.0.1:{port}"]),
+        manifest("KafkaTrigger", "orders", function="f", topics=["o"], brokers=[f"127.0.0.1:{port}"]),
+    ]
+    async with fabric(tmp_path / "app", tmp_path / "state", manifests=manifests) as it:
+        for trigger in ("jobs", "orders"):
+            words = ("publish", trigger, "-d", "1", "--state", str(it.state))
+            code, output = await asyncio.to_thread(run, *words)
+            assert (code, output) == (
+                1, f"Error: {trigger}: 127.0.0.1:{port}: connection refused (nothing listens on this port)\n",
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--http-port", "--metrics-port"])
+def test_a_port_that_is_taken_is_told_before_anything_starts(option: str, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(json.dumps(manifest("Function", "f", source={"inline": CODE})))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = {"--http-port": "--metrics-port", "--metrics-port": "--http-port"}[option]
+        words = ["serve", str(tmp_path), "--state", str(tmp_path / "state"), option, str(port), other, "0"]
+        result = subprocess.run([sys.executable, "-m", "kubeirq", *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert f"{option}: another process listens on 127.0.0.1:{port}; end it, or set {option}" in result.stderr
+    assert not (tmp_path / "state" / "kubeirq.sqlite").exists()
 
 
 @pytest.mark.parametrize(

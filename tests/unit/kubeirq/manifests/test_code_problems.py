@@ -27,6 +27,10 @@ GOOD = "def handler(event, context):\n    return 1\n"
     "code",
     [
         GOOD,
+        "def handler(*arguments):\n    return 1\n",
+        "def handler(event, context=None, more=1, *, way='x'):\n    return 1\n",
+        "def handler(event):\n    return 1\nhandler = print\n",
+        "def wrapped(f): ...\n@wrapped\ndef handler(event): ...\n",
         "async def handler(event, context):\n    return 1\n",
         "class Handler:\n    def __call__(self, event, context): ...\nhandler = Handler()\n",
         "from functools import partial\nhandler = partial(print)\n",
@@ -53,10 +57,16 @@ def test_code_that_may_work_is_no_problem(code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "problem"),
     [
-        ("def handler(event, context)\n    return 1\n", "orders.py:1: orders.py, line 1: SyntaxError: expected ':'"),
-        ("x = 1\nreturn x\n", "orders.py:2: orders.py, line 2: SyntaxError: 'return' outside function"),
-        ("def handler(e, c):\n\tif e:\n        return 1\n", "orders.py:3: orders.py, line 3: TabError: "),
-        ("x = '\0'\n", "orders.py:1: orders.py, line 1: SyntaxError: source code string cannot contain null bytes"),
+        ("def handler(event, context)\n    return 1\n", "orders.py:1: SyntaxError: expected ':'"),
+        (
+            "\ndef handler(event):\n    return 1\n",
+            "orders.py:2: 'handler' has other arguments; write handler(event, context)",
+        ),
+        ("async def handler(event, context, more): ...\n", "orders.py:1: 'handler' has"),
+        ("class A: ...\ndef handler(event, context, *, way): ...\n", "orders.py:2: "),
+        ("x = 1\nreturn x\n", "orders.py:2: SyntaxError: 'return' outside function"),
+        ("def handler(e, c):\n\tif e:\n        return 1\n", "orders.py:3: TabError: "),
+        ("x = '\0'\n", "orders.py:1: SyntaxError: source code string cannot contain null bytes"),
         (
             "def handle(event, context): ...\n",
             "app.yaml:4: spec.handler: orders.py has no function 'handler'; did you mean 'handle'?",
@@ -64,10 +74,10 @@ def test_code_that_may_work_is_no_problem(code: str, tmp_path: Path) -> None:
         ("", "app.yaml:4: spec.handler: orders.py has no function 'handler'"),
         (
             "import os\nimport reqests\n" + GOOD,
-            "orders.py:2: orders.py, line 2: no module 'reqests'; add its package to spec.dependencies,"
+            "orders.py:2: no module 'reqests'; add its package to spec.dependencies,"
             " or its file to spec.source.include",
         ),
-        ("from pandaz.core import x\n" + GOOD, "orders.py:1: orders.py, line 1: no module 'pandaz.core'; add"),
+        ("from pandaz.core import x\n" + GOOD, "orders.py:1: no module 'pandaz.core'; add"),
     ],
 )
 def test_code_that_cannot_start_is_a_problem_at_its_line(code: str, problem: str, tmp_path: Path) -> None:
@@ -79,7 +89,7 @@ def test_a_module_that_the_handler_imports_is_checked_and_one_that_nothing_impor
     files = {"code/orders.py": "import shop.prices\n" + GOOD, "code/old.py": "print 'python 2'\n",
              "code/shop/__init__.py": "", "code/shop/prices.py": "def broken(:\n"}  # fmt: skip
     (found,) = problems(tmp_path, files, source="code")
-    assert found.startswith("code/shop/prices.py:1: shop/prices.py, line 1: SyntaxError")
+    assert found.startswith("code/shop/prices.py:1: SyntaxError")
 
 
 def test_a_file_with_another_name_than_the_function_needs_a_handler(tmp_path: Path) -> None:

@@ -257,3 +257,20 @@ def test_a_value_that_has_to_be_quoted_says_so(tmp_path: Path, value: str) -> No
     (problem,) = load([tmp_path])[1]
     assert problem.message.startswith("invalid YAML: ")
     assert problem.message.endswith("; quote the value, as YAML gives one of its characters a meaning of its own")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("spec:\n  function: a\n   path: /x\n", 3, "is indented deeper than the field before it"),
+        ("spec:\n  function: a\n   nested:\n    x: 1\n", 3, "is indented deeper than the field before it"),
+        ("spec:\n  filter: a: b\n", 2, "quote the value"),
+        ("spec:\n  function: a\n  filter: a: b\n", 3, "quote the value"),
+    ],
+)
+def test_a_field_in_the_wrong_column_is_told_from_a_value_that_needs_quotes(
+    text: str, line: int, hint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    (problem,) = load([tmp_path])[1]
+    assert (problem.line, hint in problem.message) == (line, True), problem
