@@ -39,7 +39,7 @@ PLACES: Mapping[str, Mapping[str, Sequence[str]]] = {
         "event": ["trigger_sources.kafka.member:Member.read"],
         **_DISPATCH,
         "settle": ["trigger_sources.kafka.partition:Partition.settle"],
-        "commit": ["trigger_sources.kafka.member:Member._commit"],
+        "commit": ["trigger_sources.kafka.commits:Commits.commit"],
     },
     "jetstream": {
         "fetch": [

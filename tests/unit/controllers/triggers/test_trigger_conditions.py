@@ -18,7 +18,7 @@ def flow(
 ) -> FlowStatus:
     conditions = [FlowCondition("Ready", "True", "Ready", "", 0)]
     conditions += [FlowCondition("Connected", *connected, 0), FlowCondition("Delivering", *delivering, 0)]
-    return FlowStatus(conditions, Counters(), 0, 0, None, 0, None, "")
+    return FlowStatus(conditions, Counters(), 0, 0, None, 0, None, "", None)
 
 
 def by_type(*flows: tuple[str, FlowStatus]) -> dict[str, Condition]:
