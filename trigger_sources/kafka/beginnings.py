@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetMetadataTooLargeError
 
+from trigger_sources.kafka.commit_metadata import LEAST_BYTES, MOST_BYTES
 from trigger_sources.kafka.group_members import holder_of
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.places import AT_BEGINNING, Beginning, Place, beginning_of, place_of_commit
@@ -75,9 +76,17 @@ class Beginnings:
 
     async def commit(self, places: Mapping[TopicPartition, Place]) -> None:
         """Makes places the group's. Raises CommitFailedError where the assignment does not hold any more."""
-        if places:
-            commits = {tp: OffsetAndMetadata(place.offset, place.metadata) for tp, place in places.items()}
-            await self._consumer._coordinator.commit_offsets(None, commits)
+        most_bytes = MOST_BYTES
+        while places:
+            commits = {tp: OffsetAndMetadata(place.offset, place.metadata(most_bytes)) for tp, place in places.items()}
+            try:
+                await self._consumer._coordinator.commit_offsets(None, commits)
+            except OffsetMetadataTooLargeError:
+                if most_bytes <= LEAST_BYTES:
+                    raise
+                most_bytes //= 2
+            else:
+                return
 
     async def _with_offsets(self, found: dict[TopicPartition, Beginning]) -> dict[TopicPartition, Beginning]:
         unread = [tp for tp, beginning in found.items() if beginning.place.offset == AT_BEGINNING]

@@ -10,6 +10,7 @@ import binascii
 from collections.abc import Collection, Iterable, Sequence
 
 MOST_BYTES = 4096  # the broker's usual limit for the metadata of a commit
+LEAST_BYTES = 64  # a topic's id and the other marks fit
 _RUNS, _BITS = "k1:", "k2:"
 _MOST_SETTLED = 1_000_000  # more are no metadata of ours
 

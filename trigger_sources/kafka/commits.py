@@ -59,35 +59,40 @@ class Commits:
     async def commit(self) -> None:
         """Commits the places that changed. One that the brokers do not accept is tried again by `run`."""
         async with self._lock:
-            self.settled.clear()
-            changed = [
-                (partition, snapshot)
-                for partition in self._partitions.values()
-                if (snapshot := partition.snapshot()) != partition.committed and partition.reads
-            ]
-            if not changed:
-                return
-            try:
-                await self.consumer.commit({partition.tp: snapshot for partition, snapshot in changed})
-            except (CommitFailedError, IllegalStateError) as error:
-                # Of an older generation: the member that has the partition now commits
-                log.info("commit out of date", extra={"trigger": self._trigger, "error": repr(error)})
-                return
-            except OffsetMetadataTooLargeError:
-                for partition, _ in changed:
-                    partition.shrink()
-                self.settled.set()
-                return
-            except KafkaError as error:
-                log.info("commit not accepted", extra={"trigger": self._trigger, "error": repr(error)})
-                self.settled.set()
-                if isinstance(error, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
-                    self.refusal = f"commits are refused, so nothing is delivered: {type(error).__name__}: {error}"
-                    self._on_refused(True)
-                return
-            self.accepted()
-            for partition, snapshot in changed:
-                partition.committed = snapshot
+            while await self._is_too_large():
+                pass
+
+    async def _is_too_large(self) -> bool:
+        """Commits. Returns whether the metadata was too large for the brokers; it is smaller now."""
+        self.settled.clear()
+        changed = [
+            (partition, snapshot)
+            for partition in self._partitions.values()
+            if (snapshot := partition.snapshot()) != partition.committed and partition.reads
+        ]
+        if not changed:
+            return False
+        try:
+            await self.consumer.commit({partition.tp: snapshot for partition, snapshot in changed})
+        except (CommitFailedError, IllegalStateError) as error:
+            # Of an older generation: the member that has the partition now commits
+            log.info("commit out of date", extra={"trigger": self._trigger, "error": repr(error)})
+            return False
+        except OffsetMetadataTooLargeError:
+            self.settled.set()
+            shrunk = [partition.shrink() for partition, _ in changed]
+            return any(shrunk)
+        except KafkaError as error:
+            log.info("commit not accepted", extra={"trigger": self._trigger, "error": repr(error)})
+            self.settled.set()
+            if isinstance(error, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+                self.refusal = f"commits are refused, so nothing is delivered: {type(error).__name__}: {error}"
+                self._on_refused(True)
+            return False
+        self.accepted()
+        for partition, snapshot in changed:
+            partition.committed = snapshot
+        return False
 
     def accepted(self) -> None:
         """Commits may be accepted, as far as is known now."""

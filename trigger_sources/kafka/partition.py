@@ -7,11 +7,9 @@ from dataclasses import replace
 from aiokafka import TopicPartition
 
 from trigger_sources.delivery import SETTLED, Delivery, Outcome
-from trigger_sources.kafka.commit_metadata import MOST_BYTES, decode
+from trigger_sources.kafka.commit_metadata import LEAST_BYTES, MOST_BYTES, decode
 from trigger_sources.kafka.places import Place, topic_name
 from trigger_sources.kafka.watermark import Watermark
-
-_LEAST_METADATA_BYTES = 64  # a topic's id and the other marks fit
 
 
 class Partition:
@@ -60,9 +58,10 @@ class Partition:
             self.full_at, self.full_since = mark.committable, now
         return now - self.full_since
 
-    def shrink(self) -> None:
-        """The broker takes less metadata: a crash may repeat more."""
-        self.metadata_bytes = max(_LEAST_METADATA_BYTES, self.metadata_bytes // 2)
+    def shrink(self) -> bool:
+        """The broker takes less metadata: a crash may repeat more. Returns whether it is any smaller."""
+        before, self.metadata_bytes = self.metadata_bytes, max(LEAST_BYTES, self.metadata_bytes // 2)
+        return self.metadata_bytes < before
 
     def now(self) -> Place:
         """The present place, for a commit."""

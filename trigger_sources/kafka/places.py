@@ -4,7 +4,7 @@ from collections.abc import Set
 from dataclasses import replace
 from typing import Literal
 
-from trigger_sources.kafka.commit_metadata import decode, encode, marks_of
+from trigger_sources.kafka.commit_metadata import MOST_BYTES, decode, encode, marks_of
 from trigger_sources.kafka.topic_ids import short_id
 from trigger_sources.values import frozen
 
@@ -40,10 +40,9 @@ class Place:
         """The offset after the highest settled one."""
         return max(self.offset, max(self.settled, default=-1) + 1)
 
-    @property
-    def metadata(self) -> str:
+    def metadata(self, most_bytes: int = MOST_BYTES) -> str:
         """For a commit."""
-        return encode(self.offset, self.settled, self.marks)
+        return encode(self.offset, self.settled, self.marks, most_bytes)
 
     def kept_text(self) -> str:
         """For the trigger's own state."""

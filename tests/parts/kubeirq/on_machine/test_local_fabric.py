@@ -75,7 +75,7 @@ async def test_events_wait_for_a_first_version_that_starts(tmp_path: Path) -> No
         await until(lambda: it.fabric.functions["default", "f"].state == "Failing")
         printed = "".join(line.text for line in it.lines)
         assert "SyntaxError" in printed and f'File "{tmp_path}/f.py", line 1' in printed
-        assert it.fabric.functions["default", "f"].last_error.endswith("SyntaxError: expected ':'")
+        assert it.fabric.functions["default", "f"].last_error.endswith("SyntaxError: expected ':' (f.py:1)")
         it.code("mended")
         await it.apply(web("accepted", answer="accepted"))
         await until(lambda: it.ledger() == [("mended", 1)])

@@ -383,7 +383,7 @@ async def test_records_that_a_cut_log_lost_before_they_were_delivered_are_counte
                 f"{topic}/0 ends at 4, and was read up to 8: the brokers lost records; up to 3 known ones were not"
                 " delivered, and newer ones may be missing; it is read again from its beginning, 0",
             )
-            assert [withdrawn(running.taken[2]) for withdrawn in context.withdrawn] == [True]
+            assert {withdrawn(running.taken[2]) for withdrawn in context.withdrawn} == {True}  # also in a rebalance
             await produce(kafka, topic, range(104, 107))
             await running.until(lambda: len(running.taken) == 15)
             assert [int(delivery.event.data or b"") for delivery in running.taken[8:]] == [0, 1, 2, 3, 104, 105, 106]

@@ -29,13 +29,13 @@ places = st.builds(
 
 @given(places)
 def test_a_place_comes_back_from_a_commit(place: Place) -> None:
-    assert place_of_commit(place.offset, place.metadata) == place
+    assert place_of_commit(place.offset, place.metadata()) == place
 
 
 @given(places)
 def test_earlier_versions_read_the_settled_offsets_of_a_commit(place: Place) -> None:
     """They take a mark for a gap before no settled offset."""
-    assert decode(place.offset, place.metadata) == place.settled
+    assert decode(place.offset, place.metadata()) == place.settled
 
 
 @given(st.frozensets(st.integers(0, 1_000_000), min_size=900, max_size=1_000), st.integers(0, 2**128 - 1))
