@@ -274,9 +274,31 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         kept = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "OffsetsForgotten"}
         if kept:
             self._notices.add(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()}))
-        await self._begin(beginnings)
+        await self._begin({**beginnings, **await self._anew_where_cut(beginnings)})
         self._joined = True
         self._report_connected()
+
+    async def _anew_where_cut(self, beginnings: Mapping[TopicPartition, Beginning]) -> dict[TopicPartition, Beginning]:
+        """The beginnings in partitions whose log ends before a settled record: new records get the offsets of lost ones.
+
+        Where the log ends before the place itself, a fetch finds that out.
+        """
+        places = {tp: self._with_memory(tp, found) for tp, found in beginnings.items()}
+        settled = {tp: place for tp, place in places.items() if place.settled}
+        if not settled:
+            return {}
+        ends = await patiently(lambda: self._consumer.end_offsets(list(settled)))
+        cut = {tp: place for tp, place in settled.items() if place.offset <= ends[tp] < place.end}
+        firsts = await patiently(lambda: self._consumer.beginning_offsets(list(cut))) if cut else {}
+        for tp, place in cut.items():
+            lost = place.end - ends[tp] - sum(offset >= ends[tp] for offset in place.settled)
+            if lost:
+                self._context.report_lost(lost, "Truncation")
+            self._notices.add(truncated(tp, place.end, ends[tp], lost, firsts[tp], has_id=bool(place.topic_id)))
+        return {
+            tp: Beginning(replace(place, offset=firsts[tp], settled=frozenset(), times=0), "Truncated", True)
+            for tp, place in cut.items()
+        }
 
     async def _forget_what_others_have(self, assigned: Collection[TopicPartition]) -> None:
         """The memory of this member counts only until another member reads the partition."""
@@ -325,15 +347,17 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._notices.add(maybe_recreated({tp: self._partitions[tp].mark.end for tp in back}))
         self._missing = missing
 
+    def _with_memory(self, tp: TopicPartition, beginning: Beginning) -> Place:
+        """The place where reading begins, with the records that settled here and whose commit reached no broker."""
+        place, before = beginning.place, self._remembered.get(tp)
+        if before is None or beginning.origin != "Committed":
+            return place
+        return replace(place, settled=place.settled | before.settled_from(place))
+
     async def _begin(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
         """Begins to read at these places, once they are durable."""
-        places = {}
-        for tp, beginning in beginnings.items():
-            place = beginning.place
-            before = self._remembered.get(tp)
-            if before is not None and beginning.origin == "Committed":
-                place = replace(place, settled=place.settled | before.settled_from(place))
-            places[tp] = replace(place, times=place.times + 1)
+        places = {tp: self._with_memory(tp, beginning) for tp, beginning in beginnings.items()}
+        places = {tp: replace(place, times=place.times + 1) for tp, place in places.items()}
         await self._beginnings.commit(places)  # the memory is needed again if the group refuses this
         for tp in places:
             self._remembered.pop(tp, None)
