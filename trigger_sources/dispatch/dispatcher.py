@@ -21,17 +21,18 @@ from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Answer, AnswerRefused, Attempt, Delivery, Outcome, OutcomeKind
 from trigger_sources.dispatch.call import call_of
 from trigger_sources.dispatch.counters import Counters
-from trigger_sources.dispatch.filters import FilterError, compile_filter
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import ANSWER_HEAD_BYTES, Held, Identity, LaneView, Seen
 from trigger_sources.dispatch.hold import LANES_TRIED, FailureHold
 from trigger_sources.dispatch.lanes import Lanes
 from trigger_sources.dispatch.letter_writer import LetterWriter
 from trigger_sources.dispatch.life import LIFE, Action, IllegalInput, Input, Label, State
+from trigger_sources.dispatch.observer import Observer
 from trigger_sources.dispatch.reasons import failure_text, reason_of
 from trigger_sources.dispatch.replies import ReplyFailed, publish_reply, reply_to
 from trigger_sources.dispatch.retry import Verdict, after_failure, delay_after, retry_after_of, verdict_on
 from trigger_sources.dispatch.room import Room
+from trigger_sources.dispatch.screening import Screening, Uncalled
 from trigger_sources.dispatch.suspects import Suspects
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.source import TriggerSource
@@ -85,10 +86,10 @@ class Dispatcher:
         self._ordering = trigger.lanes
         self._concurrency = trigger.concurrency
         self._gate = gate
-        self._observe = observe
+        self._observer = Observer(identity, observe) if observe is not None else None
         self._host_allows = self._may_start = may_start
         self._jitter = jitter
-        self._filter = compile_filter(trigger.filter) if trigger.filter else None
+        self._screening = Screening(trigger, self.hold, self.counters)
         self._suspects = Suspects(state)
         self._held: dict[Hashable, Held] = {}
         self._unpublished: dict[Held, str] = {}  # events whose replies fail again and again, with the last problem
@@ -234,7 +235,7 @@ class Dispatcher:
         held = Held(delivery, self._lane_of(delivery), now)
         if delivery.handed_out > 1:
             held.suspect = Suspects.is_suspect(delivery)
-        held.checked = self._filter is None and not delivery.unreadable
+        held.checked = not (self._screening.is_needed or delivery.unreadable)
         self._step(held, _TAKEN)
         if delivery.caller_waits and self._gate.is_down and not self._gate.may_probe:
             self._refuse(held)
@@ -446,12 +447,11 @@ class Dispatcher:
                     or (may_start is not None and not may_start())
                 ):
                     return
-                if not held.checked and (given := self._screened(held)) is not None:
-                    if given is Input.HELD_BACK:
-                        ready.rotate(-1)  # it stays in the queue; an event that the filter has not seen comes first
-                    else:
-                        self._step(held, given)
-                    continue
+                if not held.checked:
+                    if (uncalled := self._screening.look_at(held)) is not None:
+                        self._part_uncalled(held, uncalled)
+                        continue
+                    held.checked = True
                 if not gate.admits(self._wake):
                     if gate.is_down:
                         self._refuse_callers()
@@ -469,7 +469,7 @@ class Dispatcher:
     def _may_try(self) -> bool:
         """While the trigger holds: whether an event may be tried now. Brings that event to the front."""
         ready = self._lanes.ready
-        found = next((held for held in ready if self.hold.may_start(_lane_or_event(held))), None)
+        found = next((held for held in ready if self.hold.may_start(held.lane_or_itself)), None)
         if found is None:
             return False
         if found is not ready[0]:
@@ -478,36 +478,20 @@ class Dispatcher:
         return True
 
     def _others_are_held(self, lanes: set[Hashable]) -> bool:
-        return any(_lane_or_event(held) not in lanes for held in self._held.values())
+        return any(held.lane_or_itself not in lanes for held in self._held.values())
 
-    def _screened(self, held: Held) -> Input | None:
-        """How an event ends that is not called: unreadable, or stopped by the filter. None for one that is called.
-
-        HELD_BACK for one that stays in its queue, because the filter fails on every event.
-        """
-        if held.delivery.unreadable:
-            return self._part_with(held, "Unreadable", held.delivery.unreadable)
-        if self._filter is not None:
-            try:
-                passes = self._filter(held.delivery)
-            except FilterError as error:
-                self.counters.filter_errors += 1
-                if self._trigger.filter_error != "deliver":
-                    drops = self._trigger.filter_error == "drop" and not held.redriven
-                    if drops or held.delivery.caller_waits:
-                        return self._end(held, "dropped", "FilterError", str(error))
-                    self.last_error = f"spec.filter: {error}"
-                    if held.redriven == 0 and self.hold.filter_failed(_lane_or_event(held), self.last_error):
-                        return Input.HELD_BACK
-                    return self._condemn(held, "FilterError", f"spec.filter: {error}", None)
-                passes = True
-            else:
-                if not self.hold.filter_works:
-                    self.hold.filter_worked()
-            if not passes:
-                return self._end(held, "filtered", "Filtered", "")
-        held.checked = True
-        return None
+    def _part_uncalled(self, held: Held, found: Uncalled) -> None:
+        """An event is not called. It ends, or stays in its queue."""
+        if found.kind == "stays":
+            self.last_error = found.message
+            self._lanes.ready.rotate(-1)  # an event that the filter has not seen comes first
+            return
+        if found.kind != "deadLettered":
+            self._step(held, self._end(held, found.kind, found.reason, found.message))
+            return
+        if found.reason == "FilterError":
+            self.last_error = found.message
+        self._step(held, self._condemn(held, found.reason, found.message, None))
 
     def _refuse_callers(self) -> None:
         """The function is down. A caller that is waiting for an answer gets that answer at once."""
@@ -597,8 +581,8 @@ class Dispatcher:
         if self.publisher is not None:
             held.latency_seconds = latency
             return Input.ANSWERED
-        if self._observe is not None:
-            self._tell(held, "delivered", answer.status, latency)
+        if self._observer is not None:
+            self._observer.tell(held, "delivered", answer.status, latency)
         return _DECIDED
 
     def _cannot_be_called(self, held: Held, problem: ValueError) -> Input:
@@ -616,8 +600,8 @@ class Dispatcher:
         self.last_error = message
         if held.delivery.caller_waits:
             return self._end(held, "dropped", "FunctionDown", message)
-        if self._observe is not None:
-            self._tell(held, "held", None, None, message)
+        if self._observer is not None:
+            self._observer.tell(held, "held", None, None, message)
         return Input.UNREACHABLE
 
     def _failed(self, held: Held, answer: Answer | None, reason: str, latency: float, verdict: Verdict) -> Input:
@@ -634,8 +618,8 @@ class Dispatcher:
         following = after_failure(self._policy, verdict, held.tries, held.first_at, age_at, jitter, retry_after)
         if isinstance(following, float):
             self.counters.retried += 1
-            if self._observe is not None:
-                self._tell(held, "retry", status, latency, f"{message}; again in {following:.1f} s")
+            if self._observer is not None:
+                self._observer.tell(held, "retry", status, latency, f"{message}; again in {following:.1f} s")
             self.hold.attempt_failed()
             held.delay_seconds = following
             return Input.FAILED
@@ -646,7 +630,7 @@ class Dispatcher:
 
     def _give_up(self, held: Held, reason: str, message: str, answer: Answer | None) -> Input:
         """No attempt is left. While everything fails that is the function's fault, and the event stays."""
-        lane, counts = _lane_or_event(held), held.redriven == 0
+        lane, counts = held.lane_or_itself, held.redriven == 0
         if self.hold.failed_finally(lane, self.last_error, self._others_are_held, counts=counts):
             return Input.HELD_BACK
         if held.redriven:
@@ -654,8 +638,8 @@ class Dispatcher:
         if self._policy.on_failure == "drop":
             return self._end(held, "dropped", reason, message, answer)
         if self._policy.on_failure == "park":
-            if self._observe is not None:
-                self._tell(held, "parked", answer.status if answer else None, None, message)
+            if self._observer is not None:
+                self._observer.tell(held, "parked", answer.status if answer else None, None, message)
             log.warning("lane parked", extra={**self._where, "event": held.delivery.event.id, "reason": reason})
             return Input.EXHAUSTED
         return self._condemn(held, reason, message, answer)
@@ -674,7 +658,8 @@ class Dispatcher:
     def _end(self, held: Held, kind: OutcomeKind, reason: str, message: str, answer: Answer | None = None) -> Input:
         held.outcome = Outcome(kind, reason, answer, message=message)
         held.message = message
-        self._tell_outcome(held)
+        if self._observer is not None:
+            self._observer.tell_outcome(held)
         return _DECIDED
 
     def _faulted(self, held: Held) -> None:
@@ -737,8 +722,8 @@ class Dispatcher:
             return self._give_up(held, "ReplyRefused", str(problem), answer)
         finally:
             self._unpublished.pop(held, None)
-        if self._observe is not None:
-            self._tell(held, "delivered", answer.status, held.latency_seconds)
+        if self._observer is not None:
+            self._observer.tell(held, "delivered", answer.status, held.latency_seconds)
         return _DECIDED
 
     def _publish_delay(self, failures: int) -> float:
@@ -759,7 +744,8 @@ class Dispatcher:
 
     async def _written(self, held: Held) -> Input:
         await self.letters.write(lambda: held.dead_letter(self.identity, time.time()))
-        self._tell_outcome(held)
+        if self._observer is not None:
+            self._observer.tell_outcome(held)
         return Input.WRITTEN
 
     async def _told(self, held: Held, outcome: Outcome) -> Input:
@@ -842,36 +828,6 @@ class Dispatcher:
 
     def _stuck(self, lane: str | None) -> list[Held]:
         return [held for held in self.events() if held.is_stuck and (lane is None or held.lane_name == lane)]
-
-    # --- observers
-
-    def _tell_outcome(self, held: Held) -> None:
-        if self._observe is None:
-            return
-        outcome = held.outcome
-        assert outcome is not None
-        last = held.attempts[-1] if held.attempts else None
-        status, latency = (last.status, last.latency_seconds) if last else (None, None)
-        if outcome.kind == "dropped" and held.delivery.caller_waits:  # nothing is lost: the caller has the failure
-            what, reason = "answered", "" if outcome.answer is not None else outcome.reason
-        else:
-            what, reason = outcome.kind, outcome.reason
-        self._tell(held, what, status, latency, ": ".join(filter(None, (reason, held.message))))
-
-    def _tell(self, held: Held, what: str, status: int | None, latency: float | None, message: str = "") -> None:
-        assert self._observe is not None
-        identity = self.identity
-        self._observe(
-            Seen(
-                time.time(), identity.kind, identity.trigger, identity.function,
-                held.delivery.event.id, what, held.tries, status, latency, message,
-            )
-        )  # fmt: skip
-
-
-def _lane_or_event(held: Held) -> Hashable:
-    """The lane; an event that is ordered with nothing is a lane of its own."""
-    return held.lane if held.lane is not None else held
 
 
 def _label(state: State) -> Label:

@@ -112,6 +112,11 @@ class Held:
         self.redriven = 0
 
     @property
+    def lane_or_itself(self) -> Hashable:
+        """The lane; an event that is ordered with nothing is a lane of its own."""
+        return self.lane if self.lane is not None else self
+
+    @property
     def lane_name(self) -> str:
         return lane_name(self.lane, self.delivery)
 

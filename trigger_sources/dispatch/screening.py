@@ -1,0 +1,57 @@
+"""Decides about each event before its first call whether it is called at all."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trigger_sources.dispatch.counters import Counters
+from trigger_sources.dispatch.filters import FilterError, compile_filter
+from trigger_sources.dispatch.held import Held
+from trigger_sources.dispatch.hold import FailureHold
+from trigger_sources.source import TriggerSource
+
+
+@dataclass(frozen=True, slots=True)
+class Uncalled:
+    """What follows for an event that is not called. `stays`: it stays in its queue, since the trigger holds."""
+
+    kind: Literal["filtered", "dropped", "deadLettered", "stays"]
+    reason: str
+    message: str = ""
+
+
+FILTERED = Uncalled("filtered", "Filtered")
+
+
+class Screening:
+    """The filter of a trigger, and what follows from its errors and from events that cannot be read."""
+
+    def __init__(self, trigger: TriggerSource, hold: FailureHold, counters: Counters) -> None:
+        self._filter = compile_filter(trigger.filter) if trigger.filter else None
+        self._on_error = trigger.filter_error
+        self._drops = trigger.delivery.on_failure == "drop"
+        self._hold = hold
+        self._counters = counters
+        self.is_needed = self._filter is not None  # for an event that can be read
+
+    def look_at(self, held: Held) -> Uncalled | None:
+        """What follows for an event that is not called; None for one that is called."""
+        if unreadable := held.delivery.unreadable:
+            drops = held.delivery.caller_waits or (self._drops and not held.redriven)
+            return Uncalled("dropped" if drops else "deadLettered", "Unreadable", unreadable)
+        if self._filter is None:
+            return None
+        try:
+            passes = self._filter(held.delivery)
+        except FilterError as error:
+            self._counters.filter_errors += 1
+            return None if self._on_error == "deliver" else self._after_error(held, str(error))
+        if not self._hold.filter_works:
+            self._hold.filter_worked()
+        return None if passes else FILTERED
+
+    def _after_error(self, held: Held, error: str) -> Uncalled:
+        if held.delivery.caller_waits or (self._on_error == "drop" and not held.redriven):
+            return Uncalled("dropped", "FilterError", error)
+        message = f"spec.filter: {error}"
+        holds = held.redriven == 0 and self._hold.filter_failed(held.lane_or_itself, message)
+        return Uncalled("stays" if holds else "deadLettered", "FilterError", message)
