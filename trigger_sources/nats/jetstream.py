@@ -31,7 +31,7 @@ from trigger_sources.nats.consumer import (
 )
 from trigger_sources.nats.events import Delivered, event_from_message, unread_after
 from trigger_sources.nats.headers import header_pairs
-from trigger_sources.nats.losses import Count, Look, Tally, begun, counted, resumed, stopped
+from trigger_sources.nats.losses import Count, Look, Tally, begun, counted, may_hide, resumed, stopped
 from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning, consumer_in
 from trigger_sources.nats.pull import NANOSECONDS, Pull
 from trigger_sources.nats.pull import Place as MessagePlace
@@ -107,7 +107,10 @@ class Consumption:
         self._position = stream.place
         self._source = f"/nats/{stream.name}"
         self._kept.is_at(stream.place, info, self._ids)
-        await self._begin_to_count(info, kept.tally if kept is not None else Tally())
+        tally = kept.tally if kept is not None else Tally()
+        await self._begin_to_count(info, tally)
+        if kept is not None and begin is not None and begin.reason == "ConsumerRecreated":
+            self._tell_hidden(info, tally, kept.floor + 1)
         await self._kept.begin()
         if begin is not None and begin.lost:
             context.report_lost(begin.lost, begin.reason)
@@ -211,6 +214,12 @@ class Consumption:
         self._server, self._ends = self._connection.server_id, []
         await self._take(look, resumed(tally, look, last), lambda kept: resumed(kept, look, last))
 
+    def _tell_hidden(self, info: Mapping[str, Any], tally: Tally, first: int) -> None:
+        """Tells of messages that may have been lost with the consumer that this one replaces."""
+        look = self._look(info)
+        if may_hide(tally, look, first):
+            self._tell_removed(look, Count(self._tally, unknown=True))
+
     async def _count_lost(self, info: Mapping[str, Any]) -> None:
         """Counts the messages that the stream lost before the consumer handed them out."""
         look, tally, pull = self._look(info), self._tally, self._pull
@@ -246,9 +255,10 @@ class Consumption:
             number = f"{self._removed} messages" if look.whole else f"at least {self._removed} messages"
             text = f"{number} of stream {stream.name} were lost before they were read: {cause}"
         else:
+            why = "the stream has other subjects, too" if not look.whole else "the consumer was deleted, too"
             text = (
                 f"somebody deleted messages of stream {stream.name}, perhaps unread ones: their number is not known,"
-                " because the stream has other subjects, too"
+                f" because {why}"
             )
         reason = "Retention" if limits and look.skips else "MessagesDeleted"
         if (reason, text) != self._removal and not count.lost:
@@ -422,6 +432,7 @@ class Consumption:
             raise self._recreated(stream)
         self._stream = stream = stream.with_problem(self._stream.reason, self._stream.problem)
         info = await consumer_info(self._connection, stream.name, self._consumer)
+        first: int | None = None
         if info is None:
             first = min(self._first_unacknowledged(), stream.last_sequence + 1)
             self._tell(Beginning({}, self._ids, "ConsumerRecreated", f"from sequence {first}: {problem}"))
@@ -432,7 +443,10 @@ class Consumption:
             info = await self._continue(info)
             await asyncio.sleep(_READ_SECONDS)  # nothing was missing: do not ask the server again and again
         self._kept.is_at(stream.place, info, self._ids)
-        await self._begin_to_count(info, self._tally)
+        tally = self._tally
+        await self._begin_to_count(info, tally)
+        if first is not None:
+            self._tell_hidden(info, tally, first)
         await self._kept.save(at_once=True)
         self._pull.configure(info["config"])
         self._report(self._connection.client.is_connected)

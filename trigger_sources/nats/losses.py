@@ -118,6 +118,16 @@ def resumed(tally: Tally, look: Look, last: int) -> Count:
     return replace(found, tally=replace(found.tally, base=base))
 
 
+def may_hide(tally: Tally, look: Look, first: int) -> bool:
+    """Whether unread messages from sequence `first` on may be gone, where a new consumer begins in place of another.
+
+    Nobody can count them: the deleted consumer alone knew which messages after its last acknowledgement were read.
+    """
+    if not look.plain or not tally.consumer or look.removed <= tally.removed:
+        return False
+    return not look.whole or look.pending + look.held < look.last - first + 1
+
+
 def counted(tally: Tally, look: Look, repeated: int, last: int) -> Count:
     """Counts the losses since the tally. `repeated`: at most the number of repetitions since then.
 

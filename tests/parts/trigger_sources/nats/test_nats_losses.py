@@ -240,6 +240,62 @@ async def reading_both(server: NATSServer, contexts: list[StandInContext]) -> As
         yield await asyncio.gather(*starts)
 
 
+# --- the consumer is deleted, too
+
+
+@pytest.mark.parametrize("subjects", [["s.>"], ["s.>", "t"]])
+async def test_a_purge_and_a_deleted_consumer_while_nobody_reads_are_reported_without_a_number(
+    subjects: list[str],
+) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", subjects)
+        context = StandInContext()
+        await read_and_stop(server, js, context, 5)
+        await js.publish("s.2", 7)
+        await purge(js, keep=3)
+        await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            await reader.until(3)
+            assert context.lost == []
+            assert reader.report[:2] == (True, "MessagesDeleted")
+            assert "their number is not known" in reader.report[2]
+
+
+async def test_a_deleted_consumer_of_a_stream_whose_read_messages_are_purged_is_no_loss() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        await read_and_stop(server, js, context, 5)
+        await purge(js)
+        await js.publish("s.2", 7)
+        await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            await reader.until(7)
+            assert reader.report[:2] == (True, "ConsumerRecreated")
+
+
+async def test_a_purge_and_a_deleted_consumer_while_the_trigger_runs_are_reported_without_a_number() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.1", 5)
+            await reader.until(5)
+            context.room = 0
+            await until_idle(js, reader)
+            await reader.spec.lag(context)
+            await js.publish("s.2", 7)
+            await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+            await purge(js)
+            await reader.spec.lag(context)
+            async with asyncio.timeout(15):
+                while reader.report[1] != "MessagesDeleted":
+                    await asyncio.sleep(0.02)
+            assert "their number is not known, because the consumer was deleted" in reader.report[2]
+
+
 # --- streams with other subjects
 
 

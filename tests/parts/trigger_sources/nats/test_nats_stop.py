@@ -68,7 +68,7 @@ async def test_a_fabric_that_stops_gives_back_what_it_would_try_again_and_the_ne
         await js.publish("s.1", 40)
         spec = manifest(
             "NATSTrigger", "stop", url=target.url, servers=[server.url], subject="s.>", durable="stop",
-            delivery={"backoffSeconds": 60, "backoffMaxSeconds": 60, "holdAfter": None},
+            ackWaitSeconds=600, delivery={"backoffSeconds": 60, "backoffMaxSeconds": 60, "holdAfter": None},
         )  # fmt: skip
         async with fabric(tmp_path / "m", tmp_path / "s", manifests=[spec]) as it:
             for round_ in range(1, 4):
@@ -77,13 +77,10 @@ async def test_a_fabric_that_stops_gives_back_what_it_would_try_again_and_the_ne
                         await asyncio.sleep(0.02)
                 assert info["delivered"]["consumer_seq"] <= 40 * round_
                 await it.stop()
-                started = time.monotonic()
                 await it.start()
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(40):  # and not after the server's deadline
                     while (await js.consumer("S", "stop"))["delivered"]["consumer_seq"] < 40 * (round_ + 1):
                         await asyncio.sleep(0.02)
-                print(f"round {round_}: all handed out again {time.monotonic() - started:.1f} s after the start")
-                assert time.monotonic() - started < 10
 
 
 async def test_the_inbox_gives_back_at_once_what_is_returned_while_its_trigger_stops() -> None:
