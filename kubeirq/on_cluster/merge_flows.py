@@ -24,18 +24,21 @@ def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
         answered = max(
             (flow for flow in same if flow["lastAnswer"]), key=lambda flow: flow["lastAnswer"]["at"], default=None
         )
-        errors = [flow["lastError"] for flow in ([answered] if answered else []) + same if flow["lastError"]]
+        failed = next((flow for flow in ([answered] if answered else []) + same if flow["lastError"]), None)
+        since = [flow["countersSince"] for flow in same if flow.get("countersSince")]
         found.append(
             {
                 "function": function,
                 "counters": {name: sum(flow["counters"].get(name, 0) for flow in same) for name in same[0]["counters"]},
+                "countersSince": min(since, default=None),
                 "callersWait": any(flow.get("callersWait", False) for flow in same),
                 "inFlight": sum(flow["inFlight"] for flow in same),
                 "held": sum(flow["held"] for flow in same),
                 "lag": _merge_lags([flow["lag"] for flow in same if flow["lag"] is not None]),
                 "deadLetters": max(flow["deadLetters"] for flow in same),
                 "lastAnswer": answered["lastAnswer"] if answered else None,
-                "lastError": errors[0] if errors else "",
+                "lastError": failed["lastError"] if failed else "",
+                "lastErrorAt": failed.get("lastErrorAt") if failed else None,
                 "conditions": worst_conditions(flow.get("conditions", []) for flow in same),
             }
         )

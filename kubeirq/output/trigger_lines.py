@@ -22,8 +22,9 @@ def flow_lines(found: Mapping[str, Any]) -> list[str]:
     lag = found["lag"]
     # A caller that got the function's failure as its answer has lost nothing
     words = {"dropped": "answered with a failure"} if found.get("callersWait") else {}
+    since = f", counted for {age(found['countersSince'])}" if found.get("countersSince") else ""
     return [
-        "  " + ", ".join(f"{words.get(name, name)} {count}" for name, count in found["counters"].items()),
+        "  " + ", ".join(f"{words.get(name, name)} {count}" for name, count in found["counters"].items()) + since,
         f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}, "
         f"dead letters {found['deadLetters']}",
         f"  last answer {last_answer(found['lastAnswer'])}"

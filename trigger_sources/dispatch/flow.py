@@ -67,7 +67,8 @@ class FlowStatus:
     dead_letters: int
     last_answer: tuple[int, float, float] | None  # status, epoch seconds, latency in seconds
     last_error: str
-    last_error_at: float | None  # seconds since the epoch
+    last_error_at: float | None = None  # seconds since the epoch
+    counters_since: float = 0.0  # seconds since the epoch
 
     @property
     def ready(self) -> bool:
@@ -137,6 +138,7 @@ class Flow:
             task.add_done_callback(self._predecessor_ended)
         self.context = FlowContext(self, host, state)
         self.lag: Lag | None = None
+        self._started_at = time.time()
         self.connected: tuple[bool, str, str] = (False, "Starting", "")
         self.completed = False
         self._stop = asyncio.Event()
@@ -405,6 +407,7 @@ class Flow:
             last_answer=dispatcher.last_answer,
             last_error=dispatcher.last_error,
             last_error_at=dispatcher.last_error_at,
+            counters_since=self._started_at,
         )
 
     def reading(self) -> Reading:
@@ -516,6 +519,7 @@ class Flow:
                     extra={**self._where(), "reason": reason, "problem": message},
                 )
             self.connected = (connected, reason, message)
+            self.status()  # the conditions hold from now on, and not from when somebody first looks
         self.first_report.set()
 
     def _where(self) -> dict[str, str]:

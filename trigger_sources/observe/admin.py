@@ -388,6 +388,7 @@ def _flow_status(running: RunningTrigger) -> dict[str, Any]:
                 "attempts",
             )
         },
+        "countersSince": status.counters_since,
         "callersWait": running.flow.trigger.callers_wait,
         "inFlight": status.in_flight,
         "held": status.held,

@@ -220,6 +220,7 @@ def handler(event, context):
         path = "/v1/triggers/default/NATSTrigger/n/dead-letters"
         assert (await it.ask_json("GET", path))["deadLetters"][0]["message"] == f"{text} while it ran this event"
         described = (await ran("describe", "n"))[1]
+        assert re.search(r"deadLettered 1, .*, counted for \d+s\n", described), described
         assert re.search(rf"last error, \d+s ago: {text} while it ran this event", described), described
         assert re.search(rf"last error, \d+s ago\n    {text}", (await ran("describe", "f"))[1])
         status = (await it.status())["functions"][0]

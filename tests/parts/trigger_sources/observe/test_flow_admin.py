@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from servers.scripted import Answer, Call, scripted
 
 
 async def test_the_status_has_the_flows_and_the_triggers_that_run_elsewhere(tmp_path: Path) -> None:
+    started = time.time()
     async with scripted() as function, admin(tmp_path, function.url) as it:
         it.broker.publish()
         status = await it.until("/v1/status", lambda found: found["triggers"][0]["counters"]["delivered"] == 1)
@@ -20,6 +22,7 @@ async def test_the_status_has_the_flows_and_the_triggers_that_run_elsewhere(tmp_
         here, elsewhere = status["triggers"]
         assert (here["name"], here["function"], here["lastAnswer"]["status"]) == ("t", "f", 200)
         assert (elsewhere["name"], elsewhere["function"]) == ("elsewhere", None)
+        assert started <= here["countersSince"] <= here["conditions"][0]["since"] <= time.time()
         assert elsewhere["conditions"][0]["reason"] == "NotHere"
         assert it.socket.stat().st_mode & 0o777 == 0o600
         status_code, text = await it.ask("GET", "/v1/triggers/default/ListTrigger/tt/lanes")
