@@ -62,6 +62,7 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         extra_package_indexes=tuple(environment.get("KUBEIRQ_EXTRA_PACKAGE_INDEXES", "").split()),
         callers=callers_from(environment.get("KUBEIRQ_CALLERS", ""), "KUBEIRQ_CALLERS"),
         trusted_package_hosts=tuple(environment.get("KUBEIRQ_TRUSTED_PACKAGE_HOSTS", "").split()),
+        has_fixed_user=environment.get("KUBEIRQ_FIXED_USER") != "false",
     )
 
 

@@ -47,6 +47,7 @@ class Settings:
     extra_package_indexes: tuple[str, ...] = ()
     trusted_package_hosts: tuple[str, ...] = ()  # host or host:port, without TLS
     callers: tuple[Peer, ...] | None = None  # that reach functions; None for everyone
+    has_fixed_user: bool = True  # OpenShift chooses a user by namespace, and refuses pods that name another
 
 
 def files_of(spec: FunctionSpec) -> Mapping[str, str]:
@@ -109,9 +110,9 @@ class PodTemplate:
                 + RUNTIME_STOP_SECONDS,
                 "securityContext": {
                     "runAsNonRoot": True,
-                    "runAsUser": USER,
-                    "runAsGroup": USER,
-                    "fsGroup": USER,
+                    **(
+                        {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER} if self.settings.has_fixed_user else {}
+                    ),
                     "seccompProfile": {"type": "RuntimeDefault"},
                 },
                 "topologySpreadConstraints": [

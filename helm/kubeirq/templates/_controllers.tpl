@@ -25,7 +25,7 @@ controller also has group, kind and resource (the plural).
 {{- range .Values.plugins -}}
   {{- $name := lower .kind | trimSuffix "trigger" -}}
   {{- $settings := mergeOverwrite (deepCopy $defaults) (omit . "kind" "group" "image") -}}
-  {{- $controller := dict "name" $name "image" .image "settings" $settings "arguments" (list "trigger" $name) -}}
+  {{- $controller := dict "name" $name "image" (include "kubeirq.withRegistry" (dict "top" $ "image" .image)) "settings" $settings "arguments" (list "trigger" $name) -}}
   {{- $what := dict "group" (default "kubeirq.dev" .group) "kind" .kind "resource" (printf "%ss" (lower .kind)) -}}
   {{- $found = append $found (merge $controller $what) -}}
 {{- end -}}
@@ -82,6 +82,10 @@ podSelector:
 - name: KUBEIRQ_CALLERS
   value: {{ concat (list (include "kubeirq.fabricPeer" $.top | fromYaml)) .from | toJson | quote }}
 {{- end }}
+{{- end }}
+{{- if ($values.openshift).enabled }}
+- name: KUBEIRQ_FIXED_USER
+  value: "false"
 {{- end }}
 {{- with $values.functions.packageIndex.url }}
 - name: KUBEIRQ_PACKAGE_INDEX
