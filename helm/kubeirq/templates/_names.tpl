@@ -24,8 +24,8 @@ helm.sh/chart: {{ printf "kubeirq-%s" .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- /*
-The metadata of one object. Parameters: top, name (a suffix; optional), component (optional), namespace (default: the
-release namespace; "" for an object without a namespace).
+The metadata of one object. Parameters: top, name (a suffix; optional), component (optional), labels (optional; they cannot
+replace the chart's), namespace (default: the release namespace; "" for an object without a namespace).
 */ -}}
 {{- define "kubeirq.metadata" -}}
 name: {{ include "kubeirq.fullname" .top }}{{ with .name }}-{{ . }}{{ end }}
@@ -35,17 +35,23 @@ namespace: {{ .top.Release.Namespace }}
 namespace: {{ .namespace }}
 {{- end }}
 labels:
-  {{- include "kubeirq.labels" .top | nindent 2 }}
+  {{- $labels := include "kubeirq.labels" .top | fromYaml }}
   {{- with .component }}
-  app.kubernetes.io/component: {{ . }}
+  {{- $_ := set $labels "app.kubernetes.io/component" . }}
   {{- end }}
+  {{- merge $labels (default (dict) .labels) (default (dict) .top.Values.commonLabels) | toYaml | nindent 2 }}
 {{- end -}}
 
 {{- /* The labels of pods. Parameters: top, component, labels (they cannot replace the selector's labels). */ -}}
 {{- define "kubeirq.podLabels" -}}
 {{- $fixed := include "kubeirq.selector" .top | fromYaml -}}
 {{- $_ := set $fixed "app.kubernetes.io/component" .component -}}
-{{- toYaml (mergeOverwrite (dict) (default (dict) .labels) $fixed) -}}
+{{- merge $fixed (default (dict) .labels) (default (dict) .top.Values.commonLabels) | toYaml -}}
+{{- end -}}
+
+{{- /* The name of a service account. Parameters: top, name (a component), settings (with serviceAccount). */ -}}
+{{- define "kubeirq.account" -}}
+{{- default (printf "%s-%s" (include "kubeirq.fullname" .top) .name) (.settings.serviceAccount).name -}}
 {{- end -}}
 
 {{- /* The pod fields for scheduling and image pulls, possibly none. Parameters: top, settings. */ -}}

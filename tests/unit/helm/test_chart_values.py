@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+from controllers.functions import runtimes
+from kubeirq.chart_readme import readme
+
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm" / "kubeirq"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -47,6 +50,15 @@ def test_the_appversion_is_the_version_of_the_project() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["appVersion"] == version
+
+
+def test_the_default_runtime_is_one_of_the_catalogue() -> None:
+    assert SCHEMA["properties"]["functions"]["properties"]["defaultRuntime"]["enum"] == ["", *runtimes.NAMES]
+
+
+def test_the_readme_is_the_generated_one() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (CHART / "README.md").read_text() == readme(chart, VALUES, SCHEMA), "say: make docs"
 
 
 def nodes_of(schema: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
