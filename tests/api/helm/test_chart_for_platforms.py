@@ -320,9 +320,15 @@ async def test_pods_fit_a_quota_the_default_runtime_is_the_values_and_an_upgrade
             await server.kubectl(
                 "apply", "-f", "-", input=json.dumps(resource("Function", "f", {"source": {"inline": ""}}))
             )
-            runtime = await server.kubectl("get", "functions", "-A", "-o", "jsonpath={.items[*].spec.runtime}")
-            assert runtime == "python3.11"
+            runtimes = ("get", "functions", "-A", "-o", "jsonpath={.items[*].spec.runtime}")
+            assert await server.kubectl(*runtimes) == "python3.11"
             await server.kubectl("scale", "deployment", "kubeirq-http", "--replicas=7", "-n", RELEASE)
-            await release(server, "upgrade", values)
+            await release(server, "upgrade", {**values, "functions": {"defaultRuntime": "python3.12"}})
             get = ("get", "deployment", "kubeirq-http", "-n", RELEASE, "-o", "jsonpath={.spec.replicas}")
             assert await server.kubectl(*get) == "7"
+            new = json.dumps(resource("Function", "g", {"source": {"inline": ""}}))
+            ask = ("create", "--dry-run=server", "-o", "jsonpath={.spec.runtime}", "-f", "-")
+            async with asyncio.timeout(60):  # the server takes a changed definition over a moment later
+                while await server.kubectl(*ask, input=new) != "python3.12":
+                    await asyncio.sleep(0.1)
+            assert await server.kubectl(*runtimes) == "python3.11"
