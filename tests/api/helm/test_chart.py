@@ -205,7 +205,7 @@ async def test_every_chart_value_reaches_the_rendered_objects() -> None:
     assert kafka["KUBEIRQ_NATS_SERVERS"] == "nats://c:4222"
     assert kafka["KUBEIRQ_STORE_NATS_SERVERS"] == "nats://fabric:$(KUBEIRQ_STORE_PASSWORD)@kubeirq-store:4222"
     redis = pod_of(deployments["kubeirq-redis"])["containers"][0]
-    assert (redis["image"], redis["args"]) == ("example/redis:1", ["trigger", "redis"])
+    assert (redis["image"], redis["args"]) == ("mirror:5000/example/redis:1", ["trigger", "redis"])
     (own,) = {
         environment_of(found).get("KUBEIRQ_STORE_NATS_SERVERS")
         for found in await rendered(OWN_STORE)

@@ -58,15 +58,20 @@ EXPOSED = {
 }
 RIGHTS = {
     "functions": FUNCTIONS,
-    "http": {**of_trigger("kubeirq.dev/httptriggers"), **EXPOSED},
+    "http": {**of_trigger("kubeirq.dev/httptriggers"), "kubeirq.dev/functions": SEEN, **EXPOSED},
     "cron": of_trigger("kubeirq.dev/crontriggers"),
     "kafka": of_trigger("kubeirq.dev/kafkatriggers"),
     "nats": of_trigger("kubeirq.dev/natstriggers"),
     "redis": of_trigger("example.com/redistriggers"),
     "mail": of_trigger("kubeirq.dev/mailtriggers"),
 }
-# Rights that the broad test does not use: a repeated Event is counted, and code that no ReplicaSet refers to is deleted
-RARE = {"events": "get patch", "configmaps": "delete"}
+# Rights that the broad test does not use in each controller
+RARE = {
+    "events": "get patch",  # a repeated Event is counted
+    "configmaps": "delete",  # code that no ReplicaSet refers to
+    "networking.k8s.io/networkpolicies": "delete",  # once functions.networkPolicy is disabled
+    "secrets": FOLLOWED,  # only its HTTPTrigger refers to a Secret
+}
 BUILT_IN = ("functions", "http", "cron", "kafka", "nats")
 EVERYONE = "system:authenticated"  # has rights of its own: to ask what it may do
 
