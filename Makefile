@@ -49,6 +49,7 @@ check: install
 docs: install
 	$(BIN)/kubeirq crds --chart helm/kubeirq
 	$(BIN)/python -m kubeirq.reference docs
+	$(BIN)/python -m kubeirq.chart_readme helm/kubeirq
 
 benchmark: install
 	$(BIN)/python -m benchmarks

@@ -32,10 +32,10 @@ def main() -> int:
     arguments = parser.parse_args()
     lines = logging.StreamHandler(sys.stdout)
     lines.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[lines])
-    logging.getLogger("kopf").setLevel(logging.WARNING)
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # no warning that it handles no signals
     try:
+        logging.basicConfig(level=log_level_from(os.environ), handlers=[lines])
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # no warning that it handles no signals
         if arguments.controller == "trigger":
             if arguments.name is None:
                 parser.error("trigger: name the kind: http, cron, kafka, nats, or the kind of a plugin")
@@ -46,6 +46,15 @@ def main() -> int:
         print(f"controllers: {error}", file=sys.stderr)  # noqa: T201  for a person who starts it by hand
         return 1
     return 0
+
+
+def log_level_from(environment: Mapping[str, str]) -> int:
+    """One of `logging`'s levels. Raises ValueError, which names the variable."""
+    name = environment.get("KUBEIRQ_LOG_LEVEL") or "info"
+    levels = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+    if name not in levels:
+        raise ValueError(f"KUBEIRQ_LOG_LEVEL: {name!r} is not one of {', '.join(levels)}")
+    return levels[name]
 
 
 def settings_from(environment: Mapping[str, str]) -> Settings:
@@ -62,7 +71,20 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         extra_package_indexes=tuple(environment.get("KUBEIRQ_EXTRA_PACKAGE_INDEXES", "").split()),
         callers=callers_from(environment.get("KUBEIRQ_CALLERS", ""), "KUBEIRQ_CALLERS"),
         trusted_package_hosts=tuple(environment.get("KUBEIRQ_TRUSTED_PACKAGE_HOSTS", "").split()),
+        init_resources=_object_from(environment, "KUBEIRQ_INIT_RESOURCES"),
+        has_fixed_user=environment.get("KUBEIRQ_FIXED_USER") != "false",
     )
+
+
+def _object_from(environment: Mapping[str, str], name: str) -> dict[str, Any]:
+    """A JSON object; an empty one if the variable is not set."""
+    try:
+        found = json.loads(environment.get(name) or "{}")
+    except ValueError as error:
+        raise ValueError(f"{name}: not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}: must be a JSON object")
+    return found
 
 
 def _images_from(text: str) -> dict[str, str]:

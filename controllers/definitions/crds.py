@@ -9,12 +9,15 @@ from controllers.cluster.api import GROUP, VERSION
 from controllers.definitions.admission import details, shorts_of
 from controllers.definitions.schemas import NotStructural, Schema, structural
 from controllers.functions.resource import FunctionSpec
+from controllers.functions.runtimes import DEFAULT as DEFAULT_RUNTIME
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import FUNCTION_NAME, FUNCTION_NAME_RULE
 
 FUNCTION = "Function"
+# In the chart, in place of the default runtime: the API server fills it in, so a controller never sees that it is unset
+_RUNTIME_BY_VALUE = f"'{{{{ default \"{DEFAULT_RUNTIME}\" .Values.functions.defaultRuntime }}}}'"
 _NAME = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SHORT_NAMES = {
     FUNCTION: ["fn"],
@@ -91,8 +94,9 @@ def chart_files() -> dict[str, str]:
         if _model_of(kind).__module__.partition(".")[0] in ("controllers", "trigger_sources"):
             crd = crd_of(kind)
             crd["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+            text = yaml_of([crd]).replace(f"default: {DEFAULT_RUNTIME}\n", f"default: {_RUNTIME_BY_VALUE}\n")
             found[f"{crd['spec']['names']['plural']}.yaml"] = (
-                f"{{{{- if .Values.crds.install }}}}\n{yaml_of([crd])}{{{{- end }}}}\n"
+                f"{{{{- if .Values.crds.install }}}}\n{text}{{{{- end }}}}\n"
             )
     return found
 

@@ -47,6 +47,8 @@ class Settings:
     extra_package_indexes: tuple[str, ...] = ()
     trusted_package_hosts: tuple[str, ...] = ()  # host or host:port, without TLS
     callers: tuple[Peer, ...] | None = None  # that reach functions; None for everyone
+    init_resources: Mapping[str, Any] = field(default_factory=dict)  # of each init container, as in a container
+    has_fixed_user: bool = True  # OpenShift chooses a user by namespace, and refuses pods that name another
 
 
 def files_of(spec: FunctionSpec) -> Mapping[str, str]:
@@ -99,6 +101,8 @@ class PodTemplate:
             init_containers.append(self._fetch_code())
         if self.has_dependencies:
             init_containers.append(self._install_dependencies())
+        if self.settings.init_resources:
+            init_containers = [{**found, "resources": dict(self.settings.init_resources)} for found in init_containers]
         return {
             "metadata": {"labels": self.selector, "annotations": self._annotations()},
             "spec": {
@@ -109,9 +113,9 @@ class PodTemplate:
                 + RUNTIME_STOP_SECONDS,
                 "securityContext": {
                     "runAsNonRoot": True,
-                    "runAsUser": USER,
-                    "runAsGroup": USER,
-                    "fsGroup": USER,
+                    **(
+                        {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER} if self.settings.has_fixed_user else {}
+                    ),
                     "seccompProfile": {"type": "RuntimeDefault"},
                 },
                 "topologySpreadConstraints": [

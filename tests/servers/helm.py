@@ -38,10 +38,12 @@ async def helm(*arguments: str, kubeconfig: Path | None = None, values: Mapping[
     return written.decode()
 
 
-async def rendered(values: Mapping[str, Any] | None = None, *, release: str = RELEASE) -> list[dict[str, Any]]:
+async def rendered(
+    values: Mapping[str, Any] | None = None, *, release: str = RELEASE, chart: Path = CHART
+) -> list[dict[str, Any]]:
     """The objects that the chart makes, without a cluster to look at."""
     version = f"--kube-version={VERSION}"  # helm as it is built here knows of an old one only
-    text = await helm("template", release, str(CHART), f"--namespace={RELEASE}", version, values=values or {})
+    text = await helm("template", release, str(chart), f"--namespace={RELEASE}", version, values=values or {})
     return [found for found in yaml.safe_load_all(text) if found is not None]
 
 

@@ -1,6 +1,6 @@
 {{- /*
 The enabled controllers, those of plugins too, as a JSON list. Each has its name (which is also its component), the
-arguments of `python -m controllers`, the image, and its settings with the fields of `controllerDefaults`. A trigger
+arguments of `python -m controllers`, the image, the name of its service account, and its settings with the fields of `controllerDefaults`. A trigger
 controller also has group, kind and resource (the plural).
 */ -}}
 {{- define "kubeirq.controllers" -}}
@@ -12,7 +12,8 @@ controller also has group, kind and resource (the plural).
   {{- $own := index $.Values.controllers $name -}}
   {{- if $own.enabled -}}
     {{- $settings := mergeOverwrite (deepCopy $defaults) (omit $own "enabled") -}}
-    {{- $controller := dict "name" $name "image" $image "settings" $settings -}}
+    {{- $account := include "kubeirq.account" (dict "top" $ "name" $name "settings" $settings) -}}
+    {{- $controller := dict "name" $name "image" $image "settings" $settings "account" $account -}}
     {{- if eq $name "functions" -}}
       {{- $found = append $found (merge $controller (dict "arguments" (list $name))) -}}
     {{- else -}}
@@ -25,7 +26,8 @@ controller also has group, kind and resource (the plural).
 {{- range .Values.plugins -}}
   {{- $name := lower .kind | trimSuffix "trigger" -}}
   {{- $settings := mergeOverwrite (deepCopy $defaults) (omit . "kind" "group" "image") -}}
-  {{- $controller := dict "name" $name "image" .image "settings" $settings "arguments" (list "trigger" $name) -}}
+  {{- $controller := dict "name" $name "image" (include "kubeirq.withRegistry" (dict "top" $ "image" .image)) "settings" $settings "arguments" (list "trigger" $name) -}}
+  {{- $_ := set $controller "account" (include "kubeirq.account" (dict "top" $ "name" $name "settings" $settings)) -}}
   {{- $what := dict "group" (default "kubeirq.dev" .group) "kind" .kind "resource" (printf "%ss" (lower .kind)) -}}
   {{- $found = append $found (merge $controller $what) -}}
 {{- end -}}
@@ -45,6 +47,8 @@ controller also has group, kind and resource (the plural).
   value: "9090"
 - name: KUBEIRQ_GRACE_SECONDS
   value: {{ $values.graceSeconds | quote }}
+- name: KUBEIRQ_LOG_LEVEL
+  value: {{ default "info" $values.logLevel }}
 {{- with $values.watchNamespace }}
 - name: KUBEIRQ_WATCH_NAMESPACE
   value: {{ . | quote }}
@@ -77,11 +81,18 @@ podSelector:
   value: {{ $values.functions.images | toJson | quote }}
 - name: KUBEIRQ_IMAGE_PULL_POLICY
   value: {{ $values.functions.imagePullPolicy }}
-{{- with $values.functions.networkPolicy }}
-{{- if .enabled }}
+{{- $policy := default (dict "enabled" true) $values.functions.networkPolicy }}
+{{- if $policy.enabled }}
 - name: KUBEIRQ_CALLERS
-  value: {{ concat (list (include "kubeirq.fabricPeer" $.top | fromYaml)) .from | toJson | quote }}
+  value: {{ concat (list (include "kubeirq.fabricPeer" .top | fromYaml)) (default (list) $policy.from) | toJson | quote }}
 {{- end }}
+{{- if ($values.openshift).enabled }}
+- name: KUBEIRQ_FIXED_USER
+  value: "false"
+{{- end }}
+{{- with $values.functions.initResources }}
+- name: KUBEIRQ_INIT_RESOURCES
+  value: {{ toJson . | quote }}
 {{- end }}
 {{- with $values.functions.packageIndex.url }}
 - name: KUBEIRQ_PACKAGE_INDEX
@@ -124,7 +135,7 @@ http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{
   value: {{ include "kubeirq.fullname" .top }}-{{ .controller.name }}-admin
 {{- end }}
 - name: KUBEIRQ_SERVICE_ACCOUNT
-  value: {{ printf "%s:%s-%s" .top.Release.Namespace (include "kubeirq.fullname" .top) .controller.name | quote }}
+  value: {{ printf "%s:%s" .top.Release.Namespace .controller.account | quote }}
 {{- if and $values.rbac.create (not $values.watchNamespace) }}
 - name: KUBEIRQ_SECRETS_ROLE
   value: {{ include "kubeirq.fullname" .top }}-secrets
@@ -138,9 +149,10 @@ http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{
   value: "8080"
 - name: KUBEIRQ_GATEWAY_URL
   value: {{ include "kubeirq.gatewayUrl" .top | quote }}
-{{- if $values.functions.networkPolicy.enabled }}
+{{- $policy := default (dict "enabled" true) $values.functions.networkPolicy }}
+{{- if $policy.enabled }}
 - name: KUBEIRQ_EXPOSED_CALLERS
-  value: {{ $values.functions.networkPolicy.exposedFrom | toJson | quote }}
+  value: {{ default (list) $policy.exposedFrom | toJson | quote }}
 {{- end }}
 {{- end }}
 {{- with $values.kafka.brokers }}

@@ -10,8 +10,9 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* The name is fixed, because `kubeirq` finds the controllers by it. .Chart.Name is the alias in a parent chart. */ -}}
 {{- define "kubeirq.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: kubeirq
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
@@ -19,12 +20,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ include "kubeirq.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+helm.sh/chart: {{ printf "kubeirq-%s" .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- /*
-The metadata of one object. Parameters: top, name (a suffix; optional), component (optional), namespace (default: the
-release namespace; "" for an object without a namespace).
+The metadata of one object. Parameters: top, name (a suffix; optional), component (optional), labels (optional; they cannot
+replace the chart's), namespace (default: the release namespace; "" for an object without a namespace).
 */ -}}
 {{- define "kubeirq.metadata" -}}
 name: {{ include "kubeirq.fullname" .top }}{{ with .name }}-{{ . }}{{ end }}
@@ -34,25 +35,31 @@ namespace: {{ .top.Release.Namespace }}
 namespace: {{ .namespace }}
 {{- end }}
 labels:
-  {{- include "kubeirq.labels" .top | nindent 2 }}
+  {{- $labels := include "kubeirq.labels" .top | fromYaml }}
   {{- with .component }}
-  app.kubernetes.io/component: {{ . }}
+  {{- $_ := set $labels "app.kubernetes.io/component" . }}
   {{- end }}
+  {{- merge $labels (default (dict) .labels) (default (dict) .top.Values.commonLabels) | toYaml | nindent 2 }}
 {{- end -}}
 
 {{- /* The labels of pods. Parameters: top, component, labels (they cannot replace the selector's labels). */ -}}
 {{- define "kubeirq.podLabels" -}}
 {{- $fixed := include "kubeirq.selector" .top | fromYaml -}}
 {{- $_ := set $fixed "app.kubernetes.io/component" .component -}}
-{{- toYaml (mergeOverwrite (dict) (default (dict) .labels) $fixed) -}}
+{{- merge $fixed (default (dict) .labels) (default (dict) .top.Values.commonLabels) | toYaml -}}
+{{- end -}}
+
+{{- /* The name of a service account. Parameters: top, name (a component), settings (with serviceAccount). */ -}}
+{{- define "kubeirq.account" -}}
+{{- default (printf "%s-%s" (include "kubeirq.fullname" .top) .name) (.settings.serviceAccount).name -}}
 {{- end -}}
 
 {{- /* The pod fields for scheduling and image pulls, possibly none. Parameters: top, settings. */ -}}
 {{- define "kubeirq.placement" -}}
-{{- with .top.Values.imagePullSecrets }}
+{{- with concat (default (list) (.top.Values.global).imagePullSecrets) (default (list) .top.Values.imagePullSecrets) | uniq }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ if kindIs "map" . }}{{ .name }}{{ else }}{{ . }}{{ end }}
   {{- end }}
 {{- end }}
 {{- with .settings.priorityClassName }}
@@ -70,28 +77,44 @@ tolerations:
 
 {{- /* A reference to an image. Parameters: top, image (from the values). */ -}}
 {{- define "kubeirq.image" -}}
-{{- if .image.digest -}}
-{{ .image.repository }}@{{ .image.digest }}
-{{- else -}}
-{{ .image.repository }}:{{ default .top.Chart.AppVersion .image.tag }}
+{{- include "kubeirq.withRegistry" (dict "top" .top "image" .image.repository) -}}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ default .top.Chart.AppVersion .image.tag }}{{ end -}}
 {{- end -}}
+
+{{- /* The image in global.imageRegistry, unless it names a registry, as in docker's references. Parameters: top, image. */ -}}
+{{- define "kubeirq.withRegistry" -}}
+{{- $first := splitList "/" .image | first -}}
+{{- $isNamed := and (contains "/" .image) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
+{{- with (.top.Values.global).imageRegistry -}}
+{{- if not $isNamed }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- end -}}
+{{- .image -}}
 {{- end -}}
 
 {{- define "kubeirq.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile:
-  type: RuntimeDefault
+{{- $own := dict "runAsNonRoot" true "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if not (.Values.openshift).enabled -}}
+{{- $own = merge $own (dict "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532) -}}
+{{- end -}}
+{{- include "kubeirq.overlaid" (dict "own" $own "given" .Values.podSecurityContext) -}}
 {{- end -}}
 
 {{- define "kubeirq.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{- $own := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{- include "kubeirq.overlaid" (dict "own" $own "given" .Values.securityContext) -}}
+{{- end -}}
+
+{{- /* The chart's own fields with the given ones in their place; null leaves a field out. Parameters: own, given. */ -}}
+{{- define "kubeirq.overlaid" -}}
+{{- $fields := .own -}}
+{{- range $name, $value := .given -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $fields $name -}}
+{{- else -}}
+{{- $_ := set $fields $name $value -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $fields -}}
 {{- end -}}
 
 {{- /*
@@ -134,20 +157,28 @@ see namespaces then.
 
 {{- /* "true" if the controllers serve the admin API on a port. It needs cluster-wide rights to review tokens. */ -}}
 {{- define "kubeirq.hasAdminPort" -}}
-{{- if and .Values.adminApi.enabled (not .Values.watchNamespace) -}}true{{- end -}}
+{{- if and (dig "adminApi" "enabled" true .Values.AsMap) (not .Values.watchNamespace) -}}true{{- end -}}
 {{- end -}}
 
 {{- define "kubeirq.adminSecret" -}}
-{{- default (printf "%s-admin" (include "kubeirq.fullname" .)) .Values.adminApi.existingSecret -}}
+{{- default (printf "%s-admin" (include "kubeirq.fullname" .)) (.Values.adminApi).existingSecret -}}
 {{- end -}}
 
-{{- /* Refuses a second release in a namespace: the two would share their Leases. `helm template` cannot see the other one. */ -}}
+{{- /*
+Refuses a second release in a namespace, and a second alias in a parent chart: the two would share their Leases. `helm
+template` cannot see another release. Charts see each other only in .Release, because helm gives one to all charts.
+*/ -}}
 {{- define "kubeirq.alone" -}}
+{{- $first := default .Chart.Name (get .Release "kubeirq") -}}
+{{- if ne $first .Chart.Name -}}
+{{- fail (printf "%s and %s are both kubeirq, and two in a namespace share their Leases; install one of them as a release of its own, into another namespace" $first .Chart.Name) -}}
+{{- end -}}
+{{- $_ := set .Release "kubeirq" .Chart.Name -}}
 {{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items -}}
 {{- $labels := default (dict) .metadata.labels -}}
 {{- $other := get $labels "app.kubernetes.io/instance" -}}
-{{- if and (eq (get $labels "app.kubernetes.io/name") $.Chart.Name) (hasPrefix (printf "%s-" $.Chart.Name) (get $labels "helm.sh/chart")) (ne $other $.Release.Name) -}}
-{{- fail (printf "namespace %s has release %s of %s already, and two releases in a namespace share their Leases; install this one into a namespace of its own" $.Release.Namespace $other $.Chart.Name) -}}
+{{- if and (eq (get $labels "app.kubernetes.io/name") "kubeirq") (hasPrefix "kubeirq-" (get $labels "helm.sh/chart")) (ne $other $.Release.Name) -}}
+{{- fail (printf "namespace %s has release %s of kubeirq already, and two releases in a namespace share their Leases; install this one into a namespace of its own" $.Release.Namespace $other) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -347,6 +347,22 @@ def test_every_container_is_restricted() -> None:
     assert all(mount["name"] in volumes for found in spec["containers"] for mount in found["volumeMounts"])
 
 
+def test_every_init_container_has_the_resources_of_the_installation() -> None:
+    resources = {"requests": {"cpu": "50m"}, "limits": {"memory": "256Mi"}}
+    fields: dict[str, Any] = {"source": BY_URL, "dependencies": "requests"}
+    spec = pod(settings=Settings(runtime_image="runtime:1", init_resources=resources), **fields)
+    assert [found["resources"] for found in spec["initContainers"]] == [resources] * 3
+    assert "resources" not in spec["containers"][0]
+    assert not any("resources" in found for found in pod(**fields)["initContainers"])
+
+
+def test_on_openshift_a_pod_names_no_user_and_no_group() -> None:
+    given = pod()["securityContext"]
+    found = pod(settings=Settings(runtime_image="runtime:1", has_fixed_user=False))["securityContext"]
+    assert {name for name in given if name not in found} == {"runAsUser", "runAsGroup", "fsGroup"}
+    assert found.items() <= given.items()
+
+
 @given(st.floats(0.001, 86_400))
 def test_nobody_ends_a_call_before_its_own_time_out(timeout_seconds: float) -> None:
     spec = pod(timeoutSeconds=timeout_seconds)

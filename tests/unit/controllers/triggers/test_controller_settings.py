@@ -1,8 +1,10 @@
 """The environment of a controller: a bad value is refused with its variable's name."""
 
+import logging
+
 import pytest
 
-from controllers.__main__ import settings_from
+from controllers.__main__ import log_level_from, settings_from
 from controllers.triggers.process import settings_from as trigger_settings_from
 
 IMAGE = {"KUBEIRQ_RUNTIME_IMAGE": "runtimes"}
@@ -38,6 +40,23 @@ def test_without_callers_everyone_reaches_functions() -> None:
     assert settings_from(IMAGE).callers is None
     assert trigger_settings_from({}).exposed_callers is None
     assert trigger_settings_from({"KUBEIRQ_EXPOSED_CALLERS": "[]"}).exposed_callers == ()
+
+
+def test_the_level_of_logs_is_named_and_is_info_by_default() -> None:
+    assert [log_level_from({"KUBEIRQ_LOG_LEVEL": name}) for name in ("", "debug", "error")] == [
+        logging.INFO, logging.DEBUG, logging.ERROR,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="KUBEIRQ_LOG_LEVEL: 'loud' is not one of debug, info, warning, error"):
+        log_level_from({"KUBEIRQ_LOG_LEVEL": "loud"})
+
+
+def test_the_resources_of_init_containers_are_an_object() -> None:
+    resources = '{"limits": {"memory": "1Gi"}}'
+    assert settings_from({**IMAGE, "KUBEIRQ_INIT_RESOURCES": resources}).init_resources == {"limits": {"memory": "1Gi"}}
+    assert settings_from(IMAGE).init_resources == {}
+    for value in ("{", "[]"):
+        with pytest.raises(ValueError, match="KUBEIRQ_INIT_RESOURCES: "):
+            settings_from({**IMAGE, "KUBEIRQ_INIT_RESOURCES": value})
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "70000", "٣"])
