@@ -3,12 +3,12 @@
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
 import yaml
+from servers.pages import Block, blocks_of
 
 from kubeirq.__main__ import commands
 from kubeirq.manifests.loading import load
@@ -24,35 +24,13 @@ CODE = "\n".join(
     file.read_text() for part in ("controllers", "kubeirq", "trigger_sources") for file in (ROOT / part).rglob("*.py")
 )
 OTHERS_REASONS = {"NotAllowedByListeners", "BackendNotFound"}  # a Gateway's
-LEFT_OUT = {"known-limits": {"Example", "Fields", "Troubleshooting"}, "benchmarks": {"Fields"}}
+LEFT_OUT = {
+    "app-guide": {"Fields"},
+    "known-limits": {"Example", "Fields", "Troubleshooting"},
+    "benchmarks": {"Fields"},
+}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-
-    @property
-    def file(self) -> str | None:
-        """The name that its first line gives it: `# greet.py`."""
-        found = re.match(r"# ([\w-]+\.\w+)\n", self.text)
-        return found[1] if found else None
-
-    @property
-    def is_manifest(self) -> bool:
-        return self.language == "yaml" and re.search(r"^apiVersion: kubeirq\.dev/", self.text, re.MULTILINE) is not None
-
-
-def blocks_of(page: Path) -> Iterator[Block]:
-    text = page.read_text()
-    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        yield Block(page, text[: found.start()].count("\n") + 1, found[1], found[2])
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -119,9 +97,10 @@ def test_every_manifest_passes_the_check(block: Block, tmp_path: Path, monkeypat
     folder = tmp_path / "example"
     folder.mkdir()
     for other in blocks_of(block.page):
-        if other.language == "python" and other.file is not None:
-            (folder / other.file).write_text(other.text)
+        if other.language != "yaml" and other.file is not None:
+            other.write(folder)
     manifest = folder / (block.file or "example.yaml")
+    manifest.parent.mkdir(exist_ok=True)
     manifest.write_text(block.text)
     is_first = block == next(found for found in MANIFESTS if found.page == block.page)
     resources, problems = load([manifest], complete=is_first and block.page.parent.name != "plugin")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from servers.debugger import attached, stopped_at
 from servers.fabric import fabric, manifest
 from servers.ports import free_port
 
@@ -98,28 +99,6 @@ async def test_sighup_reloads_and_a_broken_file_changes_nothing(tmp_path: Path) 
         assert await version(port, "/other") == 2
 
 
-class Debugger:
-    """An editor that speaks the Debug Adapter Protocol."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._number = 0
-
-    def ask(self, command: str, **arguments: Any) -> None:
-        self._number += 1
-        body = json.dumps({"seq": self._number, "type": "request", "command": command, "arguments": arguments})
-        self._writer.write(f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
-
-    async def until(self, name: str) -> Any:
-        """The next event of that name, or the answer to that command."""
-        while True:
-            head = await self._reader.readuntil(b"\r\n\r\n")
-            found = json.loads(await self._reader.readexactly(int(head.split(b":")[1])))
-            if name in (found.get("event"), found.get("command")):
-                return found.get("body")
-
-
 async def test_a_breakpoint_in_the_editors_file_stops_the_function_also_after_an_edit(tmp_path: Path) -> None:
     folder, port = tmp_path / "r", free_port()
     (folder / "shop").mkdir(parents=True)
@@ -152,28 +131,10 @@ async def test_a_breakpoint_in_the_editors_file_stops_the_function_also_after_an
 
 async def stops(file: Path, line: int, address: tuple[str, str, str], port: int) -> None:
     """A call stops at the breakpoint, and goes on."""
-    reader, writer = await asyncio.open_connection(address[0], int(address[2]))
-    editor = Debugger(reader, writer)
-    editor.ask("initialize", adapterID="x")
-    await editor.until("initialize")
-    editor.ask("attach", justMyCode=True)
-    await editor.until("initialized")
-    editor.ask("setBreakpoints", source={"path": str(file)}, breakpoints=[{"line": line}])
-    assert (await editor.until("setBreakpoints"))["breakpoints"][0]["verified"]
-    editor.ask("configurationDone")
-    await editor.until("configurationDone")
-    calling = asyncio.create_task(version(port))
-    stopped = await editor.until("stopped")
-    assert stopped["reason"] == "breakpoint"
-    editor.ask("stackTrace", threadId=stopped["threadId"])
-    frame = (await editor.until("stackTrace"))["stackFrames"][0]
-    assert (frame["source"]["path"], frame["line"]) == (str(file), line)
-    editor.ask("continue", threadId=stopped["threadId"])
-    assert await calling in (1, 2)
-    editor.ask("disconnect")
-    await editor.until("disconnect")
-    writer.close()
-    await writer.wait_closed()
+    async with attached(address[0], int(address[2]), file, line) as editor:
+        calling = asyncio.create_task(version(port))
+        assert await stopped_at(editor) == (str(file), line)
+        assert await calling in (1, 2)
 
 
 async def test_a_function_that_cannot_be_debugged_is_refused(tmp_path: Path) -> None:
