@@ -100,7 +100,7 @@ class Secrets:
 
 
 def way_out_of(role: str, account: str) -> str:
-    """What a person does so that kubeirq may read the Secrets of a `{namespace}`.
+    """The command with which a person lets kubeirq read the Secrets of a `{namespace}`.
 
     `role` is the ClusterRole that the chart has for this, empty for none. `account` is namespace:name of the service
     account of this process.

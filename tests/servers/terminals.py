@@ -62,7 +62,7 @@ class Terminals:
                 assert code == 0 or _READING.match(command), f"{command}: exit code {code}\n{self.last_output}"
 
     async def run(self, command: str) -> int:
-        """In the second terminal; the exit code. What it printed, on both streams, is the `last_output`."""
+        """Runs it in the second terminal. Returns the exit code; `last_output` has both streams."""
         place = self.home / ".folder"
         process = await asyncio.create_subprocess_exec(
             "bash", "-e", "-c", f"{self.here(command)}\npwd > {place}",

@@ -274,11 +274,13 @@ class Dispatcher:
     def _enter(self, held: Held) -> None:
         position = held.delivery.position
         self._held[position if position is not None else held] = held
-        self.room.enter(held.size)
+        room = self.room
+        room.events += 1
+        room.bytes += held.size
         self.counters.received += 1
         if not self._lanes.add(held.lane, held):
             held.first = False
-            self.room.queue(held.lane, held.size)
+            room.queue(held.lane, held.size)
 
     def _unqueue(self, held: Held) -> None:
         ready = self._lanes.ready
@@ -385,14 +387,16 @@ class Dispatcher:
     def _leave(self, held: Held) -> None:
         position = held.delivery.position
         del self._held[position if position is not None else held]
-        self.room.leave(held.size)
+        room = self.room
+        room.events -= 1
+        room.bytes -= held.size
         if not held.first:
-            self.room.unqueue(held.lane, held.size)
+            room.unqueue(held.lane, held.size)
         elif held.lane is not None:
             following = self._lanes.finish(held.lane)
             if following is not None:
                 following.first = True
-                self.room.unqueue(held.lane, following.size)
+                room.unqueue(held.lane, following.size)
         if not self.room_changed.is_set():
             self.room_changed.set()
 
@@ -543,7 +547,7 @@ class Dispatcher:
         return self._judged(held, found)
 
     async def _lost(self, held: Held, problem: ConnectionLost) -> Input:
-        """A call lost its connection. Who runs the function may know why."""
+        """A call lost its connection. The watcher of the function's process may know the reason."""
         why_lost = self._gate.why_lost
         reason = await why_lost(held.called_at) if why_lost is not None else ""
         return self._judged(held, NoAnswer(reason) if reason else problem)

@@ -5,7 +5,6 @@ from collections.abc import Hashable, Iterable
 LIMIT_BYTES = 64 * 1024 * 1024
 _MOST_LIMITS = 8  # limits of events are held at most, with those that lanes have over their share
 _MOST_LIMITS_OF_BYTES = 2
-_NOTHING = (0, 0)
 
 
 class Room:
@@ -30,11 +29,11 @@ class Room:
         self.share_bytes = limit_bytes // 4
         # A read for one or two events costs as much as one for hundreds: it waits until so many may be taken
         self.enough = self.share
-        self.events = 0
+        self.events = 0  # those that are held, and their bytes: each event counts itself here, without a call
         self.bytes = 0
         self.beside = 0  # of the events, those over the share of their lanes
         self.bytes_beside = 0
-        self._queues: dict[Hashable, tuple[int, int]] = {}  # events and bytes behind a lane's first event
+        self._queues: dict[Hashable, list[int]] = {}  # events and bytes behind a lane's first event
 
     @property
     def free(self) -> int:
@@ -43,37 +42,31 @@ class Room:
             return 0
         return max(0, min(self.limit - (self.events - self.beside), self.most - self.events))
 
-    def enter(self, size: int) -> None:
-        """An event of that many bytes is held from now on."""
-        self.events += 1
-        self.bytes += size
-
-    def leave(self, size: int) -> None:
-        """An event is held no longer."""
-        self.events -= 1
-        self.bytes -= size
-
     def queue(self, lane: Hashable, size: int) -> None:
         """An event that has entered stands behind the first one of its lane."""
-        events, queued = self._queues.get(lane, _NOTHING)
-        self._queues[lane] = (events + 1, queued + size)
-        self._count_beside(events + 1, queued + size, 1, size)
+        queue = self._queues.get(lane)
+        if queue is None:
+            queue = self._queues[lane] = [1, size]
+        else:
+            queue[0] += 1
+            queue[1] += size
+        if queue[0] >= self.share:  # with the first one they are more
+            self.beside += 1
+        if queue[1] > self.share_bytes:
+            self.bytes_beside += min(size, queue[1] - self.share_bytes)
 
     def unqueue(self, lane: Hashable, size: int) -> None:
         """An event stands no longer behind the first one: it is about to leave, or is the first one now."""
-        events, queued = self._queues[lane]
-        if events == 1:
+        queue = self._queues[lane]
+        if queue[0] >= self.share:
+            self.beside -= 1
+        if queue[1] > self.share_bytes:
+            self.bytes_beside -= min(size, queue[1] - self.share_bytes)
+        if queue[0] == 1:
             del self._queues[lane]
         else:
-            self._queues[lane] = (events - 1, queued - size)
-        self._count_beside(events, queued, -1, size)
-
-    def _count_beside(self, events: int, queued: int, sign: int, size: int) -> None:
-        """Counts one event of a lane, of those that the lane has together with it behind its first one."""
-        if events >= self.share:  # with the first one they are more
-            self.beside += sign
-        if (over := queued - self.share_bytes) > 0:
-            self.bytes_beside += sign * min(size, over)
+            queue[0] -= 1
+            queue[1] -= size
 
     def is_filled_by(self, lanes: Iterable[tuple[Hashable | None, int]]) -> bool:
         """Whether nothing more would be taken if only these lanes were left. Each comes with its first event's bytes.
@@ -82,7 +75,7 @@ class Room:
         """
         left = Room(self.limit, self.limit_bytes)
         for lane, size in lanes:
-            events, queued = self._queues.get(lane, _NOTHING)
+            events, queued = self._queues.get(lane, (0, 0))
             left.events += 1 + events
             left.bytes += size + queued
             left.beside += max(0, 1 + events - self.share)

@@ -279,7 +279,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._report_connected()
 
     async def _anew_where_cut(self, beginnings: Mapping[TopicPartition, Beginning]) -> dict[TopicPartition, Beginning]:
-        """The beginnings in partitions whose log ends before a settled record: new records get the offsets of lost ones.
+        """The beginnings where the log ends before a settled record: new records get the offsets of lost ones.
 
         Where the log ends before the place itself, a fetch finds that out.
         """

@@ -55,4 +55,4 @@ def test_commits_of_a_group(recorded: Recorded) -> None:
         place = place_of_commit(offset, metadata)
         assert place.settled == ({5, 6, 7} if topic == "company-letters" else {5, 7})
         assert (place.topic_id, place.renamed, place.times) == (0, False, 0)
-        assert place.metadata.startswith("k1:")
+        assert place.metadata().startswith("k1:")

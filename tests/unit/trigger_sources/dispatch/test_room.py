@@ -175,14 +175,16 @@ class Lanes:
         self.sizes: defaultdict[int, deque[int]] = defaultdict(deque)
 
     def add(self, lane: int, size: int) -> None:
-        self.room.enter(size)
+        self.room.events += 1
+        self.room.bytes += size
         if self.sizes[lane]:
             self.room.queue(lane, size)
         self.sizes[lane].append(size)
 
     def remove(self, lane: int, index: int) -> None:
         sizes = self.sizes[lane]
-        self.room.leave(sizes[index])
+        self.room.events -= 1
+        self.room.bytes -= sizes[index]
         if index:
             self.room.unqueue(lane, sizes[index])
         elif len(sizes) > 1:

@@ -74,9 +74,12 @@ async def test_a_topic_without_an_id_that_was_missing_and_has_its_offsets_is_tol
     async def commit(places: dict[TopicPartition, Place]) -> None:
         pass
 
+    async def end_offsets(partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: 9}
+
     stand_ins: Any = member
     stand_ins._beginnings = SimpleNamespace(of=of, commit=commit)
-    stand_ins._consumer = SimpleNamespace(seek=lambda tp, offset: None)
+    stand_ins._consumer = SimpleNamespace(seek=lambda tp, offset: None, end_offsets=end_offsets)
     member._gone.add(tp)
     await member._take_over([tp])
     connected, reason, message = context.reports[-1]
