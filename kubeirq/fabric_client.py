@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -57,7 +58,7 @@ class Message:
         """The CloudEvent's headers in binary mode, with defaults for the attributes that every event needs."""
         needed = {
             "specversion": "1.0", "id": str(uuid.uuid4()), "type": f"dev.kubeirq.{purpose}",
-            "source": f"/kubeirq/{purpose}",
+            "source": f"/kubeirq/{purpose}", "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         }  # fmt: skip
         attributes = {**needed, **self.attributes}
         if prefix == "ce-":  # the bindings for HTTP and NATS encode what is not printable ASCII

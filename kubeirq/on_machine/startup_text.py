@@ -8,6 +8,8 @@ from kubeirq.output.formats import counted
 from trigger_sources.dispatch.flows import TriggerResource
 
 _EXAMPLE = '{"hello": "world"}'
+# By whether the trigger takes tokens. The shell fills them in: a Secret is not for a terminal
+_CREDENTIALS = {True: '-H "authorization: Bearer $TOKEN"', False: '-u "$USER_AND_PASSWORD"'}
 
 
 def startup_lines(fabric: Fabric) -> list[str]:
@@ -45,6 +47,8 @@ def example_command(trigger: TriggerResource, fabric: Fabric) -> str:
         header = "-H 'content-type: application/json'"
         if host := getattr(spec, "host", None):
             header = f"-H 'host: {host}' {header}"
+        if (auth := getattr(spec, "auth", None)) is not None:
+            header = f"{_CREDENTIALS[auth.bearer is not None]} {header}"
         return f"curl {how}{fabric.http_address}{path} {header} -d {data}"
     if "schedule" in fields:
         return f"runs at {getattr(spec, 'schedule', None) or getattr(spec, 'at', '')}"

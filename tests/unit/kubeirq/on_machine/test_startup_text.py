@@ -1,8 +1,14 @@
 """The commands in the text at the start of `kubeirq dev` can be pasted."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
-from kubeirq.on_machine.startup_text import example_path, example_subject
+from kubeirq.on_machine.fabric import Fabric
+from kubeirq.on_machine.startup_text import example_command, example_path, example_subject
+from trigger_sources.dispatch.flows import TriggerResource
+from trigger_sources.http import HTTPTrigger
 
 
 @pytest.mark.parametrize(
@@ -19,3 +25,17 @@ def test_a_subject_has_a_word_for_each_wildcard(subject: str, example: str) -> N
 )
 def test_a_path_has_a_value_for_each_parameter(path: str, example: str) -> None:
     assert example_path(path) == example
+
+
+@pytest.mark.parametrize(
+    ("auth", "credentials"),
+    [
+        ({"bearer": {"tokens": [{"name": "shop", "key": "token"}]}}, '-H "authorization: Bearer $TOKEN"'),
+        ({"basic": {"users": {"name": "shop", "key": "users"}}}, '-u "$USER_AND_PASSWORD"'),
+    ],
+)
+def test_a_command_has_a_place_for_the_credentials_that_a_trigger_asks_for(auth: Any, credentials: str) -> None:
+    spec = HTTPTrigger.model_validate({"function": "f", "auth": auth})
+    fabric = cast(Fabric, SimpleNamespace(http_address="http://127.0.0.1:8080"))
+    found = example_command(TriggerResource("HTTPTrigger", "default", "orders", spec, "uid"), fabric)
+    assert found.startswith(f"curl http://127.0.0.1:8080/orders {credentials} -H ")
