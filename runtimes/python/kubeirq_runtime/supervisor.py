@@ -70,7 +70,7 @@ def _listen(settings):
 
 
 def _pipe_of_ends():
-    """The pipe in which whoever started this process wants a line for each worker that crashed; None without one."""
+    """The pipe that takes a line for each worker that crashed. None if this process got none."""
     number = os.environ.pop("KUBEIRQ_ENDS_FD", None)
     if number is None:
         return None
