@@ -374,7 +374,7 @@ async def test_records_that_a_cut_log_lost_before_they_were_delivered_are_counte
             await running.taken[0].settle(DONE)  # now the one that is fetched can be taken
             await running.until(lambda: len(running.taken) == 8)
             await kafka.start()
-            await running.until(lambda: len(running.taken) == 12)
+            await running.until(lambda: len(running.taken) >= 12)
             # Held: 2, which comes again, and 5, which does not. Known from the broker's answers: 8 and 9, unless a
             # rebalance came first, after a session that ended while the broker was away
             ((lost, _),) = context.lost
@@ -387,8 +387,9 @@ async def test_records_that_a_cut_log_lost_before_they_were_delivered_are_counte
             )
             assert {withdrawn(running.taken[2]) for withdrawn in context.withdrawn} == {True}  # also in a rebalance
             await produce(kafka, topic, range(104, 107))
-            await running.until(lambda: len(running.taken) == 15)
-            assert [int(delivery.event.data or b"") for delivery in running.taken[8:]] == [0, 1, 2, 3, 104, 105, 106]
+            await running.until(lambda: any(delivery.event.data == b"106" for delivery in running.taken))
+            again = [int(delivery.event.data or b"") for delivery in running.taken[8:]]
+            assert list(dict.fromkeys(again)) == [0, 1, 2, 3, 104, 105, 106]  # 0 and 2 once more after a rebalance
 
 
 @pytest.mark.timeout(180)  # it starts a broker
