@@ -12,7 +12,7 @@ from trigger_sources.source import TriggerSource
 
 @dataclass(frozen=True, slots=True)
 class Uncalled:
-    """What follows for an event that is not called. `stays`: it stays in its queue, since the trigger holds."""
+    """The end of an event that is not called. `stays`: it stays in its queue, since the trigger holds."""
 
     kind: Literal["filtered", "dropped", "deadLettered", "stays"]
     reason: str
@@ -34,7 +34,7 @@ class Screening:
         self.is_needed = self._filter is not None  # for an event that can be read
 
     def look_at(self, held: Held) -> Uncalled | None:
-        """What follows for an event that is not called; None for one that is called."""
+        """The end of an event that is not called; None for one that is called."""
         if unreadable := held.delivery.unreadable:
             drops = held.delivery.caller_waits or (self._drops and not held.redriven)
             return Uncalled("dropped" if drops else "deadLettered", "Unreadable", unreadable)

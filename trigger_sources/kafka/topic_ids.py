@@ -126,7 +126,7 @@ async def present_ids(consumer: AIOKafkaConsumer, expected: Mapping[str, int]) -
 async def _first_answer(
     consumer: AIOKafkaConsumer, brokers: Collection[int], topics: Collection[str]
 ) -> Mapping[str, int]:
-    """What the first broker says that answers: one of several may be away."""
+    """The answer of the first broker that gives one: one of several may be away."""
     problem: KafkaError = NodeNotReadyError("no broker is known")
     for broker in brokers:
         try:

@@ -168,7 +168,7 @@ def test_the_room_is_the_limit_less_each_lanes_share(moves: list[tuple[str, int]
 
 
 class Lanes:
-    """The events of each lane by their sizes, beside the room that is told of them."""
+    """The events of each lane by their sizes, beside the room that counts them."""
 
     def __init__(self, room: Room) -> None:
         self.room = room
