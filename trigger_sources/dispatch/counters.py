@@ -1,5 +1,6 @@
 """Counters of the hot path as plain integers, and a reading of them at one moment."""
 
+import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +34,12 @@ class Counters:
         "restarts",
         "retried",
         "returned",
+        "since",
         "withdrawn",
     )
 
     def __init__(self) -> None:
+        self.since = time.time()  # seconds since the epoch
         self.received = 0
         self.delivered = 0
         self.filtered = 0

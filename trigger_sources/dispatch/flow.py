@@ -138,7 +138,6 @@ class Flow:
             task.add_done_callback(self._predecessor_ended)
         self.context = FlowContext(self, host, state)
         self.lag: Lag | None = None
-        self._started_at = time.time()
         self.connected: tuple[bool, str, str] = (False, "Starting", "")
         self.completed = False
         self._stop = asyncio.Event()
@@ -407,7 +406,7 @@ class Flow:
             last_answer=dispatcher.last_answer,
             last_error=dispatcher.last_error,
             last_error_at=dispatcher.last_error_at,
-            counters_since=self._started_at,
+            counters_since=dispatcher.counters.since,
         )
 
     def reading(self) -> Reading:

@@ -114,10 +114,12 @@ async def test_counters_go_on_after_an_edit_and_while_suspended_and_end_with_the
         for spec in ({"methods": ["POST", "PUT"]}, {"suspend": True}, {}):
             if not it.flows.of("uid")[0].resource.spec.suspend:
                 assert await it.post() == 200
-            (before,) = (running.flow.reading().counters.delivered for running in it.flows.of("uid"))
+            (flow,) = (running.flow for running in it.flows.of("uid"))
+            before = flow.reading().counters.delivered
             await it.edit(**spec)
             (running,) = it.flows.of("uid")
             assert running.flow.reading().counters.delivered == before
+            assert running.flow.status().counters_since == flow.status().counters_since
             if not running.resource.spec.suspend:
                 await it.until_connected()
         assert before == 2
