@@ -230,7 +230,7 @@ def handler(event, context):
 
 async def rows(*words: str, number: int) -> list[str]:
     """The first column of the table, once it has that number of rows."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):  # each look is a process of its own
         while len(found := [line.split()[0] for line in (await ran(*words))[1].splitlines()[1:]]) != number:
             await asyncio.sleep(0.1)
     return found

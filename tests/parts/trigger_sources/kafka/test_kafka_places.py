@@ -554,4 +554,6 @@ async def test_a_missing_topic_is_created_only_on_the_fabrics_own_broker(kafka: 
     await reply.open(own, {})
     await own.close()
     async with administration(kafka) as admin:
-        assert {f"{topic}-missing", f"{topic}-reply"} <= set(await admin.list_topics())
+        async with asyncio.timeout(20):  # a broker learns of a new topic a moment after it was created
+            while not {f"{topic}-missing", f"{topic}-reply"} <= set(await admin.list_topics()):
+                await asyncio.sleep(0.05)
