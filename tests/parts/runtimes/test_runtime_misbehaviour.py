@@ -87,7 +87,7 @@ async def test_a_misbehaving_handler_has_its_documented_answer_and_the_next_requ
 
 async def test_a_handler_that_ends_its_process_loses_its_connection_only(misbehaving: Function) -> None:
     assert await ask(misbehaving, "exit") is None
-    assert await ask(misbehaving, "next") == (200, b'{"answered":"next"}')
+    assert await ask(misbehaving, "next") == (200, b'{"answered":"next"}'), misbehaving.output()
     assert "exit code 7" in misbehaving.output()
 
 
