@@ -448,6 +448,8 @@ async def _end(client: Client) -> None:
         await in_time(client.close(), _CLOSE_SECONDS)
     except Exception:
         log.debug("NATS client not closed in order", exc_info=True)
+        if client._transport is not None:
+            client._transport.close()  # the client closes its socket last
 
 
 def _without_password(server: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import LocalHost
 from trigger_sources.events import Event, binary_headers
 from trigger_sources.http.gateway import Gateway
-from trigger_sources.nats import NATSTrigger
+from trigger_sources.nats import NATSTrigger, connection
 from trigger_sources.nats.reply import NATSReply
 from trigger_sources.source import SourceError
 from trigger_sources.spec import SecretRef
@@ -391,3 +391,20 @@ async def test_triggers_that_restart_a_few_at_a_time_all_get_the_changed_secret(
         finally:
             await flows.stop(0)
             await gate.aclose()
+
+
+async def test_a_client_that_does_not_close_in_time_keeps_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It closes its socket last, and may not come to that on a busy machine."""
+    monkeypatch.setattr(connection, "_CLOSE_SECONDS", 0.1)
+
+    async def no_arguments() -> Mapping[str, Any]:
+        return {}
+
+    async with nats_server() as server:
+        found = connection.Connection([server.url], "test", arguments=no_arguments)
+        await found.open()
+        client: Any = found.client
+        monkeypatch.setattr(client, "_flush_pending", asyncio.Event().wait)
+        writer = client._transport._io_writer
+        await found.close()
+        assert writer.transport.is_closing()
