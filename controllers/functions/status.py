@@ -69,7 +69,8 @@ def _ready(
         return Condition("Ready", "True", "Ready")
     pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     newest_first = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
-    for pod in newest_first:
+    # A former version may crash until the newest one is ready: that is no problem of the rollout
+    for pod in (found for found in newest_first if _version_of(found) == _version_of(newest_first[0])):
         if not _is_ready(pod) and (problem := problem_of(spec, pod, config_map, now)) is not None:
             old_serves = any(_is_ready(other) and _version_of(other) != _version_of(pod) for other in pods)
             return problem.condition(old_serves=old_serves)

@@ -160,6 +160,14 @@ def test_one_sick_replica_among_those_of_one_version_is_no_stuck_rollout() -> No
     assert {condition.type: condition.reason for condition in told}["Ready"] == "CrashLoopBackOff"
 
 
+def test_a_former_version_that_crashes_is_no_problem_of_the_newest_one() -> None:
+    old = pod(CRASHED, version=OLD, created="2026-01-01T00:00:00Z")
+    new = pod(waiting("function", "ContainerCreating"))
+    counts = {"replicas": 2, "updatedReplicas": 1}
+    assert conditions(deployment(**counts), old, new)["Ready"].reason == "RollingOut"
+    assert conditions(deployment(**counts), old)["Ready"].reason == "CrashLoopBackOff"
+
+
 def test_the_newest_pods_problem_is_told_and_leaving_pods_have_none() -> None:
     older = pod(waiting("function", "ImagePullBackOff"), created="2026-01-01T00:00:00Z")
     leaving = pod(waiting("function", "ErrImagePull"), created="2026-01-03T00:00:00Z", deletionTimestamp="now")
