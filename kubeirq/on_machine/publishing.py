@@ -14,6 +14,7 @@ from trigger_sources.nats.subjects import checked_subject, covers
 from trigger_sources.transport.diagnosis import reasons_of
 
 _SECONDS = 60
+_STREAM_SECONDS = 10.0  # for a trigger that starts, until it has created its stream
 
 
 class CannotPublish(Exception):
@@ -92,14 +93,31 @@ async def _to_nats(trigger: TriggerResource, fabric: Fabric, message: Message, c
     try:
         client = await nats.connect(servers, connect_timeout=5, max_reconnect_attempts=2, error_cb=_ignored)
         try:
-            stream = client.jetstream()
-            found = [await stream.publish(subject, data, headers=headers) for _ in range(count)]
-            return [f"{ack.stream}/{ack.seq}" for ack in found]
-        except NoStreamResponseError:  # core NATS, which confirms nothing
-            for _ in range(count):
-                await client.publish(subject, data, headers=headers)
-            await client.flush()
-            return []
+            if getattr(trigger.spec, "mode", "") == "core":  # nothing confirms these
+                for _ in range(count):
+                    await client.publish(subject, data, headers=headers)
+                await client.flush()
+                return []
+            stream, found = client.jetstream(), list[str]()
+            deadline = time.monotonic() + _STREAM_SECONDS
+            while len(found) < count:
+                try:
+                    ack = await stream.publish(subject, data, headers=headers)
+                except NoStreamResponseError:
+                    if time.monotonic() > deadline:
+                        raise CannotPublish(
+                            f"{trigger.name}: no stream has the subject {subject!r}, so that nobody would get the"
+                            f" message; `kubeirq describe {trigger.name}` says more"
+                        ) from None
+                    await asyncio.sleep(0.1)
+                except TimeoutError:  # a subscriber has the message, and no stream
+                    raise CannotPublish(
+                        f"{trigger.name}: no stream confirmed the message on {subject!r}; `kubeirq describe"
+                        f" {trigger.name}` says more"
+                    ) from None
+                else:
+                    found.append(f"{ack.stream}/{ack.seq}")
+            return found
         finally:
             await client.close()
     except (NoServersError, OSError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from servers.fabric import fabric, manifest
+from servers.nats import nats_server
 
 from kubeirq.__main__ import commands
 from kubeirq.on_machine.child_processes import free_port
@@ -134,3 +135,19 @@ def test_options_that_make_no_message_are_refused(arguments: tuple[str, ...], pr
 
 def test_samples_are_json_objects() -> None:
     assert all(json.loads(sample.body) for sample in SAMPLES.values())
+
+
+async def test_a_message_that_no_stream_takes_is_not_published(tmp_path: Path) -> None:
+    """Without a stream the server takes it and gives it to nobody."""
+    async with nats_server() as server:
+        spec = {"function": "f", "subject": "jobs", "servers": [server.url]}
+        manifests = [
+            manifest("Function", "f", source={"inline": CODE}),
+            manifest("NATSTrigger", "jobs", **spec),
+            manifest("NATSTrigger", "core", **{**spec, "subject": "other"}, mode="core"),
+        ]
+        async with fabric(tmp_path / "app", tmp_path / "state", manifests=manifests) as it:
+            code, output = await asyncio.to_thread(run, "publish", "jobs", "-d", "1", "--state", str(it.state))
+            assert (code, "no stream has the subject 'jobs'" in output) == (1, True), output
+            code, output = await asyncio.to_thread(run, "publish", "core", "-d", "1", "--state", str(it.state))
+            assert code == 0, output
