@@ -24,6 +24,7 @@ from trigger_sources.http.answers import answer_to
 from trigger_sources.http.auth import Credentials, credentials, users_of
 from trigger_sources.http.events import UNREADABLE_TYPE, UnknownFormat, events_of, forwarded, from_record, record_from
 from trigger_sources.http.expose import Exposure, problems_of
+from trigger_sources.http.inbox_health import InboxHealth
 from trigger_sources.http.routes import METHODS, claims_of, problem_of, refusal
 from trigger_sources.http_requests import BODY_LIMIT_BYTES, Cors, IncomingRequest, Requests, Route
 from trigger_sources.inbox import Inbox, Kept
@@ -289,11 +290,12 @@ class HTTPTrigger(TriggerSource):
         inbox = context.inbox()
         backlog = _Backlog(inbox, self.max_backlog)
         # Tasks of their own: they also run while there is no room and the generator is not asked for more
+        health = InboxHealth(context)
         tasks = [
-            asyncio.create_task(self._accept(context, requests, inbox, backlog)),
+            asyncio.create_task(self._accept(context, requests, inbox, backlog, health)),
             asyncio.create_task(self._hand_over(context, inbox)),
+            asyncio.create_task(self._look_for_room(inbox, backlog, health)),
         ]
-        connected = True
         try:
             while not context.stopping.is_set():
                 if context.room <= 0:
@@ -303,13 +305,10 @@ class HTTPTrigger(TriggerSource):
                     kept = await inbox.take(context.room, _READ_SECONDS, in_order=self.lanes != "none")
                 except SourceError as error:
                     # The route stays: callers get a 503 with Retry-After, not a 404
-                    connected = False
-                    context.report(connected=False, reason=error.reason, message=str(error))
+                    health.failed("take", error)
                     await asyncio.sleep(_READ_SECONDS)
                     continue
-                if not connected:
-                    connected = True
-                    context.report(connected=True)
+                health.worked("take")
                 if kept:
                     yield [_delivery_from(record, backlog, context) for record in kept]
         finally:
@@ -326,13 +325,28 @@ class HTTPTrigger(TriggerSource):
                 await context.withdraw(lambda _: True, min(self.delivery.timeout_seconds, _HAND_OVER_SECONDS))
                 await inbox.give_back()
 
-    async def _accept(self, context: Context, requests: Requests, inbox: Inbox, backlog: "_Backlog") -> None:
+    async def _look_for_room(self, inbox: Inbox, backlog: "_Backlog", health: InboxHealth) -> None:
+        """Finds out that a full inbox has room again, also while no request comes."""
+        while True:
+            await asyncio.sleep(_COUNT_FULL_SECONDS)
+            if not health.fails("keep"):
+                continue
+            try:
+                if not await backlog.is_full(time.monotonic()):
+                    await inbox.check_room()
+                    health.worked("keep")
+            except SourceError as error:
+                health.failed("keep", error)
+
+    async def _accept(
+        self, context: Context, requests: Requests, inbox: Inbox, backlog: "_Backlog", health: InboxHealth
+    ) -> None:
         """Takes requests as they come, makes their events durable and answers them with 202."""
         while True:
             taken = await requests.next(_ACCEPTED_AT_ONCE, _ACCEPT_SECONDS)
             if not taken:
                 continue
-            keeping = asyncio.create_task(self._keep_or_refuse(taken, context, inbox, backlog))
+            keeping = asyncio.create_task(self._keep_or_refuse(taken, context, inbox, backlog, health))
             try:
                 await asyncio.shield(keeping)
             except asyncio.CancelledError:  # the trigger stops: these callers still get their 202
@@ -341,21 +355,29 @@ class HTTPTrigger(TriggerSource):
                 raise
 
     async def _keep_or_refuse(
-        self, taken: Sequence[IncomingRequest], context: Context, inbox: Inbox, backlog: "_Backlog"
+        self,
+        taken: Sequence[IncomingRequest],
+        context: Context,
+        inbox: Inbox,
+        backlog: "_Backlog",
+        health: InboxHealth,
     ) -> None:
         try:
-            await self._keep(taken, context, inbox, backlog)
+            if await self._keep(taken, context, inbox, backlog):
+                health.worked("keep")
         except SourceError as error:
-            log.error("requests not accepted", extra={"trigger": context.name, "problem": str(error)})
-        except Exception:
+            health.failed("keep", error)
+        except Exception as error:
             log.exception("requests not accepted", extra={"trigger": context.name})
+            health.failed("keep", SourceError("InboxFails", f"{type(error).__name__}: {error}"))
         finally:
             for request in taken:
                 request.refuse("the event could not be kept")  # no effect on those that are answered
 
     async def _keep(
         self, taken: Sequence[IncomingRequest], context: Context, inbox: Inbox, backlog: "_Backlog"
-    ) -> None:
+    ) -> bool:
+        """Whether events were kept. Requests that have no valid event are answered, and say nothing of the inbox."""
         kept: list[tuple[IncomingRequest, list[Event]]] = []
         records: list[bytes] = []
         largest = inbox.largest_bytes
@@ -376,13 +398,14 @@ class HTTPTrigger(TriggerSource):
         if records and await backlog.is_full(time.monotonic()):
             for request, _ in kept:
                 _refuse(request, 503, "too many events wait for delivery", ("retry-after", "5"))
-            return
+            raise SourceError("BacklogFull", f"{backlog.limit} accepted events wait for delivery: callers get a 503")
         if records:
             await inbox.append_all(records)
             backlog.count += len(records)
         for request, events in kept:
             body = orjson.dumps({"ids": [event.id for event in events]}) + b"\n"
             request.answer(202, (("content-type", "application/json"),), body)
+        return bool(records)
 
     # --- helpers
 

@@ -81,6 +81,17 @@ class JetStreamInbox:
             await self._configure(connection)
         self._bound(connection)
 
+    async def check_room(self) -> None:
+        connection = await self._connection()
+        await check_publishing(connection, self._subject)
+        info = await connection.api(f"STREAM.INFO.{self._stream}")
+        state, config = info["state"], info["config"]
+        for kind, limit in (("messages", config["max_msgs"]), ("bytes", config["max_bytes"])):
+            if 0 <= limit <= state[kind]:
+                raise SourceError(
+                    "StoreFull", f"{connection.place}: stream {self._stream} has {state[kind]} {kind} of at most {limit}"
+                )
+
     async def append_all(self, records: Sequence[bytes]) -> None:
         connection = await self._connection()
         self._bound(connection)

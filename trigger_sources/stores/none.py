@@ -59,6 +59,9 @@ class NoInbox:
             f"spec.answer: there is no store for accepted events: {_GET_ONE}, or set spec.answer to function",
         )
 
+    async def check_room(self) -> None:
+        await self.prepare()
+
     async def append_all(self, records: Sequence[bytes]) -> None:
         await self.prepare()
 

@@ -47,6 +47,7 @@ CREATE TABLE inbox (
 CREATE INDEX inbox_by_uid ON inbox (uid, sequence);
 """
 _LETTERS_A_READ = 64
+_PROBE = bytes(65_536)  # more than the pages that a full disk may still have free
 _MOST_IN_A_TRANSACTION = 1_000
 _TRY_AGAIN_SECONDS = 5.0  # a record that could not be removed is handed out again then, to be settled once more
 
@@ -291,6 +292,13 @@ class StoreInbox:
 
     async def prepare(self) -> None:
         """Nothing is missing once the store is open."""
+
+    async def check_room(self) -> None:
+        """Writes a record that belongs to no trigger, and removes it: only a write shows whether the disk has room."""
+        await self._store.run(
+            lambda connection: connection.execute("INSERT INTO inbox (uid, record) VALUES ('', ?)", (_PROBE,)).rowcount
+        )
+        await self._store.run(lambda connection: connection.execute("DELETE FROM inbox WHERE uid = ''").rowcount)
 
     async def append_all(self, records: Sequence[bytes]) -> None:
         rows = [(self._uid, record) for record in records]

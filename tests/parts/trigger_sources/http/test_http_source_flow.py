@@ -155,6 +155,37 @@ async def test_stopping_under_load_answers_everyone(tmp_path: Path) -> None:
             assert statuses.count(200) == len(function.calls), "a request that got 503 was not delivered"
 
 
+async def test_a_full_disk_and_a_full_backlog_are_reported_until_an_event_fits_again(tmp_path: Path) -> None:
+    """Also while the function takes the events that are there, and while no request comes any more."""
+
+    async def pages(limit: int) -> None:
+        await store.run(lambda connection: connection.execute(f"PRAGMA max_page_count = {limit}").fetchone())
+
+    async def until_connected(it: Bench, expected: tuple[bool, str]) -> str:
+        async with asyncio.timeout(20):
+            while it.flow.connected[:2] != expected:
+                await asyncio.sleep(0.02)
+        return it.flow.connected[2]
+
+    async with scripted() as function, Store.open(tmp_path / "s.db") as store:
+        async with bench(function.url, store, answer="accepted", maxBacklog=5) as it:
+            assert (await it.post(data=b"a"))[0] == 202
+            await pages(1)
+            assert (await it.post(data=b"b" * 100_000))[0] == 503
+            assert "the disk is full" in await until_connected(it, (False, "StoreFull"))
+            await pages(100_000)
+            await until_connected(it, (True, ""))
+            assert (await it.post(data=b"b" * 100_000))[0] == 202
+
+            await function.stop()
+            statuses = [(await it.post(data=b"c"))[0] for _ in range(6)]
+            assert statuses[-1] == 503
+            assert "5 accepted events" in await until_connected(it, (False, "BacklogFull"))
+            await function.start()
+            await until_connected(it, (True, ""))
+        assert await store.inbox("default/HTTPTrigger/orders").count() == 0
+
+
 async def test_an_accepted_event_that_cannot_be_read_becomes_a_dead_letter_and_the_others_are_delivered(
     tmp_path: Path,
 ) -> None:

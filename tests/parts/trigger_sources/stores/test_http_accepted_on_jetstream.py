@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import nats
 import pytest
 from servers.ledger import Books, judge
 from servers.nats import NATSServer, nats_server
@@ -24,7 +25,7 @@ from trigger_sources.http.gateway import Gateway
 from trigger_sources.inbox import Inbox
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
-from trigger_sources.stores.jetstream import JetStreamStore
+from trigger_sources.stores.jetstream import INBOX, JetStreamStore
 
 UID = "default/HTTPTrigger/orders"
 
@@ -93,12 +94,36 @@ def delivered(function: Scripted) -> list[bytes]:
     return [call.body for call in function.calls]
 
 
+async def test_a_full_stream_is_reported_until_it_has_room_again() -> None:
+    async with nats_server() as server, scripted() as function, replica(server, function.url) as it:
+        connection = await nats.connect(server.url)
+
+        async def limit(messages: int) -> None:
+            config = (await connection.jetstream().stream_info(INBOX)).config
+            await connection.jetstream().update_stream(config.evolve(max_msgs=messages))
+
+        try:
+            await function.stop()
+            assert await it.post(b"1") == 202
+            await limit(1)
+            assert await it.post(b"2") == 503
+            await until(lambda: it.flow.connected[:2] == (False, "StoreFull"))
+            assert "1 messages of at most 1" in it.flow.connected[2]
+            await limit(-1)
+            await until(lambda: it.flow.connected[0])
+            assert await it.post(b"3") == 202
+        finally:
+            await connection.close()
+        await function.start()
+        await until(lambda: sorted(delivered(function)) == [b"1", b"3"])
+
+
 async def test_events_answered_with_202_survive_kill_9_of_the_process_that_took_them() -> None:
     program = """
     import asyncio, sys
     from trigger_sources.http.gateway import Gateway
     from trigger_sources.http import HTTPTrigger
-    from trigger_sources.stores.jetstream import JetStreamStore
+    from trigger_sources.stores.jetstream import INBOX, JetStreamStore
     from trigger_sources.testing import StandInContext
 
     async def main():
