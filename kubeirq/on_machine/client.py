@@ -23,7 +23,7 @@ from kubeirq.name_lookup import find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
 from kubeirq.output.event_display import printable
-from kubeirq.output.formats import age, last_answer
+from kubeirq.output.formats import age, last_try
 from kubeirq.output.letter_text import tell_unreadable
 from kubeirq.output.trigger_lines import condition_lines, flow_lines, next_steps
 
@@ -64,7 +64,7 @@ class MachineClient:
             },
             [
                 (
-                    ("TRIGGER", "FUNCTION", "READY", "DELIVERED", "RETRIED", "DEAD", "HELD", "LAG", "LAST"),
+                    ("TRIGGER", "FUNCTION", "READY", "DELIVERED", "RETRIED", "FAILED", "DEAD", "HELD", "LAG", "LAST"),
                     [_trigger_row(one) for one in triggers],
                 ),
                 (
@@ -219,8 +219,8 @@ def _trigger_row(found: ResourceView) -> Sequence[Any]:
     counters = found["counters"]
     return (
         f"{found['kind']}/{found['name']}", found["function"] or "-", _ready(found), counters.get("delivered", 0),
-        counters.get("retried", 0), found["deadLetters"], found["held"],
-        found["lag"]["events"] if found["lag"] else "-", last_answer(found["lastAnswer"]),
+        counters.get("retried", 0), counters.get("dropped", 0), found["deadLetters"], found["held"],
+        found["lag"]["events"] if found["lag"] else "-", last_try(found),
     )  # fmt: skip
 
 

@@ -50,6 +50,14 @@ def last_answer(answer: Mapping[str, Any] | None) -> str:
     return f"{answer['status']}, {answer['latencySeconds'] * 1000:.1f} ms, {age(answer['at'])} ago"
 
 
+def last_try(flow: Mapping[str, Any]) -> str:
+    """A flow's last answer, or the first line of its last error if that is newer."""
+    answer, error_at = flow["lastAnswer"], flow.get("lastErrorAt")
+    if not flow["lastError"] or not error_at or (answer is not None and answer["at"] >= error_at):
+        return last_answer(answer)
+    return f"{flow['lastError'].strip().splitlines()[0]}, {age(error_at)} ago"
+
+
 def counted(count: int, thing: str) -> str:
     """`1 file`, `2 files`."""
     return f"{count} {thing}{'' if count == 1 else 's'}"

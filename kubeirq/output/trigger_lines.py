@@ -40,6 +40,8 @@ def next_steps(trigger: Mapping[str, Any]) -> list[str]:
     """The commands and changes that help with this trigger now: the source first, then the function, then the rest."""
     own = [found for found in trigger["conditions"] if found["type"] != "Ready"] or trigger["conditions"]
     steps = [step for found in own if (step := _step(trigger, found))]
+    if trigger.get("callersWait") and trigger.get("counters", {}).get("dropped") and trigger["function"]:
+        steps.append(f"kubeirq logs {trigger['function']}")  # only its log has each failure that a caller got
     if trigger["deadLetters"]:
         steps.append(f"kubeirq dead-letters list {trigger['name']}")
     return list(dict.fromkeys(steps))
@@ -56,6 +58,8 @@ _NEXT_OF_REASON = {
     "Unauthorized": "check the credentials of the trigger, and its rights at the broker",
     "TopicMissing": "create the topic, or correct spec.topics",
     "StreamMissing": "create the stream, or set spec.createStream: true",
+    "StoreFull": "free space where the fabric keeps its data, or raise the limits of its stream",
+    "BacklogFull": "look whether the function is up and fast enough, or raise spec.maxBacklog",
     "NoBrokers": "set spec.brokers",
     "NoServers": "set spec.servers",
     "SecretMissing": "create the Secret with that key; the trigger then goes on by itself",

@@ -1,7 +1,10 @@
 """The next steps that `kubeirq describe` suggests."""
 
+import time
+
 import pytest
 
+from kubeirq.output.formats import last_try
 from kubeirq.output.trigger_lines import flow_lines, next_steps
 
 
@@ -69,3 +72,25 @@ def test_the_callers_of_an_http_trigger_do_not_wait() -> None:
     down = {**trigger(("Delivering", "False", "FunctionDown")), "kind": "HTTPTrigger"}
     (step,) = next_steps(down)
     assert "; callers get a 503, accepted events wait" in step
+
+
+def test_a_trigger_whose_callers_get_failures_leads_to_the_log_of_its_function() -> None:
+    """The trigger itself is Ready: only its counters and the log of the function tell of the failures."""
+    ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": ""}
+    found = {
+        "name": "stock", "function": "warehouse", "conditions": [ready], "deadLetters": 0, "callersWait": True,
+        "counters": {"dropped": 3},
+    }  # fmt: skip
+    assert next_steps(found) == ["kubeirq logs warehouse"]
+    assert next_steps({**found, "counters": {"dropped": 0}}) == []
+
+
+def test_the_last_try_of_a_flow_is_the_newer_one_of_its_answer_and_its_error() -> None:
+    now = time.time()
+    answer = {"status": 200, "latencySeconds": 0.012, "at": now - 60}
+    error = {"lastError": "timed out: no answer within 3 s\nin stock.py", "lastErrorAt": now - 5}
+    none = {"lastError": "", "lastErrorAt": None}
+    assert last_try({"lastAnswer": answer, **error}) == "timed out: no answer within 3 s, 5s ago"
+    assert last_try({"lastAnswer": None, **error}) == "timed out: no answer within 3 s, 5s ago"
+    assert last_try({"lastAnswer": {**answer, "at": now - 1}, **error}) == "200, 12.0 ms, 1s ago"
+    assert last_try({"lastAnswer": None, **none}) == "-"
