@@ -42,7 +42,7 @@ class Inbox(Protocol):
         """Creates the storage if needed, and tests the rights to it."""
 
     async def check_room(self) -> None:
-        """Raises SourceError if a record would be refused now, as far as the storage can tell. Leaves nothing behind."""
+        """Raises SourceError if the storage would refuse a record now, as far as it can tell. Leaves nothing behind."""
 
     async def append_all(self, records: Sequence[bytes]) -> None:
         """Returns once all of them are durable. If it raises, some of them may be durable nevertheless."""

@@ -89,7 +89,8 @@ class JetStreamInbox:
         for kind, limit in (("messages", config["max_msgs"]), ("bytes", config["max_bytes"])):
             if 0 <= limit <= state[kind]:
                 raise SourceError(
-                    "StoreFull", f"{connection.place}: stream {self._stream} has {state[kind]} {kind} of at most {limit}"
+                    "StoreFull",
+                    f"{connection.place}: stream {self._stream} has {state[kind]} {kind} of at most {limit}",
                 )
 
     async def append_all(self, records: Sequence[bytes]) -> None:
