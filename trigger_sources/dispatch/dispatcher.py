@@ -524,7 +524,9 @@ class Dispatcher:
             self._faulted(held)
         self._kick()
 
-    async def _answer_of(self, held: Held, fresh: bool = False) -> Input:
+    async def _answer_of(
+        self, held: Held, fresh: bool = False, before_sent: Callable[[], Awaitable[None]] | None = None
+    ) -> Input:
         """Calls the function, on a new connection if need be."""
         gate, delivery = self._gate, held.delivery
         try:
@@ -532,7 +534,7 @@ class Dispatcher:
             held.called_at = time.monotonic()
             found: Answer | NoAnswer = await gate.endpoint.send(
                 method, target, headers, body,
-                timeout_seconds=self._policy.timeout_seconds, fresh=fresh,
+                timeout_seconds=self._policy.timeout_seconds, fresh=fresh, before_sent=before_sent,
             )  # fmt: skip
         except ValueError as problem:
             return self._cannot_be_called(held, problem)
@@ -556,14 +558,14 @@ class Dispatcher:
         """The same for a suspect event: a mark stands while it is called, and only then."""
         position = held.delivery.position
         assert position is not None
+        if await self._suspects.is_proven(position):
+            self._abandon(held)
+            message = f"handed out {held.delivery.handed_out} times; the process ended while it called this event alone"
+            return self._part_with(held, "CrashLoop", message)
         try:
-            if await self._suspects.mark(position):
-                return await self._answer_of(held)
+            return await self._answer_of(held, fresh=True, before_sent=partial(self._suspects.mark, position))
         finally:
             await self._suspects.unmark(position)
-        self._abandon(held)
-        message = f"handed out {held.delivery.handed_out} times; the process ended while it called this event alone"
-        return self._part_with(held, "CrashLoop", message)
 
     def _judged(self, held: Held, found: Answer | NoAnswer) -> Input:
         """Counts a call that reached the function, and decides what follows from its answer."""

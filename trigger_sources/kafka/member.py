@@ -24,16 +24,18 @@ from trigger_sources.delivery import Delivery
 from trigger_sources.kafka.answers import Answers
 from trigger_sources.kafka.beginnings import Beginnings, patiently
 from trigger_sources.kafka.commits import Commits
+from trigger_sources.kafka.cut_logs import Known, begin_in_what_is_left, ends_before
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
 from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
-from trigger_sources.kafka.notices import Notices, deleted, forgotten, maybe_recreated, recreated, truncated
+from trigger_sources.kafka.notices import Moved, Notices, deleted, forgotten, maybe_recreated, recreated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
-from trigger_sources.kafka.remembered import memory_of, remembered
+from trigger_sources.kafka.remembered import Remembered, memory_of, remembered
 from trigger_sources.kafka.session import Session
 from trigger_sources.kafka.topic_ids import present_ids
+from trigger_sources.kafka.watermark import Watermark
 from trigger_sources.source import Lag
 
 log = logging.getLogger(__name__)
@@ -262,43 +264,30 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _take_over(self, assigned: Sequence[TopicPartition]) -> None:
         await self._forget_what_others_have(assigned)
         beginnings = await self._beginnings.of(assigned)
+        moved = self._unnamed({tp: at for tp, at in beginnings.items() if tp in self._gone and not at.place.topic_id})
         again = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "TopicRecreated"}
         if again:
-            self._tell_recreated(
-                again, self._forget_recreated({tp.topic: at.place.topic_id for tp, at in again.items()})
-            )
-        self._tell_unnamed(
-            {tp: found for tp, found in beginnings.items() if tp in self._gone and not found.place.topic_id}
-        )
-        self._gone -= set(assigned)
+            old = self._of_older_topics({tp.topic: at.place.topic_id for tp, at in again.items()})
+            moved.append(self._recreated(again, old))
         kept = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "OffsetsForgotten"}
         if kept:
-            self._notices.add(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()}))
-        await self._begin({**beginnings, **await self._anew_where_cut(beginnings)})
+            moved.append(Moved(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()})))
+        known = {tp: self._known_before(tp, beginning) for tp, beginning in beginnings.items()}
+        known = {tp: found for tp, found in known.items() if found.end > found.place.offset}
+        ends = await ends_before(self._consumer, known)
+        cut, told = await begin_in_what_is_left(self._consumer, known, ends)
+        await self._begin({**beginnings, **cut}, [*moved, *told])
+        self._gone -= set(assigned)
         self._joined = True
         self._report_connected()
 
-    async def _anew_where_cut(self, beginnings: Mapping[TopicPartition, Beginning]) -> dict[TopicPartition, Beginning]:
-        """The beginnings where the log ends before a settled record: new records get the offsets of lost ones.
-
-        Where the log ends before the place itself, a fetch finds that out.
-        """
-        places = {tp: self._with_memory(tp, found) for tp, found in beginnings.items()}
-        settled = {tp: place for tp, place in places.items() if place.settled}
-        if not settled:
-            return {}
-        ends = await patiently(lambda: self._consumer.end_offsets(list(settled)))
-        cut = {tp: place for tp, place in settled.items() if place.offset <= ends[tp] < place.end}
-        firsts = await patiently(lambda: self._consumer.beginning_offsets(list(cut))) if cut else {}
-        for tp, place in cut.items():
-            lost = place.end - ends[tp] - sum(offset >= ends[tp] for offset in place.settled)
-            if lost:
-                self._context.report_lost(lost, "Truncation")
-            self._notices.add(truncated(tp, place.end, ends[tp], lost, firsts[tp], has_id=bool(place.topic_id)))
-        return {
-            tp: Beginning(replace(place, offset=firsts[tp], settled=frozenset(), times=0), "Truncated", True)
-            for tp, place in cut.items()
-        }
+    def _known_before(self, tp: TopicPartition, beginning: Beginning) -> Known:
+        """What the group's commit says of a partition, and the memory of this member, if it is of that commit."""
+        place, before = self._with_memory(tp, beginning), self._memory_of(tp, beginning)
+        if before is None:
+            return Known(place, Watermark(place.offset, place.settled), place.offset, place.end, place.end)
+        read_to = max(place.end, before.mark.end)
+        return Known(place, before.mark, before.mark.end, read_to, max(read_to, before.end))
 
     async def _forget_what_others_have(self, assigned: Collection[TopicPartition]) -> None:
         """The memory of this member counts only until another member reads the partition."""
@@ -315,28 +304,29 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         for tp in dropped:
             self._remembered.pop(tp, None)
 
-    def _forget_recreated(self, topic_ids: Mapping[str, int]) -> int:
-        """Forgets partitions of topics that have these ids now. Returns how many of their records are unsettled."""
-        found = [
+    def _of_older_topics(self, topic_ids: Mapping[str, int]) -> list[TopicPartition]:
+        """The partitions that are remembered from before their topics had these ids."""
+        return [
             tp
             for tp, before in self._remembered.items()
             if topic_ids.get(tp.topic, before.topic_id) not in (0, before.topic_id)
         ]
-        return sum(self._remembered.pop(tp).mark.unsettled for tp in found)
 
-    def _tell_recreated(self, beginnings: Mapping[TopicPartition, Beginning], lost: int) -> None:
-        if lost:
-            self._context.report_lost(lost, "TopicRecreated")
-        self._notices.add(recreated({tp: beginning.place.offset for tp, beginning in beginnings.items()}, lost))
+    def _recreated(self, beginnings: Mapping[TopicPartition, Beginning], old: Collection[TopicPartition]) -> Moved:
+        """`old` are the remembered partitions of the deleted topics."""
+        lost = sum(self._remembered[tp].mark.unsettled for tp in old)
+        notice = recreated({tp: beginning.place.offset for tp, beginning in beginnings.items()}, lost)
+        return Moved(notice, lost, "TopicRecreated", old)
 
-    def _tell_unnamed(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
-        """Tells of topics that were missing and are back, where the brokers give topics no ids."""
+    def _unnamed(self, beginnings: Mapping[TopicPartition, Beginning]) -> list[Moved]:
+        """What to tell of topics that were missing and are back, where the brokers give topics no ids."""
+        moved = []
         anew = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "New"}
         if anew:
-            found = [self._remembered.pop(tp) for tp in anew if tp in self._remembered]
-            self._tell_recreated(anew, sum(before.mark.unsettled for before in found))
+            moved.append(self._recreated(anew, anew.keys() & self._remembered.keys()))
         if doubtful := beginnings.keys() - anew.keys():
-            self._notices.add(maybe_recreated({tp: beginnings[tp].place.end for tp in doubtful}))
+            moved.append(Moved(maybe_recreated({tp: beginnings[tp].place.end for tp in doubtful})))
+        return moved
 
     def _notice_missing(self) -> None:
         """Tells of topics that were missing at the last look and are back, where the brokers give topics no ids."""
@@ -347,19 +337,28 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._notices.add(maybe_recreated({tp: self._partitions[tp].mark.end for tp in back}))
         self._missing = missing
 
+    def _memory_of(self, tp: TopicPartition, beginning: Beginning) -> Remembered | None:
+        """What this member remembers of a partition, if it goes on to the place where reading begins."""
+        before = self._remembered.get(tp)
+        if before is None or beginning.origin != "Committed" or not before.is_of(beginning.place):
+            return None
+        return before
+
     def _with_memory(self, tp: TopicPartition, beginning: Beginning) -> Place:
         """The place where reading begins, with the records that settled here and whose commit reached no broker."""
-        place, before = beginning.place, self._remembered.get(tp)
-        if before is None or beginning.origin != "Committed":
-            return place
-        return replace(place, settled=place.settled | before.settled_from(place))
+        place, before = beginning.place, self._memory_of(tp, beginning)
+        return place if before is None else replace(place, settled=place.settled | before.settled_from(place))
 
-    async def _begin(self, beginnings: Mapping[TopicPartition, Beginning]) -> None:
-        """Begins to read at these places, once they are durable."""
+    async def _begin(self, beginnings: Mapping[TopicPartition, Beginning], moved: Collection[Moved] = ()) -> None:
+        """Begins to read at these places, and tells which of them moved, once they are durable."""
         places = {tp: self._with_memory(tp, beginning) for tp, beginning in beginnings.items()}
         places = {tp: replace(place, times=place.times + 1) for tp, place in places.items()}
         await self._beginnings.commit(places)  # the memory is needed again if the group refuses this
-        for tp in places:
+        for move in moved:
+            if move.lost:
+                self._context.report_lost(move.lost, move.reason)
+            self._notices.add(move.notice)
+        for tp in {*places, *(tp for move in moved for tp in move.known_from)}:
             self._remembered.pop(tp, None)
         new = {tp for tp, beginning in beginnings.items() if not beginning.in_group}
         texts = {tp: place.kept_text() for tp, place in places.items() if tp in new or not self._kept.started}
@@ -397,20 +396,25 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             for tp, partition in self._partitions.items()
             if topic_ids.get(tp, partition.place.topic_id) != partition.place.topic_id
         ]
-        for partition in partitions:
-            partition.reads = False
-        await self._withdraw(partitions, _RECREATED_GRACE_SECONDS)
-        lost = sum(partition.mark.unsettled for partition in partitions)
+        await self._give_up_for_now(partitions)
         await self._consumer._client.force_metadata_update()  # the new topic may have fewer partitions
         there = {partition.tp: topic_ids[partition.tp] for partition in partitions if self._exists(partition.tp)}
         beginnings = await patiently(lambda: self._beginnings.anew(there))
-        self._tell_recreated(beginnings, lost)
         for partition in partitions:
-            partition.alive = False
             if partition.tp not in beginnings:
                 del self._partitions[partition.tp]  # the group is about to assign its partitions anew
-        await self._begin(beginnings)
+        await self._begin(beginnings, [self._recreated(beginnings, [partition.tp for partition in partitions])])
         self._report_connected()
+
+    async def _give_up_for_now(self, partitions: Collection[Partition]) -> None:
+        """Withdraws the events of partitions that are about to begin anew. The memory stays until that is durable."""
+        for partition in partitions:
+            partition.reads = False
+            state = self._client_state(partition.tp)
+            self._remembered[partition.tp] = remembered(partition, (state and state.highwater) or 0)
+        await self._withdraw(partitions, _RECREATED_GRACE_SECONDS)
+        for partition in partitions:
+            partition.alive = False
 
     async def _out_of_range(self, offsets: Mapping[TopicPartition, int]) -> None:
         """The broker does not have these offsets: of another topic, deleted by retention, or lost by the broker."""
@@ -432,10 +436,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             if beginning > offset:
                 self._begin_after_deleted(partition, offset, beginning)
             elif offset > end:
-                cut[tp] = offset, end
+                cut[tp] = end
             # else it passed: the same offset is fetched again
         if cut and (self._taking_over is None or self._taking_over.done()):
-            self._take_over_in_a_task(partial(self._begin_in_what_is_left, cut))
+            self._take_over_in_a_task(partial(self._begin_where_cut, cut))
 
     def _begin_after_deleted(self, partition: Partition, offset: int, beginning: int) -> None:
         """Goes on at the first record that is left. The taken ones are held here, and still delivered."""
@@ -449,35 +453,24 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer.seek(partition.tp, beginning)
         self._settled.set()
 
-    async def _begin_in_what_is_left(self, cut: Mapping[TopicPartition, tuple[int, int]]) -> None:
-        """Begins anew with partitions that end before the place in them, given with that place and their end.
+    def _known_now(self, partition: Partition) -> Known:
+        mark, state = partition.mark, self._client_state(partition.tp)
+        passed = max(mark.end, state.position if state is not None and state.has_valid_position else 0)
+        end = max(mark.settled_end, self._remembered[partition.tp].end)
+        return Known(partition.now(), mark, passed, passed, end)
+
+    async def _begin_where_cut(self, cut: Mapping[TopicPartition, int]) -> None:
+        """Begins anew with partitions that lost the records from these offsets on.
 
         New records get the offsets of those that are gone. So the held ones are withdrawn, as another event may come
         with the same position.
         """
         partitions = {tp: partition for tp, partition in self._partitions.items() if tp in cut and partition.reads}
-        ends = {tp: partition.mark.settled_end for tp, partition in partitions.items()}
-        for tp, partition in partitions.items():
-            state = self._client_state(tp)
-            ends[tp] = max(ends[tp], (state and state.highwater) or 0)
-            partition.reads = False
-        await self._withdraw(partitions.values(), _RECREATED_GRACE_SECONDS)
-        offsets = await patiently(lambda: self._consumer.beginning_offsets(list(partitions)))
-        places = {tp: partition.place for tp, partition in partitions.items()}
-        await self._begin(
-            {
-                tp: Beginning(replace(place, offset=offsets[tp], settled=frozenset(), times=0), "Truncated", True)
-                for tp, place in places.items()
-            }
-        )
+        await self._give_up_for_now(partitions.values())
+        known = {tp: self._known_now(partition) for tp, partition in partitions.items()}
+        beginnings, told = await begin_in_what_is_left(self._consumer, known, {tp: cut[tp] for tp in known})
+        await self._begin(beginnings, told)
         self._missing -= partitions.keys()  # it is read from its beginning in any case
-        for tp, partition in partitions.items():
-            partition.alive = False
-            offset, end = cut[tp]
-            lost = partition.mark.unsettled_from(end) + partition.mark.untaken(offset, ends[tp])
-            if lost:
-                self._context.report_lost(lost, "Truncation")
-            self._notices.add(truncated(tp, offset, end, lost, offsets[tp], has_id=bool(partition.place.topic_id)))
         self._report_connected()
 
     def _exists(self, tp: TopicPartition) -> bool:

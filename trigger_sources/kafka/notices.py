@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from aiokafka import TopicPartition
 
@@ -20,6 +20,19 @@ class Notice:
 
     reason: str
     message: str
+
+
+@frozen()
+class Moved:
+    """Places that are not where they should be, as they are told once the group has accepted the new ones.
+
+    `lost` records are counted as lost, for `reason`. `known_from`: the partitions whose memory says so.
+    """
+
+    notice: Notice
+    lost: int = 0
+    reason: str = ""
+    known_from: Collection[TopicPartition] = ()
 
 
 class Notices:

@@ -12,25 +12,31 @@ from trigger_sources.values import frozen
 
 @frozen()
 class Remembered:
-    """A partition that was given up. `committed` is the group's offset then, as far as this process knows."""
+    """A partition that was given up. `committed` is the group's offset then, as far as this process knows.
+
+    `end` is the end of the partition that the brokers told, 0 if they told none.
+    """
 
     topic_id: int
     mark: Watermark
     committed: int
+    end: int = 0
+
+    def is_of(self, place: Place) -> bool:
+        """Whether it goes on to that place: not of another topic, nor if somebody has reset the group."""
+        return place.topic_id == self.topic_id and place.offset >= self.committed
 
     def settled_from(self, place: Place) -> Set[int]:
-        """The settled records from that place on. None of another topic, or if somebody has reset the group."""
-        if place.topic_id != self.topic_id or place.offset < self.committed:
-            return frozenset()
-        return self.mark.settled_from(place.offset)
+        """The settled records from that place on, if it is of that place."""
+        return self.mark.settled_from(place.offset) if self.is_of(place) else frozenset()
 
 
 Memory = dict[TopicPartition, Remembered]
 
 
-def remembered(partition: Partition) -> Remembered:
+def remembered(partition: Partition, end: int = 0) -> Remembered:
     offset = partition.place.offset if partition.committed is None else partition.committed[0]
-    return Remembered(partition.place.topic_id, partition.mark, offset)
+    return Remembered(partition.place.topic_id, partition.mark, offset, end)
 
 
 def memory_of(uid: str, function: str, group: str) -> Memory:

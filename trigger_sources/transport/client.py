@@ -83,13 +83,22 @@ class Endpoint:
         self._clock = time.monotonic  # the loop's clock once there is a connection
 
     async def send(
-        self, method: bytes, target: bytes, headers: bytes, body: bytes, *, timeout_seconds: float, fresh: bool = False
+        self,
+        method: bytes,
+        target: bytes,
+        headers: bytes,
+        body: bytes,
+        *,
+        timeout_seconds: float,
+        fresh: bool = False,
+        before_sent: Callable[[], Awaitable[None]] | None = None,
     ) -> Answer:
         """Sends one request and returns its whole answer.
 
         `headers` are lines that each end in CRLF, without host, content-length and connection. `timeout_seconds` bounds
         everything after the connection is made; it is exact to an eighth of itself or a quarter of a second. `fresh`:
-        use a new connection.
+        use a new connection. `before_sent` is awaited once the connection is made, before any byte of the request is
+        sent; with `fresh` that holds for the only sending.
 
         Raises Unreachable, NoAnswer, or ValueError for a method or target that would break the request line. A request
         is sent a second time only if the other side has closed a kept connection before the first byte of an answer. It
@@ -97,6 +106,8 @@ class Endpoint:
         """
         head = self._head(method, target, headers, body)
         connection = (None if fresh else self._kept()) or await self._connection(fresh=fresh)
+        if before_sent is not None:
+            await self._prepared(connection, before_sent)
         loop = asyncio.get_running_loop()
         deadline = self._clock() + timeout_seconds
         while True:
@@ -176,6 +187,16 @@ class Endpoint:
         await asyncio.sleep(0)  # lets the transports report that they are closed
 
     # --- connections
+
+    async def _prepared(self, connection: Connection, before_sent: Callable[[], Awaitable[None]]) -> None:
+        """Awaits it while the connection waits. Raises Unreachable if the other side closes that meanwhile."""
+        try:
+            await before_sent()
+        except BaseException:
+            connection.abort()
+            raise
+        if not connection.is_open:
+            raise Unreachable(f"{self._host}:{self._port} closed the connection before the request was sent")
 
     def _kept(self) -> Connection | None:
         while self._idle:

@@ -1,5 +1,6 @@
 """The memory of a member of a consumer group, between two assignments of a partition."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError
 
 from trigger_sources.kafka.member import Member
+from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
 from trigger_sources.kafka.remembered import Remembered
 from trigger_sources.kafka.watermark import Watermark
@@ -92,3 +94,113 @@ async def test_a_topic_without_an_id_that_was_missing_and_has_its_offsets_is_tol
 async def changed(member: Member) -> dict[str, int]:
     member._remembered.clear()
     return {}
+
+
+class Brokers:
+    """The far side of a member: a log from `first` to `end`, and a group that refuses the first `refusals` commits."""
+
+    def __init__(self, found: Beginning, first: int, end: int, refusals: int) -> None:
+        self.found, self.first, self.end, self.refusals = found, first, end, refusals
+        self.committed: list[Place] = []
+        self.seeks: list[int] = []
+        self._subscription: Any = SimpleNamespace(subscription=None)
+        self._client: Any = SimpleNamespace(force_metadata_update=self.nothing)
+
+    async def nothing(self) -> None: ...
+
+    async def of(self, assigned: list[TopicPartition]) -> dict[TopicPartition, Beginning]:
+        return dict.fromkeys(assigned, self.found)
+
+    async def anew(self, topic_ids: dict[TopicPartition, int]) -> dict[TopicPartition, Beginning]:
+        return {
+            tp: Beginning(Place(self.first, topic_id=topic_id, renamed=True), "TopicRecreated")
+            for tp, topic_id in topic_ids.items()
+        }
+
+    async def commit(self, places: dict[TopicPartition, Place]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise CommitFailedError
+        self.committed += places.values()
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.end)
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.first)
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        return {0}
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self.seeks.append(offset)
+
+
+TP = TopicPartition("t", 0)
+
+
+def member_of(brokers: Brokers, uid: str) -> tuple[Member, StandInContext]:
+    context = StandInContext(uid=uid)
+    member = Member(
+        context, cluster="c", group="g", topics=["t"], start="earliest", max_distance=10, skips_tombstones=False,
+        concurrency=1,
+    )  # fmt: skip
+    stand_ins: Any = member
+    stand_ins._beginnings = stand_ins._consumer = brokers
+    return member, context
+
+
+async def test_records_of_a_cut_log_are_counted_once_when_the_group_has_accepted_the_new_place() -> None:
+    """The group refuses the first commit, as it assigns its partitions anew."""
+    place = Place(5, frozenset({8, 9}), topic_id=7)
+    brokers = Brokers(Beginning(place, "Committed", in_group=True), first=2, end=7, refusals=1)
+    member, context = member_of(brokers, "cut-before")
+    with pytest.raises(CommitFailedError):
+        await member._take_over([TP])
+    assert context.lost == []
+    assert member._notices.text() == ("", "")
+    await member._take_over([TP])
+    assert context.lost == [(1, "Truncation")]  # that is 7
+    assert "t/0 ends at 7, and was read up to 10" in context.reports[-1][2]
+    assert brokers.seeks == [2]
+
+
+async def test_records_that_were_only_taken_before_the_log_was_cut_are_counted_too() -> None:
+    """Nothing above the commit settled: only the memory of the member knows that there was more."""
+    brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=1)
+    member, context = member_of(brokers, "cut-memory")
+    mark = Watermark(5)
+    for offset in (5, 6, 8, 9):  # 7 is a transaction's marker
+        mark.take(offset)
+    member._remembered[TP] = Remembered(7, mark, 5)
+    with pytest.raises(CommitFailedError):
+        await member._take_over([TP])
+    assert context.lost == []
+    await member._take_over([TP])
+    assert context.lost == [(2, "Truncation")]
+    assert brokers.seeks == [0]
+
+
+@pytest.mark.parametrize("how", ["cut", "recreated"])
+async def test_what_a_running_member_loses_is_counted_once_though_the_group_refuses_its_new_place(how: str) -> None:
+    """The group assigns its partitions anew in between, so that only the memory knows of the lost records."""
+    brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=1)
+    member, context = member_of(brokers, f"running-{how}")
+    partition = Partition(TP, Place(5, topic_id=7), "c", asyncio.Event(), 0)
+    for offset in (5, 6, 7, 8, 9):
+        partition.mark.take(offset)
+    partition.mark.settle(8)
+    member._partitions[TP] = partition
+    begins = member._begin_where_cut({TP: 7}) if how == "cut" else member._begin_anew({TP: 9})
+    with pytest.raises(CommitFailedError):
+        await begins
+    assert context.lost == []
+    await member.on_partitions_revoked([TP])
+    if how == "recreated":
+        brokers.found = (await brokers.anew({TP: 9}))[TP]
+    await member._take_over([TP])
+    assert context.lost == [(2, "Truncation") if how == "cut" else (4, "TopicRecreated")]
+    text = "up to 2 known ones were not delivered" if how == "cut" else "4 records of the old topic"
+    assert text in context.reports[-1][2]
+    await member._take_over([TP])
+    assert len(context.lost) == 1
