@@ -237,7 +237,7 @@ class Stage:
         )  # fmt: skip
         self.dispatcher.letters.store = self.letters
         if rules.reply:
-            self.dispatcher.publisher = self.publisher
+            self.dispatcher.reply_through(self.publisher)
         self.draining: asyncio.Task[None] | None = None
 
     def say(self, *words: object) -> None:

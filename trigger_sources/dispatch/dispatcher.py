@@ -2,8 +2,8 @@
 
 The dispatcher is the only driver of `life.py`. It finds out what happened to an event (an answer came, a timer fired, a
 person acted), turns that into one of the table's inputs, and carries out the actions of the row. Policies have files of
-their own: `room.py`, `hold.py`, `suspects.py`, `letter_writer.py`, `replies.py`, `retry.py`, `handover.py` and
-`redrive.py`.
+their own: `room.py`, `hold.py`, `suspects.py`, `letter_writer.py`, `reply_sender.py`, `untold.py`, `retry.py`,
+`handover.py` and `redrive.py`.
 """
 
 import asyncio
@@ -11,9 +11,7 @@ import logging
 import random
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from dataclasses import replace
 from functools import partial
 
 from trigger_sources.context import State as DurableState
@@ -29,19 +27,17 @@ from trigger_sources.dispatch.letter_writer import LetterWriter
 from trigger_sources.dispatch.life import LIFE, Action, IllegalInput, Input, Label, State
 from trigger_sources.dispatch.observer import Observer
 from trigger_sources.dispatch.reasons import failure_text, reason_of
-from trigger_sources.dispatch.replies import ReplyFailed, publish_reply, reply_to
+from trigger_sources.dispatch.reply_sender import ReplyFailed, ReplySender
 from trigger_sources.dispatch.retry import Verdict, after_failure, delay_after, retry_after_of, verdict_on
 from trigger_sources.dispatch.room import Room
 from trigger_sources.dispatch.screening import Screening, Uncalled
 from trigger_sources.dispatch.suspects import Suspects
+from trigger_sources.dispatch.untold import Untold
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.source import TriggerSource
 from trigger_sources.transport.client import ConnectionLost, NoAnswer, Stale, Unreachable
 
 log = logging.getLogger(__name__)
-
-_OUTCOMES_REMEMBERED = 10_000
-_FAILURES_SAID = 3  # of a reply, before a condition says so
 
 # Attributes of an Enum are found slowly, and each event needs these
 _TAKEN, _STARTED, _DECIDED, _SETTLED = Input.TAKEN, Input.STARTED, Input.DECIDED, Input.SETTLED
@@ -71,15 +67,14 @@ class Dispatcher:
         self.identity = identity
         self.counters = counters or Counters()
         self.room = Room(limit)
-        self.room_changed = asyncio.Event()  # set whenever an event is held no longer
-        self.drains = False  # the flow stops: nothing more is taken
+        self.draining = asyncio.Event()  # set when the flow begins to stop: nothing more is taken
         self.last_answer: tuple[int, float, float] | None = None  # status, epoch seconds, latency in seconds
         self._last_error = ""
         self.last_error_at: float | None = None  # seconds since the epoch
         where = {"trigger": f"{identity.namespace}/{identity.trigger}", "function": identity.function}
         self.letters = LetterWriter(where)
         self.hold = FailureHold(trigger.delivery.hold_after, self._kick, where)
-        self.publisher: Publisher | None = None
+        self.replies: ReplySender | None = None  # None: the function's answers are published nowhere
         self._where = where
         self._trigger = trigger
         self._policy = trigger.delivery
@@ -92,13 +87,12 @@ class Dispatcher:
         self._screening = Screening(trigger, self.hold, self.counters)
         self._suspects = Suspects(state)
         self._held: dict[Hashable, Held] = {}
-        self._unpublished: dict[Held, str] = {}  # events whose replies fail again and again, with the last problem
-        self._untold: OrderedDict[str, Held] = OrderedDict()  # by position: settled, but the source does not know
+        self._untold = Untold()
         self._lanes: Lanes[Held] = Lanes()
         self._places_taken = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = False
-        self._stopping = False
+        self._room_moved: asyncio.Event | None = None  # None while nobody waits for it
         self._alone: Held | None = None  # a suspect event that runs: nothing else starts
         self._wake = self._kick  # the same object each time, for the gate
         self._newest: Delivery  # the hand-out that REPLACE takes
@@ -175,12 +169,19 @@ class Dispatcher:
 
     async def room_changes(self, seconds: float | None) -> None:
         """Returns once an event is held no longer, or after so many seconds."""
-        self.room_changed.clear()
+        if self._room_moved is None:
+            self._room_moved = asyncio.Event()
         try:
             async with asyncio.timeout(seconds):
-                await self.room_changed.wait()
+                await self._room_moved.wait()
         except TimeoutError:
             return
+
+    def _tell_of_room(self) -> None:
+        """Wakes those that wait for room."""
+        if self._room_moved is not None:
+            self._room_moved.set()
+            self._room_moved = None
 
     # --- taking
 
@@ -196,7 +197,7 @@ class Dispatcher:
 
         `Stopping`: the flow stops. `InFlight`: its position is held already. `LaneParked`: it would wait for a person.
         """
-        if self.drains:
+        if self.draining.is_set():
             return "Stopping"
         if letter.position in self._held:
             return "InFlight"
@@ -397,26 +398,16 @@ class Dispatcher:
             if following is not None:
                 following.first = True
                 room.unqueue(held.lane, following.size)
-        if not self.room_changed.is_set():
-            self.room_changed.set()
+        if self._room_moved is not None:
+            self._tell_of_room()
 
     def _remember(self, held: Held) -> None:
-        position, outcome = held.delivery.position, held.outcome
-        assert outcome is not None
-        if position is None:
-            self._step(held, Input.EXPIRED)  # nothing tells the next hand-out from a new event
-            return
-        # The newer hand-out brings the event along: here only the outcome is needed, without the function's answer
-        held.delivery = Delivery(replace(held.delivery.event, data=None), held.delivery.settle, position)
-        held.outcome = Outcome(outcome.kind, outcome.reason)
-        held.attempts = held.history = ()
-        self._untold[position] = held
-        if len(self._untold) > _OUTCOMES_REMEMBERED:
-            self._step(next(iter(self._untold.values())), Input.EXPIRED)
+        expired = self._untold.remember(held)
+        if expired is not None:
+            self._step(expired, Input.EXPIRED)
 
     def _forget(self, held: Held) -> None:
-        if held.delivery.position is not None:
-            self._untold.pop(held.delivery.position, None)
+        self._untold.forget(held)
 
     # --- starting
 
@@ -429,9 +420,14 @@ class Dispatcher:
         host_allows = self._host_allows
         self._may_start = allows if host_allows is None else lambda: host_allows() and allows()
 
+    def take_no_more(self) -> None:
+        """The flow begins to stop. Events that are held may still start."""
+        self.draining.set()
+        self._tell_of_room()
+
     def start_no_more(self) -> None:
-        """From now on no event starts: the flow stops."""
-        self._stopping = True
+        """From now on no event finds a place to start in."""
+        self._concurrency = 0
 
     def _kick(self) -> None:
         if self._starting:
@@ -444,8 +440,7 @@ class Dispatcher:
                     return
                 held = ready[0]
                 if (
-                    self._stopping
-                    or self._alone is not None
+                    self._alone is not None
                     or (held.suspect and self._places_taken)  # it runs alone: the last event that ends comes by again
                     # Another replica may have taken over: the events here are about to be withdrawn
                     or (may_start is not None and not may_start())
@@ -582,9 +577,9 @@ class Dispatcher:
         if verdict != "delivered":
             return self._failed(held, answer, reason_of(answer), latency, verdict)
         if self.hold.run.count and self.hold.succeeded():
-            self.room_changed.set()
+            self._tell_of_room()
         held.outcome = Outcome("delivered", "", answer)
-        if self.publisher is not None:
+        if self.replies is not None:
             held.latency_seconds = latency
             return Input.ANSWERED
         if self._observer is not None:
@@ -706,47 +701,34 @@ class Dispatcher:
             self._faulted(held)
         self._kick()
 
+    def reply_through(self, publisher: Publisher) -> None:
+        """From now on the function's answers are published."""
+        self.replies = ReplySender(publisher, self.identity, self._where, self._reply_delay, self._reply_failed)
+
+    def _reply_delay(self, failures: int) -> float:
+        return delay_after(failures, self._policy, self._jitter())
+
+    def _reply_failed(self, problem: str) -> None:
+        self.counters.reply_failures += 1
+        self.last_error = problem
+
     async def _published(self, held: Held) -> Input:
         """Publishes the function's answer. The function is not called again, however often that takes."""
+        assert self.replies is not None
         assert held.outcome is not None
         answer = held.outcome.answer
-        assert self.publisher is not None
         assert answer is not None
-        identity = self.identity
         try:
-            reply = reply_to(held.delivery.event, answer, identity.namespace, identity.function)
-            if reply is not None:
-                await publish_reply(
-                    self.publisher, held.delivery, reply, self._publish_delay, partial(self._publish_failed, held),
-                    uid=identity.uid, function=identity.function,
-                )  # fmt: skip
+            await self.replies.answer(held.delivery, answer)
         except ReplyFailed as problem:
             return self._end(held, "dropped", "ReplyFailed", str(problem))
         except ReplyRefused as problem:
             if held.delivery.caller_waits:
                 return self._end(held, "dropped", "ReplyFailed", str(problem))
             return self._give_up(held, "ReplyRefused", str(problem), answer)
-        finally:
-            self._unpublished.pop(held, None)
         if self._observer is not None:
             self._observer.tell(held, "delivered", answer.status, held.latency_seconds)
         return _DECIDED
-
-    def _publish_delay(self, failures: int) -> float:
-        return delay_after(failures, self._policy, self._jitter())
-
-    @property
-    def unpublished(self) -> str:
-        """Why replies are not published just now; empty when they are."""
-        return next(reversed(self._unpublished.values()), "")
-
-    def _publish_failed(self, held: Held, failures: int, message: str) -> None:
-        self.counters.reply_failures += 1
-        self.last_error = message
-        if failures == 1:
-            log.warning("reply not published", extra={**self._where, "error": message})
-        if failures >= _FAILURES_SAID:
-            self._unpublished[held] = message
 
     async def _written(self, held: Held) -> Input:
         await self.letters.write(lambda: held.dead_letter(self.identity, time.time()))
@@ -783,7 +765,7 @@ class Dispatcher:
 
     async def aclose(self) -> None:
         """Ends every task. The events that are still held are the source's again."""
-        self._stopping = True
+        self.start_no_more()
         self._gate.leave(self._wake)
         self.hold.close()
         for held in self._held.values():
@@ -812,7 +794,7 @@ class Dispatcher:
     def resume(self) -> None:
         """A person ends the hold that began when everything failed, or the filter on every event."""
         self.hold.end()
-        self.room_changed.set()
+        self._tell_of_room()
         self._kick()
 
     def release(self, lane: str | None) -> int:

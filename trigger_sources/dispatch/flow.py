@@ -144,7 +144,6 @@ class Flow:
         self._grace_seconds = 0.0
         self._stopped = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
-        self._draining = False
         self._needs_dead_letters = True
         self._extends = False
         self._takes = takes if trigger.route(name) is None else None  # requests have no place
@@ -220,7 +219,7 @@ class Flow:
             started = time.monotonic()
             try:
                 await self._pull_from(generator)
-                if not self._draining:
+                if not self.dispatcher.draining.is_set():
                     self.completed = True
                     self._report(True, "Completed", "the source has no more events")
                 return
@@ -247,35 +246,28 @@ class Flow:
 
     async def _pull_from(self, generator: AsyncIterator[Sequence[Delivery]]) -> None:
         dispatcher, room = self.dispatcher, self.dispatcher.room
-        waits = not self.trigger.callers_wait
-        while not self._draining:
-            while (room.free < room.enough or (waits and not dispatcher.pulls)) and not self._draining:
+        waits, draining = not self.trigger.callers_wait, dispatcher.draining
+        while True:
+            while (room.free < room.enough or (waits and not dispatcher.pulls)) and not draining.is_set():
                 await dispatcher.room_changes(0.5 if room.free >= room.enough else None)
-            if self._draining:
-                return await self._until_closed()
+            if draining.is_set():
+                break
             try:
                 deliveries = await anext(generator)
             except StopAsyncIteration:
-                return None
-            if self._draining:
+                return
+            if draining.is_set():
                 await dispatcher.give_back(deliveries)
-                return await self._until_closed()
+                break
             if deliveries:
                 if not self._extends and deliveries[0].extend is not None:
                     self._extends = True
                 dispatcher.take(deliveries)
             else:
                 await asyncio.sleep(0)  # a source that yields nothing, and does not wait, must not keep the loop
-        return await self._until_closed()
-
-    async def _until_closed(self) -> None:
-        """The generator stays open while what it gave settles."""
-        await self.context.stopping.wait()
+        await self.context.stopping.wait()  # the generator stays open while what it gave settles
 
     async def _end_pull(self) -> None:
-        self._draining = True
-        self.context.draining.set()
-        self.dispatcher.room_changed.set()
         await drain(self.dispatcher, self._grace_seconds)
         self.context.stopping.set()
         assert self._pump is not None
@@ -293,14 +285,15 @@ class Flow:
                 await self.trigger.prepare(self.context)
                 dispatcher = self.dispatcher
                 await self._prepare_dead_letters()
-                if self.trigger.reply is not None and dispatcher.publisher is None:
-                    dispatcher.publisher = await open_publisher(
+                if self.trigger.reply is not None and dispatcher.replies is None:
+                    publisher = await open_publisher(
                         self.trigger.reply,
                         self.context,
                         self.trigger.addresses,
                         self._gate_of,
                         resolver(self._host.reach, self.context.namespace),
                     )
+                    dispatcher.reply_through(publisher)
                 return True
             except SourceError as error:
                 self._report(False, error.reason, str(error))
@@ -373,7 +366,7 @@ class Flow:
                 await self.dispatcher.extend()
 
     async def _close_all(self) -> None:
-        for closing in (self.dispatcher.publisher, self.dispatcher.letters.store):
+        for closing in (self.dispatcher.replies, self.dispatcher.letters.store):
             if closing is None:
                 continue
             try:
@@ -467,8 +460,8 @@ class Flow:
             return ("False", "Suspended", "spec.suspend is true")
         if dispatcher.letters.unwritable:
             return ("False", "DeadLettersUnwritable", dispatcher.letters.unwritable)
-        if dispatcher.unpublished:
-            return ("False", "RepliesUnpublished", dispatcher.unpublished)
+        if dispatcher.replies is not None and (unpublished := dispatcher.replies.unpublished):
+            return ("False", "RepliesUnpublished", unpublished)
         if self.gate.is_down:
             return ("False", "FunctionDown", f"{self.identity.function}: {self.gate.down_reason}")
         if dispatcher.hold.since is not None and dispatcher.hold.reason == "FilterFails":
@@ -535,7 +528,7 @@ class FlowContext:
         self.uid = identity.uid
         self.function = identity.function
         self.replica = host.replica
-        self.draining = asyncio.Event()
+        self.draining = flow.dispatcher.draining
         self.stopping = asyncio.Event()
         self.state = state
         self.defaults = host.defaults

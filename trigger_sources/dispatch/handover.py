@@ -51,7 +51,7 @@ async def drain(dispatcher: Dispatcher, grace_seconds: float) -> None:
 
     Callers that wait for an answer cannot be given back: their events are still started within the grace.
     """
-    dispatcher.drains = True
+    dispatcher.take_no_more()
     for held in dispatcher.events():
         if not held.runs and not held.delivery.caller_waits:
             dispatcher.give(held, Input.STOPPED)

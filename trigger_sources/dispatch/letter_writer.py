@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from trigger_sources.backoff import Backoff
 from trigger_sources.dead_letters import SLIMMEST, DeadLetter, DeadLetters, LetterTooLarge, slimmer
+from trigger_sources.dispatch.standing import StandingProblems, Tries
 
 log = logging.getLogger(__name__)
 
@@ -27,32 +28,29 @@ class LetterWriter:
     def __init__(self, where: Mapping[str, str]) -> None:
         self.store: DeadLetters | None = None
         self.count = 0
-        self._problems: dict[object, str] = {}  # of each letter that failed and is not written yet
+        self._problems = StandingProblems()
         self._where = where
         self._preparing: asyncio.Task[None] | None = None
 
     @property
     def unwritable(self) -> str:
-        return next(reversed(self._problems.values()), "")
+        return self._problems.newest
 
     async def write(self, letter_of: Callable[[], DeadLetter]) -> None:
         """Returns once the dead letter is durable. Any failure leads to another try."""
-        this = object()
-        try:
-            letter = await self._until_written(this, letter_of)
-        finally:
-            self._problems.pop(this, None)
+        with self._problems.work() as tries:
+            letter = await self._until_written(tries, letter_of)
         if letter.redriven == 0:  # a redriven event that failed again replaces its own dead letter
             self.count += 1
 
-    async def _until_written(self, this: object, letter_of: Callable[[], DeadLetter]) -> DeadLetter:
+    async def _until_written(self, tries: Tries, letter_of: Callable[[], DeadLetter]) -> DeadLetter:
         backoff = Backoff(_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS)
-        failures = slimmed = 0
+        slimmed = 0
         while True:
             try:
                 letter = slimmer(letter_of(), slimmed)
                 assert self.store is not None
-                if failures:
+                if tries.failures:
                     await self._prepare_again(self.store)  # the topic or stream may have been deleted
                 await self.store.write(letter)
                 return letter
@@ -60,10 +58,9 @@ class LetterWriter:
                 if isinstance(error, LetterTooLarge) and slimmed < SLIMMEST:
                     slimmed += 1
                     continue
-                self._problems[this] = f"dead letter not written: {error}"
-                if failures == 0:
+                tries.failed(f"dead letter not written: {error}")
+                if tries.failures == 1:
                     log.warning("dead letter not written", extra={**self._where, "error": str(error)}, exc_info=True)
-                failures += 1
                 await asyncio.sleep(backoff.next())
 
     async def _prepare_again(self, store: DeadLetters) -> None:

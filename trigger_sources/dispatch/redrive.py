@@ -26,7 +26,7 @@ async def redrive(
         while under_way >= _AT_ONCE or not done.empty():
             yield await done.get()
             under_way -= 1
-        if dispatcher.drains:
+        if dispatcher.draining.is_set():
             break
         _start(dispatcher, letter, done)
         under_way += 1

@@ -1,10 +1,8 @@
-"""Publishes the answers of functions: to a topic, a subject, another function or a URL."""
+"""Replies: the events that functions' answers are, their identities, and the publisher to a function or a URL."""
 
-import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from urllib.parse import urlsplit
 
 import orjson
@@ -24,11 +22,6 @@ from trigger_sources.transport.client import NoAnswer, Resolve, Unreachable
 
 HOPS = "kubeirqhops"  # how many functions' replies led to this event
 MOST_HOPS = 16
-_CALLER_SECONDS = 10.0
-
-
-class ReplyFailed(Exception):
-    """The reply was not published while a caller was waiting for the answer."""
 
 
 def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Event | None:
@@ -70,45 +63,6 @@ def reply_to(event: Event, answer: Answer, namespace: str, function: str) -> Eve
         time=event.time,
         extensions=inherited,
     )
-
-
-async def publish_reply(
-    publisher: Publisher,
-    delivery: Delivery,
-    reply: Event,
-    delay_after: Callable[[int], float],
-    failed: Callable[[int, str], None],
-    *,
-    uid: str,
-    function: str,
-) -> None:
-    """Returns once the reply to a delivery is published, however many tries that takes.
-
-    `delay_after` gives the seconds to wait after so many failures; `failed` hears of each. Raises ReplyRefused when
-    another try cannot succeed, ReplyFailed when a caller has waited for ten seconds.
-    """
-    partition_key = reply.extensions.get("partitionkey")
-    key = delivery.key if partition_key is None else partition_key.encode()
-    publish = partial(publisher.publish, reply, key)
-    if (publish_once := getattr(publisher, "publish_once", None)) is not None:
-        publish = partial(publish_once, reply, key, identity_of(delivery, uid, function))
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _CALLER_SECONDS if delivery.caller_waits else None
-    failures = 0
-    while True:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await publish()
-            return
-        except ReplyRefused:
-            raise
-        except Exception as error:
-            failures += 1
-            message = f"reply not published: {error}" if str(error) else "reply not published in time"
-            failed(failures, message)
-            if deadline is not None and loop.time() >= deadline:
-                raise ReplyFailed(message) from error
-            await asyncio.sleep(delay_after(failures))
 
 
 def identity_of(delivery: Delivery, uid: str, function: str) -> str:

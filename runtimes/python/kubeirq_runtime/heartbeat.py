@@ -7,16 +7,25 @@ REPLACE_ME = 70  # the worker's exit code when a call does not end
 NOT_STARTED = 3  # the exit code when the function's code or its startup hook fails
 
 _FORMAT = struct.Struct("d?")  # when the watchdog last ran, and whether the function ever was ready
+_BEAT = struct.Struct("d")  # its first part
+_READY_AT = _BEAT.size
 
 
 class Heartbeat:
-    """Made before the fork: the worker writes it, and the supervisor reads it."""
+    """Made before the fork: the worker writes it, and the supervisor reads it.
+
+    The worker's two threads write it. Each has a part of its own, so that neither overwrites the other's.
+    """
 
     def __init__(self):
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
 
-    def beat(self, now, was_ready):
-        _FORMAT.pack_into(self._memory, 0, now, was_ready)
+    def beat(self, now):
+        _BEAT.pack_into(self._memory, 0, now)
+
+    def ready(self):
+        """The function can be called from now on."""
+        self._memory[_READY_AT] = True
 
     def last(self):
         """When it last beat on the monotonic clock, and whether the function ever was ready."""

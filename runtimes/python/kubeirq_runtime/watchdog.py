@@ -41,7 +41,7 @@ class Watchdog:
         worker = self._worker
         while True:
             now = time.monotonic()
-            self._heartbeat.beat(now, worker.is_ready)
+            self._heartbeat.beat(now)
             if worker.is_ready and now - worker.turned < AWAY_SECONDS:
                 self._hand_over()
                 time.sleep(PERIOD_SECONDS)

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import threading
+import time
 
 from .heartbeat import NOT_STARTED
 from .log import say_traceback
@@ -48,6 +49,8 @@ async def _serve(settings, listening, heartbeat, loop):
     _limit_memory(settings.memory_limit_bytes)
     loop.add_signal_handler(signal.SIGTERM, worker.end, 0)
     await worker.listen()
+    heartbeat.beat(time.monotonic())  # the watchdog's thread may not have had its first turn
+    heartbeat.ready()  # before any request: its handler may end the process
     worker.is_ready = True
     sweep = loop.create_task(worker.sweep())
     status = await worker.ended

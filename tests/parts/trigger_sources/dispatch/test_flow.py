@@ -933,7 +933,7 @@ async def test_one_hot_poison_key_leaves_every_other_key_flowing(tmp_path: Path)
         async with bench(function.url, tmp_path, delivery={"backoffSeconds": 30}, grace_seconds=0) as it:
             for number in range(9_000):
                 it.broker.publish(b"poison" if number % 3 == 0 else b"%d" % number, key=f"{number % 3}")
-            await it.until(lambda: it.flow.dispatcher.counters.delivered == 6_000, 40)
+            await it.until(lambda: it.flow.dispatcher.counters.delivered == 6_000, 120)
             assert it.flow.dispatcher.held == 3_000
             assert it.flow.dispatcher.room.free == 1_500
             (condition,) = [found for found in it.flow.status().conditions if found.type == "Delivering"]

@@ -16,7 +16,8 @@ from servers.ports import free_port
 from servers.scripted import Answer, Call, scripted
 
 from trigger_sources.delivery import Delivery, Outcome
-from trigger_sources.dispatch.replies import publish_reply
+from trigger_sources.dispatch.held import Identity
+from trigger_sources.dispatch.reply_sender import ReplySender
 from trigger_sources.events import Event
 from trigger_sources.nats.reply import NATSReply
 from trigger_sources.publisher import Publisher, ReplyRefused
@@ -33,8 +34,9 @@ def delivery(position: str | None, source: str = "/a", identity: str = "X") -> D
 
 async def reply(publisher: Publisher, to: Delivery, *, uid: str = "u", event: Event | None = None) -> None:
     """Publishes the event that the function got, unless it returned another."""
-    await publish_reply(
-        publisher, to, event or to.event, lambda failures: 0.0, lambda failures, message: None, uid=uid, function="f"
+    identity = Identity("NATSTrigger", "default", "t", uid, "f")
+    await ReplySender(publisher, identity, {}, lambda failures: 0.0, lambda problem: None).publish(
+        to, event or to.event
     )
 
 
