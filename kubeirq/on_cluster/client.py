@@ -1,6 +1,5 @@
 """The client of a cluster's fabric. It uses the user's own rights: first the resources, then the controllers."""
 
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import click
 
-from controllers.functions.status import FUNCTION_LABEL, PORT
+from controllers.functions.status import FUNCTION_LABEL
 from kubeirq import name_lookup
 from kubeirq.fabric_client import (
     Answer,
@@ -21,8 +20,9 @@ from kubeirq.fabric_client import (
     lanes_request,
 )
 from kubeirq.name_lookup import find_one, select
-from kubeirq.on_cluster.connection import AccessDenied, Cluster, connect
+from kubeirq.on_cluster.connection import Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
+from kubeirq.on_cluster.function_call import call_function
 from kubeirq.on_cluster.merge_flows import worst_conditions
 from kubeirq.on_cluster.pod_logs import pod_log_lines
 from kubeirq.on_cluster.replicas import component_of
@@ -100,20 +100,13 @@ class ClusterClient:
         available = next((one for one in view["conditions"] if one["type"] == "Available"), None)
         if available is None or available["status"] != "True":
             raise Refused(f"function {view['name']!r} is not ready: {view['reason']}: {view['message']}".rstrip(": "))
-        if "authorization" in message.headers:
-            raise Refused("--header authorization: it would replace your login at the API server; port-forward instead")
         headers = {
             **message.event_headers("call"),
             **message.headers,
             "content-type": message.content_type,
             "kubeirq-attempt": "1",  # the function may tell this caller why it fails
         }
-        path = f"/api/v1/namespaces/{view['namespace']}/services/{view['name']}:{PORT}/proxy/"
-        async with self._cluster.stream("POST", path, headers=headers, body=message.body) as answer:
-            answer_body = await answer.read()
-            if (problem := _api_server_problem(answer.status, answer_body)) is not None:
-                raise problem
-            return Answer(answer.status, answer_body, answer.headers.get("kubeirq-error", ""))
+        return await call_function(self._cluster, view["namespace"], view["name"], headers, message.body)
 
     async def publish(self, trigger: str, message: Message, count: int) -> Published:
         view = await self.trigger(trigger)
@@ -201,19 +194,3 @@ class ClusterClient:
 def _full_kind(selector: str | None, kinds: Sequence[Kind]) -> str | None:
     """The kind's name for its short name or plural; any other selector unchanged."""
     return next((kind.name for kind in kinds if selector in (*kind.short_names, kind.plural)), selector)
-
-
-def _api_server_problem(status: int, body: bytes) -> Refused | None:
-    """The error, if the answer comes from the API server and not from the function."""
-    if status < 400:
-        return None
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return None
-    if not isinstance(found, dict) or found.get("kind") != "Status" or found.get("apiVersion") != "v1":
-        return None
-    if status == 403:
-        return AccessDenied(f"no permission: {found.get('message')}")
-    way_out = "a NetworkPolicy may keep the API server out: docs/tenants.md, or use kubectl port-forward"
-    return Refused(f"the function cannot be reached: {found.get('message')}; {way_out}")
