@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -27,7 +28,15 @@ from kubeirq.on_cluster.merge_flows import worst_conditions
 from kubeirq.on_cluster.pod_logs import pod_log_lines
 from kubeirq.on_cluster.replicas import component_of
 from kubeirq.on_cluster.resource_text import controller_lines, function_lines, tables, trigger_lines
-from kubeirq.on_cluster.resources import FUNCTION, Kind, installed_kinds, list_resources, view_of, worst_first
+from kubeirq.on_cluster.resources import (
+    FUNCTION,
+    Kind,
+    installed_kinds,
+    list_resources,
+    view_of,
+    warnings_in,
+    worst_first,
+)
 from kubeirq.output.fabric_log_lines import line_about
 from kubeirq.output.letter_text import tell_unreadable
 from kubeirq.output.trigger_lines import next_steps
@@ -78,7 +87,8 @@ class ClusterClient:
     async def describe(self, name: str) -> Description:
         view = find_one(await self._views(), name, where=self._where)
         if view["kind"] == FUNCTION:
-            return Description(view, function_lines(view))
+            events = await self._warnings_about(view)
+            return Description({**view, "events": events}, function_lines(view, events))
         state = await self._controllers.state(view)
         conditions = worst_conditions([view["conditions"], *(flow.get("conditions", []) for flow in state.flows)])
         view = {**view, "conditions": conditions}
@@ -180,6 +190,16 @@ class ClusterClient:
         kinds = [kind for kind in await installed_kinds(self._cluster) if only is None or kind.name in only]
         found, _ = await list_resources(self._cluster, kinds, self._cluster.namespace)
         return [view_of(one) for one in found]
+
+    async def _warnings_about(self, view: ResourceView) -> list[dict[str, Any]]:
+        """The last Events of type Warning about the resource, the newest first; none without the right to list them."""
+        about = {"involvedObject.kind": view["kind"], "involvedObject.name": view["name"], "type": "Warning"}
+        selector = quote(",".join(f"{field}={value}" for field, value in about.items()))
+        try:
+            found = await self._cluster.get(f"/api/v1/namespaces/{view['namespace']}/events?fieldSelector={selector}")
+        except Refused:
+            return []
+        return warnings_in(found["items"], view["uid"])
 
     async def _set_suspended(self, trigger: ResourceView, suspended: bool) -> None:
         kind = next(kind for kind in await installed_kinds(self._cluster) if kind.name == trigger["kind"])
