@@ -120,10 +120,17 @@ class ClusterClient:
 
     async def publish(self, trigger: str, message: Message, count: int) -> Published:
         view = await self.trigger(trigger)
+        if view["kind"] == "CronTrigger":
+            raise Refused(f"{view['name']}: nothing can be published to it; `kubeirq fire {view['name']}` runs it now")
         raise Refused(
             f"{view['name']}: `kubeirq publish` works only on this machine; on a cluster, use a client of the source, "
             f"or call the function with `kubeirq call {view['function']}`"
         )
+
+    async def fire(self, trigger: ResourceView) -> Sequence[Mapping[str, Any]]:
+        answer = await self._controllers.request_one(trigger, "POST", "fire")
+        found: Sequence[Mapping[str, Any]] = answer["fired"]
+        return found
 
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
         view = find_one(await self._views(), name, where=self._where)
