@@ -8,7 +8,7 @@ from kubeirq.commands.cluster import crds, deploy, render
 from kubeirq.commands.dead_letters import dead_letters
 from kubeirq.commands.files import check, new, version
 from kubeirq.commands.group import Commands, add_examples, print_version
-from kubeirq.commands.invoke import call, publish
+from kubeirq.commands.invoke import call, fire, publish
 from kubeirq.commands.lanes import lanes
 from kubeirq.commands.local import dev, serve
 from kubeirq.commands.state import describe, get, logs
@@ -30,6 +30,7 @@ for command in (
     new,
     call,
     publish,
+    fire,
     get,
     describe,
     logs,

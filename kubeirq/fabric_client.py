@@ -95,6 +95,12 @@ class FabricClient(Protocol):
 
     async def publish(self, trigger: str, message: Message, count: int) -> Published: ...
 
+    async def fire(self, trigger: ResourceView) -> Sequence[Mapping[str, Any]]:
+        """Calls the trigger's functions now: function, outcome, reason, message and status for each.
+
+        Without an outcome, the call has not ended.
+        """
+
     def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
         """The last `tail` lines of a function or trigger; with `follow`, also every line to come."""
 

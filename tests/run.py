@@ -115,8 +115,9 @@ class Preparations:
         started = time.monotonic()
         for name in names:
             while not self._made[name].wait(REMIND_SECONDS if time.monotonic() - started > 1 else 1):
-                line = (self._log.read_text(errors="replace").strip().splitlines() or [""])[-1]
-                print(f"waiting for {name}, {time.monotonic() - started:.0f} s so far: {line[:120]}", flush=True)
+                lines = self._log.read_text(errors="replace").strip().splitlines()
+                last = f", at: {lines[-1][:120]}" if lines else ""
+                print(f"preparing {name}, {time.monotonic() - started:.0f} s so far{last}", flush=True)
 
     def stop(self) -> None:
         self._stopping = True

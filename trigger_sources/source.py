@@ -10,6 +10,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from trigger_sources.context import Context, MissingSecret, SourceError, State
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import Delivery
+from trigger_sources.events import Event
 from trigger_sources.http_requests import Route
 from trigger_sources.reply import Reply
 from trigger_sources.spec import DeliveryPolicy, Spec, Target
@@ -149,6 +150,10 @@ class TriggerSource(Spec):
         the generator raises, the fabric restarts it with backoff; if it returns, the trigger is complete.
         """
         raise TypeError(f"{type(self).__name__} defines no deliveries(context)")
+
+    def event_now(self, context: Context) -> Event | None:
+        """The event of this moment, for a person who fires the trigger by hand. None: its events come from outside."""
+        return None
 
     async def lag(self, context: Context) -> Lag | None:
         """The trigger's lag. Called on a timer while the generator runs. None: the source does not know."""

@@ -23,6 +23,7 @@ _NEEDED: Mapping[tuple[str, str], tuple[str, str]] = {
     ("POST", "dead-letters/redrive"): ("update", "deadletters"),
     ("POST", "dead-letters/purge"): ("delete", "deadletters"),
     ("POST", "resume"): ("update", "flows"),
+    ("POST", "fire"): ("update", "flows"),
     ("GET", "lanes"): ("get", "lanes"),
     ("POST", "lanes/release"): ("update", "lanes"),
     ("POST", "lanes/skip"): ("delete", "lanes"),

@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
+from controllers.cluster.events import EventRecorder
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.status import FUNCTION_LABEL
+from controllers.functions.worker_ends import WorkerEnd
 from controllers.triggers.egress_policy import egress_rejection
 from controllers.triggers.exposed_objects import ExposedObjects, is_exposed
 from controllers.triggers.gates import Gates
@@ -26,6 +28,7 @@ from controllers.triggers.status import TriggerStatus
 from controllers.triggers.status_reporter import StatusReporter
 from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of, secrets_of
 from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease
+from controllers.triggers.worker_ends import record_end
 from trigger_sources.dispatch.counters import Reading
 from trigger_sources.dispatch.flows import FlowKey, Flows, TriggerResource, functions_of
 from trigger_sources.dispatch.host import Host
@@ -74,6 +77,9 @@ class TriggerController:
         self._secrets = secrets
         self._secret_watches = secret_watches
         secret_watches.on_change = self._secrets_changed
+        gates.on_worker_end = self._worker_ended
+        self._events = EventRecorder(api, "kubeirq")
+        self._recording: set[asyncio.Task[None]] = set()
         self._exposed_objects = exposed_objects
         self._namespace = namespace
         self._grace_seconds = grace_seconds
@@ -156,6 +162,13 @@ class TriggerController:
             if spec.reply is not None and spec.reply.function is not None:
                 called.add((namespace, spec.reply.function))
         return called
+
+    def _worker_ended(self, function: tuple[str, str], end: WorkerEnd) -> None:
+        edition = self._gates.edition(*function)
+        if edition is not None:
+            task = asyncio.create_task(record_end(self._events, *function, edition[0], end))
+            self._recording.add(task)
+            task.add_done_callback(self._recording.discard)
 
     async def _resync_periodically(self) -> None:
         while True:

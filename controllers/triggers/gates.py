@@ -1,12 +1,15 @@
 """The gates of a cluster's functions. A gate is open while the function's Service has a ready endpoint."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.functions.status import url_of
+from controllers.functions.worker_ends import WorkerEnd
+from controllers.triggers.worker_ends import WorkerEnds
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.transport.egress_policy import Reach
 from trigger_sources.transport.resolver import resolver
@@ -35,7 +38,9 @@ class Gates:
 
     def __init__(self, egress_policy: Reach | None = None) -> None:
         self._egress_policy = egress_policy
+        self.on_worker_end: Callable[[Key, WorkerEnd], None] = lambda key, end: None  # a crash ended calls
         self._gates: dict[Key, Gate] = {}
+        self._worker_ends: dict[Key, WorkerEnds] = {}
         self._functions: InformerCache[Key, _Known] = InformerCache()
         self._slices: InformerCache[Key, tuple[Key, int]] = InformerCache()  # Service, number of ready endpoints
         self._serving: dict[Key, set[Key]] = {}  # by Service: the slices with a ready endpoint
@@ -45,7 +50,10 @@ class Gates:
         """The gate of a function. A Function that does not exist has a closed gate: its events wait."""
         key = (namespace, name)
         if key not in self._gates:
-            self._gates[key] = Gate(name, f"{url_of(*key)}/", resolve=resolver(self._egress_policy, namespace))
+            gate = Gate(name, f"{url_of(*key)}/", resolve=resolver(self._egress_policy, namespace))
+            ends = self._worker_ends[key] = WorkerEnds(gate, partial(self._worker_ended, key))
+            gate.why_lost = ends.why_lost
+            self._gates[key] = gate
             self._update(key)
         return self._gates[key]
 
@@ -117,11 +125,15 @@ class Gates:
 
     async def retain(self, used: Collection[Key]) -> None:
         """Removes all gates but these."""
-        unused = [self._gates.pop(key) for key in self._gates.keys() - set(used)]
-        await asyncio.gather(*(gate.aclose() for gate in unused))
+        unused = self._gates.keys() - set(used)
+        await asyncio.gather(*(self._worker_ends.pop(key).aclose() for key in unused))
+        await asyncio.gather(*(self._gates.pop(key).aclose() for key in unused))
 
     async def aclose(self) -> None:
         await self.retain(())
+
+    def _worker_ended(self, key: Key, end: WorkerEnd) -> None:
+        self.on_worker_end(key, end)
 
     def _update(self, key: Key) -> None:
         gate = self._gates.get(key)

@@ -23,6 +23,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "kubeirq publish jobs --subject jobs.mail -d @job.json",
         "kubeirq publish hooks --path /hooks/7 --sample stripe-payment",
     ),
+    "fire": ("kubeirq fire nightly",),
     "get": ("kubeirq get", "kubeirq get KafkaTrigger -o json", "kubeirq get -n team-a"),
     "describe": ("kubeirq describe orders", "kubeirq describe Function/greet"),
     "logs": ("kubeirq logs greet -f", "kubeirq logs KafkaTrigger/orders --tail 20"),

@@ -1,4 +1,4 @@
-"""The commands that send something: call and publish."""
+"""The commands that send something: call, publish and fire."""
 
 import re
 import sys
@@ -77,6 +77,29 @@ async def publish(
     places = f": {', '.join(published.positions[:5])}" if published.positions else ""
     click.echo(f"published {published.count}{places}")
     return 0
+
+
+@click.command()
+@TRIGGER
+@with_fabric
+async def fire(fabric: FabricClient, trigger: str) -> int:
+    """Run a cron trigger now, once, and wait for the outcome.
+
+    The tick goes the trigger's way, with its payload, filter and reply. The ticks of the schedule come as before. Exit
+    code 1 means that the function was not called, or failed.
+    """
+    failed = False
+    for found in await fabric.fire(await fabric.trigger(trigger)):
+        outcome = found["outcome"]
+        failed = failed or outcome not in ("delivered", "filtered")
+        if outcome is None:
+            text = f"it has not ended yet; `kubeirq describe {trigger}` says more"
+        elif outcome in ("delivered", "filtered"):
+            text = outcome
+        else:
+            text = ": ".join(filter(None, ("failed", found["reason"], found["message"])))
+        click.echo(f"{found['function']}: {text}", err=failed)
+    return 1 if failed else 0
 
 
 def _message(

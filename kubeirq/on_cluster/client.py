@@ -1,14 +1,14 @@
 """The client of a cluster's fabric. It uses the user's own rights: first the resources, then the controllers."""
 
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
-from controllers.functions.status import FUNCTION_LABEL, PORT
+from controllers.functions.status import FUNCTION_LABEL
 from kubeirq import name_lookup
 from kubeirq.fabric_client import (
     Answer,
@@ -21,13 +21,22 @@ from kubeirq.fabric_client import (
     lanes_request,
 )
 from kubeirq.name_lookup import find_one, select
-from kubeirq.on_cluster.connection import AccessDenied, Cluster, connect
+from kubeirq.on_cluster.connection import Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
+from kubeirq.on_cluster.function_call import call_function
 from kubeirq.on_cluster.merge_flows import worst_conditions
 from kubeirq.on_cluster.pod_logs import pod_log_lines
 from kubeirq.on_cluster.replicas import component_of
 from kubeirq.on_cluster.resource_text import controller_lines, function_lines, tables, trigger_lines
-from kubeirq.on_cluster.resources import FUNCTION, Kind, installed_kinds, list_resources, view_of, worst_first
+from kubeirq.on_cluster.resources import (
+    FUNCTION,
+    Kind,
+    installed_kinds,
+    list_resources,
+    view_of,
+    warnings_in,
+    worst_first,
+)
 from kubeirq.output.fabric_log_lines import line_about
 from kubeirq.output.letter_text import tell_unreadable
 from kubeirq.output.trigger_lines import next_steps
@@ -78,7 +87,8 @@ class ClusterClient:
     async def describe(self, name: str) -> Description:
         view = find_one(await self._views(), name, where=self._where)
         if view["kind"] == FUNCTION:
-            return Description(view, function_lines(view))
+            events = await self._warnings_about(view)
+            return Description({**view, "events": events}, function_lines(view, events))
         state = await self._controllers.state(view)
         conditions = worst_conditions([view["conditions"], *(flow.get("conditions", []) for flow in state.flows)])
         view = {**view, "conditions": conditions}
@@ -100,27 +110,27 @@ class ClusterClient:
         available = next((one for one in view["conditions"] if one["type"] == "Available"), None)
         if available is None or available["status"] != "True":
             raise Refused(f"function {view['name']!r} is not ready: {view['reason']}: {view['message']}".rstrip(": "))
-        if "authorization" in message.headers:
-            raise Refused("--header authorization: it would replace your login at the API server; port-forward instead")
         headers = {
             **message.event_headers("call"),
             **message.headers,
             "content-type": message.content_type,
             "kubeirq-attempt": "1",  # the function may tell this caller why it fails
         }
-        path = f"/api/v1/namespaces/{view['namespace']}/services/{view['name']}:{PORT}/proxy/"
-        async with self._cluster.stream("POST", path, headers=headers, body=message.body) as answer:
-            answer_body = await answer.read()
-            if (problem := _api_server_problem(answer.status, answer_body)) is not None:
-                raise problem
-            return Answer(answer.status, answer_body, answer.headers.get("kubeirq-error", ""))
+        return await call_function(self._cluster, view["namespace"], view["name"], headers, message.body)
 
     async def publish(self, trigger: str, message: Message, count: int) -> Published:
         view = await self.trigger(trigger)
+        if view["kind"] == "CronTrigger":
+            raise Refused(f"{view['name']}: nothing can be published to it; `kubeirq fire {view['name']}` runs it now")
         raise Refused(
             f"{view['name']}: `kubeirq publish` works only on this machine; on a cluster, use a client of the source, "
             f"or call the function with `kubeirq call {view['function']}`"
         )
+
+    async def fire(self, trigger: ResourceView) -> Sequence[Mapping[str, Any]]:
+        answer = await self._controllers.request_one(trigger, "POST", "fire")
+        found: Sequence[Mapping[str, Any]] = answer["fired"]
+        return found
 
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
         view = find_one(await self._views(), name, where=self._where)
@@ -188,6 +198,16 @@ class ClusterClient:
         found, _ = await list_resources(self._cluster, kinds, self._cluster.namespace)
         return [view_of(one) for one in found]
 
+    async def _warnings_about(self, view: ResourceView) -> list[dict[str, Any]]:
+        """The last Events of type Warning about the resource, the newest first; none without the right to list them."""
+        about = {"involvedObject.kind": view["kind"], "involvedObject.name": view["name"], "type": "Warning"}
+        selector = quote(",".join(f"{field}={value}" for field, value in about.items()))
+        try:
+            found = await self._cluster.get(f"/api/v1/namespaces/{view['namespace']}/events?fieldSelector={selector}")
+        except Refused:
+            return []
+        return warnings_in(found["items"], view["uid"])
+
     async def _set_suspended(self, trigger: ResourceView, suspended: bool) -> None:
         kind = next(kind for kind in await installed_kinds(self._cluster) if kind.name == trigger["kind"])
         await self._cluster.patch(
@@ -201,19 +221,3 @@ class ClusterClient:
 def _full_kind(selector: str | None, kinds: Sequence[Kind]) -> str | None:
     """The kind's name for its short name or plural; any other selector unchanged."""
     return next((kind.name for kind in kinds if selector in (*kind.short_names, kind.plural)), selector)
-
-
-def _api_server_problem(status: int, body: bytes) -> Refused | None:
-    """The error, if the answer comes from the API server and not from the function."""
-    if status < 400:
-        return None
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return None
-    if not isinstance(found, dict) or found.get("kind") != "Status" or found.get("apiVersion") != "v1":
-        return None
-    if status == 403:
-        return AccessDenied(f"no permission: {found.get('message')}")
-    way_out = "a NetworkPolicy may keep the API server out: docs/tenants.md, or use kubectl port-forward"
-    return Refused(f"the function cannot be reached: {found.get('message')}; {way_out}")

@@ -20,12 +20,15 @@ def tables(views: Sequence[ResourceView], with_namespace: bool) -> list[Table]:
     return [((*first, *_TRIGGER_COLUMNS), triggers), ((*first, *_FUNCTION_COLUMNS), functions)]
 
 
-def function_lines(view: ResourceView) -> list[str]:
+def function_lines(view: ResourceView, events: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     lines = [_title(view), *(condition_lines(view["conditions"]) or [f"  {view['message']}"])]
     replicas = f"{view['readyReplicas']} of {view['replicas']} ready"
     details = {"runtime": view["runtime"], "handler": view["handler"], "replicas": replicas, "url": view["url"]}
     lines += [f"  {label:10} {value}" for label, value in details.items() if value]
-    if not view["ready"]:
+    for event in events:
+        times = f", {event['count']} times" if event["count"] > 1 else ""
+        lines.append(f"  {age(event['at'])} ago{times}: {event['reason']}: {event['message']}")
+    if not view["ready"] or events:
         lines.append(f"  next: kubeirq logs {view['name']}")
     return lines
 

@@ -9,6 +9,7 @@ from kubeirq.fabric_client import ResourceView
 from kubeirq.on_cluster.connection import AccessDenied, Cluster, NotFound, Object
 
 FUNCTION = "Function"
+_MOST_EVENTS = 3
 _CATEGORY = "kubeirq"
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _UNSEEN = (
@@ -110,6 +111,21 @@ def view_of(found: Object) -> dict[str, Any]:
             "nextRuns": status.get("nextRuns", []),
         }
     return {**common, **own}
+
+
+def warnings_in(events: Sequence[Object], uid: str) -> list[dict[str, Any]]:
+    """The last three Events about the object with this uid, the newest first. Pure."""
+    found = [
+        {
+            "at": _seconds(event.get("lastTimestamp") or event["metadata"].get("creationTimestamp")),
+            "count": event.get("count") or 1,
+            "reason": event.get("reason", ""),
+            "message": event.get("message", ""),
+        }
+        for event in events
+        if event["involvedObject"].get("uid") == uid
+    ]
+    return sorted(found, key=lambda event: -event["at"])[:_MOST_EVENTS]
 
 
 def worst_first(found: ResourceView) -> tuple[bool, str, str, str]:

@@ -102,6 +102,11 @@ class MachineClient:
         answer = orjson.loads((await self._client.send(path, message.body, message.content_type, query))[2])
         return Published(answer["published"], [str(position) for position in answer.get("positions") or []])
 
+    async def fire(self, trigger: ResourceView) -> Sequence[Mapping[str, Any]]:
+        answer = await self._client.post(f"{_path(trigger)}/fire")
+        found: Sequence[Mapping[str, Any]] = answer["fired"]
+        return found
+
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
         """Reads the log files, also after the fabric has stopped."""
         try:

@@ -198,8 +198,12 @@ class Fabric:
         targets: dict[FlowKey, TriggerResource] = {}
         for trigger in desired.triggers:
             effective = trigger
-            if not trigger.spec.suspend and await self._was_suspended(trigger.uid):
-                effective = replace(trigger, spec=trigger.spec.model_copy(update={"suspend": True}))
+            if trigger.spec.suspend:
+                effective = replace(trigger, suspended_by="its file sets spec.suspend to true")
+            elif await self._was_suspended(trigger.uid):
+                by = f"`kubeirq suspend` suspended it; `kubeirq resume {trigger.name}` continues it"
+                suspended = trigger.spec.model_copy(update={"suspend": True})
+                effective = replace(trigger, spec=suspended, suspended_by=by)
             functions = [
                 (found.name, found.labels) for found in desired.functions if found.namespace == trigger.namespace
             ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from controllers.functions.worker_ends import explained, lost_text
 from kubeirq.on_machine.program_runner import NotServing, Program, ProgramRunner
 from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.gate import Gate
@@ -128,12 +129,12 @@ class FunctionProcess:
 
     def _on_worker_end(self, how: str) -> None:
         """A worker crashed. Its supervisor holds the socket and starts another one, so the function stays up."""
-        self._worker_end = f"{how} (out of memory, or it hung)" if how == "signal SIGKILL" else how
+        self._worker_end = how
         self._worker_ended_at = time.monotonic()
         self._worker_has_ended.set()
         self.restarts += 1
-        self._note_error(f"the worker process ended with {self._worker_end}")
-        log.warning("worker of function ended", extra={"function": self.name, "problem": self._worker_end})
+        self._note_error(f"the worker process ended with {explained(how)}")
+        log.warning("worker of function ended", extra={"function": self.name, "problem": explained(how)})
 
     async def _why_lost(self, called_at: float) -> str:
         """Why a call that began then (seconds of the monotonic clock) lost its connection; empty if nobody knows."""
@@ -144,7 +145,7 @@ class FunctionProcess:
                     await self._worker_has_ended.wait()
         if self._worker_ended_at <= called_at:
             return ""
-        return f"the worker process ended with {self._worker_end} while it ran this event"
+        return lost_text(self._worker_end)
 
     def _note_error(self, message: str) -> None:
         self.last_error = message

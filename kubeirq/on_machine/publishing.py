@@ -30,9 +30,8 @@ async def publish(trigger: TriggerResource, fabric: Fabric, message: Message, co
         return await _to_nats(trigger, fabric, message, count)
     if "methods" in fields:
         return await _to_http(trigger, fabric, message, count)
-    raise CannotPublish(
-        f"{trigger.kind} {trigger.name}: its source accepts no events; use `kubeirq call` on its function"
-    )
+    way_out = f"`kubeirq fire {trigger.name}` runs it now" if "schedule" in fields else "use `kubeirq call`"
+    raise CannotPublish(f"{trigger.kind} {trigger.name}: its source accepts no events; {way_out}")
 
 
 def _headers_of(message: Message, prefix: str) -> dict[str, str]:

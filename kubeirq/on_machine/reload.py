@@ -77,7 +77,7 @@ class Reloader:
 def affects(changed: Path, desired: DesiredState, paths: Sequence[Path], secrets: Path | None) -> bool:
     """Whether this file can change the desired state: a manifest, a secret, or a file that a function names. Pure."""
     changed = _whole(changed)
-    if changed.suffix in (".yaml", ".yml", ".json") or changed in map(_whole, paths):
+    if changed.suffix in (".yaml", ".yml") or changed in map(_whole, paths):
         return True
     named = [] if secrets is None else [_whole(secrets)]
     for function in desired.functions:

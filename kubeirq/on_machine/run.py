@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from kubeirq.manifests.resources import InvalidManifests
@@ -21,7 +21,9 @@ from kubeirq.on_machine.shutdown import notify_systemd, run_until_signal
 from kubeirq.on_machine.startup_text import startup_lines
 from kubeirq.on_machine.state_lock import InUse, locked
 from kubeirq.output.event_display import EventDisplay, printable
+from kubeirq.output.failure_log import FailureLog
 from kubeirq.output.terminal_warnings import TerminalWarnings
+from trigger_sources.dispatch.held import Seen
 from trigger_sources.observe.endpoint import metrics_endpoint
 from trigger_sources.observe.logs import JsonLines
 from trigger_sources.problems import nearest
@@ -53,13 +55,22 @@ async def dev(
         if debug is not None and (problem := _debug_problem(debug, desired)) is not None:
             print(f"kubeirq dev: --debug: {problem}", file=sys.stderr)
             return 1
-        with locked(state), logging_to(state, TerminalWarnings(display.notice)):
+        with (
+            locked(state),
+            logging_to(state, TerminalWarnings(display.notice)),
+            closing(FailureLog()) as failures,
+        ):
             check_free("127.0.0.1", http_port or 0, "--http-port")
             debug_ports = {} if debug is None else {debug: free_port([_DEBUG_PORT])}
+
+            def observe(seen: Seen) -> None:
+                display.event(seen)
+                failures.event(seen)
+
             fabric = Fabric(
                 state,
                 http_port=http_port if http_port is not None else free_port([_HTTP_PORT]),
-                observe=display.event,
+                observe=observe,
                 show_line=display.log_line,
                 notice=display.notice,
                 debug=debug_ports,
@@ -93,13 +104,14 @@ async def serve(
     function_log = logging.getLogger(FUNCTION_LOGGER)
     try:
         desired = load_desired_state(paths, secrets)
-        with locked(state), logging_to(state, logging_to_stdout):
+        with locked(state), logging_to(state, logging_to_stdout), closing(FailureLog()) as failures:
             check_free(http_host, http_port, "--http-port")
             check_free(metrics_host, metrics_port, "--metrics-port")
             fabric = Fabric(
                 state,
                 http_host=http_host,
                 http_port=http_port,
+                observe=failures.event,
                 show_line=lambda line: function_log.info(
                     "function printed", extra={"function": line.function, "line": line.text}
                 ),

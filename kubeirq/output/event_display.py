@@ -70,8 +70,9 @@ def event_line(seen: Seen) -> str:
         parts.append(duration(seen.latency_seconds))
     if seen.attempt > 1:
         parts.append(f"attempt {seen.attempt}")
-    if seen.message:
-        parts.append(f"({printable(seen.message)})")
+    again = f"again in {seen.again_seconds:.1f} s" if seen.again_seconds is not None else ""
+    if note := "; ".join(filter(None, (printable(seen.message), again))):
+        parts.append(f"({note})")
     return "  ".join(parts)
 
 

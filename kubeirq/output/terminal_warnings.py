@@ -3,18 +3,22 @@
 import logging
 from collections.abc import Callable
 
+from kubeirq.output.failure_log import FAILURES_LOGGER
 from trigger_sources.observe.logs import data_of
 
 
 class TerminalWarnings(logging.Handler):
-    """Shows warnings of kubeirq. Those of other libraries go to the log file only."""
+    """Shows warnings of kubeirq. Those of other libraries go to the log file only.
+
+    The live view shows failures of events.
+    """
 
     def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self._show = show
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.partition(".")[0] in ("kubeirq", "trigger_sources"):
+        if record.name != FAILURES_LOGGER and record.name.partition(".")[0] in ("kubeirq", "trigger_sources"):
             data = data_of(record)
             if record.exc_info and (error := record.exc_info[1]) is not None:
                 data = {**data, "error": f"{type(error).__name__}: {error}"}  # its traceback is in the log file

@@ -78,6 +78,8 @@ def _step(trigger: Mapping[str, Any], condition: Mapping[str, Any]) -> str | Non
     if reason == "FunctionDown":
         waits = "callers get a 503, accepted events wait" if trigger.get("kind") == "HTTPTrigger" else "its events wait"
         return f"{_step_for_function(trigger['function'], condition.get('message', ''))}; {waits}, and none is lost"
+    if reason == "Suspended" and "its file" in condition.get("message", ""):
+        return "set spec.suspend to false in its file"
     if (step := _NEXT_OF_REASON.get(reason)) is not None:
         return step.format(name=name)
     if condition.get("status") == "True" or reason in _WITHOUT_A_STEP:

@@ -295,24 +295,26 @@ class CronTrigger(TriggerSource):
             )
         return taken
 
+    def event_now(self, context: Context) -> Event:
+        """A tick that a person fires. It runs beside those of the schedule, which come as if it had not been."""
+        return self._event(context, _moment(time.time()), {"manual": "true"})
+
     def _delivery(self, context: Context, book: Book, tick: datetime, late: bool) -> Delivery:
+        event = self._event(context, tick, {"pastdue": "true"} if late else {})
+        key = b"queue" if self.concurrency_policy == "Queue" else None
+        return Delivery(event, partial(book.settle, tick), text_of(tick), key)
+
+    def _event(self, context: Context, tick: datetime, marks: Mapping[str, str]) -> Event:
         text = text_of(tick)
-        extensions: Mapping[str, str] = {
-            "scheduledtime": text,
-            **({"pastdue": "true"} if late else {}),
-            **self.attributes,
-        }
-        event = Event(
+        return Event(
             id=f"{context.uid}/{text}",
             source=f"/cron/{context.namespace}/{context.name}",
             type="dev.kubeirq.cron.tick",
             data=None if self.payload is None else _json_of(self.payload),
             datacontenttype=None if self.payload is None else "application/json",
             time=text,
-            extensions=extensions,
+            extensions={"scheduledtime": text, **marks, **self.attributes},
         )
-        key = b"queue" if self.concurrency_policy == "Queue" else None
-        return Delivery(event, partial(book.settle, tick), text, key)
 
     @property
     def _timetable(self) -> Timetable:

@@ -620,7 +620,7 @@ class Dispatcher:
         if isinstance(following, float):
             self.counters.retried += 1
             if self._observer is not None:
-                self._observer.tell(held, "retry", status, latency, f"{message}; again in {following:.1f} s")
+                self._observer.tell(held, "retry", status, latency, message, following)
             self.hold.attempt_failed()
             held.delay_seconds = following
             return Input.FAILED

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar, cast
 from trigger_sources.backoff import Backoff
 from trigger_sources.context import SourceError, State
 from trigger_sources.dead_letters import DeadLetter, DeadLetters
-from trigger_sources.delivery import Delivery, Outcome
+from trigger_sources.delivery import STOPPING, Delivery, Outcome
 from trigger_sources.dispatch.counters import Counters, Reading
 from trigger_sources.dispatch.dispatcher import Dispatcher
 from trigger_sources.dispatch.former_target import TARGET_KEY, former_of
@@ -86,6 +86,9 @@ class Takes:
 _numbers = itertools.count(1)
 
 
+SUSPENDED_BY_SPEC = "spec.suspend is true"
+
+
 class Flow:
     """Runs one source for one function until it is stopped. Made, run and stopped in one event loop.
 
@@ -111,6 +114,7 @@ class Flow:
         predecessors: Collection[asyncio.Task[None]] = (),
         takes: Takes | None = None,
         counters: Counters | None = None,
+        suspended_by: str = SUSPENDED_BY_SPEC,
     ) -> None:
         self.number = next(_numbers)  # of this process, in the order of their starts
         self.succeeds = bool(predecessors)
@@ -147,6 +151,7 @@ class Flow:
         self._needs_dead_letters = True
         self._extends = False
         self._takes = takes if trigger.route(name) is None else None  # requests have no place
+        self._suspended_by = suspended_by
         self._begins_anew = ""  # the message for a flow that went on at no former function's place
         self._since: dict[str, tuple[str, float]] = {}
         self._fails_since = 0.0  # when the source first failed in this series of failures; 0: it runs well
@@ -431,6 +436,24 @@ class Flow:
         """Dispatches dead letters anew; yields each with its outcome."""
         return redrive(self.dispatcher, letters, rate_per_second)
 
+    async def fire(self) -> Outcome | None:
+        """Calls the function with an event of this moment, and returns its outcome. None: the source has no such event.
+
+        Whoever asks waits for it: it becomes no dead letter, and a flow that stops before its end forgets it.
+        """
+        event = self.trigger.event_now(self.context)
+        if event is None:
+            return None
+        if self.dispatcher.drains:
+            return Outcome("returned", STOPPING)
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        async def settle(outcome: Outcome) -> None:
+            ended.set_result(outcome)
+
+        self.dispatcher.take([Delivery(event, settle, caller_waits=True)])
+        return await ended
+
     def lanes_view(self) -> list[LaneView]:
         return self.dispatcher.lanes_view()
 
@@ -446,7 +469,7 @@ class Flow:
 
     def _connected_condition(self) -> tuple[ConditionStatus, str, str]:
         if self.trigger.suspend:
-            return ("False", "Suspended", "spec.suspend is true")
+            return ("False", "Suspended", self._suspended_by)
         connected, reason, message = self.connected
         if reason == "Starting" and self.gate.is_down:
             return ("Unknown", reason, "its events are asked for once the function is there")
@@ -457,7 +480,7 @@ class Flow:
     def _delivering_condition(self) -> tuple[ConditionStatus, str, str]:
         dispatcher = self.dispatcher
         if self.trigger.suspend:
-            return ("False", "Suspended", "spec.suspend is true")
+            return ("False", "Suspended", self._suspended_by)
         if dispatcher.letters.unwritable:
             return ("False", "DeadLettersUnwritable", dispatcher.letters.unwritable)
         if dispatcher.replies is not None and (unpublished := dispatcher.replies.unpublished):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from trigger_sources.dispatch.counters import Counters
-from trigger_sources.dispatch.flow import Flow, Takes
+from trigger_sources.dispatch.flow import SUSPENDED_BY_SPEC, Flow, Takes
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import Seen
 from trigger_sources.dispatch.host import Host
@@ -32,6 +32,7 @@ class TriggerResource:
     uid: str
     example: str = field(default="", compare=False)  # data to try it with
     generation: int = field(default=0, compare=False)  # of the object on a cluster; grows with each edit of the spec
+    suspended_by: str = SUSPENDED_BY_SPEC  # if it is suspended; for a condition
     secrets: str = ""  # changes with the content of the Secrets that the trigger refers to
 
 
@@ -209,6 +210,7 @@ class Flows:
             predecessors=predecessors,
             takes=place,
             counters=self._counters.setdefault(key, Counters()),
+            suspended_by=trigger.suspended_by,
         )
         task = asyncio.create_task(flow.run(), name=f"flow {trigger.uid} {key[1]}")
         task.add_done_callback(_report_fault)

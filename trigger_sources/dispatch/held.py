@@ -11,6 +11,7 @@ from trigger_sources.delivery import Attempt, Delivery, Outcome
 from trigger_sources.dispatch.life import Label, State
 from trigger_sources.dispatch.reasons import failure_text
 from trigger_sources.transport.client import Connection
+from trigger_sources.values import frozen
 
 ANSWER_HEAD_BYTES = 1024
 _ATTEMPTS_KEPT = 50  # of the first ones and as many of the last ones
@@ -28,7 +29,7 @@ class Identity:
     function: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Seen:
     """One thing that happened to an event, for an observer.
 
@@ -45,6 +46,8 @@ class Seen:
     status: int | None = None
     latency_seconds: float | None = None
     message: str = ""
+    again_seconds: float | None = None  # until the next attempt
+    namespace: str = "default"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,16 @@ class Observer:
         self._identity = identity
         self._observe = observe
 
-    def tell(self, held: Held, what: str, status: int | None, latency: float | None, message: str = "") -> None:
+    def tell(
+        self, held: Held, what: str, status: int | None, latency: float | None, message: str = "",
+        again_seconds: float | None = None,
+    ) -> None:  # fmt: skip
         """Something happened to an event; `what` is a word of `Seen`, `latency` is in seconds."""
         identity = self._identity
         self._observe(
             Seen(
                 time.time(), identity.kind, identity.trigger, identity.function,
-                held.delivery.event.id, what, held.tries, status, latency, message,
+                held.delivery.event.id, what, held.tries, status, latency, message, again_seconds, identity.namespace,
             )
         )  # fmt: skip
 

@@ -37,7 +37,8 @@ class Health:
         """
         missing = sorted(topic for topic in self._topics if not self._consumer.partitions_for_topic(topic))
         if missing:
-            return "TopicMissing", missing_text(missing)
+            others = "; the others are read" if len(missing) < len(set(self._topics)) else ""
+            return "TopicMissing", missing_text(missing) + others
         if not in_session and self._consumer._coordinator.coordinator_id is None:
             return (
                 "CoordinatorMissing",

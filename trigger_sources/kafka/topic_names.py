@@ -1,10 +1,37 @@
-"""Topics by a pattern that a tenant writes."""
+"""The topics that a trigger reads, where they are not a list of which each exists."""
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol
 
 from trigger_sources.patterns import TenantPattern
 
 _OWN_START, _OWN_END = "kubeirq.", ".dead-letters"
+
+
+class Names(Protocol):
+    """What aiokafka asks, for each topic of the cluster."""
+
+    def match(self, topic: str) -> bool:
+        """Whether the topic is read."""
+
+
+class ListedTopics:
+    """Those of a list that exist, now or later.
+
+    A subscription by name asks the brokers for a missing topic, and some create a topic that is asked for: a wrong name
+    would become an empty topic.
+    """
+
+    __slots__ = ("_names",)
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = frozenset(names)
+
+    def match(self, topic: str) -> bool:
+        return topic in self._names
+
+    def __repr__(self) -> str:
+        return ", ".join(sorted(self._names))
 
 
 class TopicNames:
@@ -28,7 +55,7 @@ class TopicNames:
         return repr(self._pattern.text)
 
 
-def subscribe(consumer: Any, names: TopicNames, listener: object) -> None:
+def subscribe(consumer: Any, names: Names, listener: object) -> None:
     """Does what `consumer.subscribe(pattern=...)` does.
 
     That method takes only Python's own patterns, which take exponential time on some names and so stop the process.

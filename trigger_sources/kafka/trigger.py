@@ -21,7 +21,7 @@ from trigger_sources.kafka.health import missing_text
 from trigger_sources.kafka.member import Member
 from trigger_sources.kafka.remembered import forget
 from trigger_sources.kafka.security import Security
-from trigger_sources.kafka.topic_names import TopicNames, subscribe
+from trigger_sources.kafka.topic_names import ListedTopics, TopicNames, subscribe
 from trigger_sources.source import Lag, Ordering, Sharing, TriggerSource
 from trigger_sources.spec import Brokers
 
@@ -111,6 +111,7 @@ class KafkaTrigger(TriggerSource):
 
         async with admin_client(brokers, self.security, context) as admin:
             cluster = (await admin.describe_cluster()).get("cluster_id") or "kafka"
+            some_are_missing = len(self.topics) > 1 and not set(self.topics) <= set(await admin.list_topics())
             former = None
             if self.group is None:
                 names = TopicNames(self.topic_pattern, self.delivery.dead_letter.name) if self.topic_pattern else None
@@ -136,7 +137,7 @@ class KafkaTrigger(TriggerSource):
         )
         identity = context.uid, context.function
         try:
-            await member.join(consumer, partial(self._subscribe, consumer))
+            await member.join(consumer, partial(self._subscribe, consumer, some_are_missing))
             _MEMBERS[identity] = member
             while not context.stopping.is_set():
                 deliveries = await member.read()
@@ -150,9 +151,13 @@ class KafkaTrigger(TriggerSource):
             finally:
                 await close_consumer(consumer)
 
-    def _subscribe(self, consumer: AIOKafkaConsumer, listener: ConsumerRebalanceListener) -> None:
+    def _subscribe(
+        self, consumer: AIOKafkaConsumer, some_are_missing: bool, listener: ConsumerRebalanceListener
+    ) -> None:
         if self.topic_pattern:
             subscribe(consumer, TopicNames(self.topic_pattern, self.delivery.dead_letter.name), listener)
+        elif some_are_missing:
+            subscribe(consumer, ListedTopics(self.topics), listener)
         else:
             consumer.subscribe(topics=self.topics, listener=listener)
 
@@ -168,7 +173,9 @@ class KafkaTrigger(TriggerSource):
         forget(context.uid, context.function)
 
     async def prepare(self, context: Context) -> None:
-        """Checks that the topics exist, or creates them if that is allowed."""
+        """Creates missing topics if that is allowed. Otherwise at least one has to exist: it is read, and the condition
+        names the others.
+        """
         if not self.topics:
             return
         async with admin_client(brokers_of(self.brokers, context), self.security, context) as admin:
@@ -176,6 +183,8 @@ class KafkaTrigger(TriggerSource):
             if not missing:
                 return
             if not self.create_topics and not is_own_broker(self.brokers, context):
+                if len(missing) < len(set(self.topics)):
+                    return
                 raise SourceError("TopicMissing", missing_text(missing))
             await create_topics(admin, missing)
 

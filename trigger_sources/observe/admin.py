@@ -25,6 +25,7 @@ from trigger_sources.dead_letters import (
     log_unreadable,
     metadata_from_letter,
 )
+from trigger_sources.delivery import Outcome
 from trigger_sources.dispatch.flows import Flows, RunningTrigger, TriggerResource
 from trigger_sources.source import Lag
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 TRIGGER = "/v1/triggers/{namespace}/{kind}/{name}"
 _BODY_MAX_BYTES = 64 * 1024 * 1024
+_FIRE_SECONDS = 20.0  # less than the command line waits for an answer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -109,6 +111,7 @@ class FlowAdmin:
             web.post(TRIGGER + "/dead-letters/redrive", self.redrive),
             web.post(TRIGGER + "/dead-letters/purge", self.purge),
             web.post(TRIGGER + "/resume", self.resume),
+            web.post(TRIGGER + "/fire", self.fire),
             web.get(TRIGGER + "/lanes", self.lanes),
             web.post(TRIGGER + "/lanes/release", self.release),
             web.post(TRIGGER + "/lanes/skip", self.skip),
@@ -222,6 +225,20 @@ class FlowAdmin:
         log.info("resumed", extra=self._where(request))
         return json_answer({})
 
+    async def fire(self, request: web.Request) -> web.Response:
+        """Calls the trigger's functions with an event of this moment, and waits for the outcomes for a while."""
+        trigger, running = self.trigger(request), self._running(request)
+        if not running:
+            raise Refused(409, f"{trigger.name}: {self._idle(trigger)[1]}")
+        if any(one.flow.trigger.suspend for one in running):
+            raise Refused(409, f"{trigger.name} is suspended: nothing is delivered; resume it first")
+        if running[0].flow.trigger.event_now(running[0].flow.context) is None:
+            raise Refused(400, f"{trigger.kind} {trigger.name}: its events come from outside; publish one there")
+        firing = {one.flow.identity.function: asyncio.ensure_future(one.flow.fire()) for one in running}
+        log.info("fired by hand", extra=self._where(request))
+        await asyncio.wait(firing.values(), timeout=_FIRE_SECONDS)
+        return json_answer({"fired": [_fired(name, task) for name, task in firing.items()]})
+
     async def lanes(self, request: web.Request) -> web.Response:
         lanes = [
             {
@@ -321,6 +338,16 @@ def _problem_of(former: str, functions: list[str]) -> str:
         f"{former} is no function of the trigger any more, and it is not clear which of {', '.join(functions)} replaces"
         f" it: let the trigger call {former} again, or purge the dead letter"
     )
+
+
+def _fired(function: str, task: "asyncio.Future[Outcome | None]") -> dict[str, Any]:
+    """How the call went; without an outcome, it has not ended."""
+    outcome = task.result() if task.done() else None
+    if outcome is None:
+        return {"function": function, "outcome": None, "reason": "", "message": "", "status": None}
+    status = outcome.answer.status if outcome.answer is not None else None
+    message = {"reason": outcome.reason, "message": outcome.message, "status": status}
+    return {"function": function, "outcome": outcome.kind, **message}
 
 
 async def _chosen(place: DeadLetters, identities: list[str] | None) -> AsyncIterator[DeadLetter]:

@@ -101,8 +101,7 @@ class Endpoint:
         sent; with `fresh` that holds for the only sending.
 
         Raises Unreachable, NoAnswer, or ValueError for a method or target that would break the request line. A request
-        is sent a second time only if the other side has closed a kept connection before the first byte of an answer. It
-        may have been processed nevertheless: delivery is at least once.
+        is sent a second time only if the other side closed or reset a kept connection without having read the request.
         """
         head = self._head(method, target, headers, body)
         connection = (None if fresh else self._kept()) or await self._connection(fresh=fresh)

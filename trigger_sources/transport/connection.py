@@ -1,8 +1,10 @@
 """One HTTP/1.1 connection of the dispatcher: it sends a request, takes one bounded answer and refuses the rest."""
 
 import asyncio
+import fcntl
 import math
 import ssl
+import termios
 from collections.abc import Callable
 from typing import cast
 
@@ -21,7 +23,7 @@ class ConnectionLost(NoAnswer):
 
 
 class Stale(Exception):
-    """The other side closed a kept connection before the first byte of an answer."""
+    """The other side closed a kept connection before it read the request: nothing of it was processed."""
 
 
 Answered = Callable[[Answer | NoAnswer | Stale], None]
@@ -33,8 +35,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answer_begun", "_answered", "_body", "_body_bytes", "_closed", "_complete", "_garbage", "_head_bytes",
         "_head_only", "_headers", "_headers_complete", "_keep", "_max_body_bytes", "_max_header_bytes", "_parser",
-        "_problem", "_released", "_status", "_until_close", "deadline", "idle_since", "retire_at", "timeout_seconds",
-        "transport", "used",
+        "_problem", "_released", "_status", "_until_close", "_was_taken", "deadline", "idle_since", "retire_at",
+        "timeout_seconds", "transport", "used",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._keep = False
         self._status = 0
         self._problem = ""
+        self._was_taken = False
 
     def start(self, answered: Answered, head: bytes, body: bytes, head_only: bool, deadline: float) -> None:
         """Sends a request. `answered` is called once with the result, unless the request is aborted."""
@@ -136,6 +139,8 @@ class Connection(asyncio.Protocol):
             self.fail(f"the answer's header is over {self._max_header_bytes} bytes")
 
     def eof_received(self) -> bool:
+        if self._answered is not None and self.used and self.transport is not None:
+            self._was_taken = _has_taken_all(self.transport)
         return False  # the transport closes, and connection_lost decides about the request
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -143,7 +148,7 @@ class Connection(asyncio.Protocol):
             if self._until_close and self._headers_complete and error is None:
                 self._garbage = True
                 self._finish()
-            elif self.used and not self._answer_begun:
+            elif self.used and not self._answer_begun and not self._was_taken:
                 self._end(Stale())
             elif self._answer_begun:
                 self._end(ConnectionLost("the connection was lost in the middle of the answer"))
@@ -246,6 +251,23 @@ class Connection(asyncio.Protocol):
         self.deadline = math.inf
         if self.transport is not None:
             self.transport.abort()
+
+
+def _has_taken_all(transport: asyncio.Transport) -> bool:
+    """Whether the other side had taken the whole request when it closed the connection in order.
+
+    A server that closes an idle connection while a request is on its way never acknowledges that request, and a process
+    that ends with a request unread resets the connection. So what is acknowledged, and not reset, was read: the process
+    may have ended because of it. Where the system does not tell what is acknowledged, the request counts as read.
+    """
+    if transport.get_write_buffer_size():
+        return False
+    unacknowledged = bytearray(4)
+    try:
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, unacknowledged)
+    except OSError:
+        return True
+    return not any(unacknowledged)
 
 
 def tls_context() -> ssl.SSLContext:

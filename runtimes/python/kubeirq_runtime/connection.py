@@ -241,8 +241,7 @@ class Connection(asyncio.Protocol):
         worker = self.worker
         if path == "/healthz":
             up = worker.is_ready and not worker.is_stopping
-            headers = (("kubeirq-concurrency", str(worker.handler.concurrency)),)
-            self.respond(200 if up else 503, headers, TEXT_TYPE, b"OK" if up else b"not ready")
+            self.respond(200 if up else 503, worker.health_headers(), TEXT_TYPE, b"OK" if up else b"not ready")
         elif path == "/metrics":
             self.respond(200, (), "text/plain; version=0.0.4", worker.metrics.text().encode())
         else:

@@ -34,9 +34,10 @@ def main():
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     has_served = False
     failures = 0
+    last_end = None  # of the last worker that crashed: when, in seconds of the monotonic clock, and how
     while True:
         started = time.monotonic()
-        pid, heartbeat, lifeline = _start_worker(settings, listening, ends)
+        pid, heartbeat, lifeline = _start_worker(settings, listening, ends, last_end)
         status, stop_asked = _watch(pid, heartbeat, settings, listening)
         os.close(lifeline)
         _, served = heartbeat.last()
@@ -52,6 +53,7 @@ def main():
         if status != REPLACE_ME:
             say(f"worker ended with {_exit_text(status)}: starting another")
             _tell(ends, _exit_text(status))
+            last_end = (time.monotonic(), _exit_text(status))
         pause = min(1.0 if served else 5.0, 0.1 * 2**failures) if failures > 1 else 0.0
         if signal.sigtimedwait(STOPPING, pause):
             return 0
@@ -87,7 +89,7 @@ def _tell(ends, text):
             pass  # nobody reads it any more
 
 
-def _start_worker(settings, listening, ends):
+def _start_worker(settings, listening, ends, last_end):
     """Forks; returns the worker's pid, its heartbeat, and its lifeline: the worker dies when this pipe is closed."""
     heartbeat = Heartbeat()
     reader, lifeline = os.pipe()
@@ -105,7 +107,7 @@ def _start_worker(settings, listening, ends):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         from .worker_process import run  # in the worker's process only
 
-        status = run(settings, listening, heartbeat)
+        status = run(settings, listening, heartbeat, last_end)
     except BaseException:
         import traceback
 

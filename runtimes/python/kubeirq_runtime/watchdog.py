@@ -125,11 +125,12 @@ class Watchdog:
         """The same answer as that of the loop, whole."""
         worker = self._worker
         up = worker.is_ready and not worker.is_stopping
-        return (
-            b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\nkubeirq-concurrency: %d\r\n"
-            b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
-        ) % (
-            b"200 OK" if up else b"503 Service Unavailable",
-            worker.handler.concurrency,
-            *((2, b"OK") if up else (9, b"not ready")),
-        )
+        status, text = ("200 OK", "OK") if up else ("503 Service Unavailable", "not ready")
+        lines = [
+            f"HTTP/1.1 {status}",
+            "content-type: text/plain; charset=utf-8",
+            *(f"{name}: {value}" for name, value in worker.health_headers()),
+            "connection: close",
+            f"content-length: {len(text)}",
+        ]
+        return "\r\n".join([*lines, "", text]).encode()

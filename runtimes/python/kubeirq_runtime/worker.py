@@ -21,11 +21,12 @@ NEW_SECONDS = 5.0  # a new connection brings its first request within this time
 class Worker:
     """The parts of one worker, and its state, which its connections, its calls and the watchdog share."""
 
-    def __init__(self, settings, loop, listening):
+    def __init__(self, settings, loop, listening, last_end):
         self.settings = settings
         self.loop = loop
         self.is_ready = False
         self.is_stopping = False
+        self.last_end = last_end  # when and how the last worker before this one crashed, or None
         self.ended = loop.create_future()  # its result is the exit code
         self.turned = time.monotonic()  # when the loop last turned
         self.connections = set()
@@ -36,6 +37,14 @@ class Worker:
         self._listening = listening
         self._server = None  # while the loop takes connections
         self._tasks = set()
+
+    def health_headers(self):
+        """Of the answer to /healthz: what the fabric asks of the process."""
+        found = [("kubeirq-concurrency", str(self.handler.concurrency))]
+        if self.last_end is not None:
+            at, how = self.last_end
+            found.append(("kubeirq-worker-ended", f"{time.monotonic() - at:.3f} {how}"))
+        return found
 
     async def run_hook(self, name):
         await self.handler.run_hook(name, dict(self.calls.context))

@@ -1,6 +1,7 @@
 """The process of a worker, from its fork to its exit code."""
 
 import asyncio
+import faulthandler
 import signal
 import sys
 import threading
@@ -13,8 +14,9 @@ FLUSH_SECONDS = 1.0  # for answers on their way, before a process is replaced
 THREAD_STACK_BYTES = 2**20  # stacks count against the memory limit, and Linux gives each thread 8 MiB
 
 
-def run(settings, listening, heartbeat):
+def run(settings, listening, heartbeat, last_end):
     """Serves until SIGTERM, or until the process has to be replaced; returns the exit code."""
+    faulthandler.enable()  # a crash in C code leaves the lines of Python that led there
     try:
         import uvloop
     except ImportError:
@@ -23,10 +25,10 @@ def run(settings, listening, heartbeat):
         loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     # not asyncio.run, which at its end waits for tasks that refuse to be cancelled
-    return loop.run_until_complete(_serve(settings, listening, heartbeat, loop))
+    return loop.run_until_complete(_serve(settings, listening, heartbeat, loop, last_end))
 
 
-async def _serve(settings, listening, heartbeat, loop):
+async def _serve(settings, listening, heartbeat, loop, last_end):
     sys.stdout.reconfigure(line_buffering=True)  # a line that a handler prints is in the log at once
     sys.path.insert(0, settings.code_path)
     if settings.memory_limit_bytes:
@@ -34,7 +36,7 @@ async def _serve(settings, listening, heartbeat, loop):
     from .watchdog import Watchdog  # here: httptools may be in the folder of the code
     from .worker import Worker
 
-    worker = Worker(settings, loop, listening)
+    worker = Worker(settings, loop, listening, last_end)
     Watchdog(worker, heartbeat, listening).start()
     try:
         if settings.debug_port:

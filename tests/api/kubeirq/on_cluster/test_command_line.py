@@ -12,6 +12,10 @@ import yaml
 from servers.controllers import Cluster, cluster
 from servers.kubernetes import APIServer, api_server
 
+from controllers.cluster.events import EventRecorder
+from controllers.functions.worker_ends import WorkerEnd
+from controllers.triggers.worker_ends import record_end
+
 FUNCTION = """
 apiVersion: kubeirq.dev/v1
 kind: Function
@@ -219,6 +223,16 @@ async def test_get_and_describe_show_the_state_of_resources_with_the_worst_first
         everywhere = (await kubeirq(config, tmp_path, "get", "crontriggers", "-A")).output.splitlines()
         assert everywhere[0].split() == ["NAMESPACE", "TRIGGER", "CALLS", "READY", "SINCE", "MESSAGE"]
         assert "default" in everywhere[1] and "greet: no replica is ready" in everywhere[1]
+
+        assert "WorkerEnded" not in (await kubeirq(config, tmp_path, "describe", "greet")).output
+        uid = (await it.get("function", "greet"))["metadata"]["uid"]
+        for _ in range(2):
+            end = WorkerEnd(0.0, "signal SIGSEGV")
+            await record_end(EventRecorder(it.api, "kubeirq"), "default", "greet", uid, end)
+        result = await kubeirq(config, tmp_path, "describe", "greet")
+        assert "s ago, 2 times: WorkerEnded: the worker process ended with signal SIGSEGV while" in result.output
+        assert "next: kubeirq logs greet" in result.output
+        assert "WorkerEnded" in await it.server.kubectl("describe", "function", "greet")
 
         result = await kubeirq(config, tmp_path, "describe", "tick")
         assert result.code == 0

@@ -16,6 +16,7 @@ from kubeirq.on_machine.admin import admin_api
 from kubeirq.on_machine.desired_state import DesiredState, FunctionResource
 from kubeirq.on_machine.fabric import Fabric
 from kubeirq.output.function_log_lines import LogLine
+from kubeirq.output.trigger_lines import next_steps
 from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.http.source import HTTPTrigger
 from trigger_sources.source import MissingSecret
@@ -120,9 +121,14 @@ async def test_a_suspended_trigger_stays_suspended_across_a_restart(tmp_path: Pa
         await it.apply(web("one"))
         found = (await it.status())["triggers"][0]
         assert (found["suspended"], found["conditions"][0]["reason"]) == (True, "Suspended")
+        assert found["conditions"][0]["message"].startswith("`kubeirq suspend` suspended it; `kubeirq resume one`")
         await it.admin("POST", "/v1/triggers/default/HTTPTrigger/one/resume")
         await it.ready()
         assert (await it.post("/one", {"n": 1}))[0] == 200
+        await it.apply(web("one", suspend=True))
+        found = (await it.status())["triggers"][0]
+        assert found["conditions"][0]["message"] == "its file sets spec.suspend to true"
+        assert next_steps(found) == ["set spec.suspend to false in its file"]
 
 
 async def test_the_route_of_a_trigger_that_does_not_run_is_503_and_no_other_trigger_gets_its_requests(

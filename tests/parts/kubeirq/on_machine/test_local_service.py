@@ -174,3 +174,38 @@ async def test_a_function_under_the_debugger_answers_the_debugger_and_its_events
     finally:
         process.terminate()
         await process.communicate()
+
+
+async def test_serve_logs_failures_of_events_and_sums_up_repeats(tmp_path: Path) -> None:
+    port, state = free_port(), tmp_path / "state"
+    failing = {"inline": "def handler(event, context):\n    return {}['item']\n"}
+    documents = [
+        manifest("Function", "f", source=failing),
+        manifest("HTTPTrigger", "web", function="f", path="/web"),
+        manifest("HTTPTrigger", "kept", function="f", path="/kept", answer="accepted", delivery={"attempts": 1}),
+    ]
+    async with fabric(tmp_path / "r", state, http_port=port, manifests=documents) as it:
+        async with aiohttp.ClientSession() as session:
+            await until_version(500, port)
+            for _ in range(2):
+                assert await version(port) == 500
+            async with session.post(f"http://127.0.0.1:{port}/kept", json={}) as answer:
+                assert answer.status == 202
+        async with asyncio.timeout(20):
+            while "dead-lettered" not in it.log.read_text():
+                await asyncio.sleep(0.05)
+        assert await it.stop() == 0
+        lines = [json.loads(line) for line in it.log.read_text().splitlines() if "event failed" in line]
+    lines = [line for line in lines if line["outcome"] != "refused"]  # while the function starts
+    cause = "status 500: KeyError: 'item' (f.py:2 in handler)"
+    found = [(line["trigger"], line["outcome"], line["problem"], line.get("repeats")) for line in lines]
+    assert found == [
+        ("default/web", "answered with a failure", cause, None),
+        ("default/kept", "dead-lettered", f"AttemptsExhausted: {cause}", None),
+        ("default/web", "answered with a failure", cause, 2),
+    ]
+    assert all(line["event"] and line["function"] == "f" for line in lines)
+    command = [sys.executable, "-m", "kubeirq", "logs", "kept", "--state", str(state)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=-1)
+    output, _ = await process.communicate()
+    assert f"outcome=dead-lettered  attempt=1  problem=AttemptsExhausted: {cause}" in output.decode()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 from servers.broker import BROKERS, Broker, ListTrigger
+from servers.function import function as runtime
 from servers.ledger import Books, clean, judge
 from servers.scripted import Answer, Call, scripted
 from servers.stores import ComposedStore
@@ -966,6 +967,28 @@ async def test_one_poison_key_with_large_events_leaves_every_other_key_flowing(t
 
 def delivering(it: Bench) -> Condition:
     return next(found for found in it.flow.status().conditions if found.type == "Delivering")
+
+
+async def test_each_start_of_a_handler_that_ends_its_process_counts_as_an_attempt(tmp_path: Path) -> None:
+    """Also the first one, on a connection that an earlier call left open."""
+    source = f"""
+import os
+
+def handler(event, context):
+    if event["data"] == "end":
+        with open({str(tmp_path / "begun")!r}, "a") as begun:
+            begun.write("x")
+        os._exit(7)
+"""
+    delivery = {**FAST, "attempts": 3}
+    async with runtime(source) as function, bench(function.url, tmp_path, delivery=delivery) as it:
+        it.broker.publish(b'"fine"', key="a")
+        await it.until(it.settled(1))
+        it.broker.publish(b'"end"', key="a")
+        await it.until(it.settled(2), 60)
+        assert it.broker.final() == {"1": "delivered", "2": "deadLettered"}
+        (letter,) = await it.letters()
+        assert (len(letter.attempts), (tmp_path / "begun").read_text()) == (3, "xxx")
 
 
 async def test_an_event_that_ended_the_process_while_it_ran_alone_is_a_crash_loop(tmp_path: Path) -> None:

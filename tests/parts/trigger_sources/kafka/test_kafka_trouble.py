@@ -274,6 +274,35 @@ async def test_a_deleted_topic_becomes_a_condition_and_a_recreated_one_is_read_f
         await pumping
 
 
+@pytest.mark.timeout(180)  # the client looks for new topics every 30 seconds
+async def test_one_missing_topic_of_several_stops_no_other_and_is_read_once_it_exists(kafka: Kafka, topic: str) -> None:
+    late = f"{topic}-late"
+    source, context = trigger(kafka, topic, topics=[topic, late]), StandInContext()
+    await produce(kafka, topic, [1])
+    await source.prepare(context)
+    taken: list[Delivery] = []
+
+    async def pump(generator: Generator) -> None:
+        async for deliveries in generator:
+            taken.extend(deliveries)
+            for delivery in deliveries:
+                await delivery.settle(DONE)
+
+    async with reading(source, context) as generator:
+        pumping = asyncio.create_task(pump(generator))
+        await until(lambda: [one.event.data for one in taken] == [b"1"])
+        message = f"{missing(late)}; the others are read"
+        await until(lambda: context.reports[-1] == (False, "TopicMissing", message))
+        await create_topic(kafka.bootstrap, late, 1)
+        await produce(kafka, late, [2])
+        await until(lambda: [one.event.data for one in taken] == [b"1", b"2"], 120)
+        await until(lambda: context.reports[-1][0])
+        context.stopping.set()
+        await pumping
+    with pytest.raises(SourceError, match=f"no topic '{topic}-a', '{topic}-b'"):
+        await trigger(kafka, topic, topics=[f"{topic}-b", f"{topic}-a"]).prepare(context)
+
+
 def missing(topic: str) -> str:
     return f"spec.topics: no topic '{topic}'; create it, or set createTopics"
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import random
+import select
+import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -9,7 +12,7 @@ import pytest
 from servers.ports import free_port
 
 from trigger_sources.delivery import Answer
-from trigger_sources.transport.client import Endpoint, NoAnswer, Unreachable
+from trigger_sources.transport.client import ConnectionLost, Endpoint, NoAnswer, Unreachable
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -146,24 +149,57 @@ async def test_a_server_that_never_reads_ends_with_the_time_out() -> None:
             await post(endpoint, timeout_seconds=0.3, body=b"x" * 8_000_000)
 
 
-async def test_a_request_on_a_closed_kept_connection_is_sent_again_on_a_new_one() -> None:
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_a_request_on_a_kept_connection_that_was_closed_unread_is_sent_again_on_a_new_one(is_reset: bool) -> None:
+    """The server is a thread, so that it closes the connection while the client's loop does not turn to hear of it."""
+    connections, read = 0, []
+
+    def serve(listening: socket.socket, may_close: threading.Event, has_closed: threading.Event) -> None:
+        nonlocal connections
+        for _ in range(2):
+            accepted, _ = listening.accept()
+            connections += 1
+            read.append(accepted.recv(65_536))
+            accepted.sendall(OK)
+            if connections == 1:
+                may_close.wait(30)
+                if is_reset:
+                    select.select([accepted], [], [], 30)  # the second request has come, and is not read
+                accepted.close()
+                has_closed.set()
+            else:
+                accepted.recv(1)
+                accepted.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        may_close, has_closed = threading.Event(), threading.Event()
+        serving = asyncio.create_task(asyncio.to_thread(serve, listening, may_close, has_closed))
+        async with client(f"http://127.0.0.1:{listening.getsockname()[1]}/") as endpoint:
+            assert (await post(endpoint)).status == 200
+            may_close.set()
+            if not is_reset:
+                has_closed.wait(30)  # the loop must not turn
+            assert (await post(endpoint)).status == 200
+        await serving
+        assert (connections, len(read)) == (2, 2)
+
+
+async def test_a_request_on_a_kept_connection_that_was_read_is_not_repeated() -> None:
     requests = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal requests
-        await request_of(reader)
-        requests += 1
-        writer.write(OK)
-        if requests == 1:
-            await request_of(reader)  # the second one on this connection: read, and never answered
+        for _ in range(2):
+            await request_of(reader)
             requests += 1
-            return
-        await request_of(reader)
+            if requests != 2:  # the second one is read, and never answered
+                writer.write(OK)
 
     async with hostile(serve) as server, client(server.url) as endpoint:
         assert (await post(endpoint)).status == 200
-        assert (await post(endpoint)).status == 200
-        assert (server.connections, requests) == (2, 3)
+        with pytest.raises(ConnectionLost, match="before an answer"):
+            await post(endpoint)
+        assert (server.connections, requests) == (1, 2)
 
 
 async def test_a_request_on_a_new_connection_that_closes_is_not_repeated() -> None:

@@ -40,6 +40,12 @@ def test_a_file_that_the_fabric_uses_causes_a_reload(path: str) -> None:
     assert affects(Path(path), desired(), [Path("/project/manifest.txt")], Path("/secrets"))
 
 
-@pytest.mark.parametrize("path", ["/project/dev.log", "/project/ledger.txt", "/project/orders/other.txt", "/shared.py"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/project/dev.log", "/project/ledger.txt", "/project/orders/other.txt", "/shared.py",
+        "/project/other-state/ports.json",  # of another fabric; no folder's JSON is read as manifests
+    ],
+)  # fmt: skip
 def test_any_other_file_causes_no_reload(path: str) -> None:
     assert not affects(Path(path), desired(), [BASE], None)

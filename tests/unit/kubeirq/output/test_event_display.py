@@ -12,7 +12,7 @@ def seen(what: str = "delivered", **rest: object) -> Seen:
 
 def test_an_event_is_one_line_with_its_outcome() -> None:
     line = event_line(
-        seen("retry", status=500, latency_seconds=0.0123, attempt=2, message="status 500; again in 0.8 s")
+        seen("retry", status=500, latency_seconds=0.0123, attempt=2, message="status 500", again_seconds=0.8)
     )
     assert line[8:] == "  orders → invoice  c/orders/0/7  failed  500  12.3 ms  attempt 2  (status 500; again in 0.8 s)"
 

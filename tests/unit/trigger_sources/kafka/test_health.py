@@ -74,7 +74,7 @@ def test_a_group_that_no_broker_coordinates_starts_no_event() -> None:
 def test_a_missing_topic_comes_first() -> None:
     found = problem(consumer([-1]), topics=("t", "u"))
     assert found is not None
-    assert found == ("TopicMissing", "spec.topics: no topic 'u'; create it, or set createTopics")
+    assert found == ("TopicMissing", "spec.topics: no topic 'u'; create it, or set createTopics; the others are read")
 
 
 def test_a_partition_that_one_record_keeps_from_being_read_is_named_after_a_minute(

@@ -1,0 +1,35 @@
+"""How the worker processes of a function ended, as its runtime tells. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+HEADER = "kubeirq-worker-ended"  # in answers to /healthz: seconds since then, and how
+_MOST_SECONDS = 1e9
+
+
+@dataclass(frozen=True)
+class WorkerEnd:
+    """The end of a worker that crashed."""
+
+    at: float  # in seconds of the monotonic clock
+    how: str  # `exit code 7`, `signal SIGSEGV`
+
+
+def worker_end_in(headers: Mapping[str, str], now: float) -> WorkerEnd | None:
+    """The last end of which the runtime tells. None if it tells of none. `now` is of the monotonic clock."""
+    seconds, _, how = headers.get(HEADER, "").partition(" ")
+    try:
+        ago = float(seconds)
+    except ValueError:
+        return None
+    return WorkerEnd(now - ago, how[:100]) if 0 <= ago <= _MOST_SECONDS and how else None
+
+
+def explained(how: str) -> str:
+    """The end for people."""
+    return f"{how} (out of memory, or it hung)" if how == "signal SIGKILL" else how
+
+
+def lost_text(how: str) -> str:
+    """Why a call lost its connection."""
+    return f"the worker process ended with {explained(how)} while it ran this event"
