@@ -6,6 +6,8 @@ from typing import Protocol
 
 from trigger_sources.delivery import Outcome
 
+STORE_AWAY = "StoreUnavailable"  # the reason while nobody knows whether a store keeps anything: it may come back
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:

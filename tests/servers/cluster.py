@@ -83,8 +83,8 @@ class Cluster:
         }
         await self.node.kubectl("apply", "-f", "-", input=json.dumps(volume))
         values = {
-            "image": _named(images.CONTROLLERS),
-            "runtimes": {"image": _named(images.RUNTIMES)},
+            "image": named(images.CONTROLLERS),
+            "runtimes": {"image": named(images.RUNTIMES)},
             "functions": {
                 "images": dict.fromkeys(runtimes.NAMES, images.PYTHON),
                 "packageIndex": {"url": index, "trustedHosts": [ADDRESS]},
@@ -310,7 +310,8 @@ async def _api(it: Node) -> AsyncIterator[Api]:
         yield Api(client)
 
 
-def _named(image: str) -> dict[str, str]:
+def named(image: str) -> dict[str, str]:
+    """An image as the chart's values have it."""
     repository, _, tag = image.rpartition(":")
     return {"repository": repository, "tag": tag}
 

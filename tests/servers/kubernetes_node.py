@@ -127,6 +127,10 @@ class Node(APIServer):
         """Makes the images of a docker archive known to the node."""
         await self._ctr("--namespace=k8s.io", "images", "import", str(archive))
 
+    async def name_also(self, image: str, name: str) -> None:
+        """Another name for an image that the node has, as a registry has for another version."""
+        await self._ctr("--namespace=k8s.io", "images", "tag", "--force", image, name)
+
     async def start_node(self) -> None:
         """All of it; returns once the node is ready."""
         await self._enter_namespaces()

@@ -27,7 +27,7 @@ from trigger_sources.http.expose import Exposure, problems_of
 from trigger_sources.http.inbox_health import InboxHealth
 from trigger_sources.http.routes import METHODS, claims_of, problem_of, refusal
 from trigger_sources.http_requests import BODY_LIMIT_BYTES, Cors, IncomingRequest, Requests, Route
-from trigger_sources.inbox import Inbox, Kept
+from trigger_sources.inbox import STORE_AWAY, Inbox, Kept
 from trigger_sources.request_head import problem_of_head
 from trigger_sources.source import Lag, Sharing, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
@@ -42,7 +42,9 @@ _NO_ROOM_SECONDS = 0.05
 _ACCEPTED_AT_ONCE = 256
 _LOOK_SECONDS = 0.25
 _HAND_OVER_SECONDS = 30.0  # for running calls to end before another replica gets their events
-_LAST_KEEP_SECONDS = 5.0  # for a write to the inbox that is under way when the trigger stops
+_STORE_SECONDS = 10.0  # a request waits so long for a store that is away, as a request that its trigger does not take
+_STORE_LOOK_SECONDS = 0.1
+_LAST_KEEP_SECONDS = _STORE_SECONDS  # for a write to the inbox that is under way when the trigger stops
 _COUNT_SECONDS = 5.0  # other replicas accept too
 _COUNT_FULL_SECONDS = 1.0
 
@@ -395,13 +397,10 @@ class HTTPTrigger(TriggerSource):
                 continue
             records += found
             kept.append((request, events))
-        if records and await backlog.is_full(time.monotonic()):
+        if records and not await _has_kept(inbox, backlog, records):
             for request, _ in kept:
                 _refuse(request, 503, "too many events wait for delivery", ("retry-after", "5"))
             raise SourceError("BacklogFull", f"{backlog.limit} accepted events wait for delivery: callers get a 503")
-        if records:
-            await inbox.append_all(records)
-            backlog.count += len(records)
         for request, events in kept:
             body = orjson.dumps({"ids": [event.id for event in events]}) + b"\n"
             request.answer(202, (("content-type", "application/json"),), body)
@@ -474,6 +473,27 @@ class _Backlog:
             self.counted_at = now
             self.count = await self.inbox.count()
         return self.count >= self.limit
+
+
+async def _has_kept(inbox: Inbox, backlog: _Backlog, records: Sequence[bytes]) -> bool:
+    """Whether the inbox has the records now. Otherwise it is full. Raises SourceError.
+
+    It waits for a store that is away, such as the chart's single server while an upgrade replaces its pod. A write that
+    the loss of the connection interrupts is repeated, with the same ids.
+    """
+    last = time.monotonic() + _STORE_SECONDS
+    while True:
+        try:
+            if await backlog.is_full(time.monotonic()):
+                return False
+            await inbox.append_all(records)
+        except SourceError as error:
+            if error.reason != STORE_AWAY or time.monotonic() >= last:
+                raise
+            await asyncio.sleep(_STORE_LOOK_SECONDS)
+        else:
+            backlog.count += len(records)
+            return True
 
 
 def _delivery_from(kept: Kept, backlog: _Backlog, context: Context) -> Delivery:

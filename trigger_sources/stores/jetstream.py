@@ -9,6 +9,7 @@ from typing import Any
 import nats
 
 from trigger_sources.context import SourceError
+from trigger_sources.inbox import STORE_AWAY
 from trigger_sources.nats.connection import Connection
 from trigger_sources.nats.dead_letters import StreamDeadLetters
 from trigger_sources.stores.jetstream_inbox import JetStreamInbox
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 DEAD_LETTERS = "kubeirq-dead-letters"
 INBOX = "kubeirq-inbox"
 ACK_WAIT_SECONDS = 30.0
-_UNAVAILABLE = "StoreUnavailable"
 
 
 class JetStreamStore:
@@ -87,7 +87,7 @@ class JetStreamStore:
         if found is None:
             found = self._connected = await self._connect()
         if not found.client.is_connected:
-            raise SourceError(_UNAVAILABLE, f"the fabric's store: {found.lost}; it reconnects by itself")
+            raise SourceError(STORE_AWAY, f"the fabric's store: {found.lost}; it reconnects by itself")
         return found
 
     async def _connect(self) -> Connection:
@@ -98,14 +98,14 @@ class JetStreamStore:
         try:
             return await asyncio.shield(self._connecting)
         except SourceError as error:
-            raise SourceError(_UNAVAILABLE, f"the fabric's store: {error}") from error
+            raise SourceError(STORE_AWAY, f"the fabric's store: {error}") from error
 
     async def _opened(self) -> Connection:
         async def arguments() -> Mapping[str, Any]:
             text = self._credentials
             return {"user_credentials": nats.aio.client.RawCredentials(text)} if text else {}
 
-        connection = Connection(self._servers, self._name, unreachable=_UNAVAILABLE, arguments=arguments)
+        connection = Connection(self._servers, self._name, unreachable=STORE_AWAY, arguments=arguments)
         await connection.open()
         return connection
 

@@ -351,7 +351,10 @@ async def test_a_full_backlog_answers_503_until_there_is_room(tmp_path: Path) ->
             assert (await it.post(data=b"x"))[0] == 202
 
 
-async def test_a_store_that_cannot_be_written_answers_503_and_never_202(tmp_path: Path) -> None:
+async def test_a_store_that_cannot_be_written_answers_503_and_never_202(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trigger_sources.http.source._STORE_SECONDS", 0.3)
     async with gateway() as server:
         async with Store.open(tmp_path / "store.db") as store:
             inbox = store.inbox("uid")
