@@ -12,6 +12,7 @@ from controllers.cluster.api import Api, Object, Refused, path_of
 log = logging.getLogger(__name__)
 
 _MAX_MESSAGE_CHARACTERS = 1024  # the API server's limit
+_USUAL_NOTES = frozenset({"Connected", "AtMostOnce", "Completed"})  # of sources that run as they were asked to
 _NORMAL_REASONS = frozenset({"Starting", "RollingOut", "Suspended"})  # these need no action
 
 
@@ -26,13 +27,23 @@ class NewEvent:
 
 def event_for_transition(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> NewEvent | None:
     """The Event for a transition of the condition Ready: it became True, or has another reason for not being True."""
-    was, now = _ready_condition(before), _ready_condition(after)
+    was, now = _condition(before, "Ready"), _condition(after, "Ready")
     if now is None or (was is not None and (was["status"], was["reason"]) == (now["status"], now["reason"])):
         return None
     if now["status"] == "True":
         return NewEvent("Normal", "Ready", "it is ready") if was is not None else None
     kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in _NORMAL_REASONS else "Warning"
     return NewEvent(kind, now["reason"], now.get("message") or now["reason"])
+
+
+def event_for_note(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> NewEvent | None:
+    """The Event for a source that is connected and has something else to say: about lost events, or a moved place."""
+    was, now = _condition(before, "Connected"), _condition(after, "Connected")
+    if now is None or now["status"] != "True" or now["reason"] in _USUAL_NOTES:
+        return None
+    if was is not None and (was["status"], was["reason"]) == ("True", now["reason"]):
+        return None
+    return NewEvent("Warning", now["reason"], now.get("message") or now["reason"])
 
 
 class EventRecorder:
@@ -87,5 +98,5 @@ class EventRecorder:
         await self._api.request("PATCH", path, body=change, content_type="application/merge-patch+json")
 
 
-def _ready_condition(conditions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next((found for found in conditions if found["type"] == "Ready"), None)
+def _condition(conditions: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any] | None:
+    return next((found for found in conditions if found["type"] == kind), None)

@@ -10,7 +10,7 @@ from typing import Any
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import contains
-from controllers.cluster.events import EventRecorder, event_for_transition
+from controllers.cluster.events import EventRecorder, event_for_note, event_for_transition
 from controllers.cluster.known_fields import accepted
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.body_limit import body_limit_of, body_limit_problem
@@ -69,7 +69,7 @@ class StatusReporter:
         self._gateway_url = gateway_url
 
     async def write(self, key: Key) -> None:
-        """Writes the status of one trigger if it differs. Records an Event for a transition of Ready."""
+        """Writes the status of one trigger if it differs. Records Events for a transition and a source's note."""
         trigger = self._triggers.get(key)
         if trigger is None or not self._holds(trigger.uid):
             return
@@ -81,8 +81,10 @@ class StatusReporter:
         await trigger.status.change(wanted)
         if trigger.object["metadata"]["generation"] == edited:
             trigger.written, trigger.written_at = wanted, time.monotonic()
-        if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
-            await self._events.record(trigger.object, event)
+        was, now = before.get("conditions", []), wanted["conditions"]
+        for event in (event_for_transition(was, now), event_for_note(was, now)):
+            if event is not None:
+                await self._events.record(trigger.object, event)
 
     async def poll(self) -> None:
         """Enqueues each trigger whose status differs, until it is cancelled. Also nudges each flow's dispatcher."""

@@ -11,10 +11,12 @@ from trigger_sources.context import Context
 from trigger_sources.cron.runs import MOST_STRETCHES, Runs, Stretch
 from trigger_sources.cron.schedule import Timetable
 from trigger_sources.delivery import Outcome
+from trigger_sources.kept_state import Damaged, read_json
 
 log = logging.getLogger(__name__)
 
 _STATE = "ticks"
+_VERSION = 1
 _RUN_BEFORE_IT_WAS_NOTED = timedelta(days=1)  # a book of version 0.1.0 has no stretches
 
 
@@ -34,6 +36,8 @@ class Book:
         self.furthest = considered
         self.runs = Runs((), timetable.next_after)
         self.open: dict[datetime, None] = {}
+        self.is_edited = False  # it was that of another timetable
+        self.damage = ""  # the message for a stored state that could not be read
         self.returned: list[datetime] = []
         self._other_runs: list[tuple[str, Stretch]] = []  # of earlier timetables, which may come back
         self._next: tuple[datetime, datetime | None] | None = None  # the time considered, and the tick after it
@@ -41,12 +45,25 @@ class Book:
     @classmethod
     async def read(cls, context: Context, timetable: Timetable, now: datetime) -> "Book":
         """The stored state. A trigger that never ran, and one whose timetable was edited, begins now."""
-        text = await context.state.get(_STATE)
-        book = cls(context, timetable, now)
-        if text is None:
+
+        def parse(found: Mapping[str, Any]) -> Book:
+            return cls._from(found, context, timetable, now)
+
+        known = await read_json(context.state, _STATE, _VERSION, parse)
+        book = known if isinstance(known, Book) else cls(context, timetable, now)
+        if isinstance(known, Damaged):
+            book.damage = (
+                f"{known}: ticks begin at {text_of(now)}; those that came due before, and those that had not"
+                " settled, do not run, and their number is not known"
+            )
+            log.warning("ticks begin anew", extra={"trigger": context.name, "problem": book.damage})
+        if not isinstance(known, Book) or known.is_edited:
             await book.write()
-            return book
-        found: Mapping[str, Any] = orjson.loads(text)
+        return book
+
+    @classmethod
+    def _from(cls, found: Mapping[str, Any], context: Context, timetable: Timetable, now: datetime) -> "Book":
+        book = cls(context, timetable, now)
         book.open = dict.fromkeys(map(time_of, found["open"]))
         considered = time_of(found["considered"])
         if "ran" not in found:  # of version 0.1.0, which does not say of which timetable it is
@@ -64,7 +81,7 @@ class Book:
                     "timetable edited, ticks begin now",
                     extra={"trigger": context.name, "before": str(before), "now": str(timetable)},
                 )
-                await book.write()
+                book.is_edited = True
                 return book
         book.considered = considered
         book.furthest = max(considered, time_of(found["furthest"])) if "furthest" in found else considered
@@ -122,4 +139,8 @@ def text_of(moment: datetime) -> str:
 
 
 def time_of(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    """Raises ValueError for a text that names no moment."""
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return found

@@ -146,7 +146,7 @@ class CronTrigger(TriggerSource):
     async def ticks(self, context: Context, clock: Clock) -> AsyncIterator[Sequence[Delivery]]:
         """`deliveries` with a given clock."""
         book = await Book.read(context, self._timetable, _moment(clock.now()))
-        context.report(connected=True)
+        context.report(connected=True, reason="TicksDamaged" if book.damage else "", message=book.damage)
         repeated = list(book.open)
         was_away = True  # ticks came due while no round looked at the clock
         while not context.stopping.is_set():

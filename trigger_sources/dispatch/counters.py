@@ -90,3 +90,4 @@ class Reading:
     lag_events: int | None
     lag_seconds: float | None
     uncommitted: int | None = None
+    reason: str = ""  # of the condition Connected

@@ -428,6 +428,7 @@ class Flow:
             lag_events=self.lag.events if self.lag else None,
             lag_seconds=self.lag.seconds if self.lag else None,
             uncommitted=self.trigger.uncommitted(self.context),
+            reason=self._connected_condition()[1],
         )
 
     def redrive(

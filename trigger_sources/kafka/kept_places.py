@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.kafka.places import Place, place_of_text
+from trigger_sources.kept_state import Damaged, read
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +34,16 @@ class KeptPlaces:
     async def look(self) -> bool:
         """Looks whether the trigger has begun meanwhile."""
         if not self.started:
-            self.started = await self._context.state.get(_STARTED) == self._scope
+            found = await read(self._context.state, _STARTED, _scope_from)
+            # A damaged note is one all the same: partitions without a place then begin at their beginning
+            self.started = isinstance(found, Damaged) or found == self._scope.decode()
         return self.started
 
     async def former_group(self, cluster: str) -> str | None:
         """The group of that cluster in which the trigger has begun, if that is another one."""
-        found = (await self._context.state.get(_STARTED) or b"").decode()
+        found = await read(self._context.state, _STARTED, _scope_from)
         prefix = f"{cluster}/"
-        if not found.startswith(prefix) or found.encode() == self._scope:
+        if not isinstance(found, str) or not found.startswith(prefix) or found == self._scope.decode():
             return None
         return found.removeprefix(prefix)
 
@@ -55,9 +58,8 @@ class KeptPlaces:
             return {}
         found = {}
         for tp in partitions:
-            text = await self._context.state.get(_name(tp))
-            place = place_of_text(text.decode()) if text is not None else None
-            if place is not None:
+            place = await read(self._context.state, _name(tp), _place_from)
+            if isinstance(place, Place):
                 found[tp] = place
         return found
 
@@ -87,8 +89,8 @@ class KeptPlaces:
         state = self._context.state
         try:
             async with asyncio.timeout(_SECONDS):
-                found = await state.get(_GONE)
-                names = dict.fromkeys([*(orjson.loads(found) if found is not None else ()), *map(_text, partitions)])
+                found = await read(state, _GONE, _names_from)
+                names = dict.fromkeys([*(found if isinstance(found, list) else ()), *map(_text, partitions)])
                 for tp in back:
                     names.pop(_text(tp), None)
                 ordered = list(names)
@@ -99,6 +101,29 @@ class KeptPlaces:
             log.warning("places not tidied", extra={"trigger": self._context.name, "problem": repr(error)})
             return []
         return dropped
+
+
+def _scope_from(value: bytes) -> str:
+    text = value.decode()
+    if "/" not in text:
+        raise ValueError("it names no cluster and group")
+    return text
+
+
+def _place_from(value: bytes) -> Place:
+    place = place_of_text(value.decode())
+    if place is None:
+        raise ValueError("it has no offset")
+    return place
+
+
+def _names_from(value: bytes) -> list[str]:
+    names = orjson.loads(value)
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and name.rpartition("/")[2].isdecimal() for name in names
+    ):
+        raise ValueError("it is no list of partitions")
+    return names
 
 
 def _text(tp: TopicPartition) -> str:

@@ -46,6 +46,20 @@ async def consumer_info(connection: Connection, stream: str, consumer: str) -> d
         raise
 
 
+async def consumer_of(connection: Connection, stream: str, owner: Owner) -> str | None:
+    """The name of the consumer that has the owner's mark, whatever it is called; None if there is none."""
+    offset = 0
+    while True:  # the answer comes in pages
+        answer = await connection.api(f"CONSUMER.LIST.{stream}", {"offset": offset})
+        page = answer.get("consumers") or ()
+        for info in page:
+            if (info["config"].get("metadata") or {}).items() >= owner.mark().items():
+                return str(info["name"])
+        offset += len(page)
+        if not page or offset >= answer.get("total", 0):
+            return None
+
+
 async def create_consumer(connection: Connection, stream: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Creates or updates the consumer. It holds as many unacknowledged messages as stream, account and server allow."""
     path = f"CONSUMER.CREATE.{stream}.{config['name']}"

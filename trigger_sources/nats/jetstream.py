@@ -10,10 +10,12 @@ from typing import Any
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.encoding.header_text import bytes_of_header
+from trigger_sources.kept_state import Damaged
 from trigger_sources.nats.connection import Connection
 from trigger_sources.nats.consumer import (
     Config,
     consumer_info,
+    consumer_of,
     create_consumer,
     create_missing,
     drifted,
@@ -32,7 +34,15 @@ from trigger_sources.nats.consumer import (
 from trigger_sources.nats.events import Delivered, event_from_message, unread_after
 from trigger_sources.nats.headers import header_pairs
 from trigger_sources.nats.losses import Count, Look, Tally, begun, counted, may_hide, resumed, stopped
-from trigger_sources.nats.place import Beginning, KeptPlace, Place, beginning, consumer_in
+from trigger_sources.nats.place import (
+    DAMAGED,
+    Beginning,
+    KeptPlace,
+    Place,
+    beginning,
+    beginning_of_damaged,
+    consumer_in,
+)
 from trigger_sources.nats.pull import NANOSECONDS, Pull
 from trigger_sources.nats.pull import Place as MessagePlace
 from trigger_sources.nats.source_stream import ABOUT_STREAMS, SourceStream, find_stream, look_at
@@ -67,6 +77,7 @@ class Consumption:
         self._ids = ""  # the first part of the ids of events
         self._source = ""
         self._note = ("", "")  # the reason and the message of a source that is connected
+        self._damage = ("", "")  # the same, since this start, of a place that could not be read
         self._refusals: dict[str, float] = {}  # subjects to which it may not publish, with the time to forget them
         self._pause = ""  # the message for a consumer that somebody paused
         self._failure: SourceError | None = None  # the finding of `look`; the next read raises it
@@ -82,10 +93,14 @@ class Consumption:
     async def start(self) -> None:
         trigger, context = self._trigger, self._context
         connection = self._connection = await trigger.connection(context)
-        kept = await self._kept.load()
+        found_place = await self._kept.load()
+        kept = found_place if isinstance(found_place, Place) else None
         self._consumer = consumer_in(kept, trigger, context)
         self._taken_over = kept is not None and kept.consumer == self._consumer
         self._stream = await find_stream(connection, trigger.wish(context, self._consumer))
+        if isinstance(found_place, Damaged) and trigger.durable is None:
+            mine = await consumer_of(connection, self._stream.name, trigger.owner(context))
+            self._consumer = mine or self._consumer
         info = await consumer_info(connection, self._stream.name, self._consumer)
         if (
             info is not None
@@ -100,12 +115,14 @@ class Consumption:
             found, info = info, await self._continue(info)
             await self._tell_left_out(found, info)
         else:
-            begin = self._beginning(kept)
+            begin = self._beginning(found_place)
             self._tell(begin)
             info = await self._create(begin.config, begin.ids)
         stream = self._stream
         self._position = stream.place
         self._source = f"/nats/{stream.name}"
+        if isinstance(found_place, Damaged):
+            self._tell_damage(found_place, info, is_new=begin is not None)
         self._kept.is_at(stream.place, info, self._ids)
         tally = kept.tally if kept is not None else Tally()
         await self._begin_to_count(info, tally)
@@ -359,7 +376,7 @@ class Consumption:
                 " these subjects reads them",
             )
 
-    def _beginning(self, kept: Place | None) -> Beginning:
+    def _beginning(self, kept: Place | Damaged | None) -> Beginning:
         """The beginning of a new consumer: where the trigger stopped if it read this stream before."""
         trigger, stream = self._trigger, self._stream
         if stream.is_work_queue and trigger.start != "all":
@@ -368,6 +385,8 @@ class Consumption:
                 f"spec.start: stream {stream.name} is a work queue, of which each message is delivered: leave out"
                 " spec.start",
             )
+        if isinstance(kept, Damaged):
+            return beginning_of_damaged(stream)
         return beginning(trigger.start, trigger.subject, stream, kept)
 
     async def _rest_of(self, kept: Place | None) -> dict[str, Any] | None:
@@ -540,8 +559,23 @@ class Consumption:
 
     # --- reports
 
+    def _tell_damage(self, damaged: Damaged, info: Mapping[str, Any], *, is_new: bool) -> None:
+        """Tells where the trigger goes on. `is_new`: the consumer was gone, too."""
+        stream, count = self._stream, info["num_pending"]
+        goes_on = (
+            f"its consumer is gone, too: all {count} messages that stream {stream.name} has of"
+            f" {self._trigger.subject!r} are read, up to sequence {stream.last_sequence}, also those that were read"
+            " before"
+            if is_new
+            else f"it goes on at its consumer {self._consumer}, after sequence {info['ack_floor']['stream_seq']}"
+        )
+        text = f"{damaged}; {goes_on}. The number of messages that were lost before this start is not known"
+        where = {"trigger": f"{self._context.namespace}/{self._context.name}", "stream": stream.name}
+        log.warning("place is damaged", extra={**where, "reason": DAMAGED, "problem": text})
+        self._damage = (DAMAGED, text)
+
     def _tell(self, begin: Beginning) -> None:
-        if begin.reason:
+        if begin.message:
             self._note = (begin.reason, begin.message)
             where = {"trigger": f"{self._context.namespace}/{self._context.name}", "stream": self._stream.name}
             log.warning("consumer is created again", extra={**where, "reason": begin.reason, "place": begin.message})
@@ -560,7 +594,7 @@ class Consumption:
         elif self._pause:
             self._context.report(connected=False, reason="ConsumerPaused", message=self._pause)
         else:
-            notes = [note for note in (self._removal, self._note) if any(note)]
+            notes = [note for note in (self._damage, self._removal, self._note) if any(note)]
             reason = notes[0][0] if notes else ""
             self._context.report(connected=True, reason=reason, message="; ".join(text for _, text in notes))
 

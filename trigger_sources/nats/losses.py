@@ -6,7 +6,7 @@ sequence, grows by the messages that it handed out and by repetitions.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trigger_sources.nats.source_stream import SourceStream
@@ -93,13 +93,6 @@ class Count:
     tally: Tally
     lost: int = 0
     unknown: bool = False
-
-
-def tally_from(found: Any) -> Tally:
-    """Reads a kept tally. Another version may have left it out, or have written other fields."""
-    if not isinstance(found, dict):
-        return Tally()
-    return Tally(**{field.name: found[field.name] for field in fields(Tally) if field.name in found})
 
 
 def begun(tally: Tally, look: Look, last: int) -> Tally:

@@ -8,21 +8,25 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from trigger_sources.context import Context, SourceError, State
+from trigger_sources.kept_state import Damaged, read_json
 from trigger_sources.nats.consumer import unsettled
-from trigger_sources.nats.losses import Count, Tally, tally_from
+from trigger_sources.nats.losses import Count, Tally
 from trigger_sources.nats.source_stream import SourceStream
 from trigger_sources.nats.spec import NATSSpec
 
 log = logging.getLogger(__name__)
 
+DAMAGED = "PlaceDamaged"  # the reason of a condition
 _STATE_KEY = "jetstream-place"
+_VERSION = 1  # of the value; a change that this version can read as well is none
 _SAVE_SECONDS = 60.0  # between two writes: an older place only repeats messages
 _SAVE_WAIT_SECONDS = 1.5
 _CLAIM_SECONDS = 2.0  # longer than another replica needs from its look at the state to its write
@@ -49,6 +53,9 @@ class Place:
         return self.stream.rpartition("@")[0]
 
 
+_PLACES: TypeAdapter[Place] = TypeAdapter(Place)
+
+
 @dataclass(frozen=True, slots=True)
 class Beginning:
     """The place where a new consumer begins. `reason` and `message` say why it is not the one of `start`."""
@@ -60,17 +67,23 @@ class Beginning:
     lost: int = 0  # messages that the former stream still had, as far as it was known
 
 
-def place_from(value: bytes | None) -> Place | None:
-    """Reads a kept place. None if there is none, or if another version wrote it in another form."""
-    if value is None:
-        return None
+def place_from(found: Mapping[str, Any]) -> Place:
+    """Reads a kept place. Raises ValueError. Another version may have left out fields, or have written more."""
     try:
-        found = {"unread": 0, "tally": None, "consumer": "", **orjson.loads(value)}
-        found["tally"] = tally_from(found["tally"])
-        return Place(**{each.name: found[each.name] for each in fields(Place)})
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        log.warning("place not read", extra={"value": value[:200]})
-        return None
+        place = _PLACES.validate_json(orjson.dumps(found), strict=True)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}") from error
+    seconds = place.stream.rpartition("@")[2]
+    if place.floor < 0 or place.unread < 0 or not seconds.isdecimal() or not place.stream_name:
+        raise ValueError("its stream or its sequences are none")
+    datetime.fromisoformat(place.since[:19])
+    return place
+
+
+def beginning_of_damaged(stream: SourceStream) -> Beginning:
+    """The place where a missing consumer begins whose place is not known any more: `start` was decided long ago."""
+    return Beginning({"deliver_policy": "all"}, stream.name, DAMAGED)
 
 
 def beginning(start: str, subject: str, stream: SourceStream, kept: Place | None) -> Beginning:
@@ -99,16 +112,16 @@ def beginning(start: str, subject: str, stream: SourceStream, kept: Place | None
     )
 
 
-def consumer_in(kept: Place | None, trigger: NATSSpec, context: Context) -> str:
+def consumer_in(kept: Place | Damaged | None, trigger: NATSSpec, context: Context) -> str:
     """The name of the trigger's consumer: after the trigger got another function, still that of the former one."""
-    if trigger.durable is None and kept is not None and kept.consumer.startswith(trigger.own_names(context)):
+    if trigger.durable is None and isinstance(kept, Place) and kept.consumer.startswith(trigger.own_names(context)):
         return kept.consumer
     return trigger.name_in(context)
 
 
-async def kept_place(state: State) -> Place | None:
+async def kept_place(state: State) -> Place | Damaged | None:
     """The durable place. Raises SourceError."""
-    return place_from(await state.get(_STATE_KEY))
+    return await read_json(state, _STATE_KEY, _VERSION, place_from)
 
 
 class KeptPlace:
@@ -127,12 +140,14 @@ class KeptPlace:
     def floor(self) -> int:
         return self._place.floor if self._place is not None else 0
 
-    async def load(self) -> Place | None:
+    async def load(self) -> Place | Damaged | None:
         """The durable place, read once. Raises SourceError."""
-        if not self._loaded:
-            self._durable = await kept_place(self._state)
-            self._loaded = True
-        return self._durable
+        if self._loaded:
+            return self._durable
+        found = await kept_place(self._state)
+        self._durable = found if isinstance(found, Place) else None
+        self._loaded = True
+        return found
 
     def is_at(self, stream: str, info: Mapping[str, Any], ids: str) -> None:
         """Takes the place of a consumer that was found or created."""
@@ -181,8 +196,10 @@ class KeptPlace:
                 return replace(found, lost=0, tally=replace(found.tally, claim=kept.tally.claim))
 
     async def _reload(self) -> Place | None:
+        """The place as another replica may have written it. A damaged one is replaced by that of this replica."""
         self._loaded = False
-        return await self.load()
+        found = await self.load()
+        return found if isinstance(found, Place) else None
 
     def ended(self, unread: int) -> None:
         """The stream is gone, with so many messages that nobody read."""

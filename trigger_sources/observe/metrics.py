@@ -81,6 +81,9 @@ def exposition(readings: Iterable[Reading], metrics: Iterable[Metric] = ()) -> s
             value = value_of(r)
             if value is not None:
                 lines.append(f"{name}{_labels(r.labels)} {float(value):g}")
+    name = "kubeirq_source_reason"
+    lines += _head(name, "gauge", "The reason of the condition Connected: always 1")
+    lines += [f"{name}{_labels({**r.labels, 'reason': r.reason})} 1" for r in readings if r.reason]
     name = "kubeirq_held_events_by_state"
     lines += _head(name, "gauge", "Events taken and not settled, by their state")
     for r in readings:

@@ -409,7 +409,7 @@ def _hand_over(uid: str, function: str, decide: Decision, connection: sqlite3.Co
     note = connection.execute(
         "SELECT value FROM state WHERE uid = ? AND function = '' AND key = ?", (uid, TARGET_KEY)
     ).fetchone()
-    noted = bytes(note[0]).decode() if note is not None else None
+    noted = bytes(note[0]).decode(errors="replace") if note is not None else None
     former = decide(noted, with_state)
     if former.function is not None:
         connection.execute("DELETE FROM state WHERE uid = ? AND function = ?", (uid, function))
@@ -438,6 +438,9 @@ def _in_one_transaction(
 def _connect(path: Path) -> tuple[sqlite3.Connection, dict[int, int]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size == 0:
+            advice = "it begins anew; if it had events, stop, and restore a copy of it"
+            log.warning("store is an empty file", extra={"path": str(path), "problem": advice})
         connection = sqlite3.connect(path, timeout=1, isolation_level=None)
     except OSError as error:
         raise StoreError("StoreUnavailable", f"{path}: {error.strerror or error}") from error

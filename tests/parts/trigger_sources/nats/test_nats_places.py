@@ -3,12 +3,13 @@
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 from servers.nats import NATSServer, nats_server
 from servers.nats_source import DONE, JetStream, jetstream, later, reading, trigger
 from servers.relay import relay
 
-from trigger_sources.nats.place import Place, place_from
+from trigger_sources.nats.place import Place, kept_place, place_from
 from trigger_sources.source import SourceError
 from trigger_sources.testing import StandInContext
 from trigger_sources.testing.stand_in import MemoryState
@@ -326,14 +327,76 @@ async def test_the_place_of_another_subject_does_not_count() -> None:
             assert reader.report == (True, "", "")
 
 
-async def test_an_unreadable_place_is_ignored() -> None:
+DAMAGES = [b"", b"{", b'{"other": 1}', b"\x00\xff", b"null", b'{"stream": "S", "floor": "x"}']
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("start", ["new", "all", "30", "2100-01-01T00:00:00Z"])
+async def test_a_damaged_place_and_a_missing_consumer_skip_nothing_and_say_how_much_is_read_again(
+    start: str, damage: bytes
+) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>", "t"])
+        await js.publish("s.1", 5)
+        await js.publish("t", 3)
+        context = StandInContext()
+        async with reading(spec_for(server, start=start), context):
+            pass
+        await js.publish("s.1", 2)
+        context.state.values["jetstream-place"] = damage
+        await js.api(f"CONSUMER.DELETE.S.{CONSUMER}")
+        context = later(context)
+        async with reading(spec_for(server, start=start), context) as reader:
+            assert reader.report[:2] == (True, "PlaceDamaged")
+            assert "all 7 messages that stream S has of 's.>' are read, up to sequence 10" in reader.report[2]
+            assert numbers(await reader.until(7)) == [0, 1, 2, 3, 4, 0, 1]
+        async with reading(spec_for(server, start=start), later(context)) as reader:
+            assert reader.report == (True, "", ""), "the place is whole again"
+
+
+@pytest.mark.parametrize("name", [CONSUMER, "kubeirq-default-trigger-former"])
+async def test_a_trigger_with_a_damaged_place_goes_on_at_its_consumer_whatever_its_name_is(name: str) -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        former = StandInContext(function=name.rpartition("-")[2])
+        async with reading(spec_for(server), former) as reader:
+            await js.publish("s.1", 5)
+            await reader.until(5)
+        context = later(former, function="function")
+        async with reading(spec_for(server), context):
+            pass  # takes over the former function's consumer
+        context.state.values["jetstream-place"] = b"{"
+        await js.publish("s.1", 1)
+        context = later(context)
+        async with reading(spec_for(server), context) as reader:
+            assert reader.report[:2] == (True, "PlaceDamaged")
+            assert f"it goes on at its consumer {name}, after sequence 5" in reader.report[2]
+            assert numbers(await reader.until(1)) == [0]
+
+
+async def test_a_damaged_place_that_a_running_trigger_meets_is_written_anew() -> None:
     async with nats_server() as server, jetstream(server.url) as js:
         await js.create("S", ["s.>"])
         context = StandInContext()
-        context.state.values["jetstream-place"] = b'{"other": 1}'
         async with reading(spec_for(server), context) as reader:
             await js.publish("s.1", 5)
+            context.state.values["jetstream-place"] = b"{"
             await reader.until(5)
+        place = await kept_place(context.state)
+        assert isinstance(place, Place)
+        assert place.floor == 5
+
+
+async def test_a_place_of_a_newer_version_stops_the_trigger_and_stays_as_it_is() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"])
+        context = StandInContext()
+        newer = context.state.values["jetstream-place"] = b'{"version": 2}'
+        with pytest.raises(SourceError) as error:
+            await spec_for(server).prepare(context)
+        assert error.value.reason == "StateNewer"
+        assert context.state.values["jetstream-place"] == newer
+        await context.close()
 
 
 # --- the durable place
@@ -347,9 +410,7 @@ class CountingState(MemoryState):
         self.places: list[Place] = []
 
     async def put(self, key: str, value: bytes) -> None:
-        place = place_from(value)
-        assert place is not None
-        self.places.append(place)
+        self.places.append(place_from(orjson.loads(value)))
         await super().put(key, value)
 
 

@@ -4,11 +4,15 @@ from typing import Any
 
 import pytest
 
-from controllers.cluster.events import NewEvent, event_for_transition
+from controllers.cluster.events import NewEvent, event_for_note, event_for_transition
 
 
-def conditions(status: str | None, reason: str = "", message: str = "") -> list[dict[str, Any]]:
-    return [] if status is None else [{"type": "Ready", "status": status, "reason": reason, "message": message}]
+def conditions(status: str | None, reason: str = "", message: str = "", kind: str = "Ready") -> list[dict[str, Any]]:
+    return [] if status is None else [{"type": kind, "status": status, "reason": reason, "message": message}]
+
+
+def connected(status: str | None, reason: str = "", message: str = "") -> list[dict[str, Any]]:
+    return conditions(status, reason, message, "Connected")
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,21 @@ def conditions(status: str | None, reason: str = "", message: str = "") -> list[
 )  # fmt: skip
 def test_becoming_ready_and_another_reason_are_told_once(before: Any, after: Any, expected: Any) -> None:
     assert event_for_transition(before, after) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (connected("True", "Connected"), connected("True", "PlaceDamaged", "m"),
+         NewEvent("Warning", "PlaceDamaged", "m")),
+        (connected("Unknown", "Starting"), connected("True", "Retention", "3"), NewEvent("Warning", "Retention", "3")),
+        (connected(None), connected("True", "Retention"), NewEvent("Warning", "Retention", "Retention")),
+        (connected("True", "Retention", "3"), connected("True", "Retention", "9"), None),
+        (connected("False", "NotConnected"), connected("True", "Connected"), None),
+        (connected("True", "Connected"), connected("True", "AtMostOnce", "m"), None),
+        (connected("True", "Connected"), connected("False", "Unauthorized", "m"), None),
+        (connected("True", "Connected"), connected(None), None),
+    ],
+)  # fmt: skip
+def test_what_a_connected_source_has_to_say_is_told_once(before: Any, after: Any, expected: Any) -> None:
+    assert event_for_note(before, after) == expected

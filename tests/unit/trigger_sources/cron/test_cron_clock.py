@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trigger_sources.context import SourceError
 from trigger_sources.cron import CronTrigger
 from trigger_sources.delivery import Outcome
 from trigger_sources.testing import MemoryState, StandInContext
@@ -201,6 +202,29 @@ async def test_a_book_of_version_0_1_0_that_is_ahead_of_the_clock_does_not_stop_
     machine = Machine("2026-01-01T00:00:10Z", schedule="* * * * *")
     machine.state.values["ticks"] = orjson.dumps({"considered": "2027-01-01T00:03:00Z", "open": []})
     assert await machine.run(60) == ["00:01:00"]
+
+
+WHOLE_BOOK = orjson.dumps({**BOOK_OF_0_1_0, "ran": [], "schedule": "* * * * *"})
+
+
+@pytest.mark.parametrize("length", range(len(WHOLE_BOOK)))
+async def test_a_damaged_book_begins_anew_and_says_so(length: int) -> None:
+    machine = Machine("2026-01-01T00:06:10Z", schedule="* * * * *", catchUp="all")
+    machine.state.values["ticks"] = WHOLE_BOOK[:length]
+    assert await machine.run(60) == ["00:07:00"]
+    ((connected, reason, message),) = machine.reports
+    assert (connected, reason) == (True, "TicksDamaged")
+    assert "ticks begin at 2026-01-01T00:06:10Z" in message
+    assert await machine.run(60) == ["00:08:00"]
+    assert machine.reports[1:] == [(True, "", "")]
+
+
+async def test_a_book_of_a_newer_format_stops_the_trigger() -> None:
+    machine = Machine("2026-01-01T00:06:10Z", schedule="* * * * *")
+    machine.state.values["ticks"] = b'{"version": 2}'
+    with pytest.raises(SourceError, match="newer version"):
+        await machine.run(60)
+    assert machine.state.values["ticks"] == b'{"version": 2}'
 
 
 schedules = st.sampled_from(["* * * * *", "*/7 * * * *", "15,45 3-5 * * *", "0 */2 * * *", "@daily", "30 2 * * *"])

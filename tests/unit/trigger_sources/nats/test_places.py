@@ -1,11 +1,18 @@
 """The place where a consumer that is missing begins: a decision without a server."""
 
+from typing import Any
+
+import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trigger_sources.kept_state import Damaged
 from trigger_sources.nats.consumer import Owner, may_write, updated
-from trigger_sources.nats.place import Place, beginning, place_from
+from trigger_sources.nats.place import Place, beginning, kept_place
 from trigger_sources.nats.source_stream import SourceStream
+from trigger_sources.source import SourceError
+from trigger_sources.testing.stand_in import MemoryState
 
 CREATED = "2026-11-27T19:27:41.929486494Z"
 STARTS = st.sampled_from(["all", "new", "1", "77", "2026-01-01T00:00:00Z"])
@@ -46,10 +53,45 @@ def test_new_means_the_first_start_in_another_stream_too() -> None:
         assert found.config == {"deliver_policy": "by_start_time", "opt_start_time": "2026-11-01T00:00:00.123456789Z"}
 
 
+async def kept_in(value: bytes) -> Place | Damaged | None:
+    state = MemoryState()
+    await state.put("jetstream-place", value)
+    return await kept_place(state)
+
+
+async def test_a_place_is_read_as_it_was_written_and_a_trigger_that_never_ran_has_none() -> None:
+    assert await kept_in(kept(3).to_bytes()) == kept(3)
+    assert await kept_place(MemoryState()) is None
+    more = orjson.dumps({**orjson.loads(kept(3).to_bytes()), "more": 1})
+    assert await kept_in(more) == kept(3), "a newer version may have added fields"
+
+
+@given(st.integers(0, len(kept(3).to_bytes()) - 1))
+async def test_a_place_that_is_cut_is_damaged_and_never_absent(length: int) -> None:
+    assert isinstance(await kept_in(kept(3).to_bytes()[:length]), Damaged)
+
+
 @given(st.binary(max_size=40))
-def test_a_place_that_cannot_be_read_is_none(value: bytes) -> None:
-    assert place_from(value) is None
-    assert place_from(kept(3).to_bytes()) == kept(3)
+async def test_garbage_is_damaged_and_never_absent(value: bytes) -> None:
+    assert isinstance(await kept_in(value), Damaged)
+
+
+@given(
+    st.sampled_from(["stream", "subject", "floor", "since", "ids", "unread", "tally", "consumer"]),
+    st.sampled_from([None, -1, "", "?", [], {"counted": "x"}]),
+)
+async def test_a_field_of_another_kind_is_damaged(name: str, value: Any) -> None:
+    if (name, value) in [(name, text) for name in ("subject", "ids", "consumer") for text in ("", "?")]:
+        return
+    if (name, value) == ("tally", []):
+        value = "x"
+    assert isinstance(await kept_in(orjson.dumps({**orjson.loads(kept(3).to_bytes()), name: value})), Damaged)
+
+
+async def test_a_place_of_a_newer_format_stops_the_trigger() -> None:
+    with pytest.raises(SourceError, match="newer version") as error:
+        await kept_in(orjson.dumps({"version": 2, "where": "elsewhere"}))
+    assert error.value.reason == "StateNewer"
 
 
 def test_an_update_keeps_the_place_and_the_settings_of_an_operator() -> None:

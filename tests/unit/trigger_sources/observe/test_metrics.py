@@ -8,7 +8,9 @@ from trigger_sources.observe.metrics import exposition
 
 def reading(trigger: str, counters: Counters) -> Reading:
     labels = {"kind": "KafkaTrigger", "namespace": "default", "trigger": trigger, "function": 'a "quoted" one\n'}
-    return Reading(labels, counters, 3, {"running": 2, "retrying": 1}, True, False, 1.5, 4, 100, None, 7)
+    return Reading(
+        labels, counters, 3, {"running": 2, "retrying": 1}, True, False, 1.5, 4, 100, None, 7, "MessagesDeleted"
+    )
 
 
 def test_a_scraper_reads_back_the_counts() -> None:
@@ -42,6 +44,7 @@ def test_a_scraper_reads_back_the_counts() -> None:
     assert value("kubeirq_held_events_by_state", "kubeirq_held_events_by_state", state="retrying") == 1
     assert value("kubeirq_lag_events", "kubeirq_lag_events") == 100
     assert value("kubeirq_uncommitted_events", "kubeirq_uncommitted_events") == 7
+    assert value("kubeirq_source_reason", "kubeirq_source_reason", reason="MessagesDeleted") == 1
     assert families["kubeirq_lag_seconds"].samples == [], "an unknown lag is not shown as a number"
     labels = families["kubeirq_held_events"].samples[0].labels
     assert labels["function"] == 'a "quoted" one\n'

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from servers.letters import letter
 
 from trigger_sources.dead_letters import DeadLettersOfFunctions
 from trigger_sources.delivery import Outcome
+from trigger_sources.dispatch.former_target import former_of
 from trigger_sources.inbox import Inbox, Kept
 from trigger_sources.stores.sqlite import Store, StoreError
 
@@ -214,6 +216,21 @@ async def test_a_file_that_is_not_a_store_is_refused_by_name(tmp_path: Path) -> 
         async with Store.open(path):
             pass
     assert refused.value.reason == "StoreCorrupt"
+
+
+async def test_an_empty_file_begins_anew_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "store.db").touch()
+    async with Store.open(tmp_path / "store.db"), Store.open(tmp_path / "new.db"):
+        pass
+    assert [record.path for record in caplog.records] == [str(tmp_path / "store.db")]  # type: ignore[attr-defined]
+
+
+async def test_a_damaged_note_of_the_target_stops_no_trigger(tmp_path: Path) -> None:
+    async with Store.open(tmp_path / "store.db") as store:
+        await store.state("uid", "a").put("k", b"v")
+        await store.state("uid", "").put("target", b"\xff\x00")
+        await store.hand_over("uid", "b", partial(former_of, "b", ()))
+        assert await store.state("uid", "b").get("k") == b"v"
 
 
 async def test_a_store_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
