@@ -100,8 +100,11 @@ class ScriptedFunction:
         return call
 
     async def send(
-        self, method: bytes, target: bytes, headers: bytes, body: bytes, *, timeout_seconds: float, fresh: bool = False
-    ) -> Answer:
+        self, method: bytes, target: bytes, headers: bytes, body: bytes, *, timeout_seconds: float, fresh: bool = False,
+        before_sent: Callable[[], Awaitable[None]] | None = None,
+    ) -> Answer:  # fmt: skip
+        if before_sent is not None:
+            await before_sent()
         event = self._called(headers, body)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.calls[event] = future

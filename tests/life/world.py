@@ -222,9 +222,9 @@ class Run:
     def hang_up(self, event: int) -> None:
         if self.events[event].work != "call":
             raise Violation("there is no call to hang up")
-        if not self.events[event].marked:  # else it waits for the mark of an earlier process to be read
+        if not self.events[event].marked:  # else it waits for the mark of an earlier process to be read, which stays
             self.say("abort", event)
-        self.call_ended(event)
+            self.call_ended(event)
         self.probe_ended(event)
         self.end(event)
 
@@ -511,7 +511,7 @@ class Run:
         self.events = [
             Held(
                 delivered=held.delivered, published=held.published, buried=held.buried, dropped=held.dropped,
-                told=held.told, marked=held.work == "call" and event in self.rules.suspects,
+                told=held.told, marked=held.marked or (held.work == "call" and event in self.rules.suspects),
             )
             for event, held in enumerate(self.events)
         ]  # fmt: skip

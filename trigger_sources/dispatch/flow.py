@@ -440,12 +440,12 @@ class Flow:
     async def fire(self) -> Outcome | None:
         """Calls the function with an event of this moment, and returns its outcome. None: the source has no such event.
 
-        Whoever asks waits for it: it becomes no dead letter, and a flow that stops before its end forgets it.
+        The caller waits for the outcome: the event becomes no dead letter, and a flow that stops forgets it.
         """
         event = self.trigger.event_now(self.context)
         if event is None:
             return None
-        if self.dispatcher.drains:
+        if self.dispatcher.draining.is_set():
             return Outcome("returned", STOPPING)
         ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
