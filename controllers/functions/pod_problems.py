@@ -191,7 +191,7 @@ def _failure_of(spec: FunctionSpec, pod: Mapping[str, Any], container: str, term
         case "fetch":
             return Problem("FetchFailed", said or f"spec.source.url: the download ended with exit code {code}; {more}")
         case "function":
-            detail = f"the last lines of its log: {_with_field_names(said)}" if said else more
+            detail = f"the last lines of its log: {with_field_names(said)}" if said else more
             if code == _NOT_STARTED and said:
                 return Problem("CrashLoopBackOff", f"the function does not start; {detail}")
             killed = "was killed, as happens when it does not answer /healthz"
@@ -210,7 +210,7 @@ def _pip_problem(message: str) -> str:
     return f"not installed: {said}" if said else ""
 
 
-def _with_field_names(said: str) -> str:
+def with_field_names(said: str) -> str:
     """The text with the Function's fields in place of the runtime's variables."""
     for variable, field in _FIELDS.items():
         said = said.replace(f"{variable}:", f"{field}:")

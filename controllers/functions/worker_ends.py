@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+TIME_OUT = "time-out"  # as the runtime has it
 HEADER = "kubeirq-worker-ended"  # in answers to /healthz: seconds since then, and how
 _MOST_SECONDS = 1e9
 
 
 @dataclass(frozen=True)
 class WorkerEnd:
-    """The end of a worker that crashed."""
+    """The end of a worker that crashed or was replaced."""
 
     at: float  # in seconds of the monotonic clock
-    how: str  # `exit code 7`, `signal SIGSEGV`
+    how: str  # `exit code 7`, `signal SIGSEGV`, `time-out`
 
 
 def worker_end_in(headers: Mapping[str, str], now: float) -> WorkerEnd | None:
@@ -25,11 +26,15 @@ def worker_end_in(headers: Mapping[str, str], now: float) -> WorkerEnd | None:
     return WorkerEnd(now - ago, how[:100]) if 0 <= ago <= _MOST_SECONDS and how else None
 
 
-def explained(how: str) -> str:
+def end_text(how: str) -> str:
     """The end for people."""
-    return f"{how} (out of memory, or it hung)" if how == "signal SIGKILL" else how
+    if how == TIME_OUT:
+        return "the worker process was replaced, as a call took too long"
+    more = " (out of memory, or it hung)" if how == "signal SIGKILL" else ""
+    return f"the worker process ended with {how}{more}"
 
 
 def lost_text(how: str) -> str:
     """Why a call lost its connection."""
-    return f"the worker process ended with {explained(how)} while it ran this event"
+    where = "while this event was beside or behind it" if how == TIME_OUT else "while it ran this event"
+    return f"{end_text(how)} {where}"

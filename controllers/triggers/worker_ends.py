@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from controllers.cluster.api import GROUP, VERSION
 from controllers.cluster.events import EventRecorder, NewEvent
-from controllers.functions.worker_ends import WorkerEnd, explained, lost_text, worker_end_in
+from controllers.functions.worker_ends import WorkerEnd, end_text, lost_text, worker_end_in
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.transport.client import NoAnswer, Unreachable
 
@@ -67,7 +67,7 @@ async def record_end(events: EventRecorder, namespace: str, name: str, uid: str,
     """Records the Event about the Function."""
     metadata = {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": ""}
     text = (
-        f"the worker process ended with {explained(end.how)} while it ran events, and another one runs; "
+        f"{end_text(end.how)}, while it ran events, and another one runs; "
         f"`kubeirq logs {name} -n {namespace}` shows what it printed"
     )
     function = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Function", "metadata": metadata}

@@ -16,6 +16,7 @@ from kubeirq.fabric_client import (
     Message,
     Overview,
     Published,
+    Refused,
     ResourceView,
     lanes_request,
 )
@@ -80,7 +81,11 @@ class MachineClient:
 
     async def describe(self, name: str) -> Description:
         status = await self._client.get("/v1/status")
-        found, refused = find_one(_views_of(status), name), status["refusedReload"]
+        refused = status["refusedReload"]
+        try:
+            found = find_one(_views_of(status), name)
+        except Refused as error:
+            raise Refused("\n".join([str(error), *refusal_lines(refused)])) from error
         lines = function_lines(found) if found["kind"] == "Function" else trigger_lines(found)
         return Description({**found, "refusedReload": refused}, [*lines, *refusal_lines(refused)])
 
@@ -209,7 +214,8 @@ def function_lines(found: ResourceView) -> list[str]:
         ago = f", {age(found['lastErrorAt'])} ago" if found["lastErrorAt"] else ""
         lines.append(f"  last error{ago}\n    " + found["lastError"].strip().replace("\n", "\n    "))
     if found["state"] in ("Down", "Failing"):
-        lines.append(f"  next: kubeirq logs {found['name']}")
+        has_run = found["pid"] is not None or found["restarts"]
+        lines.append(f"  next: kubeirq logs {found['name']}" if has_run else "  next: mend that, and run kubeirq check")
     return lines
 
 

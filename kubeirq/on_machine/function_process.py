@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from controllers.functions.worker_ends import explained, lost_text
+from controllers.functions.worker_ends import end_text, lost_text
 from kubeirq.on_machine.program_runner import NotServing, Program, ProgramRunner
 from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.gate import Gate
@@ -128,13 +128,16 @@ class FunctionProcess:
         return True
 
     def _on_worker_end(self, how: str) -> None:
-        """A worker crashed. Its supervisor holds the socket and starts another one, so the function stays up."""
+        """A worker crashed, or a call in it took too long. The function stays up.
+
+        The supervisor holds the socket, and starts another one.
+        """
         self._worker_end = how
         self._worker_ended_at = time.monotonic()
         self._worker_has_ended.set()
         self.restarts += 1
-        self._note_error(f"the worker process ended with {explained(how)}")
-        log.warning("worker of function ended", extra={"function": self.name, "problem": explained(how)})
+        self._note_error(end_text(how))
+        log.warning("worker of function ended", extra={"function": self.name, "problem": end_text(how)})
 
     async def _why_lost(self, called_at: float) -> str:
         """Why a call that began then (seconds of the monotonic clock) lost its connection; empty if nobody knows."""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -61,12 +62,21 @@ async def _to_kafka(trigger: TriggerResource, fabric: Fabric, message: Message, 
     except KafkaConnectionError as error:
         raise CannotPublish(f"{trigger.name}: {await reasons_of(brokers, 9092, 'Kafka')}") from error
     except KafkaError as error:
-        raise CannotPublish(f"{trigger.name}: {', '.join(brokers)}: {error}") from error
+        raise CannotPublish(f"{trigger.name}: {', '.join(brokers)}: {error}{_more(fabric, brokers)}") from error
     except TimeoutError as error:
-        raise CannotPublish(f"{trigger.name}: {', '.join(brokers)}: no answer within {_SECONDS} s") from error
+        text = f"{trigger.name}: {', '.join(brokers)}: no answer within {_SECONDS} s{_more(fabric, brokers)}"
+        raise CannotPublish(text) from error
     finally:
         await producer.stop()
     return [f"{record.topic}/{record.partition}/{record.offset}" for record in records]
+
+
+def _more(fabric: Fabric, brokers: Sequence[str]) -> str:
+    """Where the embedded broker says more: its own errors have no reason."""
+    own = fabric.brokers.get("kafka")
+    if own is None or list(brokers) != [own.address]:
+        return ""
+    return f"; it is the embedded broker, and {fabric.state / 'logs' / 'kafka.log'} says more (is the disk full?)"
 
 
 async def _to_nats(trigger: TriggerResource, fabric: Fabric, message: Message, count: int) -> list[str]:

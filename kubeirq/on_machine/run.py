@@ -1,6 +1,7 @@
 """`kubeirq dev` and `kubeirq serve`: run the fabric on one machine from start to stop."""
 
 import asyncio
+import errno
 import importlib.util
 import logging
 import os
@@ -83,7 +84,7 @@ async def dev(
                 async with _in_background(_tick(display), reloader.on_change()):
                     await run_until_signal(fabric, grace_seconds, display.notice)
     except (InvalidManifests, InUse, SourceError, OSError) as error:
-        return _print_problem("dev", error)
+        return _print_problem("dev", state, error)
     return 0
 
 
@@ -143,7 +144,7 @@ async def serve(
                     )
             log.info("fabric has stopped")
     except (InvalidManifests, InUse, SourceError, OSError) as error:
-        return _print_problem("serve", error)
+        return _print_problem("serve", state, error)
     return 0
 
 
@@ -156,11 +157,13 @@ def _debug_problem(function: str, desired: DesiredState) -> str | None:
     return None
 
 
-def _print_problem(command: str, error: Exception) -> int:
+def _print_problem(command: str, state: Path, error: Exception) -> int:
     """Prints the problem on standard error, and returns the exit code."""
     if isinstance(error, InvalidManifests):
         for line in error.lines:
             print(printable(line), file=sys.stderr)
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        print(f"kubeirq {command}: {error.filename or state}: the disk is full; free some space", file=sys.stderr)
     else:
         print(f"kubeirq {command}: {error}", file=sys.stderr)
     return 1

@@ -53,6 +53,7 @@ _NEXT_OF_REASON = {
     "Parked": "kubeirq lanes list {name}",
     "LaneFull": "kubeirq lanes list {name}",
     "Retrying": "kubeirq lanes list {name}",
+    "RepliesUnpublished": "mend the target of spec.reply, which the message names; the replies wait, and none is lost",
     "Suspended": "kubeirq resume {name}",
     "NotConnected": "check the address in the spec, and whether it may be reached from here; kubeirq logs {name}",
     "Unauthorized": "check the credentials of the trigger, and its rights at the broker",

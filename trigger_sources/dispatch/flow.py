@@ -495,7 +495,9 @@ class Flow:
         if dispatcher.is_filled_by_lanes:
             return ("False", "LaneFull", self._lane_full())
         if parked := dispatcher.states().get("parked", 0):
-            return ("False", "Parked", f"{parked} lanes wait for `kubeirq lanes release` or `skip`")
+            lanes = "1 lane waits" if parked == 1 else f"{parked} lanes wait"
+            text = f"{lanes} for `kubeirq lanes release` or `skip`; last: {dispatcher.last_error}"
+            return ("False", "Parked", text)
         if retrying := dispatcher.states().get("retrying", 0):
             events = "1 event waits" if retrying == 1 else f"{retrying} events wait"
             queued = dispatcher.states().get("queued", 0) if dispatcher.room.beside else 0

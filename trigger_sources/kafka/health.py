@@ -6,6 +6,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from trigger_sources.kafka.client import advertised_by
 from trigger_sources.kafka.partition import Partition
 
 _NAMED = 5
@@ -21,6 +22,11 @@ class Health:
         self._group = group
         self._topics = topics
         self._max_distance = max_distance
+
+    @property
+    def brokers(self) -> str:
+        """The addresses of the brokers."""
+        return ", ".join(advertised_by(self._consumer._client))
 
     def leaders(self, partitions: Collection[TopicPartition]) -> set[int]:
         """The ids of the brokers that lead partitions, as the newest metadata says."""

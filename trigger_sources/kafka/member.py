@@ -514,7 +514,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._notice_missing()
         problem = self._health.problem(self._partitions, in_session=self._session.lasts(), silent=self._answers.silent)
         if not answered:
-            report(connected=False, reason="NotConnected", message="no broker answers")
+            report(connected=False, reason="NotConnected", message=f"no broker answers: {self._health.brokers}")
         elif problem is not None:
             report(connected=False, reason=problem[0], message=problem[1])
         else:

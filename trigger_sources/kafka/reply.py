@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError, RecordTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordTooLargeError
 from pydantic import Field
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.events import Event
 from trigger_sources.kafka.client import (
     admin_client,
+    advertised_by,
     brokers_of,
     create_topics,
     is_own_broker,
@@ -61,6 +62,9 @@ class KafkaPublisher:
             await send(self._producer, self._topic, value, key=key, headers=headers)
         except (MessageSizeTooLargeError, RecordTooLargeError) as error:
             raise ReplyRefused(f"reply to topic {self._topic!r}: {error}") from error
+        except KafkaError as error:
+            place = ", ".join(advertised_by(self._producer.client))
+            raise OSError(f"reply to topic {self._topic!r} of {place}: {error}") from error
 
     async def close(self) -> None:
         """The producer is shared: it closes with its last user."""

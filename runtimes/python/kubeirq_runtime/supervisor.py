@@ -15,6 +15,7 @@ from .log import say
 from .settings import BACKLOG, Settings
 
 STARTS_TRIED = 5  # of a function that has served before
+TIME_OUT = "time-out"  # how a worker ended in which a call did not end in its time
 STEADY_SECONDS = 1.0  # the supervisor pauses before it replaces a worker that crashes sooner than this
 WORKER_STOP_SECONDS = 5.0  # beyond the grace, before SIGKILL
 HANG_SECONDS = 3.0  # beyond the time-out: a C call that keeps the interpreter's lock stops even the watchdog
@@ -34,7 +35,7 @@ def main():
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     has_served = False
     failures = 0
-    last_end = None  # of the last worker that crashed: when, in seconds of the monotonic clock, and how
+    last_end = None  # of the last worker: when, in seconds of the monotonic clock, and how
     while True:
         started = time.monotonic()
         pid, heartbeat, lifeline = _start_worker(settings, listening, ends, last_end)
@@ -50,10 +51,11 @@ def main():
         if not served and (not has_served or failures >= STARTS_TRIED):
             say(f"the function does not start ({_exit_text(status)})")
             return NOT_STARTED
+        how = TIME_OUT if status == REPLACE_ME else _exit_text(status)
         if status != REPLACE_ME:
-            say(f"worker ended with {_exit_text(status)}: starting another")
-            _tell(ends, _exit_text(status))
-            last_end = (time.monotonic(), _exit_text(status))
+            say(f"worker ended with {how}: starting another")
+        _tell(ends, how)
+        last_end = (time.monotonic(), how)
         pause = min(1.0 if served else 5.0, 0.1 * 2**failures) if failures > 1 else 0.0
         if signal.sigtimedwait(STOPPING, pause):
             return 0
@@ -72,7 +74,7 @@ def _listen(settings):
 
 
 def _pipe_of_ends():
-    """The pipe that takes a line for each worker that crashed. None if this process got none."""
+    """The pipe that takes a line for each worker that ended. None if this process got none."""
     number = os.environ.pop("KUBEIRQ_ENDS_FD", None)
     if number is None:
         return None

@@ -26,7 +26,7 @@ class Worker:
         self.loop = loop
         self.is_ready = False
         self.is_stopping = False
-        self.last_end = last_end  # when and how the last worker before this one crashed, or None
+        self.last_end = last_end  # when and how the worker before this one ended, or None
         self.ended = loop.create_future()  # its result is the exit code
         self.turned = time.monotonic()  # when the loop last turned
         self.connections = set()

@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from servers.function import function
 from servers.scripted import scripted
 
-from controllers.functions.worker_ends import WorkerEnd, explained, worker_end_in
+from controllers.functions.worker_ends import WorkerEnd, end_text, worker_end_in
 from controllers.triggers.worker_ends import WorkerEnds
+from trigger_sources.delivery import Answer
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.transport.client import ConnectionLost
 
@@ -25,6 +27,9 @@ def handler(event, context):
             os.kill(os.getpid(), signal.SIGKILL)
         case "crash":
             ctypes.string_at(0)
+        case "hang":
+            open(os.environ["BEGUN"], "w").close()
+            time.sleep(3600)
     return "fine"
 """
 
@@ -41,13 +46,16 @@ async def ends_of(url: str, seconds: float = 60) -> AsyncIterator[tuple[Gate, Wo
         await gate.aclose()
 
 
+async def send(gate: Gate, body: bytes) -> Answer:
+    headers = b"content-type: application/json\r\n"
+    return await gate.endpoint.send(b"POST", b"/", headers, body, timeout_seconds=60, fresh=True)
+
+
 async def post(gate: Gate, body: bytes) -> float:
     """When the call began."""
     began = time.monotonic()
     with pytest.raises(ConnectionLost):
-        await gate.endpoint.send(
-            b"POST", b"/", b"content-type: application/json\r\n", body, timeout_seconds=30, fresh=True
-        )
+        await send(gate, body)
     return began
 
 
@@ -60,9 +68,25 @@ async def test_a_worker_that_crashes_is_told_to_the_calls_that_it_ended(what: st
         began = await post(gate, f'"{what}"'.encode())
         texts = await asyncio.gather(*(ends.why_lost(began) for _ in range(50)))
         assert set(texts) == {f"the worker process ended with {how} while it ran this event"}
-        assert [explained(end.how) for end in told] == [how]
+        assert [end_text(end.how) for end in told] == [f"the worker process ended with {how}"]
         if what == "crash":
             assert 'File "<string>"' in served.output() or "f.py" in served.output(), "the lines that led to the crash"
+
+
+async def test_a_call_that_waits_behind_one_that_takes_too_long_is_told_why_it_was_lost(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    async with function(SOURCE, FUNC_TIMEOUT="4", BEGUN=str(begun)) as served, ends_of(served.url) as (gate, ends, _):
+        hanging = asyncio.create_task(send(gate, b'"hang"'))
+        async with asyncio.timeout(60):
+            while not begun.exists():
+                await asyncio.sleep(0.01)
+        began = time.monotonic()
+        try:
+            assert (await send(gate, b'""')).status == 200  # on a busy machine, the next worker takes the connection
+        except ConnectionLost:
+            text = "the worker process was replaced, as a call took too long while this event was beside or behind it"
+            assert await ends.why_lost(began) == text
+        assert (await hanging).status == 408
 
 
 async def test_an_end_before_the_call_and_a_runtime_that_tells_nothing_are_no_reason() -> None:
