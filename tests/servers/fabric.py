@@ -15,6 +15,15 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 
+def repeatable_in(metrics: str, **labels: str) -> int | None:
+    """How many events a kill repeats at most: those that run, and settled ones in doubt. None without such a source."""
+    families = text_string_to_metric_families(metrics)
+    samples = [one for family in families for one in family.samples if labels.items() <= one.labels.items()]
+    running = [one.value for one in samples if one.labels.get("state") in ("running", "settling")]
+    uncommitted = [one.value for one in samples if one.name == "kubeirq_uncommitted_events"]
+    return int(sum(running) + sum(uncommitted)) if uncommitted else None
+
+
 @dataclass
 class Fabric:
     """One fabric on a folder of manifests, with the gateway on `http_port`. A port of 0 is a free one."""
@@ -92,12 +101,9 @@ class Fabric:
         """How many events a kill repeats at most, as the metrics say: those that run, and settled ones in doubt."""
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
-                families = list(text_string_to_metric_families(await answer.text()))
-        samples = [sample for family in families for sample in family.samples]
-        running = [one.value for one in samples if one.labels.get("state") in ("running", "settling")]
-        uncommitted = [one.value for one in samples if one.name == "kubeirq_uncommitted_events"]
-        assert uncommitted, "the source does not say it"
-        return int(sum(running) + sum(uncommitted))
+                found = repeatable_in(await answer.text())
+        assert found is not None, "the source does not say it"
+        return found
 
     async def ask(self, method: str, path: str, body: Any = None) -> str:
         connector = aiohttp.UnixConnector(path=str(self.state / "admin.sock"))
