@@ -416,9 +416,7 @@ async def test_new_records_at_the_offsets_of_settled_ones_that_a_cut_log_lost_ar
 
 
 @pytest.mark.timeout(240)  # it starts a broker, twice
-async def test_a_log_that_was_cut_and_has_grown_past_the_place_is_read_from_where_it_was_cut(
-    topic: str
-) -> None:
+async def test_a_log_that_was_cut_and_has_grown_past_the_place_is_read_from_where_it_was_cut(topic: str) -> None:
     """As after a restore of a broker. The epochs of leaders show it; nothing below the cut is repeated."""
     async with apache_kafka() as kafka:
         await create_topic(kafka.bootstrap, topic, 1)

@@ -50,7 +50,7 @@ def test_nothing_new_is_skipped_and_nothing_that_stayed_is_repeated(
     before: list[tuple[int, int]], read: int, after: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     log = Log()
-    for count, kept in before:
+    for count, _kept in before:
         log.append(count)
         log.elect(len(log.records))  # nothing is lost before it is read
     log.append(3)
