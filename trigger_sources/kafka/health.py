@@ -22,10 +22,10 @@ class Health:
         self._topics = topics
         self._max_distance = max_distance
 
-    def leaders(self, partitions: Collection[TopicPartition]) -> set[int]:
-        """The ids of the brokers that lead partitions, as the newest metadata says."""
+    def needed(self, partitions: Collection[TopicPartition]) -> set[int]:
+        """The ids of the brokers that lead partitions, as the newest metadata says, and of the group's coordinator."""
         found = {self._consumer._client.cluster.leader_for_partition(tp) for tp in partitions}
-        return found - {None, _NO_LEADER}
+        return {*found, self._consumer._coordinator.coordinator_id} - {None, _NO_LEADER}
 
     def problem(
         self, partitions: Mapping[TopicPartition, Partition], *, in_session: bool, silent: Collection[int] = ()
@@ -38,10 +38,16 @@ class Health:
         missing = sorted(topic for topic in self._topics if not self._consumer.partitions_for_topic(topic))
         if missing:
             return "TopicMissing", missing_text(missing)
-        if not in_session and self._consumer._coordinator.coordinator_id is None:
+        coordinator = self._consumer._coordinator.coordinator_id
+        if not in_session and (coordinator is None or coordinator in silent):
+            which = (
+                "no broker coordinates it"
+                if coordinator is None
+                else f"no answer from broker {coordinator}, which coordinates it"
+            )
             return (
                 "CoordinatorMissing",
-                f"group {self._group!r}: no broker coordinates it, so no event starts and nothing is committed;"
+                f"group {self._group!r}: {which}, so no event starts and nothing is committed;"
                 " check the brokers that have copies of the topic __consumer_offsets",
             )
         leader = self._consumer._client.cluster.leader_for_partition

@@ -564,7 +564,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _look(self) -> None:
         report = self._context.report
-        answered = await self._answers.look(self._health.leaders(self._partitions), _HEALTH_SECONDS)
+        answered = await self._answers.look(self._health.needed(self._partitions), _HEALTH_SECONDS)
         if answered:
             with contextlib.suppress(TimeoutError, KafkaError):
                 async with asyncio.timeout(_HEALTH_SECONDS):
