@@ -11,7 +11,6 @@ import aiohttp
 from kubeirq.fabric_client import Message
 from kubeirq.on_machine.fabric import Fabric
 from trigger_sources.dispatch.flows import TriggerResource
-from trigger_sources.nats.subjects import checked_subject, covers
 from trigger_sources.transport.diagnosis import reasons_of
 
 _SECONDS = 60
@@ -83,6 +82,8 @@ async def _to_nats(trigger: TriggerResource, fabric: Fabric, message: Message, c
     import nats
     from nats.errors import Error, NoServersError
     from nats.js.errors import NoStreamResponseError
+
+    from trigger_sources.nats.subjects import checked_subject, covers
 
     pattern = str(getattr(trigger.spec, "subject", ""))
     if message.subject is None and not {"*", ">"}.isdisjoint(pattern.split(".")):

@@ -1,6 +1,7 @@
 """Finds out which brokers answer: the client waits long for one that is away, and tells nobody."""
 
 import asyncio
+import random
 from collections.abc import Collection
 
 from aiokafka import AIOKafkaConsumer
@@ -8,21 +9,26 @@ from aiokafka.errors import KafkaError
 
 from trigger_sources.kafka.topic_ids import ids_at
 
+_LEAST_ASKED = 3  # one of several may hang
+
 
 class Answers:
-    """Of the brokers that one member of a group needs."""
+    """Of the brokers that one member of a group needs, and of a few others where it needs few."""
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
         self._missing: set[int] = set()
         self.silent: set[int] = set()  # the ids of brokers that did not answer in two looks, one after the other
 
-    async def look(self, leaders: Collection[int], seconds: float) -> bool:
+    async def look(self, needed: Collection[int], seconds: float) -> bool:
         """Asks these brokers, given by their ids, and renews the metadata. Returns whether any broker answered in time.
 
         The client asks brokers for metadata one after the other, so that one that hangs hides the others.
         """
-        asked = {leader: asyncio.create_task(self._answers(leader)) for leader in leaders}
+        others = [broker.nodeId for broker in self._consumer._client.cluster.brokers() if broker.nodeId not in needed]
+        random.shuffle(others)
+        brokers = {*needed, *others[: max(0, _LEAST_ASKED - len(needed))]}
+        asked = {broker: asyncio.create_task(self._answers(broker)) for broker in brokers}
         renewing = asyncio.create_task(self._renews())
         tasks = [renewing, *asked.values()]
         try:
@@ -30,7 +36,7 @@ class Answers:
         finally:
             late = [task for task in tasks if task.cancel()]
             await asyncio.gather(*late, return_exceptions=True)
-        missing = {leader for leader, task in asked.items() if task.cancelled() or not task.result()}
+        missing = {broker for broker, task in asked.items() if task.cancelled() or not task.result()}
         self._missing, self.silent = missing, missing & self._missing
         return len(missing) < len(asked) or (not renewing.cancelled() and renewing.result())
 

@@ -28,10 +28,10 @@ class Health:
         """The addresses of the brokers."""
         return ", ".join(advertised_by(self._consumer._client))
 
-    def leaders(self, partitions: Collection[TopicPartition]) -> set[int]:
-        """The ids of the brokers that lead partitions, as the newest metadata says."""
+    def needed(self, partitions: Collection[TopicPartition]) -> set[int]:
+        """The ids of the brokers that lead partitions, as the newest metadata says, and of the group's coordinator."""
         found = {self._consumer._client.cluster.leader_for_partition(tp) for tp in partitions}
-        return found - {None, _NO_LEADER}
+        return {*found, self._consumer._coordinator.coordinator_id} - {None, _NO_LEADER}
 
     def problem(
         self, partitions: Mapping[TopicPartition, Partition], *, in_session: bool, silent: Collection[int] = ()
@@ -45,10 +45,16 @@ class Health:
         if missing:
             others = "; the others are read" if len(missing) < len(set(self._topics)) else ""
             return "TopicMissing", missing_text(missing) + others
-        if not in_session and self._consumer._coordinator.coordinator_id is None:
+        coordinator = self._consumer._coordinator.coordinator_id
+        if not in_session and (coordinator is None or coordinator in silent):
+            which = (
+                "no broker coordinates it"
+                if coordinator is None
+                else f"no answer from broker {coordinator}, which coordinates it"
+            )
             return (
                 "CoordinatorMissing",
-                f"group {self._group!r}: no broker coordinates it, so no event starts and nothing is committed;"
+                f"group {self._group!r}: {which}, so no event starts and nothing is committed;"
                 " check the brokers that have copies of the topic __consumer_offsets",
             )
         leader = self._consumer._client.cluster.leader_for_partition

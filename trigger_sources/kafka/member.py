@@ -24,11 +24,12 @@ from trigger_sources.delivery import Delivery
 from trigger_sources.kafka.answers import Answers
 from trigger_sources.kafka.beginnings import Beginnings, patiently
 from trigger_sources.kafka.commits import Commits
-from trigger_sources.kafka.cut_logs import Known, begin_in_what_is_left, ends_before
+from trigger_sources.kafka.cut_logs import Cut, Known, begin_in_what_is_left, cuts
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
 from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
+from trigger_sources.kafka.leader_epochs import watch_epochs
 from trigger_sources.kafka.notices import Moved, Notices, deleted, forgotten, maybe_recreated, recreated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
@@ -89,6 +90,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._remembered = memory_of(context.uid, context.function, f"{cluster}/{group}")
         self._gone: set[TopicPartition] = set()  # of topics that were deleted
         self._missing: set[TopicPartition] = set()  # of topics without ids that were not there at the last look
+        # The epochs of leaders whose first records were fetched: none is taken until the log is known not to be cut
+        self._new_leaders: dict[TopicPartition, int] = {}
         self._kept = KeptPlaces(context, f"{cluster}/{group}")
         self._kept_at = time.monotonic()
         self._notices = Notices()
@@ -105,6 +108,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._answers = Answers(consumer)
         self._session.on_renewed = self._context.start_only_while(self._session.lasts)
         self._session.watch(consumer)
+        watch_epochs(consumer, self._fetched)
         subscribe(self)
         self._tasks = [asyncio.create_task(self._commits.run()), asyncio.create_task(self._look_after())]
 
@@ -114,6 +118,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """The next records, at most as many as there is room for."""
         if self._failed is not None:
             raise SourceError("ConsumerFailed", f"no partitions: {self._failed!r}") from self._failed
+        if self._new_leaders and not self._is_taking_over:
+            self._take_over_in_a_task(self._follow_leaders)
         room = self._context.room
         if room < 1:
             await asyncio.sleep(_FULL_SECONDS)
@@ -171,6 +177,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         partition = self._partitions.get(tp)
         if partition is None or not partition.reads:
             return _UNBOUNDED
+        if tp in self._new_leaders:
+            return 0
         return self._max_distance - partition.mark.distance
 
     async def lag(self) -> Lag | None:
@@ -236,6 +244,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             if partition.reads:  # the commit may have failed: a restarted broker no longer knows this member
                 self._remembered[partition.tp] = remembered(partition)
             self._partitions.pop(partition.tp, None)
+            self._new_leaders.pop(partition.tp, None)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._session.renew(time.monotonic())
@@ -245,6 +254,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _take_over_in_a_task(self, work: Callable[[], Awaitable[None]]) -> None:
         self._taking_over = asyncio.create_task(self._until_taken_over(work))
+
+    @property
+    def _is_taking_over(self) -> bool:
+        return self._taking_over is not None and not self._taking_over.done()
 
     async def _stop_taking_over(self) -> None:
         task, self._taking_over = self._taking_over, None
@@ -273,10 +286,12 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         if kept:
             moved.append(Moved(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()})))
         known = {tp: self._known_before(tp, beginning) for tp, beginning in beginnings.items()}
-        known = {tp: found for tp, found in known.items() if found.end > found.place.offset}
-        ends = await ends_before(self._consumer, known)
-        cut, told = await begin_in_what_is_left(self._consumer, known, ends)
-        await self._begin({**beginnings, **cut}, [*moved, *told])
+        known = {tp: at for tp, at in known.items() if at.read_to > at.place.offset or at.place.tells_leaders}
+        found = await patiently(lambda: cuts(self._consumer, known))
+        # Where the log ends before the place itself, and no epoch is known, a fetch finds that out
+        found = {tp: cut for tp, cut in found.items() if cut.epoch is not None or known[tp].place.offset <= cut.at}
+        anew, told = await begin_in_what_is_left(self._consumer, known, found)
+        await self._begin({**beginnings, **anew}, [*moved, *told])
         self._gone -= set(assigned)
         self._joined = True
         self._report_connected()
@@ -347,7 +362,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     def _with_memory(self, tp: TopicPartition, beginning: Beginning) -> Place:
         """The place where reading begins, with the records that settled here and whose commit reached no broker."""
         place, before = beginning.place, self._memory_of(tp, beginning)
-        return place if before is None else replace(place, settled=place.settled | before.settled_from(place))
+        if before is None:
+            return place
+        settled = place.settled | before.settled_from(place)
+        return replace(place, settled=settled, epoch=max(place.epoch, before.epoch))
 
     async def _begin(self, beginnings: Mapping[TopicPartition, Beginning], moved: Collection[Moved] = ()) -> None:
         """Begins to read at these places, and tells which of them moved, once they are durable."""
@@ -373,7 +391,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _compare_topics(self) -> None:
         """Notices topics that were deleted and created again. Raises KafkaError."""
-        if self._taking_over is not None and not self._taking_over.done():
+        if self._is_taking_over:
             return
         reading = [partition for partition in self._partitions.values() if partition.reads]
         expected = {partition.tp.topic: partition.place.topic_id for partition in reading}
@@ -386,7 +404,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._settled.set()
             elif topic_id not in (0, partition.place.topic_id):
                 others[partition.tp] = topic_id
-        if others and (self._taking_over is None or self._taking_over.done()):
+        if others and not self._is_taking_over:
             self._take_over_in_a_task(partial(self._begin_anew, others))
 
     async def _begin_anew(self, topic_ids: Mapping[TopicPartition, int]) -> None:
@@ -424,11 +442,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             await asyncio.sleep(_FULL_SECONDS)
             return  # the same offset is fetched again
         known = {tp: offset for tp, offset in offsets.items() if tp in self._partitions and self._partitions[tp].reads}
-        if not known or (self._taking_over is not None and not self._taking_over.done()):
+        if not known or self._is_taking_over:
             return
         beginnings = await self._consumer.beginning_offsets(list(known))
         ends = await self._consumer.end_offsets(list(known))
-        cut = {}
+        short = []
         for tp, offset in known.items():
             partition, beginning, end = self._partitions.get(tp), beginnings[tp], ends[tp]
             if partition is None or not partition.reads:
@@ -436,10 +454,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             if beginning > offset:
                 self._begin_after_deleted(partition, offset, beginning)
             elif offset > end:
-                cut[tp] = end
+                short.append(tp)
             # else it passed: the same offset is fetched again
-        if cut and (self._taking_over is None or self._taking_over.done()):
-            self._take_over_in_a_task(partial(self._begin_where_cut, cut))
+        if short and not self._is_taking_over:
+            self._take_over_in_a_task(partial(self._begin_where_short, short))
 
     def _begin_after_deleted(self, partition: Partition, offset: int, beginning: int) -> None:
         """Goes on at the first record that is left. The taken ones are held here, and still delivered."""
@@ -456,21 +474,61 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     def _known_now(self, partition: Partition) -> Known:
         mark, state = partition.mark, self._client_state(partition.tp)
         passed = max(mark.end, state.position if state is not None and state.has_valid_position else 0)
-        end = max(mark.settled_end, self._remembered[partition.tp].end)
+        end = max(passed, mark.settled_end, (state and state.highwater) or 0)
         return Known(partition.now(), mark, passed, passed, end)
 
-    async def _begin_where_cut(self, cut: Mapping[TopicPartition, int]) -> None:
-        """Begins anew with partitions that lost the records from these offsets on.
+    async def _begin_where_short(self, short: Collection[TopicPartition]) -> None:
+        """Begins anew with those of these partitions that end before the place in them."""
+        known = {tp: self._known_now(self._partitions[tp]) for tp in short}
+        await self._begin_where_cut(await patiently(lambda: cuts(self._consumer, known)))
+
+    async def _follow_leaders(self) -> None:
+        """Finds out whether logs that have new leaders were cut. Until then nothing is taken from there."""
+        epochs = dict(self._new_leaders)
+        reading = {tp: self._partitions[tp] for tp in epochs if tp in self._partitions and self._partitions[tp].reads}
+        known = {tp: self._known_now(partition) for tp, partition in reading.items()}
+        found = await patiently(lambda: cuts(self._consumer, known))
+        for tp in reading.keys() - found.keys():
+            reading[tp].goes_on(epochs[tp])
+        await self._begin_where_cut(found)
+        for tp, epoch in epochs.items():
+            if self._new_leaders.get(tp) == epoch:
+                del self._new_leaders[tp]
+
+    def _fetched(self, tp: TopicPartition, epoch: int) -> None:
+        """Records of that leader's epoch were fetched."""
+        partition = self._partitions.get(tp)
+        if partition is None or epoch <= partition.place.epoch:
+            return
+        if partition.place.epoch < 0:
+            partition.goes_on(epoch)
+        else:
+            self._new_leaders[tp] = epoch
+
+    async def _compare_logs(self) -> None:
+        """Finds out whether logs were cut from which nothing comes just now. Raises KafkaError."""
+        if self._is_taking_over:
+            return
+        reading = [partition for partition in self._partitions.values() if partition.reads]
+        known = {one.tp: self._known_now(one) for one in reading if one.place.tells_leaders}
+        found = await cuts(self._consumer, known)
+        if found and not self._is_taking_over:
+            self._take_over_in_a_task(partial(self._begin_where_cut, found))
+
+    async def _begin_where_cut(self, found: Mapping[TopicPartition, Cut]) -> None:
+        """Begins anew with partitions that lost records.
 
         New records get the offsets of those that are gone. So the held ones are withdrawn, as another event may come
         with the same position.
         """
-        partitions = {tp: partition for tp, partition in self._partitions.items() if tp in cut and partition.reads}
+        partitions = {tp: partition for tp, partition in self._partitions.items() if tp in found and partition.reads}
+        if not partitions:
+            return
         await self._give_up_for_now(partitions.values())
         known = {tp: self._known_now(partition) for tp, partition in partitions.items()}
-        beginnings, told = await begin_in_what_is_left(self._consumer, known, {tp: cut[tp] for tp in known})
+        beginnings, told = await begin_in_what_is_left(self._consumer, known, {tp: found[tp] for tp in known})
         await self._begin(beginnings, told)
-        self._missing -= partitions.keys()  # it is read from its beginning in any case
+        self._missing -= partitions.keys()  # no record of it is left out in any case
         self._report_connected()
 
     def _exists(self, tp: TopicPartition) -> bool:
@@ -506,11 +564,12 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _look(self) -> None:
         report = self._context.report
-        answered = await self._answers.look(self._health.leaders(self._partitions), _HEALTH_SECONDS)
+        answered = await self._answers.look(self._health.needed(self._partitions), _HEALTH_SECONDS)
         if answered:
             with contextlib.suppress(TimeoutError, KafkaError):
                 async with asyncio.timeout(_HEALTH_SECONDS):
                     await self._compare_topics()
+                    await self._compare_logs()
             self._notice_missing()
         problem = self._health.problem(self._partitions, in_session=self._session.lasts(), silent=self._answers.silent)
         if not answered:

@@ -88,17 +88,22 @@ def deleted(tp: TopicPartition, lost: int, beginning: int) -> Notice:
     )
 
 
-def truncated(tp: TopicPartition, offset: int, end: int, lost: int, beginning: int, *, has_id: bool) -> Notice:
+def truncated(
+    tp: TopicPartition, offset: int, end: int, lost: int, beginning: int, *, has_id: bool, is_exact: bool = False
+) -> Notice:
     """`lost` counts the offsets that were known and not settled; some may hold no record.
 
-    `has_id`: the topic's id shows that it is the same topic.
+    `has_id`: the topic's id shows that it is the same topic. `is_exact`: the records before `end` are the same, and
+    there may be new ones from there on.
     """
     cause = "the brokers lost records" if has_id else "the brokers lost records, or the topic was created again"
+    found = f"has other records, or none, from {end} on" if is_exact else f"ends at {end}"
+    goes_on = f"reading goes on at {beginning}" if is_exact else f"it is read again from its beginning, {beginning}"
     known = f"up to {lost} known ones were not delivered" if lost else "all known ones were delivered"
     return Notice(
         "Truncated",
-        f"{tp.topic}/{tp.partition} ends at {end}, and was read up to {offset}: {cause}; {known}, and"
-        f" newer ones may be missing; it is read again from its beginning, {beginning}",
+        f"{tp.topic}/{tp.partition} {found}, and was read up to {offset}: {cause}; {known}, and"
+        f" newer ones may be missing; {goes_on}",
     )
 
 

@@ -58,6 +58,10 @@ class Partition:
             self.full_at, self.full_since = mark.committable, now
         return now - self.full_since
 
+    def goes_on(self, epoch: int) -> None:
+        """The log has all that was read, and goes on with records of that leader's epoch."""
+        self.place = replace(self.place, epoch=epoch)
+
     def shrink(self) -> bool:
         """The broker takes less metadata: a crash may repeat more. Returns whether it is any smaller."""
         before, self.metadata_bytes = self.metadata_bytes, max(LEAST_BYTES, self.metadata_bytes // 2)
@@ -66,12 +70,12 @@ class Partition:
     def now(self) -> Place:
         """The present place, for a commit."""
         mark, place = self.mark, self.place
-        return Place(mark.committable, mark.above(), place.topic_id, place.renamed, self._times())
+        return Place(mark.committable, mark.above(), place.topic_id, place.renamed, self._times(), place.epoch)
 
     def snapshot(self) -> tuple[int, str]:
         """The content of its commit."""
         place = self.place
-        packed = Place(0, topic_id=place.topic_id, renamed=place.renamed, times=self._times())
+        packed = Place(0, topic_id=place.topic_id, renamed=place.renamed, times=self._times(), epoch=place.epoch)
         return self.mark.committable, self.mark.metadata(packed.marks, self.metadata_bytes)
 
     @property

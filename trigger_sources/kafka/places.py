@@ -23,6 +23,7 @@ class Place:
     `topic_id` is the id of the topic that has these offsets, 0 where the broker gave none.
     `renamed`: an earlier topic had the same name, so positions and event ids name the topic's id as well.
     `times` counts how often the records from `offset` on were handed out without an orderly end.
+    `epoch` is that of the leader that took the newest record which was read, -1 where the broker gave none.
     """
 
     offset: int
@@ -30,10 +31,17 @@ class Place:
     topic_id: int = 0
     renamed: bool = False
     times: int = 0
+    epoch: int = -1
 
     @property
-    def marks(self) -> tuple[int, int]:
-        return self.topic_id, min(self.times, _MOST_TIMES) * 2 + self.renamed
+    def marks(self) -> tuple[int, ...]:
+        marks = self.topic_id, min(self.times, _MOST_TIMES) * 2 + self.renamed
+        return marks if self.epoch < 0 else (*marks, self.epoch)
+
+    @property
+    def tells_leaders(self) -> bool:
+        """Whether the epochs of leaders tell if the log was cut: another topic has epochs of its own."""
+        return self.topic_id != 0 and self.epoch >= 0
 
     @property
     def end(self) -> int:
@@ -62,10 +70,10 @@ def place_of_commit(offset: int, metadata: str) -> Place:
     """The place that a commit names. Version 0.1 and other programs name no topic."""
     marks = marks_of(metadata)
     settled = decode(offset, metadata)
-    if len(marks) != 2 or marks[0] >= _MOST_IDS:
+    if len(marks) not in (2, 3) or marks[0] >= _MOST_IDS:
         return Place(offset, settled)
-    topic_id, packed = marks
-    return Place(offset, settled, topic_id, bool(packed % 2), packed // 2)
+    topic_id, packed, epoch = (*marks, -1)[:3]
+    return Place(offset, settled, topic_id, bool(packed % 2), packed // 2, epoch)
 
 
 def place_of_text(text: str) -> Place | None:

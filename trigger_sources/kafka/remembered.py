@@ -14,13 +14,14 @@ from trigger_sources.values import frozen
 class Remembered:
     """A partition that was given up. `committed` is the group's offset then, as far as this process knows.
 
-    `end` is the end of the partition that the brokers told, 0 if they told none.
+    `end` is the end of the partition that the brokers told, 0 if they told none. `epoch` is that of the place.
     """
 
     topic_id: int
     mark: Watermark
     committed: int
     end: int = 0
+    epoch: int = -1
 
     def is_of(self, place: Place) -> bool:
         """Whether it goes on to that place: not of another topic, nor if somebody has reset the group."""
@@ -36,7 +37,7 @@ Memory = dict[TopicPartition, Remembered]
 
 def remembered(partition: Partition, end: int = 0) -> Remembered:
     offset = partition.place.offset if partition.committed is None else partition.committed[0]
-    return Remembered(partition.place.topic_id, partition.mark, offset, end)
+    return Remembered(partition.place.topic_id, partition.mark, offset, end, partition.place.epoch)
 
 
 def memory_of(uid: str, function: str, group: str) -> Memory:

@@ -355,10 +355,15 @@ async def test_a_broker_that_hangs_stops_the_partitions_that_it_leads_and_no_oth
     settings = ["broker.session.timeout.ms=600000"]  # the cluster counts it in for as long as the test looks
     async with apache_kafka(settings=settings) as kafka:
         await create_topic(kafka.bootstrap, "first", 1)
-        contexts = StandInContext(uid="one"), StandInContext(uid="two")
-        async with reading(trigger(kafka, "first"), contexts[0]) as generator:
-            pumping = asyncio.create_task(settle_all(generator))  # the first broker coordinates the groups
-            await until(lambda: bool(contexts[0].reports) and contexts[0].reports[-1][0])
+        contexts = StandInContext(uid="one"), StandInContext(uid="two"), StandInContext(uid="three")
+        fine = contexts[0], contexts[2]  # of these one has no partition: both read the only one of a topic
+        async with (
+            reading(trigger(kafka, "first"), contexts[0]) as generator,
+            reading(trigger(kafka, "first"), contexts[2]) as second_generator,
+        ):
+            pumping = [asyncio.create_task(settle_all(found)) for found in (generator, second_generator)]
+            for context in fine:  # the first broker coordinates the groups
+                await until(lambda context=context: bool(context.reports) and context.reports[-1][0])
             async with second_broker(kafka) as second:
                 assert second.process is not None
                 admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
@@ -368,23 +373,27 @@ async def test_a_broker_that_hangs_stops_the_partitions_that_it_leads_and_no_oth
                 async with reading(trigger(kafka, topic), contexts[1]) as other:
                     pumping_other = asyncio.create_task(settle_all(other))
                     await until(lambda: bool(contexts[1].reports) and contexts[1].reports[-1][0])
-                    known = _MEMBERS[contexts[0].uid, contexts[0].function]._consumer._client.cluster
-                    await until(lambda: len(known.brokers()) == 2)
+                    for context in fine:
+                        known = _MEMBERS[context.uid, context.function]._consumer._client.cluster
+                        await until(lambda known=known: len(known.brokers()) == 2)
                     second.process.send_signal(signal.SIGSTOP)
-                    begun = len(contexts[0].reports)
+                    begun = [len(context.reports) for context in fine]
                     try:
                         await until(lambda: contexts[1].reports[-1][1] == "PartitionOffline", 60)
                         # Half of the looks would ask the second broker first
-                        await until(lambda: len(contexts[0].reports) >= begun + 6, 60)
+                        for context, count in zip(fine, begun, strict=True):
+                            await until(lambda context=context, count=count: len(context.reports) >= count + 6, 60)
                     finally:
                         second.process.send_signal(signal.SIGCONT)
                     assert f"no answer from broker 2, so nothing arrives from {topic}/1;" in contexts[1].reports[-1][2]
-                    assert contexts[0].reports[begun:] == [(True, "", "")] * (len(contexts[0].reports) - begun)
+                    for context, count in zip(fine, begun, strict=True):
+                        assert set(context.reports[count:]) == {(True, "", "")}
                     await until(lambda: contexts[1].reports[-1][0], 60)
                     contexts[1].stopping.set()
                     await pumping_other
-            contexts[0].stopping.set()
-            await pumping
+            for context in fine:
+                context.stopping.set()
+            await asyncio.gather(*pumping)
 
 
 async def test_a_small_record_is_not_refused_for_the_size_of_others_that_are_sent_with_it(

@@ -71,6 +71,20 @@ def test_a_group_that_no_broker_coordinates_starts_no_event() -> None:
     assert "group 'g'" in found[1]
 
 
+def test_a_coordinator_that_does_not_answer_starts_no_event() -> None:
+    found = problem(consumer([1], coordinator=2), in_session=False, silent=(2,))
+    assert found is not None
+    assert found[0] == "CoordinatorMissing"
+    assert "no answer from broker 2, which coordinates it, so no event starts" in found[1]
+    assert problem(consumer([1], coordinator=2), silent=(2,)) is None, "the session lasts"
+
+
+def test_the_brokers_that_are_needed_lead_partitions_or_coordinate_the_group() -> None:
+    health = Health(consumer([1, 2, -1], coordinator=3), "g", ("t",), 10)
+    assert health.needed([TopicPartition("t", 1), TopicPartition("t", 2)]) == {2, 3}
+    assert Health(consumer([1], coordinator=None), "g", ("t",), 10).needed([]) == set()
+
+
 def test_a_missing_topic_comes_first() -> None:
     found = problem(consumer([-1]), topics=("t", "u"))
     assert found is not None

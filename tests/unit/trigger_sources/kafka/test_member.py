@@ -8,6 +8,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError
 
+from trigger_sources.kafka.cut_logs import Cut
 from trigger_sources.kafka.member import Member
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
@@ -191,7 +192,7 @@ async def test_what_a_running_member_loses_is_counted_once_though_the_group_refu
         partition.mark.take(offset)
     partition.mark.settle(8)
     member._partitions[TP] = partition
-    begins = member._begin_where_cut({TP: 7}) if how == "cut" else member._begin_anew({TP: 9})
+    begins = member._begin_where_cut({TP: Cut(7, 7)}) if how == "cut" else member._begin_anew({TP: 9})
     with pytest.raises(CommitFailedError):
         await begins
     assert context.lost == []
