@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from benchmarks.measure import ROOT
 from benchmarks.replicas import SYSTEM, Place, Replica, Requests, replicas
-from controllers.cluster.api import Api, Object
+from controllers.cluster.api import Api, Object, path_of
 from kubeirq.on_machine.brokers import kafka_broker
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -35,9 +35,11 @@ from servers.nats import nats_server
 
 NAMESPACE, FOREIGN = "default", "foreign"
 AT_ONCE = 16
-STEP_SECONDS = 1_200.0  # the time limit of each step
-SETTLED_SECONDS = 10.0
+STEP_SECONDS = 3_000.0  # the time limit of each step
+LOOK_SECONDS = 1.0
+SETTLED_SECONDS, SETTLED_LOOKS = 10.0, 12
 VISIBLE_SECONDS = 60.0  # the time limit of one edit
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 KINDS = {"http": "HTTPTrigger", "cron": "CronTrigger", "nats": "NATSTrigger", "kafka": "KafkaTrigger"}
 
 
@@ -119,21 +121,16 @@ async def _measure(checkout: Path, folder: Path, size: Size) -> Results:
 
 
 async def _functions(place: Place, api: Api, size: Size, results: Results) -> None:
-    began = time.monotonic()
-    async with replicas(place, "functions"):
-        while True:
-            deployments = await api.list("apps/v1", "Deployment", NAMESPACE)
-            await _each((found for found in deployments if not found.get("status")), lambda d: _play_node(api, d))
-            if await _count(api, "Function", _is_ready) == size.functions:
-                break
-            _check_time(began)
-            await asyncio.sleep(0.5)
-        results.add(f"{size.functions} Functions written and ready", f"{time.monotonic() - began:.0f} s")
-    async with replicas(place, "functions") as running:
-        await _at_rest(place, "functions", running, size.rest, results)
-        edits = await _latencies(range(size.edits), lambda number: _edit_function(api, number % size.functions))
-        results.add("edit of a Function until its Deployment is written", _percentiles(edits))
-        results.add("functions: peak memory", _mib(found.peak_mib for found in running))
+    async with _node(api):
+        began = time.monotonic()
+        async with replicas(place, "functions"):
+            await _until_ready_column(api, "Function", size.functions, lambda cell: cell == "True", began)
+            results.add(f"{size.functions} Functions written and ready", f"{time.monotonic() - began:.0f} s")
+        async with replicas(place, "functions") as running:
+            await _at_rest(place, "functions", running, size.rest, results)
+            edits = await _latencies(range(size.edits), lambda number: _edit_function(api, number % size.functions))
+            results.add("edit of a Function until its Deployment is written", _percentiles(edits))
+            results.add("functions: peak memory", _mib(found.peak_mib for found in running))
 
 
 async def _edit_function(api: Api, number: int) -> float:
@@ -171,9 +168,7 @@ async def _triggers(place: Place, api: Api, size: Size, results: Results) -> Non
             await _each((_trigger(name, number, size.functions) for number in range(counts[name])), api.create)
             began = time.monotonic()
             async with replicas(place, "trigger", name, **servers):
-                while await _count(api, kind, _has_status) < counts[name]:
-                    _check_time(began)
-                    await asyncio.sleep(0.5)
+                await _until_ready_column(api, kind, counts[name], bool, began)
                 results.add(f"{counts[name]} {kind}s have a status", f"{time.monotonic() - began:.0f} s")
         async with AsyncExitStack() as stack:
             running: dict[str, list[Replica]] = {}
@@ -218,7 +213,7 @@ async def _at_rest(place: Place, name: str, running: Sequence[Replica], seconds:
     """Adds start, memory and the requests of the replicas while no resource changes."""
     results.add(f"{name}: start of a replica", " and ".join(f"{found.start_seconds:.1f} s" for found in running))
     logins, requests = [found.login for found in running], Requests(place.server)
-    while True:  # until the last changes have settled
+    for _ in range(SETTLED_LOOKS):  # until the last changes have settled; otherwise the figures show what goes on
         requests.skip()
         await asyncio.sleep(SETTLED_SECONDS)
         if all(asked.endswith(" leases") for asked in requests.new(logins)):
@@ -265,11 +260,6 @@ def _mib(figures: Iterable[float]) -> str:
     return f"{max(figures):.0f} MiB"
 
 
-def _check_time(began: float) -> None:
-    if time.monotonic() - began > STEP_SECONDS:
-        raise SystemExit(f"not done after {STEP_SECONDS:.0f} s")
-
-
 # --- the cluster
 
 
@@ -294,21 +284,22 @@ async def _each(objects: Iterable[Object], act: Callable[[Object], Awaitable[Any
             group.create_task(work())
 
 
-async def _count(api: Api, kind: str, holds: Callable[[Object], bool]) -> int:
-    return sum([holds(found) async for found in api.objects("kubeirq.dev/v1", kind, NAMESPACE, page_size=20)])
+async def _until_ready_column(
+    api: Api, kind: str, count: int, holds: Callable[[str | None], bool], began: float
+) -> None:
+    """Returns once that holds of the Ready condition of so many objects."""
+    while sum(holds(cell) for cell in await _ready_column(api, kind)) < count:
+        if time.monotonic() - began > STEP_SECONDS:
+            raise SystemExit(f"{kind}: not done after {STEP_SECONDS:.0f} s")
+        await asyncio.sleep(LOOK_SECONDS)
 
 
-def _condition(found: Object) -> Object:
-    conditions = found.get("status", {}).get("conditions", [])
-    return next((condition for condition in conditions if condition["type"] == "Ready"), {})
-
-
-def _has_status(found: Object) -> bool:
-    return bool(_condition(found))
-
-
-def _is_ready(found: Object) -> bool:
-    return bool(_condition(found).get("status") == "True")
+async def _ready_column(api: Api, kind: str) -> list[str | None]:
+    """The Ready column of `kubectl get`: a response without the code of thousands of Functions."""
+    query = [("resourceVersion", "0"), ("includeObject", "None")]
+    table = await api.request("GET", path_of("kubeirq.dev/v1", kind, NAMESPACE), query=query, accept=TABLE)
+    column = next(number for number, found in enumerate(table["columnDefinitions"]) if found["name"] == "Ready")
+    return [row["cells"][column] for row in table["rows"]]
 
 
 def _function_name(number: int) -> str:
@@ -369,12 +360,33 @@ def _resource(kind: str, name: str, spec: Object) -> Object:
     return {"apiVersion": "kubeirq.dev/v1", "kind": kind, "metadata": head, "spec": spec}
 
 
-async def _play_node(api: Api, deployment: Object) -> None:
-    metadata = deployment["metadata"]
+@asynccontextmanager
+async def _node(api: Api) -> AsyncIterator[None]:
+    """Calls every Deployment ready, as long as the context is open."""
+
+    async def play() -> None:
+        found, version = await api.snapshot("apps/v1", "Deployment", NAMESPACE, {})
+        await _each(found, call_ready)
+        async with asyncio.TaskGroup() as group:
+            async for kind, deployment in api.changes("apps/v1", "Deployment", NAMESPACE, {}, version):
+                if kind != "DELETED":
+                    group.create_task(call_ready(deployment))
+
+    async def call_ready(deployment: Object) -> None:
+        generation, path = deployment["metadata"]["generation"], path_of("apps/v1", "Deployment", NAMESPACE)
+        if deployment.get("status", {}).get("observedGeneration") != generation:
+            status = {"status": {"observedGeneration": generation, **counts}}
+            path = f"{path}/{deployment['metadata']['name']}/status"
+            await api.request("PATCH", path, body=status, content_type="application/merge-patch+json")
+
     counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 1)
-    status = {"status": {"observedGeneration": metadata["generation"], **counts}}
-    path = f"/apis/apps/v1/namespaces/{metadata['namespace']}/deployments/{metadata['name']}/status"
-    await api.request("PATCH", path, body=status, content_type="application/merge-patch+json")
+    playing = asyncio.create_task(play())
+    try:
+        yield
+    finally:
+        playing.cancel()
+        with suppress(asyncio.CancelledError):
+            await playing
 
 
 if __name__ == "__main__":

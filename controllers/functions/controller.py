@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 300.0  # finds missed deletions and manual changes of unwatched objects
 INCOMPLETE_SECONDS = 30.0  # the same, after a resync in which the server refused to list a kind
+CONCURRENT_RECONCILES = 16  # most of them wait for the API server; each may hold a megabyte of code
 REQUEUE_SECONDS = (2.0, 60.0)  # minimum and maximum, for the pods of a Deployment that is not rolled out
 OWNED_KINDS = (
     ("v1", "ConfigMap"),
@@ -72,7 +73,10 @@ class FunctionController:
         self._is_ours: set[Key] = set()  # the Functions whose Deployment had the mark of this installation
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(
-            self.reconcile, name="functions", expected=(Refused, OSError, TimeoutError)
+            self.reconcile,
+            name="functions",
+            workers=CONCURRENT_RECONCILES,
+            expected=(Refused, OSError, TimeoutError),
         )
 
     def watches(self) -> list[Watch]:

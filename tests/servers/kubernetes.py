@@ -145,6 +145,7 @@ class APIServer:
             "etcd",
             f"--data-dir={self.folder / 'etcd'}",
             "--unsafe-no-fsync",
+            "--quota-backend-bytes=8589934592",  # thousands of Functions, each with some revisions
             f"--listen-client-urls={etcd_url}",
             f"--advertise-client-urls={etcd_url}",
             f"--listen-peer-urls={etcd_peer_url}",

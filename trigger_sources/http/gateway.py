@@ -21,6 +21,7 @@ from trigger_sources.http.routes import (
     Missing,
     RouteTable,
     Taken,
+    claims_of,
     cors_headers,
     host_of,
     preflight,
@@ -153,10 +154,13 @@ class Gateway:
         """Keeps these routes for the trigger with that uid, instead of those that it had before.
 
         While the trigger does not serve them, their callers get a 503, and no other trigger gets their requests. The
-        routes of an edited trigger count from the moment at which it serves them or stops.
+        routes of an edited trigger count from the moment at which it serves them or stops. A request that a route of
+        the trigger serves goes there, even if a held one is more specific.
         """
         self._next_held.pop(uid, None)
-        if routes and any(found.uid == uid and not found.superseded for found in self._serving.values()):
+        serving = [route for route, found in self._serving.items() if found.uid == uid and not found.superseded]
+        served = frozenset().union(*map(claims_of, serving))
+        if serving and any(not claims_of(route) <= served for route in routes):
             self._next_held[uid] = routes
         else:
             self._hold(uid, routes)
@@ -172,7 +176,7 @@ class Gateway:
         if not held:
             return
         self._held[uid] = held
-        nobody = RouteRequests(self.bounds)
+        nobody = RouteRequests(self.bounds, uid)
         nobody._close()
         for route in held:
             self._routes.add_behind(route, nobody)
@@ -188,7 +192,7 @@ class Gateway:
         are left at the end get a 503.
         """
         route = replace(route, trigger=route.trigger or uid)
-        requests = RouteRequests(self.bounds)
+        requests = RouteRequests(self.bounds, uid)
         serving = _Serving(uid, flow, requests, supersedes=supersedes, superseded=self._is_late(uid, flow))
         if not serving.superseded:
             earlier = self._supersede(uid, flow) if supersedes else []
@@ -296,7 +300,7 @@ class Gateway:
         except BadTarget as error:
             return refusal(400, str(error), _CLOSE), None
         first = dict(reversed(headers))
-        found = self._routes.match(host, request.method, segments)
+        found = self._match(host, request.method, segments)
         if request.method == "OPTIONS" and isinstance(found, Missing):
             return self._options(host, segments, found, first)
         if isinstance(found, Missing):
@@ -332,6 +336,14 @@ class Gateway:
         finally:
             self._bodies_bytes -= len(body)
 
+    def _match(self, host: str, method: str, segments: Sequence[str]) -> Found["RouteRequests"] | Missing:
+        found = self._routes.match(host, method, segments)
+        if isinstance(found, Missing) or not found.value.is_closed:
+            return found
+        keeper = found.value.uid
+        own = self._routes.match(host, method, segments, lambda value: value.uid == keeper and not value.is_closed)
+        return own if isinstance(own, Found) else found
+
     def _options(
         self, host: str, segments: Sequence[str], missing: Missing, headers: Mapping[str, str]
     ) -> tuple[Answer, Found["RouteRequests"] | None]:
@@ -340,7 +352,7 @@ class Gateway:
             return refusal(404, "no trigger serves this path"), None
         wanted, origin = headers.get("access-control-request-method"), headers.get("origin")
         if wanted and origin:
-            found = self._routes.match(host, wanted, segments)
+            found = self._match(host, wanted, segments)
             if isinstance(found, Found) and found.route.cors is not None:
                 return preflight(found.route, origin, headers.get("access-control-request-headers", "")), None
         return Answer(204, (("allow", ", ".join(sorted(missing.allow | {"OPTIONS"}))),)), None
@@ -426,13 +438,19 @@ class _Serving:
 class RouteRequests:
     """The requests of one route that its trigger has not taken yet, bounded in number and time."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, uid: str = "") -> None:
+        self.uid = uid  # of the trigger
         self._bounds = bounds
         self._waiting: dict[GatewayRequest, asyncio.TimerHandle] = {}  # oldest first
         self._reading = 0  # requests whose body is under way
         self._taken = asyncio.Event()  # a body has come, or a request has been taken or refused
         self._arrived = asyncio.Event()
         self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody takes requests any more."""
+        return self._closed
 
     async def next(self, limit: int, timeout_seconds: float) -> list[GatewayRequest]:
         """The oldest requests, at most `limit`, which the caller must answer. Empty when none came in time."""

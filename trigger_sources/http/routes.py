@@ -1,7 +1,7 @@
 """Finds the route of a request, and decides about requests of other origins (CORS). Pure."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Generic, TypeVar
@@ -78,8 +78,10 @@ class RouteTable(Generic[T]):
         entries = self._entries(route)
         entries[:] = [entry for entry in entries if entry[0] is not route]
 
-    def match(self, host: str, method: str, segments: Sequence[str]) -> Found[T] | Missing:
-        """`host` as `host_of` gives it, `segments` as `segments_of`."""
+    def match(
+        self, host: str, method: str, segments: Sequence[str], among: Callable[[T], bool] | None = None
+    ) -> Found[T] | Missing:
+        """`host` as `host_of` gives it, `segments` as `segments_of`. `among` selects routes by their values."""
         allow: frozenset[str] = frozenset()
         for root in (self._roots.get(host), self._roots.get(None)):
             if root is None:
@@ -87,7 +89,7 @@ class RouteTable(Generic[T]):
             for entries, values in root.matching(segments, 0, ()):
                 for route, value in entries:
                     served = route.served
-                    if method in served:
+                    if method in served and (among is None or among(value)):
                         return Found(route, value, dict(zip(parameters_of(route.path), values, strict=True)))
                     allow |= served
         return Missing(allow)

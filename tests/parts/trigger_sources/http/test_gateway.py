@@ -183,6 +183,23 @@ async def test_a_held_route_answers_503_until_its_trigger_serves_it_again() -> N
         assert (await raw(server.port, asked)).endswith(b"stranger")
 
 
+async def test_a_path_that_an_edit_leaves_takes_no_request_from_the_new_one_and_is_given_up_with_its_claims() -> None:
+    both = ("POST", "PUT")
+    new, former, others = Route("/orders/{rest...}"), Route("/orders/{id}", both), Route("/{all...}", both)
+    put = request("PUT /orders/1 HTTP/1.1", "connection: close")
+    async with gateway() as server, served(server, others, lambda found: found.answer(200, (), b"stranger")):
+        async with server.requests("owner", former, flow=1):
+            server.hold("owner", [new, former])
+            async with server.requests("owner", new, flow=2, supersedes=True) as requests:
+                asking = asyncio.create_task(raw(server.port, request("POST /orders/1 HTTP/1.1", "connection: close")))
+                (found,) = await requests.next(1, 5)
+                found.answer(200, (), b"owner")
+                assert (await asking).endswith(b"owner")
+                assert b" 503 " in await raw(server.port, put)
+                server.hold("owner", [new])
+                assert (await raw(server.port, put)).endswith(b"stranger")
+
+
 async def test_a_browser_asks_first_and_sees_every_answer() -> None:
     cors = Cors(origins=["https://shop.example"], headers=["content-type"])
     origin = {"origin": "https://shop.example"}
