@@ -44,7 +44,7 @@ Sample = tuple[float, float, int]  # when it was due, how long it took, the stat
 
 @dataclass
 class Found:
-    """What one run has measured. Times in seconds of the monotonic clock."""
+    """The measurements of one run. Times in seconds of the monotonic clock."""
 
     edited: dict[str, list[float]] = field(default_factory=dict)  # by block, when each edit was answered
     quiet: list[tuple[float, float]] = field(default_factory=list)

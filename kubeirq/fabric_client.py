@@ -89,7 +89,8 @@ class FabricClient(Protocol):
     async def overview(self, selector: str | None, all_namespaces: bool) -> Overview:
         """`selector` is a kind (`functions`, `triggers`, `KafkaTrigger`) or a name; None selects everything."""
 
-    async def describe(self, name: str) -> Description: ...
+    async def describe(self, name: str) -> Sequence[Description]:
+        """A function and a trigger of the same name are both described. Raises Refused if nothing has the name."""
 
     async def call(self, function: str, message: Message) -> Answer: ...
 

@@ -38,12 +38,16 @@ async def get(fabric: FabricClient, selector: str | None, all_namespaces: bool, 
 @OUTPUT
 @with_fabric
 async def describe(fabric: FabricClient, name: str, output: str) -> int:
-    """Show one function or trigger in detail.
+    """Show a function or trigger in detail.
 
-    The output ends with the next steps, if there are any.
+    The output ends with the next steps, if there are any. A function and a
+    trigger of the same name are both shown.
     """
     found = await fabric.describe(name)
-    click.echo(to_text(found.value, output) if output != "table" else "\n".join(found.lines), nl=output == "table")
+    if output == "table":
+        click.echo("\n\n".join("\n".join(one.lines) for one in found))
+    else:
+        click.echo(to_text(found[0].value if len(found) == 1 else [one.value for one in found], output), nl=False)
     return 0
 
 

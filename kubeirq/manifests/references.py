@@ -93,7 +93,7 @@ def _variable_problems(
     for place, kind, name, key in wanted:
         known = data.get((kind, resource.namespace, name))
         if known is None:
-            option = ", or use --secrets DIR" if kind == "Secret" else ""
+            option = ", or give the folder that `serve` or `dev` gets: --secrets DIR" if kind == "Secret" else ""
             yield place, f"no {kind} {name!r} in these files; add a {kind} document{option}"
         elif key is not None and key not in known:
             yield place, f"{kind} {name!r} has no key {key!r}{nearest(key, known)}"
@@ -178,6 +178,7 @@ def _secret_problems(
         data = secrets.get((resource.namespace, reference.name))
         if data is None:
             if complete:
-                yield place, f"no Secret {reference.name!r} in these files; add a Secret document, or use --secrets DIR"
+                way_out = "add a Secret document, or give the folder that `serve` or `dev` gets: --secrets DIR"
+                yield place, f"no Secret {reference.name!r} in these files; {way_out}"
         elif reference.key not in data:
             yield place, f"Secret {reference.name!r} has no key {reference.key!r}{nearest(reference.key, data)}"

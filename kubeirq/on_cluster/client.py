@@ -20,7 +20,7 @@ from kubeirq.fabric_client import (
     ResourceView,
     lanes_request,
 )
-from kubeirq.name_lookup import find_one, select
+from kubeirq.name_lookup import find_all, find_one, select
 from kubeirq.on_cluster.connection import Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
 from kubeirq.on_cluster.function_call import call_function
@@ -84,8 +84,10 @@ class ClusterClient:
             all(view["ready"] for view in views),
         )
 
-    async def describe(self, name: str) -> Description:
-        view = find_one(await self._views(), name, where=self._where)
+    async def describe(self, name: str) -> Sequence[Description]:
+        return [await self._description(view) for view in find_all(await self._views(), name, where=self._where)]
+
+    async def _description(self, view: ResourceView) -> Description:
         if view["kind"] == FUNCTION:
             events = await self._warnings_about(view)
             return Description({**view, "events": events}, function_lines(view, events))

@@ -29,7 +29,7 @@ def function_lines(view: ResourceView, events: Sequence[Mapping[str, Any]] = ())
         times = f", {event['count']} times" if event["count"] > 1 else ""
         lines.append(f"  {age(event['at'])} ago{times}: {event['reason']}: {event['message']}")
     if not view["ready"] or events:
-        lines.append(f"  next: kubeirq logs {view['name']}")
+        lines.append(f"  next: kubeirq logs Function/{view['name']}")
     return lines
 
 

@@ -20,7 +20,7 @@ from kubeirq.fabric_client import (
     ResourceView,
     lanes_request,
 )
-from kubeirq.name_lookup import find_one, select
+from kubeirq.name_lookup import find_all, find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
 from kubeirq.output.event_display import printable
@@ -79,15 +79,21 @@ class MachineClient:
             refusal_lines(refused),
         )
 
-    async def describe(self, name: str) -> Description:
+    async def describe(self, name: str) -> Sequence[Description]:
         status = await self._client.get("/v1/status")
         refused = status["refusedReload"]
         try:
-            found = find_one(_views_of(status), name)
+            matching = find_all(_views_of(status), name)
         except Refused as error:
             raise Refused("\n".join([str(error), *refusal_lines(refused)])) from error
-        lines = function_lines(found) if found["kind"] == "Function" else trigger_lines(found)
-        return Description({**found, "refusedReload": refused}, [*lines, *refusal_lines(refused)])
+        last = len(matching) - 1
+        return [
+            Description(
+                {**found, "refusedReload": refused},
+                [*_lines_of(found, status["functions"]), *(refusal_lines(refused) if number == last else ())],
+            )
+            for number, found in enumerate(matching)
+        ]
 
     async def call(self, function: str, message: Message) -> Answer:
         functions = [one for one in await self._views() if one["kind"] == "Function"]
@@ -202,6 +208,13 @@ def _from_log_files(state: Path, name: str) -> ResourceView | None:
     return None
 
 
+def _lines_of(found: ResourceView, functions: Sequence[ResourceView]) -> list[str]:
+    if found["kind"] == "Function":
+        return function_lines(found)
+    called = (found["namespace"], found["function"])
+    return trigger_lines(found, next((one for one in functions if (one["namespace"], one["name"]) == called), None))
+
+
 def function_lines(found: ResourceView) -> list[str]:
     lines = [f"{found['kind']} {found['namespace']}/{found['name']}"]
     lines += [
@@ -213,14 +226,20 @@ def function_lines(found: ResourceView) -> list[str]:
     if found["lastError"]:
         ago = f", {age(found['lastErrorAt'])} ago" if found["lastErrorAt"] else ""
         lines.append(f"  last error{ago}\n    " + found["lastError"].strip().replace("\n", "\n    "))
-    if found["state"] in ("Down", "Failing"):
+    if found["state"] in ("Down", "Failing") or found["lastError"]:
         has_run = found["pid"] is not None or found["restarts"]
-        lines.append(f"  next: kubeirq logs {found['name']}" if has_run else "  next: mend that, and run kubeirq check")
+        step = f"kubeirq logs Function/{found['name']}" if has_run else "mend that, and run kubeirq check"
+        lines.append(f"  next: {step}")
     return lines
 
 
-def trigger_lines(found: ResourceView) -> list[str]:
+def trigger_lines(found: ResourceView, function: ResourceView | None) -> list[str]:
+    """`function` is the one that the trigger calls, if it is here."""
     lines = [f"{found['kind']} {found['namespace']}/{found['name']}", f"  calls {found['function']}"]
+    if function is not None and function["state"] != "Ready":
+        lines[-1] += f", which is {function['state']}"
+        if function["lastError"]:
+            lines[-1] += f": {function['lastError'].strip().splitlines()[-1]}"
     lines += condition_lines(found["conditions"])
     lines += flow_lines(found)
     return lines + [f"  next: {step}" for step in next_steps(found)]

@@ -51,7 +51,10 @@ def last_answer(answer: Mapping[str, Any] | None) -> str:
 
 
 def last_try(flow: Mapping[str, Any]) -> str:
-    """A flow's last answer, or the first line of its last error if that is newer."""
+    """The problem of a flow that is not ready, or else the newer one of its last answer and its last error."""
+    ready = next((found for found in flow["conditions"] if found["type"] == "Ready"), None)
+    if ready is not None and ready["status"] != "True" and ready["message"]:
+        return str(ready["message"]).splitlines()[0]
     answer, error_at = flow["lastAnswer"], flow.get("lastErrorAt")
     if not flow["lastError"] or not error_at or (answer is not None and answer["at"] >= error_at):
         return last_answer(answer)

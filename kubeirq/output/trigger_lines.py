@@ -8,12 +8,15 @@ from trigger_sources.spec import problem_of_name
 
 
 def condition_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`since` is in seconds since the epoch."""
+    """`since` is in seconds since the epoch. A message that several conditions have is shown once."""
     lines = []
+    shown = set()
     for condition in conditions:
         text = f"  {condition['type']:10} {condition['status']:8} {condition['reason']}"
         text += f", for {age(condition['since'])}" if condition["since"] else ""
-        lines.append(text + (f"\n      {condition['message']}" if condition["message"] else ""))
+        message = condition["message"] if condition["message"] not in shown else ""
+        shown.add(message)
+        lines.append(text + (f"\n      {message}" if message else ""))
     return lines
 
 
@@ -41,25 +44,25 @@ def next_steps(trigger: Mapping[str, Any]) -> list[str]:
     own = [found for found in trigger["conditions"] if found["type"] != "Ready"] or trigger["conditions"]
     steps = [step for found in own if (step := _step(trigger, found))]
     if trigger.get("callersWait") and trigger.get("counters", {}).get("dropped") and trigger["function"]:
-        steps.append(f"kubeirq logs {trigger['function']}")  # only its log has each failure that a caller got
+        steps.append(f"kubeirq logs Function/{trigger['function']}")  # only its log has each failure that a caller got
     if trigger["deadLetters"]:
-        steps.append(f"kubeirq dead-letters list {trigger['name']}")
+        steps.append(f"kubeirq dead-letters list {_name_of(trigger)}")
     return list(dict.fromkeys(steps))
 
 
 _NEXT_OF_REASON = {
     "EverythingFails": "fix the function, then run kubeirq resume {name}, or wait: one event is tried every 30 s",
-    "FilterFails": "edit spec.filter, or run kubeirq resume {name}: events that it fails on become dead letters",
-    "Parked": "kubeirq lanes list {name}",
+    "FilterFails": "correct spec.filter; then kubeirq dead-letters redrive {name} --all",
+    "Parked": "kubeirq lanes list {name}; mend the function, then kubeirq lanes release {name} LANE",
     "LaneFull": "kubeirq lanes list {name}",
     "Retrying": "kubeirq lanes list {name}",
     "RepliesUnpublished": "mend the target of spec.reply, which the message names; the replies wait, and none is lost",
     "Suspended": "kubeirq resume {name}",
-    "NotConnected": "check the address in the spec, and whether it may be reached from here; kubeirq logs {name}",
-    "Unauthorized": "check the credentials of the trigger, and its rights at the broker",
+    "NotConnected": "check the address that the message names, and whether it can be reached from here",
+    "Unauthorized": "check the login and the Secret in spec.security, and the rights of that user at the broker",
     "TopicMissing": "create the topic, or correct spec.topics",
     "StreamMissing": "create the stream, or set spec.createStream: true",
-    "StoreFull": "free space where the fabric keeps its data, or raise the limits of its stream",
+    "StoreFull": "free some space, or raise the limit that the message names",
     "BacklogFull": "look whether the function is up and fast enough, or raise spec.maxBacklog",
     "NoBrokers": "set spec.brokers",
     "NoServers": "set spec.servers",
@@ -73,9 +76,15 @@ _NEXT_OF_REASON = {
 _WITHOUT_A_STEP = frozenset({"Starting", "Stopping", "Completed", "Unseen"})
 
 
+def _name_of(trigger: Mapping[str, Any]) -> str:
+    """A name that means this trigger only, also where the function has the same one."""
+    same = trigger.get("kind") and trigger["name"] == trigger.get("function")
+    return f"{trigger['kind']}/{trigger['name']}" if same else str(trigger["name"])
+
+
 def _step(trigger: Mapping[str, Any], condition: Mapping[str, Any]) -> str | None:
     """The step for a condition; None for one that needs nothing."""
-    reason, name = condition["reason"], trigger["name"]
+    reason, name = condition["reason"], _name_of(trigger)
     if reason == "FunctionDown":
         waits = "callers get a 503, accepted events wait" if trigger.get("kind") == "HTTPTrigger" else "its events wait"
         return f"{_step_for_function(trigger['function'], condition.get('message', ''))}; {waits}, and none is lost"

@@ -723,8 +723,13 @@ class Dispatcher:
         except ReplyFailed as problem:
             return self._end(held, "dropped", "ReplyFailed", str(problem))
         except ReplyRefused as problem:
+            self.last_error = str(problem)
             if held.delivery.caller_waits:
                 return self._end(held, "dropped", "ReplyFailed", str(problem))
+            latency = held.latency_seconds
+            held.attempted(
+                Attempt(time.time() - latency, latency, answer.status, str(problem), answer.body[:ANSWER_HEAD_BYTES])
+            )
             return self._give_up(held, "ReplyRefused", str(problem), answer)
         if self._observer is not None:
             self._observer.tell(held, "delivered", answer.status, held.latency_seconds)

@@ -24,6 +24,7 @@ _OPERATORS = {"@in": "in", "_[_]": "[]", "_?_:_": "? :"}
 _REPORTED = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
 _UNKNOWN = re.compile(r"undeclared reference to '([^']*)'")
 _UNFIT = re.compile(r"found no matching overload for '([^']*)' applied to '(.*)'")
+_UNFIT_VALUES = re.compile(r"No matching overloads found ?: (\S+)\((.*)\)$")
 _OPENED_MACRO = re.compile(rf"\.\s*({'|'.join(_MACROS)})\s*\(\s*$")
 _MACRO_ARGUMENT = re.compile(r"(\w+)\(\) variable name must be a simple identifier")
 
@@ -82,14 +83,20 @@ def _usage(macro: str) -> str:
     return f"{macro} takes a name and an expression, as in data.lines.{macro}(line, line.price > 100)"
 
 
-def _unfit_types(function: str, types: str, place: str) -> str:
+def _unfit_types(function: str, types: str, place: str = "") -> str:
     types = re.sub(r"wrapper\((\w+)\)", r"\1", types)
     shown = _OPERATORS.get(function) or function.strip("_")
     if shown in ("&&", "||", "!", "? :"):
         way_out = "a condition is true or false; compare its value with something"
     else:
         way_out = "convert a value first, for example by int(), double() or string()"
-    return f"{shown} does not take {types}, {place}; {way_out}"
+    return f"{shown} does not take {types}{place and ', '}{place}; {way_out}"
+
+
+def evaluation_problem(error: str) -> str:
+    """An error of the runtime for one event, in our words: for instance types that only the event's data show."""
+    unfit = _UNFIT_VALUES.match(error)
+    return error if unfit is None else _unfit_types(unfit[1], f"({unfit[2]})")
 
 
 Compiled = Callable[[str], str | None]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trigger_sources.delivery import Delivery
 from trigger_sources.dispatch.cel_tree import Kind, Node, tree_of
 from trigger_sources.dispatch.filter_cost import SMALL, TooMuchToLookAt, anything_in, cost_at_most, cost_on
-from trigger_sources.dispatch.filter_problems import ROOTS, compile_problem, tree_problems
+from trigger_sources.dispatch.filter_problems import ROOTS, compile_problem, evaluation_problem, tree_problems
 from trigger_sources.encoding.content import is_json
 from trigger_sources.events import Event, viewed_data
 from trigger_sources.patterns import TenantPattern
@@ -73,13 +73,13 @@ def compile_filter(text: str) -> Callable[[Delivery], bool]:
         try:
             result = _evaluated(evaluate, values)
         except RuntimeError as error:
-            raise FilterError(_without_code(str(error))) from error
+            raise FilterError(evaluation_problem(_without_code(str(error)))) from error
         answer = result.value()
         if answer is True or answer is False:
             return answer
         kind = result.type().name()
         if kind == "ERROR":
-            raise FilterError(_without_code(answer))
+            raise FilterError(evaluation_problem(_without_code(answer)))
         raise FilterError(f"a filter answers true or false, not {kind.lower()}")
 
     return passes

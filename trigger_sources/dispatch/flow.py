@@ -507,8 +507,8 @@ class Flow:
 
     def _filter_fails(self) -> str:
         return (
-            f"the filter could not be evaluated on any of the first {self.trigger.delivery.hold_after} events;"
-            f" last: {self.dispatcher.last_error}; edit spec.filter, or say `kubeirq resume {self.identity.trigger}`"
+            f"spec.filter ({self.trigger.filter}) fails on each of the first {self.trigger.delivery.hold_after} events;"
+            f" last: {self.dispatcher.last_error}; correct it, and redrive the dead letters afterwards"
         )
 
     def _lane_full(self) -> str:

@@ -297,7 +297,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._report_connected()
 
     def _known_before(self, tp: TopicPartition, beginning: Beginning) -> Known:
-        """What the group's commit says of a partition, and the memory of this member, if it is of that commit."""
+        """A partition as the group's commit has it, with the memory of this member if that is of the same commit."""
         place, before = self._with_memory(tp, beginning), self._memory_of(tp, beginning)
         if before is None:
             return Known(place, Watermark(place.offset, place.settled), place.offset, place.end, place.end)
@@ -334,7 +334,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         return Moved(notice, lost, "TopicRecreated", old)
 
     def _unnamed(self, beginnings: Mapping[TopicPartition, Beginning]) -> list[Moved]:
-        """What to tell of topics that were missing and are back, where the brokers give topics no ids."""
+        """The notices about topics that were missing and are back, where the brokers give topics no ids."""
         moved = []
         anew = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "New"}
         if anew:
@@ -353,7 +353,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._missing = missing
 
     def _memory_of(self, tp: TopicPartition, beginning: Beginning) -> Remembered | None:
-        """What this member remembers of a partition, if it goes on to the place where reading begins."""
+        """The memory of this member of a partition, if it goes on to the place where reading begins."""
         before = self._remembered.get(tp)
         if before is None or beginning.origin != "Committed" or not before.is_of(beginning.place):
             return None

@@ -359,14 +359,16 @@ class Connection:
             if publication.left == 0 and not publication.done.done():
                 publication.done.set_result(None)
 
-    def takes(self, data: bytes, headers: Mapping[str, str]) -> bool:
-        """Whether the server takes such a message. It closes the connection of a client that sends a larger one.
+    def excess(self, data: bytes, headers: Mapping[str, str]) -> str:
+        """Why the server does not take such a message, with both sizes; empty if it takes it.
 
-        The client itself checks the data without the headers.
+        The server closes the connection of a client that sends a larger one. The client itself checks the data without
+        the headers.
         """
         most: int = self.client.max_payload
         lines = sum(len(name.encode()) + len(value.encode()) + _HEADER_BYTES for name, value in headers.items())
-        return len(data) + lines + (_HEADERS_BYTES if headers else 0) <= most
+        size = len(data) + lines + (_HEADERS_BYTES if headers else 0)
+        return "" if size <= most else f"it has {size} bytes, and the server takes at most {most} (max_payload)"
 
     def _silent(self, subject: str, error: Exception) -> SourceError:
         """The error for an answer that did not come."""

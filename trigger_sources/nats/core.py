@@ -127,14 +127,14 @@ class CoreSubscription:
         status = 500 if answer is None else answer.status
         if outcome.kind != "delivered":
             headers |= _failure(status, outcome.reason)
-        if connection.takes(body, headers):
+        excess = connection.excess(body, headers)
+        if not excess:
             await connection.client.publish(reply, body, headers=headers or None)
             return
         if outcome.kind != "delivered":  # the sender gets the failure, without the function's answer
             await connection.client.publish(reply, headers=_failure(status, outcome.reason))
             return
-        most = connection.client.max_payload
-        problem = f"the answer has {len(body)} bytes, and the server takes at most {most} (max_payload)"
+        problem = f"the answer is too large: {excess}"
         await connection.client.publish(reply, headers=_failure(500, f"AnswerTooLarge: {problem}"))
         raise AnswerRefused("AnswerTooLarge", problem)
 

@@ -65,8 +65,8 @@ class NATSPublisher:
         # A stream drops a message whose id it has, on any of its subjects. So the id names the delivery and the
         # subject: a function may return the event that it got, and other sources may use the same event id.
         headers["Nats-Msg-Id"] = hashlib.sha256(f"{identity} {self._subject}".encode()).hexdigest()[:32]
-        if not self._connection.takes(data, headers):
-            raise ReplyRefused(f"reply to {self._subject!r}: larger than the server's max_payload")
+        if excess := self._connection.excess(data, headers):
+            raise ReplyRefused(f"reply to {self._subject!r}: {excess}")
         streams = (
             await self._connection.api("STREAM.NAMES", {"subject": self._subject}) if await self._has_streams() else {}
         )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -480,16 +481,25 @@ def _close(path: Path, connection: sqlite3.Connection) -> None:
     connection.close()
 
 
+def _room_at(folder: Path) -> str:
+    """The size of the disk that has the folder."""
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError as error:
+        return f"{folder}: {error}"
+    return f"the disk of {folder} has {disk.free / 2**20:.0f} of {disk.total / 2**20:.0f} MiB free"
+
+
 def _explained(path: Path, error: sqlite3.Error) -> StoreError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without the extended part
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         reason, advice = "StoreLocked", "another process has it open; stop that one, or use another folder"
     elif code == sqlite3.SQLITE_FULL:
-        reason, advice = "StoreFull", "the disk is full; free some space"
+        reason, advice = "StoreFull", f"free some space: {_room_at(path.resolve().parent)}"
     elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         reason, advice = "StoreCorrupt", "it is damaged or not a store; move it away and restore a copy of it"
     else:
         reason, advice = "StoreUnavailable", "check the disk and the rights to the file"
-    problem = StoreError(reason, f"{path}: {error}: {advice}")
+    problem = StoreError(reason, f"{path}: {error}; {advice}")
     problem.__cause__ = error
     return problem

@@ -7,7 +7,7 @@ from collections import deque
 from .answer import TEXT_TYPE, BadAnswer, answer_from
 from .connection import ClientGone
 from .event import BadRequest, event_from
-from .failure import HEADER, failure_of, overdue_of
+from .failure import HEADER, failure_of, left_of, overdue_of, place_in_coroutine
 from .heartbeat import REPLACE_ME
 from .log import say, say_traceback
 
@@ -22,7 +22,7 @@ class Call:
     """One request that the handler works on."""
 
     __slots__ = (
-        "answer_began", "connection", "deadline", "event_id", "future", "is_inline", "method", "started",
+        "answer_began", "caller_left", "connection", "deadline", "event_id", "future", "is_inline", "method", "started",
         "tells_failure",
     )  # fmt: skip
 
@@ -33,6 +33,7 @@ class Call:
         self.deadline = deadline
         self.event_id = None
         self.tells_failure = False  # the fabric calls, and keeps the reason from its own callers
+        self.caller_left = False  # before the handler ended; the log says so
         self.is_inline = False  # the handler runs in the loop's own thread at this moment
         self.answer_began = False  # the head of a stream is sent, so the status cannot change any more
         self.future = None  # it ends when the handler does, unless the handler runs inline
@@ -87,6 +88,18 @@ class Calls:
         """Ends the calls that are past their time. This is for calls in tasks and threads: the loop turns."""
         for call in [call for call in self.under_way.values() if now >= call.deadline]:
             self._time_out(call)
+
+    def note_callers_that_left(self):
+        """Says which handlers in tasks and threads run on for nobody. The watchdog does so for one that runs inline."""
+        for call in self.under_way.copy().values():
+            connection = call.connection
+            if (connection.transport is None or connection.client_closed) and not (
+                call.caller_left or call.answer_began
+            ):
+                call.caller_left = True
+                is_task = isinstance(call.future, asyncio.Task)
+                place = place_in_coroutine(call.future.get_coro(), self._code_path) if is_task else ""
+                say(left_of(call, place))
 
     # --- one call
 

@@ -40,15 +40,16 @@ class Connection(asyncio.Protocol):
     """One client. It answers requests in order: a request waits here until the one before it is answered."""
 
     __slots__ = (
-        "began", "body", "body_bytes", "counted_bytes", "fd", "headers", "is_broken", "is_busy", "is_head",
-        "keep_alive", "last", "parser", "pending", "received", "refusal", "target", "transport", "unsent", "worker",
-        "writable",
+        "began", "body", "body_bytes", "client_closed", "counted_bytes", "fd", "headers", "is_broken", "is_busy",
+        "is_head", "keep_alive", "last", "parser", "pending", "received", "refusal", "target", "transport",
+        "unsent", "worker", "writable",
     )  # fmt: skip
 
     def __init__(self, worker):
         self.worker = worker
         self.transport = None
         self.fd = -1
+        self.client_closed = False  # the connection, or its sending side
         self.parser = httptools.HttpRequestParser(self)
         self.pending = []  # (whole request, whether to keep the connection after it)
         self.is_busy = False  # a request is being answered
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self):
         """A client that sends no more may still read: it gets the answer that it waits for."""
         self.keep_alive = False
+        self.client_closed = True
         self.pending.clear()
         return self.is_busy
 

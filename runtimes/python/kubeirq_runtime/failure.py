@@ -1,6 +1,7 @@
 """Says in one bounded line why a call failed: `KeyError: 'kind' (orders.py:12 in handler)`."""
 
 import os
+import time
 
 from .answer import BadAnswer
 
@@ -24,11 +25,31 @@ def failure_of(error, code_path):
 
 def overdue_of(seconds, frame, code_path):
     """The same for a call that took too long; `frame` is the innermost one that runs, or None."""
+    return _line(f"the handler took more than {seconds:g} s", place_in_stack(frame, code_path))
+
+
+def left_of(call, place):
+    """Says that a caller waits no longer for a call that goes on, and where the handler is, if that is known."""
+    waited = time.monotonic() - call.started
+    return _line(f"event {call.event_id}: the caller closed its connection after {waited:.1f} s; it still runs", place)
+
+
+def place_in_stack(frame, code_path):
+    """The innermost own frame of a stack; `frame` is its end, or None."""
     place = ""
     while frame is not None and not place:
         place = _place_in(frame.f_code, frame.f_lineno, code_path)
         frame = frame.f_back
-    return _line(f"the handler took more than {seconds:g} s", place)
+    return place
+
+
+def place_in_coroutine(coroutine, code_path):
+    """The innermost own frame of a coroutine that waits."""
+    place = ""
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        place = _place_in(frame.f_code, frame.f_lineno, code_path) or place
+        coroutine = coroutine.cr_await
+    return place
 
 
 def one_line(text):

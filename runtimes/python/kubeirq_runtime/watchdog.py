@@ -8,7 +8,7 @@ import threading
 import time
 
 from .calls import CLEANUP_SECONDS, TOO_LONG
-from .failure import overdue_of
+from .failure import left_of, overdue_of, place_in_stack
 from .heartbeat import REPLACE_ME
 
 PERIOD_SECONDS = 0.05
@@ -47,6 +47,7 @@ class Watchdog:
                 time.sleep(PERIOD_SECONDS)
             else:
                 self._stand_in()
+            self._note_caller_that_left()
             now = time.monotonic()
             # as long as the loop turns, it ends the calls in tasks and threads itself
             overdue = [
@@ -56,6 +57,21 @@ class Watchdog:
             ]
             if overdue:
                 self._end(overdue)
+
+    def _note_caller_that_left(self):
+        """Says where a handler is that keeps the loop from turning, once its caller has gone: others wait behind it."""
+        for call in self._worker.calls.under_way.copy().values():
+            if call.is_inline and not call.caller_left and _is_gone(call.connection):
+                call.caller_left = True
+                self._say(left_of(call, place_in_stack(self._main_frame(), self._worker.settings.code_path)))
+
+    def _main_frame(self):
+        return sys._current_frames().get(threading.main_thread().ident)
+
+    def _say(self, text):
+        # not sys.stderr: the handler may hold its lock for ever, or nobody may read the log
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"runtime: {text}\n".encode(errors="replace"))
 
     def _end(self, overdue):
         """Answers these calls and ends the process, unless the calls have just ended."""
@@ -68,15 +84,13 @@ class Watchdog:
                 call.connection.answer_from_outside(self._overdue_answer(call))
         names = ", ".join(str(call.event_id) for call in ended)
         seconds = self._worker.settings.timeout_seconds
-        text = f"runtime: event {names}: the handler took more than {seconds:g} s: replaced\n"
-        # not sys.stderr: the handler may hold its lock for ever, or nobody may read the log
-        if select.select([], [2], [], 0)[1]:
-            os.write(2, text.encode(errors="replace"))
+        frame = self._main_frame() if any(call.is_inline for call in ended) else None
+        self._say(f"event {names}: {overdue_of(seconds, frame, self._worker.settings.code_path)}: replaced")
         os._exit(REPLACE_ME)
 
     def _overdue_answer(self, call):
         """The answer 408, with the line of the handler that runs for too long."""
-        frame = sys._current_frames().get(threading.main_thread().ident) if call.is_inline else None
+        frame = self._main_frame() if call.is_inline else None
         seconds = self._worker.settings.timeout_seconds
         lines = "".join(
             f"{name}: {value}\r\n" for name, value in self._worker.calls.reason_header(call, overdue_of, seconds, frame)
@@ -134,3 +148,10 @@ class Watchdog:
             f"content-length: {len(text)}",
         ]
         return "\r\n".join([*lines, "", text]).encode()
+
+
+def _is_gone(connection):
+    """Whether the client has closed the connection, or its sending side."""
+    poll = select.poll()
+    poll.register(connection.fd, select.POLLRDHUP)
+    return bool(poll.poll(0))

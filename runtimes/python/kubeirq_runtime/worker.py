@@ -88,6 +88,7 @@ class Worker:
             if turns % TURNS_PER_CHECK == 0:
                 for connection in list(self.connections):
                     connection.check(now)
+                self.calls.note_callers_that_left()
             await asyncio.sleep(TURN_SECONDS)
 
     # --- the end

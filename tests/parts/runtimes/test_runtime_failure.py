@@ -1,5 +1,7 @@
 """A failed call tells the fabric, and only the fabric, why it failed."""
 
+import asyncio
+
 import aiohttp
 import pytest
 from servers.function import function
@@ -78,3 +80,39 @@ async def test_a_function_may_keep_its_reasons() -> None:
 async def test_success_has_no_reason() -> None:
     async with function(BROKEN) as found:
         assert await why(found.url, b'{"what": "x"}', kubeirq_attempt="1") == (200, None)
+
+
+LEFT = """
+import asyncio, time
+
+def rest(seconds):
+    time.sleep(seconds)
+
+def handler(event, context):
+    rest(20)
+"""
+LEFT_ASYNC = """
+import asyncio
+
+async def handler(event, context):
+    await asyncio.sleep(20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "concurrency", "place"),
+    [(LEFT, "1", " (f.py:5 in rest)"), (LEFT, "2", ""), (LEFT_ASYNC, "2", " (f.py:5 in handler)")],
+)
+async def test_a_handler_that_runs_on_after_its_caller_left_is_in_the_log(
+    source: str, concurrency: str, place: str
+) -> None:
+    """A trigger's time-out is often shorter than the function's: the log says meanwhile where the handler is."""
+    async with function(source, FUNC_TIMEOUT="20", FUNC_CONCURRENCY=concurrency) as found:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as session:
+            with pytest.raises(TimeoutError):
+                await session.post(found.url, data=b"{}")
+        async with asyncio.timeout(10):
+            while "the caller closed its connection" not in found.output():
+                await asyncio.sleep(0.05)
+        (line,) = [line for line in found.output().splitlines() if "the caller closed" in line]
+        assert line.endswith(f" s; it still runs{place}")

@@ -151,7 +151,7 @@ async def test_describe_merges_the_states_of_replicas_and_names_those_that_do_no
             replica.broker.publish()
         for replica, count in ((one, 2), (two, 1)):
             await replica.until("/v1/status", lambda s, n=count: s["triggers"][0]["counters"]["delivered"] == n)
-        found = await it.describe("t")
+        (found,) = await it.describe("t")
         assert found.value["flows"][0]["counters"]["delivered"] == 3
         text = "\n".join(found.lines)
         assert "received 3, delivered 3" in text
@@ -159,7 +159,7 @@ async def test_describe_merges_the_states_of_replicas_and_names_those_that_do_no
         assert "replica list-3: no answer: ErrImagePull" in text
 
         far_side.may_exec = False
-        text = "\n".join((await it.describe("t")).lines)
+        text = "\n".join((await it.describe("t"))[0].lines)
         assert "dead letters are not known: no permission: get and create for pods/exec in namespace system" in text
         with pytest.raises(Refused, match=r"no permission: .* pods/exec in namespace system"):
             await it.dead_letters(await it.trigger("t"), 10)
@@ -217,7 +217,7 @@ async def test_an_incomplete_or_missing_answer_is_reported_as_an_error(tmp_path:
     for script, text in cases.items():
         far_side = FarSide({"list-1": tmp_path}, script=(sys.executable, "-c", script))
         async with client_of(far_side) as it:
-            found = await it.describe("t")
+            (found,) = await it.describe("t")
             assert text in "\n".join(found.lines)
             with pytest.raises(Refused, match=text):
                 await it.dead_letters(await it.trigger("t"), 10)

@@ -172,7 +172,7 @@ async def test_a_full_disk_and_a_full_backlog_are_reported_until_an_event_fits_a
             assert (await it.post(data=b"a"))[0] == 202
             await pages(1)
             assert (await it.post(data=b"b" * 100_000))[0] == 503
-            assert "the disk is full" in await until_connected(it, (False, "StoreFull"))
+            assert "free some space" in await until_connected(it, (False, "StoreFull"))
             await pages(100_000)
             await until_connected(it, (True, ""))
             assert (await it.post(data=b"b" * 100_000))[0] == 202

@@ -146,10 +146,10 @@ VARIABLES = """  env:
 def test_secrets_and_config_maps_of_variables_have_to_be_there(tmp_path: Path) -> None:
     assert problems(tmp_path, {"orders.py": GOOD}, VARIABLES) == [
         "app.yaml:7: spec.env[0].valueFrom.secretKeyRef: no Secret 's' in these files; add a Secret document,"
-        " or use --secrets DIR",
+        " or give the folder that `serve` or `dev` gets: --secrets DIR",
         "app.yaml:8: spec.env[1].valueFrom.configMapKeyRef: no ConfigMap 'c' in these files; add a ConfigMap document",
         "app.yaml:10: spec.envFrom[0].secretRef: no Secret 'all' in these files; add a Secret document,"
-        " or use --secrets DIR",
+        " or give the folder that `serve` or `dev` gets: --secrets DIR",
     ]
     documents = "\n---\n".join(
         f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n{part}: {{{key}: x}}\n"

@@ -81,7 +81,7 @@ def test_a_trigger_whose_callers_get_failures_leads_to_the_log_of_its_function()
         "name": "stock", "function": "warehouse", "conditions": [ready], "deadLetters": 0, "callersWait": True,
         "counters": {"dropped": 3},
     }  # fmt: skip
-    assert next_steps(found) == ["kubeirq logs warehouse"]
+    assert next_steps(found) == ["kubeirq logs Function/warehouse"]
     assert next_steps({**found, "counters": {"dropped": 0}}) == []
 
 
@@ -90,7 +90,10 @@ def test_the_last_try_of_a_flow_is_the_newer_one_of_its_answer_and_its_error() -
     answer = {"status": 200, "latencySeconds": 0.012, "at": now - 60}
     error = {"lastError": "timed out: no answer within 3 s\nin stock.py", "lastErrorAt": now - 5}
     none = {"lastError": "", "lastErrorAt": None}
+    error["conditions"] = none["conditions"] = []
     assert last_try({"lastAnswer": answer, **error}) == "timed out: no answer within 3 s, 5s ago"
     assert last_try({"lastAnswer": None, **error}) == "timed out: no answer within 3 s, 5s ago"
     assert last_try({"lastAnswer": {**answer, "at": now - 1}, **error}) == "200, 12.0 ms, 1s ago"
     assert last_try({"lastAnswer": None, **none}) == "-"
+    away = {"type": "Ready", "status": "False", "reason": "NotConnected", "message": "kafka:9092: refused"}
+    assert last_try({"lastAnswer": answer, **none, "conditions": [away]}) == "kafka:9092: refused"
