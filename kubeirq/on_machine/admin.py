@@ -1,5 +1,6 @@
 """The admin API of a running fabric: the API of its flows, with the functions and brokers of this machine."""
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from trigger_sources.observe.admin import (
     process_status,
     served,
 )
+
+log = logging.getLogger(__name__)
 
 _CALL_SECONDS = 600
 
@@ -115,6 +118,7 @@ class Admin(FlowAdmin):
 
     async def suspend(self, request: web.Request) -> web.Response:
         await self._fabric.suspend(self.trigger(request).uid, True)
+        log.info("suspended by hand", extra=self._where(request))
         return json_answer({})
 
     async def resume(self, request: web.Request) -> web.Response:
@@ -122,6 +126,7 @@ class Admin(FlowAdmin):
         if trigger.spec.suspend:
             raise Refused(409, f"{trigger.name}: its file sets spec.suspend to true; set it to false there")
         await self._fabric.suspend(trigger.uid, False)
+        log.info("resumed by hand", extra=self._where(request))
         return json_answer({})
 
 

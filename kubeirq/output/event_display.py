@@ -78,7 +78,7 @@ def event_line(seen: Seen) -> str:
 
 def _word_of(seen: Seen) -> str:
     if seen.what == "answered":
-        return "answered" if seen.status is not None else "refused"  # the fabric refuses where no answer came
+        return "answered" if seen.status is not None else "not answered"  # by the function: the fabric does
     return _WORDS.get(seen.what, seen.what) if seen.what != "retry" else "failed"
 
 

@@ -89,7 +89,7 @@ class FailureLog:
 
 def _word_of(seen: Seen) -> str:
     if seen.what == "answered" and seen.status is None:
-        return "refused"  # no answer came from the function
+        return "not answered"  # by the function: it is down, took too long, or crashed
     return _WORDS[seen.what]
 
 
