@@ -213,7 +213,7 @@ def function_lines(found: ResourceView) -> list[str]:
     if found["lastError"]:
         ago = f", {age(found['lastErrorAt'])} ago" if found["lastErrorAt"] else ""
         lines.append(f"  last error{ago}\n    " + found["lastError"].strip().replace("\n", "\n    "))
-    if found["state"] in ("Down", "Failing"):
+    if found["state"] in ("Down", "Failing") or found["lastError"]:
         has_run = found["pid"] is not None or found["restarts"]
         lines.append(f"  next: kubeirq logs {found['name']}" if has_run else "  next: mend that, and run kubeirq check")
     return lines
