@@ -1,5 +1,4 @@
-"""Makes the lock files beside this file: the versions, with their hashes, that the images, `make run` and `make install`
-install.
+"""Makes the lock files beside this file: the versions, with their hashes, of the images, `make run` and `make install`.
 
 Usage: make.py [OPTION OF `uv pip compile` ...], in the development environment. A locked version stays for as long as
 pyproject.toml allows it; `--upgrade` takes the newest one of each package.
