@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+RUNS := .venv/.runs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # of `make images`
@@ -17,16 +18,28 @@ BUILD_OPTIONS ?=
 
 install: $(INSTALLED)
 
+# what tests and checks need, too: a cluster's client, linters, Java
 $(INSTALLED): pyproject.toml locks/build.txt locks/dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kubeirq needs Python 3.11 or later; say PYTHON=/path/to/python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "python3-venv is needed: apt-get install python3-venv"; exit 1; }
-	@echo "installing into .venv (about half a minute)"
-	@$(PIP_INSTALL) --require-hashes --requirement=locks/build.txt
-	@$(PIP_INSTALL) --require-hashes --no-build-isolation --requirement=locks/dev.txt
-	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	$(call INSTALL_INTO_VENV,dev,with all tools (550 MB))
+	@touch $@ $(RUNS)
+
+# what one machine needs to run, and no more
+$(RUNS): pyproject.toml locks/build.txt locks/machine.txt
+	$(call INSTALL_INTO_VENV,machine,what it runs on (230 MB))
 	@touch $@
 
-run: install
+define INSTALL_INTO_VENV
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kubeirq needs Python 3.11 or later; say PYTHON=/path/to/python3.11")'
+@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "python3-venv is needed: apt-get install python3-venv"; exit 1; }
+@echo "1 of 3: installing the build tools into .venv"
+@$(PIP_INSTALL) --require-hashes --requirement=locks/build.txt
+@echo "2 of 3: downloading and installing $(2): a minute, on a slow line more"
+@$(PIP_INSTALL) --require-hashes --no-build-isolation --requirement=locks/$(1).txt
+@echo "3 of 3: installing kubeirq itself"
+@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+endef
+
+run: $(RUNS)
 	$(BIN)/kubeirq dev examples/orders
 
 test: install

@@ -1,4 +1,4 @@
-"""Makes the lock files beside this file: the versions, with their hashes, that the images and `make install` install.
+"""Makes the lock files beside this file: the versions, with their hashes, of the images, `make run` and `make install`.
 
 Usage: make.py [OPTION OF `uv pip compile` ...], in the development environment. A locked version stays for as long as
 pyproject.toml allows it; `--upgrade` takes the newest one of each package.
@@ -29,6 +29,7 @@ def main(options: list[str]) -> None:
     lock("dev", [*requirements("cluster", "dev"), *BUILD], *EVERYWHERE, *options)
     tested = f"--constraint={LOCKS / 'dev.txt'}"  # the images get the versions that the tests have seen
     lock("build", BUILD, *EVERYWHERE, tested, *options)
+    lock("machine", requirements(), *EVERYWHERE, tested, *options)
     controllers = (needed for needed in requirements("cluster") if not needed.startswith(ONE_MACHINE))
     lock("controllers", controllers, *EVERYWHERE, tested, *options)
     for runtime in CATALOGUE:

@@ -66,9 +66,6 @@ class WorkerEnds:
 async def record_end(events: EventRecorder, namespace: str, name: str, uid: str, end: WorkerEnd) -> None:
     """Records the Event about the Function."""
     metadata = {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": ""}
-    text = (
-        f"{end_text(end.how)}, while it ran events, and another one runs; "
-        f"`kubeirq logs {name} -n {namespace}` shows what it printed"
-    )
+    text = f"{end_text(end.how)}, and another one runs; `kubeirq logs {name} -n {namespace}` shows what it printed"
     function = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Function", "metadata": metadata}
     await events.record(function, NewEvent("Warning", "WorkerEnded", text))

@@ -78,7 +78,9 @@ def event_line(seen: Seen) -> str:
 
 def _word_of(seen: Seen) -> str:
     if seen.what == "answered":
-        return "answered" if seen.status is not None else "not answered"  # by the function: the fabric does
+        if seen.status is not None:
+            return "answered"
+        return "refused" if seen.message.startswith("FunctionDown") else "failed"
     return _WORDS.get(seen.what, seen.what) if seen.what != "retry" else "failed"
 
 

@@ -88,8 +88,8 @@ class FailureLog:
 
 
 def _word_of(seen: Seen) -> str:
-    if seen.what == "answered" and seen.status is None:
-        return "not answered"  # by the function: it is down, took too long, or crashed
+    if seen.what == "answered" and seen.message.startswith("FunctionDown"):
+        return "refused"  # it was not called
     return _WORDS[seen.what]
 
 

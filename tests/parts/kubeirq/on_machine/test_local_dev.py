@@ -52,7 +52,7 @@ async def test_a_refused_reload_shows_in_other_terminals_until_the_files_are_rig
             "apiVersion: kubeirq.dev/v1\nkind: HTTPTrigger\nmetadata: {name: web}\nspec: {pth: x}\n"
         )
         await until(lambda: it.found["refusedReload"] is not None, ask=it.refresh)
-        for command in (("get",), ("describe", "web")):
+        for command in (("get",), ("describe", "web"), ("describe", "one-of-the-new-files")):
             told = await it.ran(*command)
             assert re.search(r"the files changed \d+s ago and cannot run; the version before still runs:\n", told), told
             assert f"{tmp_path}/web.yaml:4: spec.pth: unknown field" in told

@@ -196,7 +196,7 @@ async def test_serve_logs_failures_of_events_and_sums_up_repeats(tmp_path: Path)
                 await asyncio.sleep(0.05)
         assert await it.stop() == 0
         lines = [json.loads(line) for line in it.log.read_text().splitlines() if "event failed" in line]
-    lines = [line for line in lines if line["outcome"] != "not answered"]  # while the function starts
+    lines = [line for line in lines if line["outcome"] != "refused"]  # while the function starts
     cause = "status 500: KeyError: 'item' (f.py:2 in handler)"
     found = [(line["trigger"], line["outcome"], line["problem"], line.get("repeats")) for line in lines]
     assert found == [

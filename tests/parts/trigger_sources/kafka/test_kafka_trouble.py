@@ -426,6 +426,16 @@ async def test_a_small_record_is_not_refused_for_the_size_of_others_that_are_sen
         await context.close()
 
 
+async def test_a_reply_that_is_not_published_names_the_topic_and_the_brokers(kafka: Kafka, topic: str) -> None:
+    absent, context = f"{topic}-absent", StandInContext()
+    publisher = await KafkaReply.model_validate({"topic": absent, "brokers": [kafka.bootstrap]}).open(context, {})
+    try:
+        with pytest.raises(OSError, match=f"^reply to topic '{absent}' of {kafka.bootstrap}: .*Unknown"):
+            await publisher.publish(Event("1", "/s", "t", b"1"), b"k")
+    finally:
+        await context.close()
+
+
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
 async def test_the_right_password_connects_and_a_wrong_one_is_reported(mechanism: str) -> None:
     async with apache_kafka(sasl=mechanism) as kafka:

@@ -53,7 +53,7 @@ def test_a_caller_that_got_the_functions_failure_is_told_as_answered_and_not_as_
     display.event(seen("answered", status=500))
     display.tick()
     assert "  answered  500  (status 500: KeyError: 'kind' (f.py:3 in handler))" in lines[0]
-    assert "  not answered  (FunctionDown: nothing listens)" in lines[1]
+    assert "  refused  (FunctionDown: nothing listens)" in lines[1]
     assert lines[2].strip() == "… 1 more in the last second: 1 answered with a failure"
 
 

@@ -59,6 +59,14 @@ async def test_a_failure_is_a_line_with_the_event_and_the_cause(failures: Failur
     ]  # fmt: skip
 
 
+async def test_a_caller_that_was_refused_is_told_from_one_whose_call_failed(
+    failures: FailureLog, written: Written
+) -> None:
+    failures.event(seen("answered", "FunctionDown: its process is starting"))
+    failures.event(seen("answered", "NoAnswer: the worker process ended with exit code 7 while it ran this event"))
+    assert [line[0] for line in written.take()] == ["refused", "answered with a failure"]
+
+
 async def test_repeats_are_summed_up_at_the_end_of_each_period(failures: FailureLog, written: Written) -> None:
     for number in range(1_000):
         failures.event(seen(again_seconds=number / 7))
