@@ -46,10 +46,7 @@ def is_from_newer(error: ValueError, spec: Any) -> bool:
     if not isinstance(error, ValidationError) or (isinstance(spec, dict) and spec.get("suspend")):
         return False
     details = error.errors(include_url=False, include_input=False, include_context=False)
-    return all(
-        detail["type"] in _NEW_VALUES and detail["loc"][0] not in _RESTRICTING
-        for detail in details
-    )
+    return all(detail["type"] in _NEW_VALUES and detail["loc"][0] not in _RESTRICTING for detail in details)
 
 
 def accepted(unknown: Sequence[str]) -> Condition:

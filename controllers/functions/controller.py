@@ -5,6 +5,7 @@ differ from their desired state.
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from controllers.cluster.work_queue import WorkQueue
 from controllers.functions import callers
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
 from controllers.functions.code import UNKNOWN, spec_and_code_of, without_texts
+from controllers.functions.config_map import digest_of
 from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
 from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
@@ -48,6 +50,13 @@ OWNED_KINDS = (
     ("autoscaling/v2", "HorizontalPodAutoscaler"),
     ("policy/v1", "PodDisruptionBudget"),
     (callers.API_VERSION, callers.KIND),
+)
+
+RESTORED = NewEvent(
+    "Warning",
+    "Restored",
+    "the Deployment was changed, for example by kubectl rollout undo, and has been set back to what the Function says;"
+    " to go back to an earlier version, apply the earlier Function",
 )
 
 
@@ -74,6 +83,9 @@ class FunctionController:
         self._references = References(api)
         self._lost = LostFields()
         self._curtailed: dict[Key, Object] = {}  # the written status, where the API server dropped a part of it
+        self._written: dict[
+            Key, str
+        ] = {}  # the digest of the Deployment that this replica wanted last, and has written
         self._is_ours: set[Key] = set()  # the Functions whose Deployment had the mark of this installation
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(
@@ -145,7 +157,7 @@ class FunctionController:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
             wanted = await self._with_texts(function, wanted, content)
-            await self._owned.ensure(function, self._paced(function, wanted))
+            await self._ensure(function, self._paced(function, wanted))
         except Outdated:
             self.queue.add_after(key, REQUEUE_SECONDS[0])  # unless the watch is faster
             return
@@ -172,6 +184,23 @@ class FunctionController:
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
         await self._remove_unwanted(function, wanted)
+
+    async def _ensure(self, function: Object, wanted: list[Object]) -> None:
+        """Writes what differs. Tells the person who changed the Deployment that the change is undone."""
+        key = key_of(function)
+        deployment = next((found for found in wanted if found["kind"] == "Deployment"), None)
+        if deployment is None:
+            await self._owned.ensure(function, wanted)
+            return
+        digest = digest_of({"deployment": json.dumps(deployment, sort_keys=True)})
+        live = self._owned.get(key, "Deployment", key[1])
+        is_changed = (
+            live is not None and self._written.get(key) == digest and not self._owned.is_current(key, deployment)
+        )
+        await self._owned.ensure(function, wanted)
+        self._written[key] = digest
+        if is_changed:
+            await self._events.record(function, RESTORED)
 
     def _other_release(self, key: Key) -> str | None:
         """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
@@ -338,6 +367,7 @@ class FunctionController:
                 self._references.forget(key)
                 self._is_ours.discard(key)
                 self._curtailed.pop(key, None)
+                self._written.pop(key, None)
             return
         before = self._functions.get(key)
         if self._functions.update(key, version, found) and (
