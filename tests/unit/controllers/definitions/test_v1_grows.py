@@ -1,4 +1,4 @@
-"""What was valid with an earlier version's definitions is valid with those of now, and means the same.
+"""An object that was valid with an earlier version's definitions is valid now, and means the same.
 
 A difference that is intended stands in `INTENDED`, with its reason. A release records its definitions:
 see `tests/recorded/definitions.py`.
