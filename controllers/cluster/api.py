@@ -98,12 +98,17 @@ class Api:
             query.append(_selector(labels))
         token = ""
         while True:
-            page = await self.request(
-                "GET",
-                path_of(api_version, kind, namespace),
-                query=[*query, *([("continue", token)] if token else [])],
-                accept=METADATA_LIST if metadata_only else "application/json",
-            )
+            try:
+                page = await self.request(
+                    "GET",
+                    path_of(api_version, kind, namespace),
+                    query=[*query, *([("continue", token)] if token else [])],
+                    accept=METADATA_LIST if metadata_only else "application/json",
+                )
+            except Refused as refused:
+                if refused.status == 404:
+                    raise Refused(404, _not_served(api_version, kind)) from refused
+                raise
             for found in _items_of(page, api_version, kind):
                 yield found
             token = page["metadata"].get("continue", "")
@@ -235,6 +240,12 @@ def path_of(api_version: str, kind: str, namespace: str | None, name: str | None
     root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
     inside = f"/namespaces/{namespace}" if namespace else ""
     return f"{root}{inside}/{plural_of(kind)}" + (f"/{name}" if name else "")
+
+
+def _not_served(api_version: str, kind: str) -> str:
+    group, _, version = api_version.rpartition("/")
+    name = ".".join(filter(None, (plural_of(kind), group)))
+    return f"the API server has no {name} in {version}: install the definition, or the one of this version of kubeirq"
 
 
 def plural_of(kind: str) -> str:

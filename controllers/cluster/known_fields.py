@@ -1,8 +1,9 @@
-"""Reads a spec that a newer version may have written: fields that this version does not know are left out. Pure.
+"""Reads a spec that a newer version may have written. Pure.
 
-The API server refuses the fields that the definition lacks. So an unknown field means that the definition is newer than
-the controller, as during an upgrade or after a rollback. The rest of the spec still runs, and the status names the
-field. Unknown fields that restrict callers are the exception: without them, the trigger would serve more of them.
+The API server refuses the fields and values that the definition lacks. So an unknown one means that the definition is
+newer than the controller, as during an upgrade or after a rollback, and the status names the field. A spec with an
+unknown field runs without it. For an unknown value there is nothing to run in its place: a trigger goes on with its
+former spec. Fields that restrict callers are the exception: the trigger would serve more callers than its author wants.
 """
 
 import copy
@@ -17,6 +18,10 @@ from trigger_sources.problems import Place, dotted
 Model = TypeVar("Model", bound=BaseModel)
 
 _RESTRICTING = frozenset({"auth", "cors"})
+# Problems of values that this version's own definition would have refused: with them, a newer one took the object
+_NEW_VALUES = frozenset(
+    {"literal_error", "extra_forbidden", "less_than", "less_than_equal", "greater_than", "greater_than_equal"}
+)
 
 
 def validated(model: type[Model], spec: Any) -> tuple[Model, tuple[str, ...]]:
@@ -31,6 +36,17 @@ def validated(model: type[Model], spec: Any) -> tuple[Model, tuple[str, ...]]:
         if rest is None:
             raise
         return model.model_validate(rest), tuple(dotted(("spec", *place)) for place in sorted(places, key=str))
+
+
+def is_from_newer(error: ValueError, spec: Any) -> bool:
+    """Whether a newer definition explains all problems of a spec that the API server took, and the former may run on.
+
+    A trigger that is to be suspended does not run on.
+    """
+    if not isinstance(error, ValidationError) or (isinstance(spec, dict) and spec.get("suspend")):
+        return False
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    return all(detail["type"] in _NEW_VALUES and detail["loc"][0] not in _RESTRICTING for detail in details)
 
 
 def accepted(unknown: Sequence[str]) -> Condition:

@@ -5,18 +5,20 @@ differ from their desired state.
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused
+from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused, path_of
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
 from controllers.cluster.events import EventRecorder, NewEvent, event_for_transition
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.known_fields import accepted, validated
+from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.relist import relist
@@ -24,6 +26,7 @@ from controllers.cluster.work_queue import WorkQueue
 from controllers.functions import callers
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
 from controllers.functions.code import UNKNOWN, spec_and_code_of, without_texts
+from controllers.functions.config_map import digest_of
 from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
 from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
@@ -39,6 +42,7 @@ RESYNC_SECONDS = 300.0  # finds missed deletions and manual changes of unwatched
 INCOMPLETE_SECONDS = 30.0  # the same, after a resync in which the server refused to list a kind
 CONCURRENT_RECONCILES = 16  # most of them wait for the API server; each may hold a megabyte of code
 REQUEUE_SECONDS = (2.0, 60.0)  # minimum and maximum, for the pods of a Deployment that is not rolled out
+_NOT_DECLARED = "field not declared in schema"  # in the API server's refusal of an apply
 OWNED_KINDS = (
     ("v1", "ConfigMap"),
     ("v1", "Service"),
@@ -46,6 +50,13 @@ OWNED_KINDS = (
     ("autoscaling/v2", "HorizontalPodAutoscaler"),
     ("policy/v1", "PodDisruptionBudget"),
     (callers.API_VERSION, callers.KIND),
+)
+
+RESTORED = NewEvent(
+    "Warning",
+    "Restored",
+    "the Deployment was changed, for example by kubectl rollout undo, and has been set back to what the Function says;"
+    " to go back to an earlier version, apply the earlier Function",
 )
 
 
@@ -70,6 +81,11 @@ class FunctionController:
         self._rollouts: Rollouts[Key] = Rollouts()
         self._restarts: dict[Key, int] = {}  # as last seen; it looks at pods while a Function is not ready
         self._references = References(api)
+        self._lost = LostFields()
+        self._curtailed: dict[Key, Object] = {}  # the written status, where the API server dropped a part of it
+        self._written: dict[
+            Key, str
+        ] = {}  # the digest of the Deployment that this replica wanted last, and has written
         self._is_ours: set[Key] = set()  # the Functions whose Deployment had the mark of this installation
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(
@@ -141,7 +157,7 @@ class FunctionController:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
             wanted = await self._with_texts(function, wanted, content)
-            await self._owned.ensure(function, self._paced(function, wanted))
+            await self._ensure(function, self._paced(function, wanted))
         except Outdated:
             self.queue.add_after(key, REQUEUE_SECONDS[0])  # unless the watch is faster
             return
@@ -168,6 +184,23 @@ class FunctionController:
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
         await self._remove_unwanted(function, wanted)
+
+    async def _ensure(self, function: Object, wanted: list[Object]) -> None:
+        """Writes what differs. Tells the person who changed the Deployment that the change is undone."""
+        key = key_of(function)
+        deployment = next((found for found in wanted if found["kind"] == "Deployment"), None)
+        if deployment is None:
+            await self._owned.ensure(function, wanted)
+            return
+        digest = digest_of({"deployment": json.dumps(deployment, sort_keys=True)})
+        live = self._owned.get(key, "Deployment", key[1])
+        is_changed = (
+            live is not None and self._written.get(key) == digest and not self._owned.is_current(key, deployment)
+        )
+        await self._owned.ensure(function, wanted)
+        self._written[key] = digest
+        if is_changed:
+            await self._events.record(function, RESTORED)
 
     def _other_release(self, key: Key) -> str | None:
         """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
@@ -258,25 +291,44 @@ class FunctionController:
                 conditions, before.get("conditions", []), generation=metadata["generation"], now=now
             ),
         }
-        if contains(before, wanted) and contains(wanted, before):
+        key = key_of(function)
+        if (contains(before, wanted) and contains(wanted, before)) or self._curtailed.get(key) == wanted:
             return
-        # with the uid: a Function of the same name that was made since is refused the status of its predecessor
-        head = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
         try:
-            found = await self._api.apply(
-                {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Function", "metadata": head, "status": wanted},
-                subresource="status",
-            )
+            found = await self._apply_status(function, wanted)
         except Refused as refused:
             if refused.status == 404:
                 return  # deleted meanwhile
             raise
         found = without_texts(found)
-        self._functions.update(key_of(function), Version.of(found), found)
+        self._functions.update(key, Version.of(found), found)
+        self._curtailed.pop(key, None)
+        if self._lost.look("Function", wanted, found.get("status", {})):
+            self._curtailed[key] = wanted
         if _desired_state(found) != _desired_state(function):
-            self.queue.add(key_of(function))  # an edit came during the write, and the watch brings nothing newer
+            self.queue.add(key)  # an edit came during the write, and the watch brings nothing newer
         if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
             await self._events.record(found, event)
+
+    async def _apply_status(self, function: Object, wanted: Object) -> Object:
+        """Returns the Function as the server has it then. Raises Refused."""
+        api_version, metadata = f"{GROUP}/{VERSION}", function["metadata"]
+        # with the uid: a Function of the same name that was made since is refused the status of its predecessor
+        head = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
+        whole = {"apiVersion": api_version, "kind": "Function", "metadata": head, "status": wanted}
+        try:
+            return await self._api.apply(whole, subresource="status")
+        except Refused as refused:
+            if _NOT_DECLARED not in str(refused):
+                raise
+        # An older definition: an apply is refused as a whole, and a patch drops what the definition lacks
+        stale = {name: None for name in function.get("status", {}) if name not in wanted}
+        return await self._api.request(
+            "PATCH",
+            f"{path_of(api_version, 'Function', *key_of(function))}/status",
+            body={"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": {**stale, **wanted}},
+            content_type="application/merge-patch+json",
+        )
 
     def metrics(self) -> Iterator[Metric]:
         """The metrics of the Functions, beside those of every controller."""
@@ -291,14 +343,17 @@ class FunctionController:
         yield Metric("kubeirq_function_restarts", "gauge", text, samples)
 
     async def _resync_periodically(self) -> None:
+        said = ""
         while True:
             try:
                 is_whole = await self.resync()
                 self.synced.set()
-            except (Refused, OSError, TimeoutError):
-                log.warning("resync failed", exc_info=True)
+            except (Refused, OSError, TimeoutError) as error:
+                if said != (said := str(error) or repr(error)):
+                    log.warning("resync failed", extra={"problem": said})
                 await asyncio.sleep(5)
             else:
+                said = ""
                 await asyncio.sleep(RESYNC_SECONDS if is_whole else INCOMPLETE_SECONDS)
 
     def _on_function(self, event: Event) -> None:
@@ -311,6 +366,8 @@ class FunctionController:
                 self._restarts.pop(key, None)
                 self._references.forget(key)
                 self._is_ours.discard(key)
+                self._curtailed.pop(key, None)
+                self._written.pop(key, None)
             return
         before = self._functions.get(key)
         if self._functions.update(key, version, found) and (

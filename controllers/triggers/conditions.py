@@ -1,6 +1,6 @@
 """Computes the conditions of a trigger from its flows. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from controllers.cluster.conditions import Condition
 from trigger_sources.dispatch.flow import FlowStatus
@@ -33,6 +33,12 @@ def conditions_of_trigger(flows: Mapping[str, FlowStatus], body_limit: str = "")
 def rejected(reason: str, message: str) -> list[Condition]:
     """The conditions of a trigger that cannot run with its present spec."""
     return [Condition("Accepted", "False", reason, message), Condition("Ready", "False", reason, message)]
+
+
+def held_back(conditions: Sequence[Condition], reason: str, message: str) -> list[Condition]:
+    """The conditions of a trigger that goes on with its former spec, whose conditions these are."""
+    accepted, ready = rejected(reason, message)
+    return [accepted, *(found for found in conditions if found.type not in ("Accepted", "Ready")), ready]
 
 
 def is_starting(flows: Mapping[str, FlowStatus]) -> bool:

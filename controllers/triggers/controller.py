@@ -171,6 +171,7 @@ class TriggerController:
             task.add_done_callback(self._recording.discard)
 
     async def _resync_periodically(self) -> None:
+        said = ""
         while True:
             try:
                 is_whole = await self.resync()
@@ -179,9 +180,11 @@ class TriggerController:
                     await self.queue.wait_until_idle()
                     self.synced.set()
             except (Refused, OSError, TimeoutError) as error:
-                log.warning("resync failed", extra={"problem": str(error) or repr(error)})
+                if said != (said := str(error) or repr(error)):
+                    log.warning("resync failed", extra={"problem": said})
                 await asyncio.sleep(5)
             else:
+                said = ""
                 await asyncio.sleep(RESYNC_SECONDS if is_whole else _INCOMPLETE_SECONDS)
 
     def _on_trigger(self, event: Event) -> None:

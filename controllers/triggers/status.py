@@ -46,6 +46,11 @@ class TriggerStatus:
         self._written_at = float("-inf")
         self._writing = asyncio.Lock()
 
+    @property
+    def last_known(self) -> Object | None:
+        """As last read or written, if nothing failed since."""
+        return None if self._live is None else self._live.get("status", {})
+
     async def read(self) -> Object:
         """Reads the status, and locks out earlier holders. Raises SourceError if another replica holds the trigger."""
         async with self._writing:

@@ -12,9 +12,10 @@ from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import contains
 from controllers.cluster.events import EventRecorder, event_for_note, event_for_transition
 from controllers.cluster.known_fields import accepted
+from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.body_limit import body_limit_of, body_limit_problem
-from controllers.triggers.conditions import conditions_of_trigger, is_starting, rejected
+from controllers.triggers.conditions import conditions_of_trigger, held_back, is_starting, rejected
 from controllers.triggers.exposed_objects import ExposedObjects, gateway_address, is_exposed
 from controllers.triggers.gates import Edition, Gates
 from controllers.triggers.ownership import Key, ownership_fields
@@ -60,6 +61,7 @@ class StatusReporter:
         )
         self._api = api
         self._events = EventRecorder(api, "kubeirq")
+        self._lost = LostFields()
         self._triggers = triggers
         self._flows = flows
         self._gates = gates
@@ -79,6 +81,8 @@ class StatusReporter:
         before = _present(trigger)
         edited = trigger.object["metadata"]["generation"]
         await trigger.status.change(wanted)
+        if (found := trigger.status.last_known) is not None:
+            self._lost.look(key[0], wanted, found)
         if trigger.object["metadata"]["generation"] == edited:
             trigger.written, trigger.written_at = wanted, time.monotonic()
         was, now = before.get("conditions", []), wanted["conditions"]
@@ -158,6 +162,8 @@ class StatusReporter:
             return None
         if trigger.rejection is None:
             conditions = [accepted(trigger.unknown), *(found for found in conditions if found.type != "Accepted")]
+            if trigger.held_back is not None:
+                conditions = held_back(conditions, *trigger.held_back)
         moment = datetime.now(UTC)
         claims = self._triggers.ownership.claims_of(key_of(trigger.object))
         served = before.get("served") or {}
@@ -213,7 +219,7 @@ def _observed_generation(trigger: CachedTrigger) -> int | None:
 
     None before the first spec runs.
     """
-    if trigger.rejection is not None:
+    if trigger.rejection is not None or trigger.held_back is not None:
         generation: int = trigger.object["metadata"]["generation"]
         return generation
     return trigger.applied

@@ -8,7 +8,7 @@ from typing import Any
 
 from controllers.cluster.api import Api, Object
 from controllers.cluster.informer_cache import InformerCache, Version
-from controllers.cluster.known_fields import validated
+from controllers.cluster.known_fields import is_from_newer, validated
 from controllers.cluster.operator import Event
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
@@ -21,6 +21,7 @@ from trigger_sources.spec import secret_refs
 
 log = logging.getLogger(__name__)
 
+UNKNOWN_VALUE = "UnknownValue"  # the reason of a spec that only a newer version can read
 _CONCURRENT_REQUESTS = 16  # for the state that sources keep in the triggers' status
 
 
@@ -33,6 +34,9 @@ class CachedTrigger:
     rejection: tuple[str, str] | None  # reason and message, if the trigger cannot run with its present spec
     unknown: tuple[str, ...]  # the fields of the spec that this version does not know
     status: TriggerStatus
+    held_back: tuple[str, str] | None = (
+        None  # reason and message, if `spec` is the former one: this version lacks a value
+    )
     written: Object | None = None  # the status that this replica wrote last
     written_at: float = float("-inf")  # of the monotonic clock
     applied_at: float = float("-inf")
@@ -146,7 +150,11 @@ class TriggerCache:
             if not same_ownership:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))
             return False
-        cached.spec, cached.rejection, cached.unknown = spec_of(found)
+        spec, rejection, unknown = spec_of(found)
+        if cached.spec is not None and rejection is not None and rejection[0] == UNKNOWN_VALUE:
+            cached.held_back = rejection
+        else:
+            cached.spec, cached.rejection, cached.unknown, cached.held_back = spec, rejection, unknown, None
         cached.status.fenced = self._is_fenced(cached.spec)
         cached.written = None
         self._enqueue_all(self.ownership.update(key, found, cached.spec))
@@ -181,7 +189,11 @@ def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str
             except ValueError as error:
                 raise ValueError(f"spec.filter: {error}") from None
     except ValueError as error:
-        return None, ("Invalid", problem_text(error, model)), ()
+        text = problem_text(error, model)
+        if is_from_newer(error, trigger.get("spec")):
+            way_out = "this version of kubeirq does not know it, and starts no new spec; upgrade kubeirq"
+            return None, (UNKNOWN_VALUE, f"{text}; {way_out}"), ()
+        return None, ("Invalid", text), ()
     except Exception as error:  # a fault in the model of one kind must not stop the other triggers
         log.exception("spec not read", extra={"trigger": trigger["metadata"]["uid"]})
         return None, ("Invalid", f"spec: it cannot be read: {type(error).__name__}: {error}"), ()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,10 +132,10 @@ class Cluster:
 
 
 @asynccontextmanager
-async def server_for_controllers() -> AsyncIterator[APIServer]:
-    """With the controller manager and our definitions; all of it is stopped at the end, whatever happened."""
+async def server_for_controllers(definitions: Sequence[dict[str, Any]] = ()) -> AsyncIterator[APIServer]:
+    """With the controller manager and our definitions, or these; all is stopped at the end, whatever happened."""
     async with api_server(controllers=True) as server:
-        await server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(crds()))
+        await server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(definitions or crds()))
         await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
         await server.kubectl("create", "namespace", SYSTEM)
         yield server
@@ -158,9 +158,9 @@ async def cluster(server: APIServer, folder: Path) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def own_cluster(folder: Path) -> AsyncIterator[Cluster]:
-    """For a test that kills the API server."""
-    async with server_for_controllers() as server, connected(server) as api:
+async def own_cluster(folder: Path, definitions: Sequence[dict[str, Any]] = ()) -> AsyncIterator[Cluster]:
+    """For a test that kills the API server, or has other definitions."""
+    async with server_for_controllers(definitions) as server, connected(server) as api:
         found = Cluster(server, folder, api, await kinds_of(api))
         try:
             yield found

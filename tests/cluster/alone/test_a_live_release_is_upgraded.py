@@ -120,7 +120,7 @@ class Flow:
         accepted = [event_id for body in bodies for event_id in json.loads(body)["ids"]]
         ledger = self.folders["accepted"] / "ledger"
         await self.place.until_it_holds(lambda: set(accepted) <= set(ids(ledger)), "accepted requests", 90)
-        # what was on its way to the store when its pod ended is written again
+        # a write that the end of the store's pod interrupted is repeated
         found = judge(Books(dict.fromkeys(accepted), ids(ledger), repeatable=2 * CLIENTS))
         print(f"\naccepted: {found}")
         assert found.holds, found.breaches

@@ -54,6 +54,28 @@ async def test_a_function_gets_its_objects_and_drift_is_repaired_within_seconds(
 
 
 @pytest.mark.timeout(120)
+async def test_a_rollout_that_is_undone_is_set_back_and_the_function_says_so(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    def code(deployment: Any) -> Any:
+        return deployment["spec"]["template"]["spec"]["volumes"]
+
+    async with cluster(kubernetes, tmp_path) as it:
+        await it.apply(function())
+        first = await it.until("deployment", "greet", bool)
+        await it.apply(function(inline="def handler(event, context):\n    return 2\n"))
+        second = await it.until("deployment", "greet", lambda found: code(found) != code(first))
+        await it.until("function", "greet", lambda found: found["status"].get("observedGeneration") == 2)
+        assert "Restored" not in await it.server.kubectl("describe", "function", "greet"), "an edit is none"
+        await it.server.kubectl("rollout", "undo", "deployment/greet")
+        async with asyncio.timeout(20):
+            while "Restored" not in (said := await it.server.kubectl("describe", "function", "greet")):
+                await asyncio.sleep(0.2)
+        assert "kubectl rollout undo" in said
+        await it.until("deployment", "greet", lambda found: code(found) == code(second))
+
+
+@pytest.mark.timeout(120)
 async def test_removed_fields_are_undone_and_an_autoscalers_replicas_stay(
     kubernetes: APIServer, tmp_path: Path
 ) -> None:

@@ -50,6 +50,26 @@ def test_a_spec_that_would_serve_more_callers_or_is_wrong_is_invalid(spec: Any) 
     assert rejection[0] == "Invalid"
 
 
+@pytest.mark.parametrize(
+    ("spec", "place"),
+    [
+        ({"answer": "stream"}, "spec.answer: 'stream' is not one of"),
+        ({"answer": "stream", "colour": "red"}, "spec.answer: "),
+        ({"concurrency": 10**9}, "spec.concurrency: "),
+    ],
+)
+def test_a_value_that_is_not_known_is_told_apart_from_a_wrong_one(spec: Any, place: str) -> None:
+    found, rejection, _ = spec_of(trigger(**spec))
+    assert found is None
+    assert rejection is not None
+    assert rejection[0] == "UnknownValue"
+    assert place in rejection[1]
+    for wrong in ({"suspend": True}, {"auth": {"colour": "red"}}):
+        with_wrong = spec_of(trigger(**spec, **wrong))[1]
+        assert with_wrong is not None
+        assert with_wrong[0] == "Invalid", "the former spec must not run on"
+
+
 def test_the_spec_that_is_read_stays_as_it_is() -> None:
     spec = {"function": "f", "colour": "red"}
     validated(HTTPTrigger, spec)
