@@ -22,6 +22,7 @@ from trigger_sources.transport.diagnosis import reasons_of
 
 log = logging.getLogger(__name__)
 
+INBOX = "_INBOX.kubeirq"  # of all answers: the chart's own server closes it for clients without a login
 _CANCEL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
@@ -111,7 +112,7 @@ class Connection:
         self._needs_look = asyncio.Event()
         self._login_refused = False  # since the client was lost
         self._keeper: asyncio.Task[None] | None = None
-        self._replies = f"_INBOX.kubeirq.{secrets.token_hex(8)}"
+        self._replies = f"{INBOX}.{secrets.token_hex(8)}"
         self._listens = False
         self._published = 0
         self._publications: dict[str, _Publication] = {}
@@ -194,6 +195,7 @@ class Connection:
                 ping_interval=10,
                 max_outstanding_pings=2,
                 skip_subject_validation=True,
+                inbox_prefix=INBOX,
                 **arguments,
             )
             await in_time(connecting, _CONNECT_SECONDS)

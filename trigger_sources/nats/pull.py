@@ -13,7 +13,7 @@ import orjson
 from nats.errors import Error as NatsError
 
 from trigger_sources.context import SourceError
-from trigger_sources.nats.connection import Connection, JetStreamError
+from trigger_sources.nats.connection import INBOX, Connection, JetStreamError
 from trigger_sources.nats.events import Delivered, call_of, delivered_from
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Pull:
         self._in_order = in_order
         self._older_until: float | None = None  # the deadline for older messages while it waits, by the loop's clock
         self._most_held: int | None = None  # the consumer's own bound while it is lowered
-        self._inbox = f"_INBOX.kubeirq.{secrets.token_hex(8)}"
+        self._inbox = f"{INBOX}.{secrets.token_hex(8)}"
         self._subscription: Any = None
         self._waiting: OrderedDict[Place, tuple[Any, Delivered]] = OrderedDict()
         self._news = asyncio.Event()

@@ -1,11 +1,13 @@
 {{- /*
 The configuration of the embedded NATS server. It has two accounts, so that publishers of events cannot read the
-fabric's data. In the account of events, the triggers have a login. Without one, a client may publish, subscribe, read
-messages and create streams. It may not delete, purge or update streams, nor change a trigger's consumer, nor take or
-acknowledge its messages: `$JS.API.CONSUMER.CREATE.` changes a consumer that exists.
+fabric's data. In the account of events, the triggers have a login. Without one, a client may publish to every subject
+that is not a server's or the fabric's own, and subscribe to it outside of queue groups: as a member of a core trigger's
+group it would take the trigger's messages. It may not use the API of JetStream at all, acknowledge nothing, and it
+neither sees nor sends the answers to the fabric, whose inboxes begin with _INBOX.kubeirq.
 */ -}}
 {{- define "kubeirq.storeConfiguration" -}}
 {{- $store := .Values.store.embedded -}}
+{{- $closed := `"$JS.>", "$SYS.>", "$KV.>", "$O.>", "$KUBEIRQ.>", "_INBOX.kubeirq.>", "_R_.>"` -}}
 server_name: {{ include "kubeirq.fullname" . }}-store
 listen: 0.0.0.0:4222
 http: 0.0.0.0:8222
@@ -26,13 +28,10 @@ accounts {
     jetstream { max_file: {{ $store.events.maxFileSize }}, max_mem: 32Mi }
     users: [
       { user: triggers, password: $STORE_PASSWORD }
-      { user: anyone, password: "", permissions: { publish: { deny: [
-        "$JS.ACK.>", "$JS.API.ACCOUNT.PURGE.>", "$JS.API.META.>", "$JS.API.SERVER.>"
-        "$JS.API.STREAM.DELETE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.MSG.DELETE.>"
-        "$JS.API.STREAM.RESTORE.>", "$JS.API.STREAM.PEER.>", "$JS.API.STREAM.LEADER.>"
-        "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DURABLE.>", "$JS.API.CONSUMER.DELETE.>", "$JS.API.CONSUMER.MSG.>"
-        "$JS.API.CONSUMER.PAUSE.>", "$JS.API.CONSUMER.UNPIN.>", "$JS.API.CONSUMER.RESET.>", "$JS.API.CONSUMER.LEADER.>"
-      ] } } }
+      { user: anyone, password: "", permissions: {
+        publish: { deny: [{{ $closed }}] }
+        subscribe: { deny: [{{ $closed }}, "> *"] }
+      } }
     ]
   }
   {{- end }}

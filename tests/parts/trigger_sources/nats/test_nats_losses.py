@@ -1,6 +1,7 @@
 """Messages that a stream loses before they are read are counted and reported, each one once and no other message."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -117,8 +118,10 @@ async def test_messages_that_were_given_back_when_the_trigger_stopped_and_are_pu
         lost_ = 0
         for _ in range(2):
             context = later(context)
-            async with reading(spec_for(server), context):
+            async with reading(spec_for(server), context) as reader:
                 lost_ += lost(context)
+                if lost(context):
+                    assert reader.report[2].startswith("at least 9 messages of stream S were lost")
         assert lost_ == 9
 
 
@@ -436,3 +439,115 @@ async def read_some(
         if dice.random() < 0.7:
             await delivery.settle(DONE)
             settled.add(delivery.position)
+
+
+# --- everything that an operator does while nobody runs, at random
+
+LIMITS = ("max_msgs", "max_msgs_per_subject", "max_bytes", "max_age")
+
+
+class Operator:
+    """Publishes to a stream and removes from it, at random. It knows which messages there ever were."""
+
+    def __init__(self, js: JetStream, dice: random.Random, others: bool) -> None:
+        self.js = js
+        self.dice = dice
+        self.others = others  # the stream has messages of other subjects, too
+        self.published = 0
+
+    async def act(self) -> None:
+        state = (await self.js.api("STREAM.INFO.S"))["state"]
+        first, last = state["first_seq"], state["last_seq"]
+        match self.dice.randrange(9):
+            case 0:
+                await purge(self.js, filter=self.dice.choice(["s.1", "s.2", "s.>"]))
+            case 1:
+                await purge(self.js, keep=self.dice.randint(1, 6))
+            case 2:
+                await purge(self.js, seq=self.dice.randint(first, last + 1))
+            case 3:
+                await purge(self.js, filter="s.1", keep=self.dice.randint(1, 3))
+            case 4 | 5:
+                for sequence in self.dice.sample(range(first, last + 1), min(3, last + 1 - first)):
+                    await self.js.api("STREAM.MSG.DELETE.S", {"seq": sequence})  # it may be gone already
+            case 6:
+                await self.limit()
+            case _:
+                await self.publish()
+
+    async def publish(self) -> None:
+        for number in (1, 2):
+            count = self.dice.randint(0, 6)
+            await self.js.publish(f"s.{number}", count)
+            self.published += count
+            if self.others:
+                await self.js.publish("t", self.dice.randint(0, 3))
+
+    async def limit(self) -> None:
+        """Sets a limit, lets it remove what it removes, and lifts it again."""
+        config = (await self.js.api("STREAM.INFO.S"))["config"]
+        name = self.dice.choice(LIMITS)
+        most = {"max_msgs": 4, "max_msgs_per_subject": 2, "max_bytes": 150, "max_age": 100_000_000}[name]
+        limited = {**config, name: most, **({"duplicate_window": most} if name == "max_age" else {})}
+        assert "error" not in await self.js.api("STREAM.UPDATE.S", limited)
+        if name == "max_age":
+            async with asyncio.timeout(10):
+                while (await self.js.api("STREAM.INFO.S"))["state"]["messages"]:
+                    await asyncio.sleep(0.02)
+        assert "error" not in await self.js.api("STREAM.UPDATE.S", config)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("holds", [False, True], ids=["settled", "held"])
+@pytest.mark.parametrize("subjects", [["s.>"], ["s.>", "t"]], ids=["whole", "part"])
+async def test_the_losses_of_the_time_without_a_reader_are_those_that_the_server_made(
+    seed: int, holds: bool, subjects: list[str]
+) -> None:
+    """Of a whole stream each one, but for messages that were handed out before; of a part never more."""
+    dice = random.Random(seed)
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", subjects)
+        operator = Operator(js, dice, len(subjects) > 1)
+        await operator.publish()
+        state, contexts, held = StandInContext(), [], 0
+        settled: set[str | None] = set()
+        told = False
+        for last in (False, False, False, False, True):
+            context = later(state, room=64 if last else dice.choice([2, 5, 64]))
+            contexts.append(context)
+            async with reading(spec_for(server), context) as reader:
+                if last:
+                    operator.published += 1
+                    await js.publish("s.end", 1)
+                await settle_all(js, reader, settled, holds and not last)
+                if last:
+                    destroyed = operator.published - len(settled)
+                    least = destroyed - held if len(subjects) == 1 else 0
+                    async with asyncio.timeout(15):
+                        while lost(*contexts) < least:
+                            await reader.spec.lag(context)
+                            await asyncio.sleep(0.05)
+                told = told or reader.report[1] in ("MessagesDeleted", "Retention")
+                if count := lost(context):
+                    assert f"{count} messages of stream S were lost" in reader.report[2]
+            held += json.loads(context.state.values["jetstream-place"])["tally"]["given_back"]
+            for _ in range(dice.randint(1, 6)):
+                await operator.act()
+        assert least <= lost(*contexts) <= destroyed
+        assert told or lost(*contexts) == destroyed or held
+
+
+async def settle_all(js: JetStream, reader: Reader, settled: set[str | None], holds: bool) -> None:
+    """Settles what the stream has. `holds`: it ends with messages in its hands."""
+    async with asyncio.timeout(30):
+        while True:
+            info = await js.consumer("S", CONSUMER)
+            if not info["num_pending"] + info["num_ack_pending"]:
+                break
+            done, _ = await asyncio.wait({reader.read_ahead()}, timeout=0.5)
+            for delivery in await reader.next() if done else []:
+                await delivery.settle(DONE)
+                settled.add(delivery.position)
+            if holds:
+                break
+    await reader.spec.lag(reader.context)
