@@ -70,7 +70,8 @@ def place_in(place: Place, cut: Cut) -> Place:
     """Where to go on in a log whose records before the cut are the same: those that settled are not repeated."""
     assert cut.epoch is not None
     settled = frozenset(offset for offset in place.settled if offset < cut.at)
-    return replace(place, offset=min(place.offset, cut.at), settled=settled, times=0, epoch=cut.epoch)
+    offset = min(place.offset, cut.at)
+    return replace(place, offset=offset, settled=settled, times=0, epoch=cut.epoch, waiting=0, reach=0)
 
 
 async def begin_in_what_is_left(
@@ -83,7 +84,7 @@ async def begin_in_what_is_left(
     for tp, cut in found.items():
         before = known[tp]
         if cut.epoch is None:
-            place = replace(before.place, offset=firsts[tp], settled=frozenset(), times=0, epoch=-1)
+            place = Place(firsts[tp], topic_id=before.place.topic_id, renamed=before.place.renamed)
         else:
             place = place_in(before.place, cut)
         # An end that the brokers told counts if the log has not come there again: else it may be the new one's

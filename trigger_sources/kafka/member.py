@@ -30,7 +30,7 @@ from trigger_sources.kafka.fetching import Fetching
 from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.leader_epochs import watch_epochs
-from trigger_sources.kafka.notices import Moved, Notices, deleted, forgotten, maybe_recreated, recreated
+from trigger_sources.kafka.notices import Moved, Notices, compacted, deleted, forgotten, maybe_recreated, recreated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
 from trigger_sources.kafka.remembered import Remembered, memory_of, remembered
@@ -142,6 +142,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             partition = self._partitions.get(tp)
             if partition is None or not partition.reads:
                 continue  # not taken over yet, or revoked meanwhile: it is read again from its place
+            if partition.waiting:
+                self._find_compacted(partition, records, records[-1].offset + 1)
             taken = self._taken(partition, records)
             deliveries += partition.suspected(taken) if partition.suspects else taken
         return deliveries
@@ -171,6 +173,13 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 )
             )
         return deliveries
+
+    def _find_compacted(self, partition: Partition, records: Sequence[Any], position: int) -> None:
+        lost = partition.compacted(records, position)
+        if lost:
+            self._context.report_lost(lost, "Compaction")
+            self._notices.add(compacted(partition.tp, lost, partition.place.offset))
+            self._report_connected()
 
     def _most(self, tp: TopicPartition) -> int:
         """How many records of a partition may be taken. Those of partitions that are not read here are thrown away."""
@@ -364,8 +373,13 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         place, before = beginning.place, self._memory_of(tp, beginning)
         if before is None:
             return place
-        settled = place.settled | before.settled_from(place)
-        return replace(place, settled=settled, epoch=max(place.epoch, before.epoch))
+        return replace(
+            place,
+            settled=place.settled | before.settled_from(place),
+            epoch=max(place.epoch, before.epoch),
+            waiting=before.waiting,
+            reach=max(0, before.waits_until - place.offset),
+        )
 
     async def _begin(self, beginnings: Mapping[TopicPartition, Beginning], moved: Collection[Moved] = ()) -> None:
         """Begins to read at these places, and tells which of them moved, once they are durable."""
@@ -468,6 +482,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._notices.add(deleted(partition.tp, self._deleted, beginning))
             self._report_connected()
         partition.mark.reach(beginning)
+        partition.waiting = 0  # what is gone of it counts as deleted
         self._consumer.seek(partition.tp, beginning)
         self._settled.set()
 
@@ -596,6 +611,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             state = self._client_state(tp)
             if state is None or not state.has_valid_position or not partition.reads:
                 continue
+            if partition.waiting:
+                self._find_compacted(partition, (), state.position)
             if partition.mark.reach(state.position):
                 self._settled.set()
 

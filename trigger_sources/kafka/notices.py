@@ -88,6 +88,15 @@ def deleted(tp: TopicPartition, lost: int, beginning: int) -> Notice:
     )
 
 
+def compacted(tp: TopicPartition, lost: int, offset: int) -> Notice:
+    return Notice(
+        "RecordsCompacted",
+        f"{tp.topic}/{tp.partition}: {lost} records that were taken and not settled, as in parked lanes, are gone from"
+        f" the log, because newer records have their keys; the first one was {offset} or later. Compaction takes what"
+        " waits for long, so let events of this topic become dead letters, and not park",
+    )
+
+
 def truncated(
     tp: TopicPartition, offset: int, end: int, lost: int, beginning: int, *, has_id: bool, is_exact: bool = False
 ) -> Notice:

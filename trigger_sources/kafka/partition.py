@@ -1,8 +1,9 @@
 """One partition that this member of the group reads."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from aiokafka import TopicPartition
 
@@ -17,7 +18,8 @@ class Partition:
 
     __slots__ = (
         "alive", "committed", "full_at", "full_since", "id_prefix", "kept", "leaves", "mark", "metadata_bytes", "name",
-        "notify", "place", "position", "reads", "source", "suspects", "tp",
+        "notify", "place", "position", "reads", "source", "suspects", "tp", "waiting",
+        "waits_until",
     )  # fmt: skip
 
     def __init__(self, tp: TopicPartition, place: Place, cluster: str, notify: asyncio.Event, suspects: int) -> None:
@@ -30,6 +32,8 @@ class Partition:
         self.source = f"/kafka/{cluster}/{tp.topic}"
         self.mark = Watermark(place.offset, place.settled)
         self.suspects = suspects if place.times > 1 else 0
+        # How many records before that offset were taken by the member before, and were not read again yet
+        self.waiting, self.waits_until = place.waiting, place.offset + place.reach
         self.committed: tuple[int, str] | None = None
         self.kept: str | None = None
         self.metadata_bytes = MOST_BYTES  # of a commit
@@ -69,14 +73,27 @@ class Partition:
 
     def now(self) -> Place:
         """The present place, for a commit."""
-        mark, place = self.mark, self.place
-        return Place(mark.committable, mark.above(), place.topic_id, place.renamed, self._times(), place.epoch)
+        return replace(self._marked(), offset=self.mark.committable, settled=self.mark.above())
 
     def snapshot(self) -> tuple[int, str]:
         """The content of its commit."""
-        place = self.place
-        packed = Place(0, topic_id=place.topic_id, renamed=place.renamed, times=self._times(), epoch=place.epoch)
-        return self.mark.committable, self.mark.metadata(packed.marks, self.metadata_bytes)
+        return self.mark.committable, self.mark.metadata(self._marked().marks, self.metadata_bytes)
+
+    def _marked(self) -> Place:
+        """What a commit says beside the offsets."""
+        mark, unread = self.mark, max(0, self.waiting)
+        end = max(mark.end, self.waits_until) if unread else mark.end
+        return replace(
+            self.place, times=self._times(), waiting=mark.unsettled + unread, reach=max(0, end - mark.committable)
+        )
+
+    def compacted(self, records: Sequence[Any], position: int) -> int:
+        """How many of the waiting records are gone, told once `records` up to that position have passed them all."""
+        self.waiting -= sum(one.offset < self.waits_until and not self.mark.knows(one.offset) for one in records)
+        if position < self.waits_until:
+            return 0
+        gone, self.waiting = max(0, self.waiting), 0
+        return gone
 
     @property
     def uncommitted(self) -> int:

@@ -24,6 +24,7 @@ class Place:
     `renamed`: an earlier topic had the same name, so positions and event ids name the topic's id as well.
     `times` counts how often the records from `offset` on were handed out without an orderly end.
     `epoch` is that of the leader that took the newest record which was read, -1 where the broker gave none.
+    `waiting` records of the first `reach` offsets were taken and are not settled.
     """
 
     offset: int
@@ -32,11 +33,15 @@ class Place:
     renamed: bool = False
     times: int = 0
     epoch: int = -1
+    waiting: int = 0
+    reach: int = 0
 
     @property
     def marks(self) -> tuple[int, ...]:
         marks = self.topic_id, min(self.times, _MOST_TIMES) * 2 + self.renamed
-        return marks if self.epoch < 0 else (*marks, self.epoch)
+        if self.waiting:
+            return *marks, self.epoch + 1, self.waiting, self.reach
+        return marks if self.epoch < 0 else (*marks, self.epoch + 1)
 
     @property
     def tells_leaders(self) -> bool:
@@ -70,10 +75,10 @@ def place_of_commit(offset: int, metadata: str) -> Place:
     """The place that a commit names. Version 0.1 and other programs name no topic."""
     marks = marks_of(metadata)
     settled = decode(offset, metadata)
-    if len(marks) not in (2, 3) or marks[0] >= _MOST_IDS:
+    if len(marks) not in (2, 3, 5) or marks[0] >= _MOST_IDS:
         return Place(offset, settled)
-    topic_id, packed, epoch = (*marks, -1)[:3]
-    return Place(offset, settled, topic_id, bool(packed % 2), packed // 2, epoch)
+    topic_id, packed, epoch, waiting, reach = (*marks, *(0, 0, 0))[:5]
+    return Place(offset, settled, topic_id, bool(packed % 2), packed // 2, epoch - 1, waiting, reach)
 
 
 def place_of_text(text: str) -> Place | None:

@@ -15,6 +15,7 @@ class Remembered:
     """A partition that was given up. `committed` is the group's offset then, as far as this process knows.
 
     `end` is the end of the partition that the brokers told, 0 if they told none. `epoch` is that of the place.
+    `unread` records before `unread_until` were taken by the member before, and not read again yet.
     """
 
     topic_id: int
@@ -22,10 +23,22 @@ class Remembered:
     committed: int
     end: int = 0
     epoch: int = -1
+    unread: int = 0
+    unread_until: int = 0
 
     def is_of(self, place: Place) -> bool:
         """Whether it goes on to that place: not of another topic, nor if somebody has reset the group."""
         return place.topic_id == self.topic_id and place.offset >= self.committed
+
+    @property
+    def waiting(self) -> int:
+        """How many records were taken and are not settled, by now: calls may end after the partition was given up."""
+        return self.mark.unsettled + self.unread
+
+    @property
+    def waits_until(self) -> int:
+        """The offset behind the last one that was taken."""
+        return max(self.mark.end, self.unread_until)
 
     def settled_from(self, place: Place) -> Set[int]:
         """The settled records from that place on, if it is of that place."""
@@ -37,7 +50,10 @@ Memory = dict[TopicPartition, Remembered]
 
 def remembered(partition: Partition, end: int = 0) -> Remembered:
     offset = partition.place.offset if partition.committed is None else partition.committed[0]
-    return Remembered(partition.place.topic_id, partition.mark, offset, end, partition.place.epoch)
+    place = partition.place
+    return Remembered(
+        place.topic_id, partition.mark, offset, end, place.epoch, max(0, partition.waiting), partition.waits_until
+    )
 
 
 def memory_of(uid: str, function: str, group: str) -> Memory:

@@ -19,6 +19,7 @@ from trigger_sources.context import SourceError
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.kafka import KafkaTrigger, consumer, topic_ids
 from trigger_sources.kafka.commit_metadata import encode
+from trigger_sources.kafka.remembered import forget as forget_memory
 from trigger_sources.kafka.reply import KafkaReply
 from trigger_sources.kafka.trigger import _MEMBERS
 from trigger_sources.testing import StandInContext
@@ -474,6 +475,54 @@ async def test_a_member_that_reads_finds_out_that_the_log_was_cut_and_has_grown_
             assert context.lost == [(1, "Truncation")]  # that is 7
             assert context.reports[-1][1] == "Truncated"
             assert any(withdrawn(running.taken[7]) for withdrawn in context.withdrawn)
+
+
+@pytest.mark.timeout(240)  # it starts a broker
+@pytest.mark.parametrize("is_another_process", [True, False])
+async def test_a_record_that_waited_and_was_compacted_is_reported(topic: str, is_another_process: bool) -> None:
+    """The lane of `a` is parked, while the records behind it settle."""
+    compacts = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.01"}
+    async with apache_kafka(settings=["log.cleaner.backoff.ms=200"]) as kafka:
+        await create_topic(kafka.bootstrap, topic, 1, **compacts)
+        await produce(kafka, topic, [1], key=b"b")
+        await produce(kafka, topic, [2], key=b"a")
+        await produce(kafka, topic, [3], key=b"c")
+        source, context = trigger(kafka, topic), StandInContext(uid=topic)
+        async with reader(source, context, lambda found: found.event.data != b"2") as running:
+            await running.until(lambda: running.data == [1, 2, 3])
+        await produce(kafka, topic, [4], key=b"a")
+        async with asyncio.timeout(60):
+            while 1 in await offsets_in(kafka, topic):
+                await produce(kafka, topic, [5], key=b"d")  # a segment ends when a record comes
+        last = (await offsets_in(kafka, topic))[-1]
+        if is_another_process:
+            forget_memory(context.uid, context.function)
+        context = StandInContext(uid=topic, state=context.state)
+        async with reader(source, context) as running:
+            await running.until(lambda: {found.position for found in running.taken} >= {f"{topic}/0/{last}"})
+            assert running.data[:1] == [4]
+            await running.until(lambda: bool(context.lost))
+            assert context.lost == [(1, "Compaction")]
+            connected, reason, message = context.reports[-1]
+            assert (connected, reason) == (True, "RecordsCompacted")
+            assert f"{topic}/0: 1 records that were taken and not settled" in message
+        committed, ends = await committed_and_ends(kafka.bootstrap, f"g-{topic}", topic)
+        assert committed == ends
+        context = StandInContext(uid=topic, state=context.state)
+        async with reader(source, context) as running:
+            await produce(kafka, topic, [6], key=b"e")
+            await running.until(lambda: running.data == [6])
+            assert context.lost == []
+
+
+async def offsets_in(kafka: Kafka, topic: str) -> list[int]:
+    """The offsets of the records that the partition has."""
+    async with AIOKafkaConsumer(topic, bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest") as client:
+        end = (await client.end_offsets([TopicPartition(topic, 0)]))[TopicPartition(topic, 0)]
+        found: list[int] = []
+        while not found or found[-1] < end - 1:
+            found.append((await client.getone()).offset)
+        return found
 
 
 async def test_a_member_that_was_stopped_past_its_session_starts_nothing_when_it_wakes(
