@@ -14,7 +14,7 @@ BASE ?= python:3.13-slim
 SMALL_BASE ?= busybox:1.37
 BUILD_OPTIONS ?=
 
-.PHONY: install run test unit parts faults api cluster soak check docs benchmark instructions scale images lock release-check clean
+.PHONY: install run test unit parts faults api cluster soak check docs benchmark instructions scale edits images lock release-check clean
 
 install: $(INSTALLED)
 
@@ -74,6 +74,10 @@ instructions: install
 # the controllers with many resources; `make scale AGAINST=FOLDER SIZE="--functions 2000 --triggers 10000 --slices 5000"`
 scale: install
 	$(BIN)/python -m benchmarks.controllers $(if $(AGAINST),--against $(AGAINST)) $(SIZE)
+
+# edits of a live HTTP trigger under load; `make edits AGAINST=FOLDER`
+edits: install
+	$(BIN)/python -m benchmarks.edits $(if $(AGAINST),--against $(AGAINST))
 
 images:
 	@test -n "$(BUILDER)" || { echo "podman or buildah is needed: apt-get install buildah"; exit 1; }

@@ -5,6 +5,8 @@ connections send a bounded rate of requests all the time. Blocks of a minute's s
 which nothing is edited, and with blocks in which a second trigger of the same replicas is edited, which has no callers.
 Each edit is followed by a wait, as `kubectl wait --for=condition=Ready` reads the status, and by a request that only
 the new spec answers so.
+
+The gateways, the function and the callers have one core; the API server and the benchmark, which edits, have another.
 """
 
 import argparse
@@ -25,15 +27,16 @@ from typing import Any
 import aiohttp
 
 from benchmarks.measure import ROOT
-from benchmarks.replicas import SYSTEM, Place, replicas
+from benchmarks.replicas import SYSTEM, Place, Replica, replicas
 from controllers.cluster.api import Api, path_of
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from servers.kubernetes import APIServer, api_server
+from servers.kubernetes import api_server
 from servers.kubernetes_objects import connected
-from servers.live_edits import NAME, PATH, Edit, Versions, edits, first_spec, is_ready, secret_of, versions
+from servers.live_edits import KINDS, NAME, PATH, Edit, Versions, edits, first_spec, is_ready, secret_of, versions
 
+FABRIC_CORE, CLUSTER_CORE = 0, 1
 OTHER, OTHER_SECRET = "others", "others"
 AFTER_SECONDS = 1.0  # requests that are due so long after an edit count as its own
 BLOCKS = ("edits", "nothing", "edits of another trigger")
@@ -46,8 +49,10 @@ Sample = tuple[float, float, int]  # when it was due, how long it took, the stat
 class Found:
     """The measurements of one run. Times in seconds of the monotonic clock."""
 
-    edited: dict[str, list[float]] = field(default_factory=dict)  # by block, when each edit was answered
+    edited: dict[str, list[tuple[float, str]]] = field(default_factory=dict)  # by block: when it was answered, its kind
     quiet: list[tuple[float, float]] = field(default_factory=list)
+    used: dict[str, float] = field(default_factory=dict)  # by block, CPU seconds of a replica
+    lasted: dict[str, float] = field(default_factory=dict)  # by block, in all
     to_ready: list[float] = field(default_factory=list)
     to_all: list[float] = field(default_factory=list)
     at_once: Counter[bool] = field(default_factory=Counter)  # whether a replica had the new spec at Ready
@@ -74,15 +79,18 @@ def main() -> int:
 
 async def _measure(checkout: Path, folder: Path, given: argparse.Namespace) -> bool:
     found = Found()
+    _pin(os.getpid(), CLUSTER_CORE)  # and all that it starts, but for what is moved
     async with api_server() as server, connected(server) as api, versions() as code:
         place = Place(server, checkout, folder)
         await _prepare(place, api, code)
         async with replicas(place, "trigger", "http") as running, aiohttp.ClientSession() as session:
-            gateways = [f"http://127.0.0.1:{replica.gateway_port}" for replica in running]
+            gateways = [_gateway(replica) for replica in running]
+            for process in running:
+                _pin(process.process.pid, FABRIC_CORE)
             for name in (NAME, OTHER):
                 await _until(lambda name=name: _is_ready(api, name))
             async with _load(given.rate, given.connections, gateways, folder / "answers"):
-                await _blocks(server, api, session, gateways, code, given, found)
+                await _blocks(api, session, running, code, given, found)
         samples = list(_samples(folder / "answers"))
     return _show(samples, found, given)
 
@@ -92,7 +100,7 @@ async def _prepare(place: Place, api: Api, code: Versions) -> None:
     await server.kubectl("apply", "--server-side", "-f", "-", input=place.definitions())
     await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
     await server.kubectl("create", "namespace", SYSTEM)
-    url = (await code.start()).url
+    url = await _new_code(code)
     other = first_spec(url)
     other["path"] = "/others/{id}"
     other["auth"]["bearer"]["tokens"] = [{"name": OTHER_SECRET, "key": key} for key in ("load", "next")]
@@ -104,15 +112,14 @@ async def _prepare(place: Place, api: Api, code: Versions) -> None:
 
 
 async def _blocks(
-    server: APIServer,
     api: Api,
     session: aiohttp.ClientSession,
-    gateways: Sequence[str],
+    running: Sequence[Replica],
     code: Versions,
     given: argparse.Namespace,
     found: Found,
 ) -> None:
-    interval = 60 / given.per_minute
+    interval, gateways = 60 / given.per_minute, [_gateway(replica) for replica in running]
     mine, others = edits(), edits()
     left = given.edits
     await asyncio.sleep(3)  # until the connections and processes are warm
@@ -120,34 +127,56 @@ async def _blocks(
         count = min(given.block, left)
         left -= count
         for block in BLOCKS:
-            began = time.monotonic()
+            began, cpu = time.monotonic(), sum(replica.cpu_seconds for replica in running)
             if block == "nothing":
                 await asyncio.sleep(count * interval)
                 found.quiet.append((began, time.monotonic()))
             for number in range(count if block != "nothing" else 0):
                 await asyncio.sleep(began + number * interval - time.monotonic())
+                edit = next(mine if block == "edits" else others)
                 if block == "edits":
-                    at = await _edit(api, session, gateways, code, next(mine), found)
+                    at = await _edit(api, session, gateways, code, edit, found)
                 else:
-                    at = await _edit_other(api, code, next(others))
-                found.edited.setdefault(block, []).append(at)
+                    at = await _edit_other(api, code, edit)
+                found.edited.setdefault(block, []).append((at, edit.kind))
             await asyncio.sleep(AFTER_SECONDS + 0.5)  # the last edit's requests belong to its own block
+            used = (sum(replica.cpu_seconds for replica in running) - cpu) / len(running)
+            found.used[block] = found.used.get(block, 0.0) + used
+            found.lasted[block] = found.lasted.get(block, 0.0) + time.monotonic() - began
+
+
+async def _new_code(code: Versions) -> str:
+    """The address of a new version of the function, which runs."""
+    function = await code.start()
+    for process in function.family():
+        _pin(process.pid, FABRIC_CORE)
+    return function.url
+
+
+def _pin(pid: int, core: int) -> None:
+    """Keeps the process on that core, as far as there is one."""
+    if core < (os.cpu_count() or 1):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+
+def _gateway(replica: Replica) -> str:
+    return f"http://127.0.0.1:{replica.gateway_port}"
 
 
 async def _edit(
     api: Api, session: aiohttp.ClientSession, gateways: Sequence[str], code: Versions, edit: Edit, found: Found
 ) -> float:
     """Edits the trigger under load, and returns when the API server had it."""
-    spec = edit.spec if edit.kind != "code" else {"url": (await code.start()).url}
+    spec = edit.spec if edit.kind != "code" else {"url": await _new_code(code)}
     began = time.monotonic()
     await _patch(api, NAME, spec, edit.secret, "callers")
     at = time.monotonic()
-    if not edit.secret:  # which changes no generation
-        await _until(lambda: _is_ready(api, NAME))
-        found.to_ready.append(time.monotonic() - began)
-        first = await asyncio.gather(*(edit.is_served(session, gateway) for gateway in gateways))
-        found.at_once.update(first)
     try:
+        if not edit.secret:  # which changes no generation
+            await _until(lambda: _is_ready(api, NAME))
+            found.to_ready.append(time.monotonic() - began)
+            found.at_once.update(await asyncio.gather(*(edit.is_served(session, gateway) for gateway in gateways)))
         await _until(lambda: _all_serve(edit, session, gateways))
     except TimeoutError:
         found.never.append(edit.kind)
@@ -199,6 +228,7 @@ async def _load(rate: float, connections: int, gateways: Sequence[str], answers:
             stdin=subprocess.PIPE, stdout=out, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         )  # fmt: skip
     assert process.stdin is not None
+    _pin(process.pid, FABRIC_CORE)
     try:
         yield
     finally:
@@ -220,7 +250,7 @@ def _show(samples: Sequence[Sample], found: Found, given: argparse.Namespace) ->
     groups = {"without edits": quiet}
     for block, times in found.edited.items():
         name = f"within {AFTER_SECONDS:.0f} s of {block}"
-        groups[name] = [took for due, took, _ in samples if any(at <= due < at + AFTER_SECONDS for at in times)]
+        groups[name] = list(_after(samples, [at for at, _ in times]))
     statuses = Counter(status for _, _, status in samples)
     failed = sum(count for status, count in statuses.items() if not 200 <= status <= 299)
     print(f"  requests: {len(samples)}, of {given.connections} callers; not answered 2xx: {failed} {dict(statuses)}")
@@ -229,12 +259,25 @@ def _show(samples: Sequence[Sample], found: Found, given: argparse.Namespace) ->
             "" if name == "without edits" else f"; ratio {_percentile(latencies, 0.99) / _percentile(quiet, 0.99):.2f}"
         )
         print(f"  {name}: {len(latencies)} requests, {_text(latencies)}{ratio}")
+    for kind in KINDS:
+        latencies = list(_after(samples, [at for at, found_kind in found.edited["edits"] if found_kind == kind]))
+        if latencies:
+            print(f"    {kind}: {len(latencies)} requests, {_text(latencies)}")
+    resting = found.used["nothing"] / found.lasted["nothing"]
+    for block, times in found.edited.items():
+        each = (found.used[block] - resting * found.lasted[block]) / len(times)
+        print(f"  {block}: {each * 1000:.0f} ms of a replica's CPU for each edit")
     print(f"  from an edit to Ready: {len(found.to_ready)} edits, {_text(found.to_ready)}")
     print(f"  from an edit to every replica: {len(found.to_all)} edits, {_text(found.to_all)}")
     print(f"  at Ready, replicas with the new spec: {found.at_once[True]} of {found.at_once.total()}")
     print(f"  edits that were never served: {', '.join(found.never) or 'none'}", flush=True)
     edited = groups.get(f"within {AFTER_SECONDS:.0f} s of edits", [])
     return not failed and not found.never and _percentile(edited, 0.99) <= GOAL * _percentile(quiet, 0.99)
+
+
+def _after(samples: Sequence[Sample], times: Sequence[float]) -> Iterator[float]:
+    """The latencies of the requests that were due just after one of these times."""
+    return (took for due, took, _ in samples if any(at <= due < at + AFTER_SECONDS for at in times))
 
 
 def _text(seconds: Sequence[float]) -> str:

@@ -123,6 +123,7 @@ class WorkQueue(Generic[K]):
                 self._running.discard(key)
                 self._wake.set()  # the key may have been added again while it ran
                 self._done.set()
+            await asyncio.sleep(0)  # thousands of keys that need no request must not keep the loop from the Leases
 
     def _take(self) -> K | None:
         """The next key that does not run. None if there is none."""

@@ -30,6 +30,7 @@ from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_
 from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease
 from controllers.triggers.worker_ends import record_end
 from trigger_sources.dispatch.counters import Reading
+from trigger_sources.dispatch.flow import Flow
 from trigger_sources.dispatch.flows import FlowKey, Flows, TriggerResource, functions_of
 from trigger_sources.dispatch.host import Host
 from trigger_sources.registry import source_of
@@ -96,6 +97,7 @@ class TriggerController:
         )
         self._listed = asyncio.Event()  # set once everything was listed: before, nobody knows who owns a route
         self._applied: dict[Key, str] = {}  # the uid of each trigger whose flows run
+        self._starting: set[asyncio.Task[None]] = set()  # each waits for the first report of a flow
 
     # --- watches and resync
 
@@ -287,10 +289,20 @@ class TriggerController:
                 grace_seconds = min(grace_seconds, _LOST_LEASE_GRACE_SECONDS)  # `reconcile` may come before `drain`
             before = {running.flow.number for running in self.flows.of(trigger.uid)}
             await self.flows.apply(wanted, grace_seconds, uid=trigger.uid)
-            if before != {running.flow.number for running in self.flows.of(trigger.uid)}:
+            started = [running.flow for running in self.flows.of(trigger.uid) if running.flow.number not in before]
+            if started or len(before) != len(self.flows.of(trigger.uid)):
                 trigger.applied_at = time.monotonic()
+            for flow in started:
+                task = asyncio.create_task(self._show_when_reported(key, flow))
+                self._starting.add(task)
+                task.add_done_callback(self._starting.discard)
             if not self._writes_exposed(trigger):
                 trigger.applied = generation
+
+    async def _show_when_reported(self, key: Key, flow: Flow) -> None:
+        """An edit is Ready as soon as its flow serves, not at the next poll of the statuses."""
+        await flow.first_report.wait()
+        self._statuses.queue.add(key)
 
     def _desired_flows(self, trigger: CachedTrigger) -> dict[FlowKey, TriggerResource]:
         """The flows of the trigger that should run in this process. Sets the trigger's rejection."""

@@ -98,7 +98,8 @@ class Versions:
 
     async def start(self) -> Function:
         source = f"VERSION = {len(self.running)}\n{FUNCTION}"
-        self.running.append(await self.stack.enter_async_context(function(source)))
+        found = function(source, FUNC_CONCURRENCY="256")  # the barriers of all replicas are together in it
+        self.running.append(await self.stack.enter_async_context(found))
         return self.running[-1]
 
     async def stop_former(self) -> None:

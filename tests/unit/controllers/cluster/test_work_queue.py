@@ -143,3 +143,24 @@ async def test_a_key_of_the_resync_that_changes_is_reconciled_once() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert order == ["c", "a", "b"]
+
+
+async def test_keys_that_need_no_request_leave_the_loop_to_others() -> None:
+    turns, turns_before = 0, []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def reconcile(key: str) -> None:
+        turns_before.append(turns)
+
+    other = asyncio.create_task(others())
+    async with running(reconcile) as queue:
+        for number in range(100):
+            queue.add_for_resync(f"{number}")
+        await until(lambda: queue.is_idle)
+    other.cancel()
+    assert turns_before[-1] - turns_before[0] > 10

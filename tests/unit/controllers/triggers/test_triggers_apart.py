@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
+from servers.live_edits import is_ready
 
 from controllers.cluster.api import Api
 from controllers.cluster.owned_objects import OwnedObjects
@@ -14,6 +15,7 @@ from controllers.triggers.controller import TriggerController
 from controllers.triggers.gates import Gates
 from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets
+from controllers.triggers.status_reporter import StatusReporter
 from controllers.triggers.store import ClusterStore
 from trigger_sources.dispatch.host import LocalHost
 from trigger_sources.http.gateway import Gateway
@@ -267,3 +269,23 @@ async def test_what_only_has_the_label_is_nobodys_to_remove() -> None:
     await owned.refresh()
     owner = {"kind": "Function", "metadata": {"name": "f", "namespace": "a", "uid": "u"}}
     assert [found["metadata"]["name"] for found in owned.unwanted(owner, [])] == ["old"]
+
+
+async def test_an_edit_is_ready_when_its_flow_serves_without_a_poll_of_the_statuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def poll(_: StatusReporter) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(StatusReporter, "poll", poll)
+    found = trigger("orders", "HTTPTrigger", url="http://127.0.0.1:9/")
+    async with running(found) as (controller, _):
+        edited = trigger("orders", "HTTPTrigger", generation=2, url="http://127.0.0.1:9/", path="/new")
+        async with asyncio.timeout(10):
+            while not is_ready(found):
+                await asyncio.sleep(0.01)
+            edited["metadata"]["resourceVersion"], edited["status"] = "2", dict(found["status"])
+            controller._on_trigger({"type": "MODIFIED", "object": edited})
+            found["metadata"]["generation"] = 2
+            while not is_ready(found):
+                await asyncio.sleep(0.01)
