@@ -59,8 +59,9 @@ class Ownership:
         """Replaces the claims of a trigger. Without a valid spec it keeps those that it owns."""
         stakes, claimed = list(_stakes_of(key, trigger, spec)), None if spec is None else _text_of(spec.claims(key[2]))
         owned = self.claims_of(key)
-        if spec is None and owned and owned != ownership_in_status(trigger).get("claims"):
-            stakes, claimed = self._stakes[key], owned  # the spec broke before the status was written
+        before = self._stakes.get(key, [])
+        if spec is None and owned and (_text_of(_of_status(trigger)) != owned or any(stake.left for stake in before)):
+            stakes, claimed = before, self._claimed[key]  # the spec broke before the status was written
         affected = self.remove(key)
         if stakes:
             self._stakes[key] = stakes
@@ -107,8 +108,17 @@ class Ownership:
         return found
 
     def claims_of(self, key: Key) -> str | None:
-        """The claims to write into the status, as text. None: the status has them, or another trigger owns one."""
-        return None if self.conflict_of(key) is not None else self._claimed.get(key)
+        """The claims to write into the status, as text. None: the trigger has none, or another one owns one.
+
+        Claims that the spec has left are among them until the status of the trigger that gets them has them. Without
+        that, a trigger elsewhere could get them in between.
+        """
+        claimed = self._claimed.get(key)
+        if claimed is None or self.conflict_of(key) is not None:
+            return None
+        left = {claim for stake in self._stakes[key] if stake.left for claim in stake.claims}
+        kept = {claim for claim in left if self._is_on_its_way(key, claim)}
+        return claimed if not kept else _text_of(frozenset({*claimed.split(_SEPARATOR), *kept} - {""}))
 
     def _conflict(self, stake: _Stake) -> tuple[str, Key] | None:
         for claim in sorted(stake.claims):
@@ -143,6 +153,12 @@ class Ownership:
         blocker = self._blocker(stake, claim)
         return blocker is not None and self.conflict_of(blocker.key) is None
 
+    def _is_on_its_way(self, key: Key, claim: str) -> bool:
+        """Whether another trigger of the namespace gets a claim that this one leaves, and its status lacks that."""
+        takers = {other.key: other for other in self._by_claim[claim] if other.key != key and not other.left}
+        own = [other for other in takers.values() if other.key[1] == key[1] and self.conflict_of(other.key) is None]
+        return any(not other.is_owned for other in own)
+
     def _with_leavers(self, affected: set[Key]) -> set[Key]:
         """These triggers, and those that want to leave one of their claims."""
         stakes = (stake for key in affected for stake in self._stakes.get(key, ()))
@@ -163,12 +179,18 @@ class Ownership:
 
 
 def _yields(stake: _Stake, other: _Stake) -> bool:
-    """Whether a stake that its trigger wants to leave does not stand in the way of another trigger.
+    """Whether a stake does not stand in the way of another trigger, since its trigger wants to leave it, or has left it.
 
-    The namespace may move its own routes around. A trigger elsewhere that owns the same claims got them from an
-    earlier version of the controller.
+    The namespace may move its own routes around. Of two of its triggers that own the same claims, the later one got
+    them from the other one. A trigger elsewhere that owns the same claims got them from an earlier version of the
+    controller.
     """
-    return stake.left and not other.left and (stake.key[1] == other.key[1] or other.is_owned)
+    if other.left:
+        return False
+    same_namespace = stake.key[1] == other.key[1]
+    if stake.left:
+        return same_namespace or other.is_owned
+    return same_namespace and other.is_owned and stake.is_owned and other.precedence > stake.precedence
 
 
 def _stakes_of(key: Key, trigger: Mapping[str, Any], spec: TriggerSource | None) -> Iterator[_Stake]:
@@ -177,10 +199,14 @@ def _stakes_of(key: Key, trigger: Mapping[str, Any], spec: TriggerSource | None)
     before = frozenset(owned)
     age = metadata["creationTimestamp"], metadata["namespace"], metadata["name"]
     wanted = before if spec is None else spec.claims(key[2])
-    route = route_of_claims(before) if spec is None else spec.route(key[2])
-    for claims, whole, left in ((wanted, route, False), (before - wanted, route_of_claims(before), True)):
+    route = None if spec is None else spec.route(key[2])
+    for claims, whole, left in ((wanted, route, False), (before - wanted, None, True)):
         for time, part in _by_time({claim: owned.get(claim, _NOT_YET) for claim in claims}):
-            yield _Stake(key, (time, *age), part, whole and _part_of(whole, part), left)
+            if whole is not None:
+                yield _Stake(key, (time, *age), part, _part_of(whole, part), left)
+            else:
+                for same in _by_place(part):
+                    yield _Stake(key, (time, *age), same, route_of_claims(same), left)
 
 
 def _part_of(route: Route, claims: frozenset[str]) -> Route:
@@ -188,6 +214,10 @@ def _part_of(route: Route, claims: frozenset[str]) -> Route:
     if claims_of(route) == claims:
         return replace(route)  # the index removes a route by its identity
     return replace(route, methods=sorted(claim.split(" ", 1)[0] for claim in claims))
+
+
+def _of_status(trigger: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(_times_of(ownership_in_status(trigger)))
 
 
 def ownership_in_status(trigger: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -228,6 +258,12 @@ def _times_of(served: Mapping[str, Any]) -> dict[str, str]:
 def _by_time(times: Mapping[str, str]) -> list[tuple[str, frozenset[str]]]:
     """The claims of each time, the earliest first."""
     return [(time, frozenset(c for c in times if times[c] == time)) for time in sorted(set(times.values()))]
+
+
+def _by_place(claims: frozenset[str]) -> list[frozenset[str]]:
+    """The claims of each path. A status has those of two paths while another trigger of the namespace gets one."""
+    places = sorted({claim.partition(" ")[2] for claim in claims})
+    return [frozenset(claim for claim in claims if claim.partition(" ")[2] == place) for place in places]
 
 
 def _text_of(claims: frozenset[str]) -> str:

@@ -208,5 +208,9 @@ async def run(sequence: list[tuple[Any, ...]]) -> None:
     ("edit", KEYS[0], "/pay/{id}", ["POST"]), ("edit", KEYS[2], "/pay/card", ["GET"]),
     ("edit", KEYS[0], "/pay/{id}", ["POST", "GET"]), ("edit", KEYS[1], "/pay", ["POST"]),
 ])  # fmt: skip
+@example([  # a trigger gets a route that another one of its namespace leaves, while one elsewhere waits for longer
+    ("edit", KEYS[0], "/pay/{id}", ["GET"]), ("edit", KEYS[2], "/pay/card", ["GET"]),
+    ("edit", KEYS[1], "/pay/{id}", ["GET"]), ("edit", KEYS[0], "/pay", ["POST"]), ("edit", KEYS[0], "/pay", ["POST"]),
+])  # fmt: skip
 def test_a_route_stays_with_its_namespace_while_its_trigger_exists(sequence: list[tuple[Any, ...]]) -> None:
     asyncio.run(run(sequence))
