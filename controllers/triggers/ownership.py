@@ -179,7 +179,7 @@ class Ownership:
 
 
 def _yields(stake: _Stake, other: _Stake) -> bool:
-    """Whether a stake does not stand in the way of another trigger, since its trigger wants to leave it, or has left it.
+    """Whether a stake stands in nobody's way, since its trigger wants to leave it, or has left it.
 
     The namespace may move its own routes around. Of two of its triggers that own the same claims, the later one got
     them from the other one. A trigger elsewhere that owns the same claims got them from an earlier version of the
