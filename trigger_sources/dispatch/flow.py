@@ -17,6 +17,7 @@ from trigger_sources.dead_letters import DeadLetter, DeadLetters
 from trigger_sources.delivery import STOPPING, Delivery, Outcome
 from trigger_sources.dispatch.counters import Counters, Reading
 from trigger_sources.dispatch.dispatcher import Dispatcher
+from trigger_sources.dispatch.former_places import left_letters, remember_place
 from trigger_sources.dispatch.former_target import TARGET_KEY, former_of
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.handover import drain, withdraw
@@ -168,6 +169,10 @@ class Flow:
         if self.dead_letters is None and self.trigger.suspend and not self._stop.is_set():
             await self._prepare_dead_letters()
         return self.dead_letters
+
+    async def left_letters(self) -> list[str]:
+        """Says which dead letters are left in places that the spec named before. Raises SourceError."""
+        return await left_letters(self.trigger, self.context)
 
     async def run(self) -> None:
         """Returns once stopped. A source that fails is restarted; only a fault of ours is raised."""
@@ -336,6 +341,8 @@ class Flow:
         letters = self.dispatcher.letters
         if letters.store is None:
             beside = self.trigger.dead_letters(self.context)
+            if beside is not None:
+                await remember_place(self.trigger, self.context)
             letters.store = beside or self._host.store.dead_letters(self.identity.uid, self.identity.function)
             # A trigger that never needs dead letters does without the fabric's own store
             self._needs_dead_letters = beside is not None or self.trigger.needs_dead_letters

@@ -95,6 +95,9 @@ class KafkaDeadLetters:
                 yield letter
 
     async def count(self) -> int:
+        async with admin_client(brokers_of(self._brokers, self._context), self._security, self._context) as admin:
+            if self.topic not in await admin.list_topics():
+                return 0
         return len(await self._newest(self._mine))
 
     @property

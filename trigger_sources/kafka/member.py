@@ -306,7 +306,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._report_connected()
 
     def _known_before(self, tp: TopicPartition, beginning: Beginning) -> Known:
-        """A partition as the group's commit has it, with the memory of this member if that is of the same commit."""
+        """A partition as the group's commit has it, and the memory of this member, if it is of that commit."""
         place, before = self._with_memory(tp, beginning), self._memory_of(tp, beginning)
         if before is None:
             return Known(place, Watermark(place.offset, place.settled), place.offset, place.end, place.end)
@@ -362,7 +362,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._missing = missing
 
     def _memory_of(self, tp: TopicPartition, beginning: Beginning) -> Remembered | None:
-        """The memory of this member of a partition, if it goes on to the place where reading begins."""
+        """The memory of a partition that this member has, if it goes on to the place where reading begins."""
         before = self._remembered.get(tp)
         if before is None or beginning.origin != "Committed" or not before.is_of(beginning.place):
             return None
@@ -482,7 +482,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._notices.add(deleted(partition.tp, self._deleted, beginning))
             self._report_connected()
         partition.mark.reach(beginning)
-        partition.waiting = 0  # what is gone of it counts as deleted
+        partition.waiting = 0  # those that are gone count as deleted
         self._consumer.seek(partition.tp, beginning)
         self._settled.set()
 

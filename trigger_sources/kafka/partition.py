@@ -80,7 +80,7 @@ class Partition:
         return self.mark.committable, self.mark.metadata(self._marked().marks, self.metadata_bytes)
 
     def _marked(self) -> Place:
-        """What a commit says beside the offsets."""
+        """The content of a commit, without its offsets."""
         mark, unread = self.mark, max(0, self.waiting)
         end = max(mark.end, self.waits_until) if unread else mark.end
         return replace(

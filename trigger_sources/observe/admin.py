@@ -278,7 +278,7 @@ class FlowAdmin:
     ) -> AsyncIterator[tuple[DeadLetter, "_Place"]]:
         """The dead letters of all functions of the trigger: those with these identities, or all for None.
 
-        Adds a line to `unreadable` for each one that cannot be read.
+        Adds a line to `unreadable` for each one that cannot be read, and for those that are left in former places.
         """
         for place in await self._places(request, unreadable if unreadable is not None else []):
             async for letter in _chosen(place.letters, identities):
@@ -296,6 +296,8 @@ class FlowAdmin:
             trigger = self.trigger(request)
             raise Refused(409, f"{trigger.name}: its dead letters are out of reach: {self._idle(trigger)[1]}")
         opened = {one.flow.identity.function: (await self._place(one), one) for one in running}
+        for one in running:
+            unreadable += await one.flow.left_letters()
         places = [_Place(_read_by(letters, name, note), one, one) for name, (letters, one) in opened.items()]
         first, _ = next(iter(opened.values()))
         if isinstance(first, DeadLettersOfFunctions):

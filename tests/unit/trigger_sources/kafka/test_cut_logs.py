@@ -36,7 +36,7 @@ class Log:
         self.starts = [(found, start) for found, start in self.starts if start < kept] + [(epoch, kept)]
 
     def end_of(self, epoch: int) -> tuple[int, int]:
-        """A broker's answer: the end of the newest epoch that is not above, and that epoch."""
+        """The answer of a broker: the end of the newest epoch that is not above, and that epoch."""
         index = bisect_right(self.starts, (epoch, len(self.records)))
         end = self.starts[index][1] if index < len(self.starts) else len(self.records)
         return end, self.starts[index - 1][0] if index else epoch
