@@ -17,6 +17,7 @@ from nats.errors import MaxPayloadError, NoRespondersError, NoServersError
 from trigger_sources.context import Context, SourceError
 from trigger_sources.credentials import identity_of
 from trigger_sources.nats.headers import LosslessClient
+from trigger_sources.nats.refusals import NOT_ENABLED, words
 from trigger_sources.nats.security import Security, client_arguments
 from trigger_sources.transport.diagnosis import reasons_of
 
@@ -293,7 +294,7 @@ class Connection:
             raise asyncio.CancelledError  # `wait_for` of Python 3.11 forgets one that comes together with the answer
         answer: dict[str, Any] = orjson.loads(message.data)
         if "error" in answer:
-            raise JetStreamError(answer["error"])
+            raise JetStreamError(answer["error"], subject.removeprefix("$JS.API."))
         return answer
 
     async def flush(self, timeout_seconds: float) -> None:
@@ -391,11 +392,13 @@ def _fail(publication: _Publication, error: Exception) -> None:
 
 
 class JetStreamError(SourceError):
-    """JetStream refused a request. `code` is its error code."""
+    """JetStream refused a request. `code` is its error code, `description` the server's words without a way out."""
 
-    def __init__(self, error: Mapping[str, Any]) -> None:
-        super().__init__("JetStreamRefused", str(error.get("description", error)))
+    def __init__(self, error: Mapping[str, Any], path: str = "") -> None:
+        """`path`: the request, such as STREAM.INFO.NAME."""
         self.code: int = error.get("err_code", 0)
+        self.description = str(error.get("description", error))
+        super().__init__("NoJetStream" if self.code in NOT_ENABLED else "JetStreamRefused", words(error, path))
 
     @property
     def not_found(self) -> bool:

@@ -66,7 +66,7 @@ async def create_consumer(connection: Connection, stream: str, config: Mapping[s
     try:
         return await connection.api(path, {"stream_name": stream, "config": config})
     except JetStreamError as error:
-        allowed = re.search(r"limit of (\d+)", str(error))
+        allowed = re.search(r"limit of (\d+)", error.description)
         if error.code != _TOO_MANY_UNACKNOWLEDGED or allowed is None:
             raise
         config = {**config, "max_ack_pending": int(allowed[1])}

@@ -202,8 +202,8 @@ async def _create(connection: Connection, name: str, subject: str) -> SourceStre
         kind = SourceError if error.code == _INVALID_CONFIGURATION else _InTheWay
         raise kind(
             "StreamMissing",
-            f"spec.subject: no stream has {subject!r}, and the server refuses to create {name} for it ({error}): narrow"
-            " the subject, or create a stream yourself",
+            f"spec.subject: no stream has {subject!r}, and the server refuses to create {name} for it"
+            f" ({error.description}): narrow the subject, or create a stream yourself",
         ) from error
     return _stream_of(created)
 
