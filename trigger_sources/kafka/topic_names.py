@@ -9,7 +9,7 @@ _OWN_START, _OWN_END = "kubeirq.", ".dead-letters"
 
 
 class Names(Protocol):
-    """The question of aiokafka, for each topic of the cluster."""
+    """The object that aiokafka asks about each topic of the cluster."""
 
     def match(self, topic: str) -> bool:
         """Whether the topic is read."""
