@@ -45,6 +45,7 @@ class References:
         self._users: dict[Key, set[Key]] = {}  # by ConfigMap: the Functions
         self._names: dict[Key, set[str]] = {}  # by Function: the names of the ConfigMaps
         self._contents: dict[Key, _Content | None] = {}  # None: it does not exist
+        self._reads: dict[Key, object] = {}  # the newest read of each, unless an event came since it began
 
     def observe(self, event: Event) -> Sequence[Key]:
         """Takes a watch event of a ConfigMap. Returns the Functions that refer to it if it may have changed."""
@@ -53,6 +54,7 @@ class References:
         users = self._users.get(key)
         if users is None:
             return ()
+        self._reads.pop(key, None)
         known, version = self._contents.get(key), Version.of(event["object"])
         if known is not None and (version == known.version or version.is_older_than(known.version)):
             return ()
@@ -92,9 +94,15 @@ class References:
     async def _content_of(self, key: Key) -> _Content | None:
         if key in self._contents:
             return self._contents[key]
-        found = await self._api.get("v1", "ConfigMap", *key)
+        this = self._reads[key] = object()
+        try:
+            found = await self._api.get("v1", "ConfigMap", *key)
+        finally:
+            is_newest = self._reads.get(key) is this
+            if is_newest:
+                del self._reads[key]
         content = None if found is None else _Content(Version.of(found), _digests_of(found))
-        if key in self._users:
+        if is_newest and key in self._users:
             self._contents[key] = content
         return content
 

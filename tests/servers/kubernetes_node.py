@@ -1,7 +1,8 @@
 """A whole Kubernetes of one node, with real pods, Services and DNS, in namespaces of its own.
 
 It has its own network, mounts and process ids: no rule or interface of the machine is touched, and all of it is gone
-with the first process of its process-id namespace. What talks to it runs inside: see `Node.execute` and `Node.joined`.
+with the first process of its process-id namespace. Programs that talk to it run inside: see `Node.execute` and
+`Node.joined`.
 """
 
 import asyncio
