@@ -116,7 +116,7 @@ class Ownership:
         claimed = self._claimed.get(key)
         if claimed is None or self.conflict_of(key) is not None:
             return None
-        left = {claim for stake in self._stakes[key] if stake.left for claim in stake.claims}
+        left = {claim for stake in self._stakes.get(key, ()) if stake.left for claim in stake.claims}
         kept = {claim for claim in left if self._is_on_its_way(key, claim)}
         return claimed if not kept else _text_of(frozenset({*claimed.split(_SEPARATOR), *kept} - {""}))
 
