@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 _WRITE_INTERVAL_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 _TERM = "term"  # a key of the state: the Lease's term under which a replica wrote it
+_TERM_DIGITS = 20  # no Lease changes its holder so often
 
 
 class TriggerStatus:
@@ -198,7 +199,9 @@ async def hand_over(status: TriggerStatus, function: str, decide: Decision) -> F
 
 
 def _term_of(trigger: Mapping[str, Any]) -> int:
-    return int(trigger.get("status", {}).get("state", {}).get(_TERM, "-1"))
+    """The term of the last writer. -1: there is none, or somebody changed it to no number; the holder writes its own."""
+    text = str(trigger.get("status", {}).get("state", {}).get(_TERM, ""))
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _TERM_DIGITS else -1
 
 
 def _merge(into: Object, changes: Mapping[str, Any]) -> None:

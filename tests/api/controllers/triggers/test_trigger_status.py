@@ -1,6 +1,7 @@
 """A trigger's status as durable state: fenced, with few writes, and kept while the API server is unreachable."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -54,6 +55,20 @@ async def test_a_former_holder_cannot_write_after_another_has_begun(kubernetes: 
         assert (await it.get("crontrigger", "tick"))["status"]["state"] == {"term": "8", "f/ticks": "3"}
         await new.delete("ticks")
         assert (await it.get("crontrigger", "tick"))["status"]["state"] == {"term": "8"}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("term", ["", "eight", "-3", "9" * 40])
+async def test_a_term_that_is_no_number_locks_nobody_out(kubernetes: APIServer, tmp_path: Path, term: str) -> None:
+    async with trigger(kubernetes, tmp_path) as (it, client, found):
+        state = {"status": {"state": {"term": term, "f/ticks": "1"}}}
+        await it.server.kubectl(
+            "patch", "crontrigger", "tick", "--subresource=status", "--type=merge", "--patch", json.dumps(state)
+        )
+        own = StatusState(TriggerStatus(client, found, term=lambda: 7, fenced=True), "f")
+        assert await own.get("ticks") == b"1"
+        await own.put("ticks", b"2")
+        assert (await it.get("crontrigger", "tick"))["status"]["state"] == {"term": "7", "f/ticks": "2"}
 
 
 @pytest.mark.timeout(60)
