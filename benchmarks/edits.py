@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ async def _measure(checkout: Path, folder: Path, given: argparse.Namespace) -> b
             for process in running:
                 _pin(process.process.pid, FABRIC_CORE)
             for name in (NAME, OTHER):
-                await _until(lambda name=name: _is_ready(api, name))
+                await _until(partial(_is_ready, api, name))
             async with _load(given.rate, given.connections, gateways, folder / "answers"):
                 await _blocks(api, session, running, code, given, found)
         samples = list(_samples(folder / "answers"))

@@ -66,6 +66,7 @@ class Flows:
         may_start: Callable[[TriggerResource], Callable[[], bool] | None] = lambda _: None,
     ) -> None:
         self.running: dict[FlowKey, RunningTrigger] = {}
+        self._of: dict[str, dict[FlowKey, RunningTrigger]] = {}  # the same by the trigger's uid
         self._retiring: dict[asyncio.Task[None], RunningTrigger] = {}  # by the task that ends each
         self._counters: dict[FlowKey, Counters] = {}  # they go on when an edit replaces a flow
         self._host = host
@@ -82,9 +83,7 @@ class Flows:
         beside it.
         """
         ending = []
-        for key, running in list(self.running.items()):
-            if uid not in (None, key[0]):
-                continue
+        for key, running in list((self.running if uid is None else self._of.get(uid, {})).items()):
             trigger = wanted.get(key)
             if trigger == running.resource:
                 running.resource = trigger  # it may have another generation
@@ -111,7 +110,7 @@ class Flows:
         if running is not None:
             await self._stop(running, grace_seconds)
             if self.running.get(key) is running:
-                del self.running[key]
+                self._remove(key)
         await self._end_retiring([found for found in self._retiring if found.get_name() == key[0]], grace_seconds)
 
     async def stop(self, grace_seconds: float) -> None:
@@ -130,7 +129,7 @@ class Flows:
 
     def of(self, uid: str) -> list[RunningTrigger]:
         """The flows of a trigger: one for each of its functions."""
-        return [running for (found, _), running in self.running.items() if found == uid]
+        return list(self._of.get(uid, {}).values())
 
     @property
     def held(self) -> int:
@@ -139,7 +138,7 @@ class Flows:
 
     def _supersede(self, key: FlowKey, successor: FlowKey, trigger: TriggerResource, grace_seconds: float) -> None:
         """Starts the successor of a flow, which ends when the successor has taken over."""
-        old = self.running.pop(key)
+        old = self._remove(key)
         if successor != key:
             self._counters.pop(key, None)
         earlier = [found.task for found in self._retiring.values() if found.resource.uid == trigger.uid]
@@ -214,7 +213,15 @@ class Flows:
         )
         task = asyncio.create_task(flow.run(), name=f"flow {trigger.uid} {key[1]}")
         task.add_done_callback(_report_fault)
-        self.running[key] = RunningTrigger(trigger, flow, task, own_gate)
+        self.running[key] = running = RunningTrigger(trigger, flow, task, own_gate)
+        self._of.setdefault(key[0], {})[key] = running
+
+    def _remove(self, key: FlowKey) -> RunningTrigger:
+        flows = self._of[key[0]]
+        del flows[key]
+        if not flows:
+            del self._of[key[0]]
+        return self.running.pop(key)
 
 
 def functions_of(spec: TriggerSource, functions: Iterable[tuple[str, Mapping[str, str]]]) -> list[str]:

@@ -70,7 +70,7 @@ class Gateway:
         self._held: dict[str, tuple[Route, ...]] = {}  # the routes that each trigger owns, by its uid
         self._next_held: dict[str, Sequence[Route]] = {}  # of triggers that still serve their former routes
         self._vacant: dict[Route, asyncio.TimerHandle] = {}  # routes whose trigger has just left
-        self._serving: dict[Route, _Serving] = {}
+        self._serving: dict[str, dict[Route, _Serving]] = {}  # by the trigger's uid
         self._pending: set[GatewayRequest] = set()
         self._bodies_bytes = 0
         self._in_flight = 0
@@ -158,7 +158,7 @@ class Gateway:
         the trigger serves goes there, even if a held one is more specific.
         """
         self._next_held.pop(uid, None)
-        serving = [route for route, found in self._serving.items() if found.uid == uid and not found.superseded]
+        serving = [route for route, found in self._serving.get(uid, {}).items() if not found.superseded]
         served = frozenset().union(*map(claims_of, serving))
         if serving and any(not claims_of(route) <= served for route in routes):
             self._next_held[uid] = routes
@@ -202,12 +202,14 @@ class Gateway:
                 self._reinstate(earlier)
                 raise
             self._hold_next(uid)
-        self._serving[route] = serving
+        self._serving.setdefault(uid, {})[route] = serving
         try:
             yield requests
         finally:
             requests._close()
-            del self._serving[route]
+            del self._serving[uid][route]
+            if not self._serving[uid]:
+                del self._serving[uid]
             if not serving.superseded:
                 self._vacant[route] = asyncio.get_running_loop().call_later(
                     self.bounds.vacant_seconds, self._remove_vacant, route
@@ -216,19 +218,20 @@ class Gateway:
 
     async def until_taken(self, flow: int) -> None:
         """Returns once that flow has taken all requests that came to its routes before they were superseded."""
-        superseded = [found for found in self._serving.values() if found.flow == flow and found.superseded]
+        serving = (found for routes in self._serving.values() for found in routes.values())
+        superseded = [found for found in serving if found.flow == flow and found.superseded]
         await asyncio.gather(*(found.requests._until_taken() for found in superseded))
 
     def _is_late(self, uid: str, flow: int) -> bool:
         """Whether a later flow of the trigger serves in this one's place."""
-        return any(found.uid == uid and found.supersedes and found.flow > flow for found in self._serving.values())
+        return any(found.supersedes and found.flow > flow for found in self._serving.get(uid, {}).values())
 
     def _supersede(self, uid: str, flow: int) -> list[tuple[Route, "_Serving"]]:
         """Takes the routes of the trigger's earlier flows out of the table. Returns them."""
         earlier = [
             (route, found)
-            for route, found in self._serving.items()
-            if found.uid == uid and found.flow < flow and not found.superseded
+            for route, found in self._serving.get(uid, {}).items()
+            if found.flow < flow and not found.superseded
         ]
         for route, found in earlier:
             self._routes.remove(route)

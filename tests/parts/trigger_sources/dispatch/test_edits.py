@@ -197,7 +197,7 @@ async def test_a_body_that_is_under_way_during_the_edit_is_served(tmp_path: Path
         await started.wait()
         await asyncio.sleep(0)
         async with asyncio.timeout(5):
-            while not next(iter(it.gateway._serving.values())).requests._reading:
+            while not next(iter(it.gateway._serving["uid"].values())).requests._reading:
                 await asyncio.sleep(0.001)
             await it.edit(methods=["POST", "PUT"])
             await it.until_connected()
