@@ -2,8 +2,8 @@
 
 Twenty tenants have a namespace each, on a real API server with real controllers. In each round the hostile one acts for
 a while, and then a bystander uses as much CPU as it caused. The times of the others with it may be 1.5 times those with
-the bystander, at the 99th percentile, and no controller may end. The exit code is 1
-where that does not hold, and 2 where the machine is too busy to tell.
+the bystander, at the 99th percentile, and no controller may end. The exit code is 1 where that does not hold, and 2
+where the machine is too busy to tell.
 """
 
 import argparse
