@@ -14,7 +14,7 @@ BASE ?= python:3.13-slim
 SMALL_BASE ?= busybox:1.37
 BUILD_OPTIONS ?=
 
-.PHONY: install run test unit parts faults api cluster soak check docs benchmark instructions scale edits images lock release-check clean
+.PHONY: install run test unit parts faults api cluster soak check docs benchmark instructions scale edits neighbours images lock release-check clean
 
 install: $(INSTALLED)
 
@@ -78,6 +78,10 @@ scale: install
 # edits of a live HTTP trigger under load; `make edits AGAINST=FOLDER`
 edits: install
 	$(BIN)/python -m benchmarks.edits $(if $(AGAINST),--against $(AGAINST))
+
+# a hostile tenant beside nineteen others; `make neighbours ROUNDS=10` is longer
+neighbours: install
+	$(BIN)/python -m benchmarks.neighbours $(if $(ROUNDS),--rounds $(ROUNDS))
 
 images:
 	@test -n "$(BUILDER)" || { echo "podman or buildah is needed: apt-get install buildah"; exit 1; }

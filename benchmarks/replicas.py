@@ -93,10 +93,12 @@ class Place:
 
 
 @asynccontextmanager
-async def replicas(place: Place, *command: str, **environment: str) -> AsyncIterator[list[Replica]]:
-    """Runs two replicas, and kills them at the end. They have started when they are ready."""
+async def replicas(
+    place: Place, *command: str, names: Sequence[str] = NAMES, **environment: str
+) -> AsyncIterator[list[Replica]]:
+    """Runs a replica for each name, and kills them at the end. They have started when they are ready."""
     async with AsyncExitStack() as stack:
-        found = [await stack.enter_async_context(_replica(place, name, command, environment)) for name in NAMES]
+        found = [await stack.enter_async_context(_replica(place, name, command, environment)) for name in names]
         await asyncio.gather(*(replica.until_ready() for replica in found))
         yield found
 

@@ -66,6 +66,13 @@ class Context(Protocol):
     def room(self) -> int:
         """The number of deliveries that the source may yield now."""
 
+    @property
+    def read_ahead_bytes(self) -> int:
+        """The bytes that the source may have read and not yielded yet. It is an equal share of what all triggers may.
+
+        It changes as triggers come and go, so ask before each read.
+        """
+
     async def secret(self, reference: SecretRef) -> str:
         """The secret's text. Raises MissingSecret."""
 

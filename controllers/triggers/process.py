@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -25,9 +26,11 @@ from controllers.triggers.gates import Gates
 from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets, way_out_of
 from controllers.triggers.store import ClusterStore
-from trigger_sources.dispatch.host import EventStore, LocalHost
-from trigger_sources.http.gateway import Gateway
+from trigger_sources.dispatch.host import EventStore, LocalHost, events_memory
+from trigger_sources.http.gateway import Bounds, Gateway
+from trigger_sources.memory_limit import memory_limit
 from trigger_sources.observe.admin import FlowAdmin, served
+from trigger_sources.observe.budgets import budget_metrics
 from trigger_sources.observe.endpoint import metrics_endpoint
 from trigger_sources.registry import kinds, source_of
 from trigger_sources.stores.jetstream import JetStreamStore
@@ -67,6 +70,7 @@ class TriggerSettings:
     admin_port: int
     admin_peers: str  # a host name with the addresses of all replicas
     grace_seconds: float
+    memory_limit: int  # of the process, in bytes
 
 
 def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
@@ -94,6 +98,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         admin_port=number(environment, "KUBEIRQ_ADMIN_PORT", 9443),
         admin_peers=environment.get("KUBEIRQ_ADMIN_PEERS", ""),
         grace_seconds=number(environment, "KUBEIRQ_GRACE_SECONDS", 30, least=0),
+        memory_limit=memory_limit(environment),
     )
 
 
@@ -133,7 +138,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
                     may_take=lambda uid: controller.may_take(uid),
                 )
             )
-        gateway = Gateway()
+        gateway = Gateway(Bounds.within(settings.memory_limit))
         host = LocalHost(
             replica=settings.replica,
             store=ClusterStore(lambda uid: controller.status_of(uid), events),
@@ -142,6 +147,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             defaults={"kafka": settings.kafka_brokers, "nats": settings.nats_servers},
             own_servers=settings.own_servers,
             reach=settings.egress_policy,
+            memory=events_memory(settings.memory_limit),
         )
         exposed_objects: ExposedObjects | None = None
         if "HTTPTrigger" in found:
@@ -178,7 +184,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             settings.port,
             readings=controller.readings,
             waiting=readiness.missing,
-            metrics=controller_metrics,
+            metrics=lambda: chain(controller_metrics(), budget_metrics(host.memory, gateway.memory)),
         )
         await stack.enter_async_context(metrics)
         if settings.admin_socket is not None:

@@ -199,7 +199,7 @@ async def hand_over(status: TriggerStatus, function: str, decide: Decision) -> F
 
 
 def _term_of(trigger: Mapping[str, Any]) -> int:
-    """The term of the last writer. -1: there is none, or somebody changed it to no number; the holder writes its own."""
+    """The term of the last writer. -1: there is none, or it is no number any more; the holder writes its own."""
     text = str(trigger.get("status", {}).get("state", {}).get(_TERM, ""))
     return int(text) if text.isascii() and text.isdigit() and len(text) < _TERM_DIGITS else -1
 

@@ -18,10 +18,12 @@ from kubeirq.on_machine.desired_state import DesiredState
 from kubeirq.on_machine.function_process import FunctionProcess
 from kubeirq.on_machine.function_processes import FunctionKey, FunctionProcesses
 from kubeirq.output.function_log_lines import LogLine
+from trigger_sources.context import SourceError
 from trigger_sources.dispatch.flows import FlowKey, Flows, RunningTrigger, TriggerResource, functions_of
 from trigger_sources.dispatch.held import Seen
-from trigger_sources.dispatch.host import LocalHost
-from trigger_sources.http.gateway import Gateway
+from trigger_sources.dispatch.host import LocalHost, events_memory
+from trigger_sources.http.gateway import Bounds, Gateway
+from trigger_sources.memory_limit import VARIABLE, memory_limit
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import SecretRef
 from trigger_sources.stores.sqlite import Store
@@ -39,7 +41,10 @@ class RefusedReload:
 
 
 class Fabric:
-    """Open it, then call `apply` with the desired state, again after each change. Use it in one event loop."""
+    """Open it, then call `apply` with the desired state, again after each change. Use it in one event loop.
+
+    Raises SourceError if the setting KUBEIRQ_MEMORY_LIMIT is wrong.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,8 @@ class Fabric:
         self.function_processes = FunctionProcesses(state, show_line=show_line, notice=notice, debug=debug or {})
         self.triggers: dict[str, TriggerResource] = {}
         self.brokers: dict[str, Broker] = {}
-        self.gateway = Gateway()
+        self._memory_limit = _memory_limit()
+        self.gateway = Gateway(Bounds.within(self._memory_limit))
         self.desired = DesiredState((), (), _no_secret, lambda _: {})
         self.refused_reload: RefusedReload | None = None  # while the files are not what runs
         self._http = http_host, http_port
@@ -85,6 +91,7 @@ class Fabric:
                 secrets=lambda namespace, reference: self.desired.secret(namespace, reference),
                 defaults=self._default_addresses,
                 own_servers=("kafka", "nats"),
+                memory=events_memory(self._memory_limit),
             )
             self.running_flows = Flows(self.host, self.function_processes.gate, observe=self._observe)
             self._stack = stack.pop_all()
@@ -237,6 +244,13 @@ class Fabric:
         await self.gateway.start(*self._http)
         self._port = self.gateway.port
         self._listening = True
+
+
+def _memory_limit() -> int:
+    try:
+        return memory_limit()
+    except ValueError as error:
+        raise SourceError("SettingInvalid", f"{error}; correct or unset {VARIABLE}") from None
 
 
 def _has_route(spec: TriggerSource) -> bool:

@@ -25,6 +25,7 @@ from kubeirq.output.event_display import EventDisplay, printable
 from kubeirq.output.failure_log import FailureLog
 from kubeirq.output.terminal_warnings import TerminalWarnings
 from trigger_sources.dispatch.held import Seen
+from trigger_sources.observe.budgets import budget_metrics
 from trigger_sources.observe.endpoint import metrics_endpoint
 from trigger_sources.observe.logs import JsonLines
 from trigger_sources.problems import nearest
@@ -123,6 +124,7 @@ async def serve(
                 metrics_port,
                 readings=lambda: [running.flow.reading() for running in fabric.flows.values()],
                 waiting=fabric.not_ready,
+                metrics=lambda: budget_metrics(fabric.host.memory, fabric.gateway.memory),
             )
             async with _running(fabric, desired), metrics as address:
                 log.info(

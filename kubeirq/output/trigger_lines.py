@@ -55,6 +55,7 @@ _NEXT_OF_REASON = {
     "FilterFails": "correct spec.filter; then kubeirq dead-letters redrive {name} --all",
     "Parked": "kubeirq lanes list {name}; mend the function, then kubeirq lanes release {name} LANE",
     "LaneFull": "kubeirq lanes list {name}",
+    "MemoryFull": "kubeirq lanes list {name}; the metric kubeirq_held_bytes shows who else holds events",
     "Retrying": "kubeirq lanes list {name}",
     "RepliesUnpublished": "mend the target of spec.reply, which the message names; the replies wait, and none is lost",
     "Suspended": "kubeirq resume {name}",

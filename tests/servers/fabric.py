@@ -99,11 +99,19 @@ class Fabric:
 
     async def may_come_again(self) -> int:
         """How many events a kill repeats at most, as the metrics say: those that run, and settled ones in doubt."""
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
-                found = repeatable_in(await answer.text())
+        found = repeatable_in(await self._metrics())
         assert found is not None, "the source does not say it"
         return found
+
+    async def metric(self, name: str) -> float:
+        """The sum of a metric's values."""
+        families = text_string_to_metric_families(await self._metrics())
+        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+
+    async def _metrics(self) -> str:
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
+                return await answer.text()
 
     async def ask(self, method: str, path: str, body: Any = None) -> str:
         connector = aiohttp.UnixConnector(path=str(self.state / "admin.sock"))

@@ -91,3 +91,5 @@ class Reading:
     lag_seconds: float | None
     uncommitted: int | None = None
     reason: str = ""  # of the condition Connected
+    held_bytes: int = 0
+    waits_for_memory: bool = False

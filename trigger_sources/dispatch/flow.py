@@ -43,6 +43,10 @@ _PREPARE_MAX_SECONDS = 5.0
 _LAG_SECONDS = 5.0
 _READ_SECONDS = 1.0  # no read of a source takes longer
 _CLOSE_SECONDS = 10.0
+_LOOK_SECONDS = 0.5  # for what changes without a word to this flow
+_WAITS_SAID_SECONDS = 10.0  # for memory, before a condition says so
+_LEAST_READ_AHEAD = 64 * 1024
+_MOST_READ_AHEAD = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ class Flow:
         self._suspended_by = suspended_by
         self._begins_anew = ""  # the message for a flow that went on at no former function's place
         self._since: dict[str, tuple[str, float]] = {}
+        self._waits_since = 0.0  # for memory, in seconds of the monotonic clock; 0: it does not wait
         self._fails_since = 0.0  # when the source first failed in this series of failures; 0: it runs well
 
     @property
@@ -181,6 +186,7 @@ class Flow:
             if self.trigger.suspend:
                 await self._stop.wait()
                 return
+            self.dispatcher.room.account = self._host.memory.open()
             if not await self._until_prepared():
                 return
             self._pump = asyncio.create_task(self._pull())
@@ -197,6 +203,9 @@ class Flow:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.dispatcher.aclose()
+            if (account := self.dispatcher.room.account) is not None:
+                account.use(0)
+                account.close()
             await self._close_all()
             self._stopped.set()
 
@@ -258,8 +267,10 @@ class Flow:
         dispatcher, room = self.dispatcher, self.dispatcher.room
         waits, draining = not self.trigger.callers_wait, dispatcher.draining
         while True:
-            while (room.free < room.enough or (waits and not dispatcher.pulls)) and not draining.is_set():
-                await dispatcher.room_changes(0.5 if room.free >= room.enough else None)
+            while not draining.is_set() and (room.free == 0 or room.is_full or (waits and not dispatcher.pulls)):
+                self._waits_for_memory(waits=room.waits_for_memory)
+                await dispatcher.room_changes(None if room.is_full else _LOOK_SECONDS)
+            self._waits_for_memory(waits=False)
             if draining.is_set():
                 break
             try:
@@ -276,6 +287,10 @@ class Flow:
             else:
                 await asyncio.sleep(0)  # a source that yields nothing, and does not wait, must not keep the loop
         await self.context.stopping.wait()  # the generator stays open while what it gave settles
+
+    def _waits_for_memory(self, *, waits: bool) -> None:
+        if waits != bool(self._waits_since):
+            self._waits_since = time.monotonic() if waits else 0.0
 
     async def _end_pull(self) -> None:
         await drain(self.dispatcher, self._grace_seconds)
@@ -436,6 +451,8 @@ class Flow:
             lag_seconds=self.lag.seconds if self.lag else None,
             uncommitted=self.trigger.uncommitted(self.context),
             reason=self._connected_condition()[1],
+            held_bytes=dispatcher.room.memory,
+            waits_for_memory=bool(self._waits_since),
         )
 
     def redrive(
@@ -501,6 +518,8 @@ class Flow:
             return ("False", "EverythingFails", f"last: {dispatcher.last_error}; one event is tried every 30 s")
         if dispatcher.is_filled_by_lanes:
             return ("False", "LaneFull", self._lane_full())
+        if self._waits_since and time.monotonic() - self._waits_since >= _WAITS_SAID_SECONDS:
+            return ("False", "MemoryFull", self._memory_full())
         if parked := dispatcher.states().get("parked", 0):
             lanes = "1 lane waits" if parked == 1 else f"{parked} lanes wait"
             text = f"{lanes} for `kubeirq lanes release` or `skip`; last: {dispatcher.last_error}"
@@ -524,6 +543,14 @@ class Flow:
             f"{self.dispatcher.held} events are held, {longest.events} of them in one lane that is stuck "
             f"({longest.message or longest.state}); nothing more is taken until it moves: mend the function, or "
             "`kubeirq lanes release` or `skip` it"
+        )
+
+    def _memory_full(self) -> str:
+        mib = self._host.memory.limit / 2**20
+        return (
+            f"all triggers of this process may hold {mib:.0f} MiB of events, and this one has its share; nothing more "
+            "is taken until some of them settle: the metric kubeirq_held_bytes shows who holds most; mend that "
+            "function, or give the process more memory"
         )
 
     def _condition(self, name: str, status: ConditionStatus, reason: str, message: str) -> Condition:
@@ -580,6 +607,10 @@ class FlowContext:
         if self.draining.is_set() or (self.uses_inbox and self._flow.predecessors):
             return 0
         return self._flow.dispatcher.room.free
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        return max(_LEAST_READ_AHEAD, min(self._host.memory.floor, _MOST_READ_AHEAD))
 
     async def secret(self, reference: SecretRef) -> str:
         return await self._host.secret(self.namespace, reference)

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
+from trigger_sources.budget import Budget
 from trigger_sources.context import State
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.dispatch.former_target import Decision, Former
 from trigger_sources.http_requests import Requests, Route
 from trigger_sources.inbox import Inbox
+from trigger_sources.memory_limit import memory_limit
 from trigger_sources.spec import SecretRef
 from trigger_sources.transport.egress_policy import Reach
 
@@ -75,6 +77,7 @@ class Host(Protocol):
     store: FabricStore
     gateway: HttpGateway
     reach: Reach | None  # the addresses that triggers may call; None: all, on a machine that is one person's
+    memory: Budget  # for the events that all triggers hold
 
     async def secret(self, namespace: str, reference: SecretRef) -> str:
         """The secret's text. Raises MissingSecret."""
@@ -86,6 +89,15 @@ class Host(Protocol):
 
     async def release(self, owner: str) -> None:
         """The owner is done. Connections without another owner are closed."""
+
+
+def events_memory(memory_limit: int) -> Budget:
+    """The budget for held events in a process that may use so many bytes.
+
+    It is a quarter of them. Sources read ahead another eighth, and the rest is for the process itself, for the events
+    under way, and for a read that brings more than expected.
+    """
+    return Budget(memory_limit // 4)
 
 
 class Shared:
@@ -147,6 +159,7 @@ class LocalHost:
         defaults: Mapping[str, Sequence[str]],
         own_servers: Collection[str] = (),
         reach: Reach | None = None,
+        memory: Budget | None = None,
     ) -> None:
         self.replica = replica
         self.store = store
@@ -154,6 +167,7 @@ class LocalHost:
         self.defaults = defaults
         self.own_servers = own_servers
         self.reach = reach
+        self.memory = memory or events_memory(memory_limit())
         self._secrets = secrets
         self._shared = Shared()
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Hashable, Iterable
 
+from trigger_sources.budget import Account
+
 LIMIT_BYTES = 64 * 1024 * 1024
+EVENT_BYTES = 2 * 1024  # of a held event, beside its data
 _MOST_LIMITS = 8  # limits of events are held at most, with those that lanes have over their share
 _MOST_LIMITS_OF_BYTES = 2
 
@@ -13,11 +16,14 @@ class Room:
     The events that a lane has over its share stand beside the room, so that a stuck lane leaves the room of all others
     alone. `most` events and `most_bytes` of data bound both together. In bytes, a lane's share is that of the events
     behind its first one: most lanes never have a second event, and cost no entry here.
+
+    `account` is the trigger's account in the memory of the process. Each look at how much is free tells it how much is
+    used: once for each read, and not for each event.
     """
 
     __slots__ = (
-        "_queues", "beside", "bytes", "bytes_beside", "enough", "events", "limit", "limit_bytes", "most", "most_bytes",
-        "share", "share_bytes",
+        "_queues", "account", "beside", "bytes", "bytes_beside", "enough", "events", "limit", "limit_bytes", "most",
+        "most_bytes", "share", "share_bytes",
     )  # fmt: skip
 
     def __init__(self, limit: int, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -33,11 +39,42 @@ class Room:
         self.bytes = 0
         self.beside = 0  # of the events, those over the share of their lanes
         self.bytes_beside = 0
+        self.account: Account | None = None  # None: only the room's own limits count
         self._queues: dict[Hashable, list[int]] = {}  # events and bytes behind a lane's first event
 
     @property
     def free(self) -> int:
-        """How many more events may be taken; 0 while those that are held are as many, or as large, as they may be."""
+        """How many more events may be taken; 0 while those that are held are as many, or as large, as they may be.
+
+        The account bounds their number by the average size of those that are held. Less than a quarter of its floor is
+        not worth a read.
+        """
+        left = self._left
+        if self.account is None:
+            return left
+        used = self.memory
+        allowance = self.account.allowance(used)
+        if left == 0 or (used and allowance <= self.account.floor // 4):
+            return 0
+        return min(left, max(1, allowance * self.events // used if used else allowance // EVENT_BYTES))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether less may be taken than makes a read worth its cost, until events of this room leave."""
+        return self._left < self.enough
+
+    @property
+    def waits_for_memory(self) -> bool:
+        """Whether it is not full, but the memory of the process is used."""
+        return self.free == 0 and not self.is_full
+
+    @property
+    def memory(self) -> int:
+        """The memory that the held events take, approximately."""
+        return self.bytes + self.events * EVENT_BYTES
+
+    @property
+    def _left(self) -> int:
         if self.bytes - self.bytes_beside >= self.limit_bytes or self.bytes >= self.most_bytes:
             return 0
         return max(0, min(self.limit - (self.events - self.beside), self.most - self.events))

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_writer import StreamWriter
 
+from trigger_sources.budget import Account, Budget
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Answer
 from trigger_sources.encoding.header_text import bytes_of_header, header_text
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _RETRY_SOON = ("retry-after", "1")
 _CLOSE = ("connection", "close")
+_MOST_BODIES_BYTES = 256 * 1024 * 1024
 _QUIET_SECONDS = 1.0  # without a request: then every client knows that this gateway ends
 _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nserver: kubeirq\r\nretry-after: 1\r\nconnection: close\r\n"
@@ -52,10 +54,15 @@ class Bounds:
     answer_seconds: float = 30  # for the caller to read an answer
     line_bytes: int = 8_190  # the request line, each header
     headers: int = 100
-    bodies_bytes: int = 256 * 1024 * 1024  # of all requests that are in the process
+    bodies_bytes: int = _MOST_BODIES_BYTES  # of all requests that are in the process
     waiting: int = 256  # requests of one route that its trigger has not taken yet
     waiting_seconds: float = 10  # how long each of them waits
     vacant_seconds: float = 10  # how long a route that is not held is answered 503, not 404: it may be restarting
+
+    @classmethod
+    def within(cls, memory_limit: int) -> "Bounds":
+        """The bounds of a process that may use so many bytes: bodies get a quarter of them at most."""
+        return cls(bodies_bytes=min(_MOST_BODIES_BYTES, memory_limit // 4))
 
 
 class Gateway:
@@ -72,7 +79,9 @@ class Gateway:
         self._vacant: dict[Route, asyncio.TimerHandle] = {}  # routes whose trigger has just left
         self._serving: dict[str, dict[Route, _Serving]] = {}  # by the trigger's uid
         self._pending: set[GatewayRequest] = set()
-        self._bodies_bytes = 0
+        self.memory = Budget(self.bounds.bodies_bytes)  # for bodies: each route has an account
+        self._nobody = self.memory.open()  # of requests that only wait for their 503
+        self._nobody.close()  # without a floor
         self._in_flight = 0
         self._seen = 0  # requests, ever
         self._quiet = asyncio.Event()
@@ -176,7 +185,7 @@ class Gateway:
         if not held:
             return
         self._held[uid] = held
-        nobody = RouteRequests(self.bounds, uid)
+        nobody = RouteRequests(self.bounds, self._nobody, uid)
         nobody._close()
         for route in held:
             self._routes.add_behind(route, nobody)
@@ -192,7 +201,7 @@ class Gateway:
         are left at the end get a 503.
         """
         route = replace(route, trigger=route.trigger or uid)
-        requests = RouteRequests(self.bounds, uid)
+        requests = RouteRequests(self.bounds, self.memory.open(), uid)
         serving = _Serving(uid, flow, requests, supersedes=supersedes, superseded=self._is_late(uid, flow))
         if not serving.superseded:
             earlier = self._supersede(uid, flow) if supersedes else []
@@ -319,25 +328,28 @@ class Gateway:
             return refusal(417, "expect: only 100-continue is known", _CLOSE), found
         if (request.content_length or 0) > route.body_limit_bytes:
             return _too_large(route), found
-        body = bytearray()
+        body, size = bytearray(), 0
+        memory = found.value._memory
         try:
             found.value._reading += 1
             try:
                 if expects and request.version >= (1, 1):
                     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
-                refused = await self._read(request, body, route)
+                refused = await self._read(request, body, route, memory)
             finally:
                 found.value._reading -= 1
                 found.value._taken.set()
             if refused is None:
+                content, size = bytes(body), len(body)
+                body.clear()  # the memory of a body counts once, and is used once
                 incoming = GatewayRequest(
-                    request.method, path, target, query, headers, bytes(body), found.path_parameters, request.remote
+                    request.method, path, target, query, headers, content, found.path_parameters, request.remote
                 )
                 refused = await self._waited(incoming, found.value)
             return refused, found
         finally:
-            self._bodies_bytes -= len(body)
+            memory.use(memory.used - size - len(body))
 
     def _match(self, host: str, method: str, segments: Sequence[str]) -> Found["RouteRequests"] | Missing:
         found = self._routes.match(host, method, segments)
@@ -360,19 +372,19 @@ class Gateway:
                 return preflight(found.route, origin, headers.get("access-control-request-headers", "")), None
         return Answer(204, (("allow", ", ".join(sorted(missing.allow | {"OPTIONS"}))),)), None
 
-    async def _read(self, request: web.BaseRequest, body: bytearray, route: Route) -> Answer | None:
+    async def _read(self, request: web.BaseRequest, body: bytearray, route: Route, memory: Account) -> Answer | None:
         """Reads the body, at most the route's limit and one more chunk. None: it is complete, else the refusal."""
         if not request.can_read_body:
             return None
         try:
             async with asyncio.timeout(self.bounds.body_seconds):
                 while chunk := await request.content.readany():
-                    self._bodies_bytes += len(chunk)
+                    if memory.allowance(memory.used) < len(chunk):
+                        return refusal(503, "too many large requests at once", _RETRY_SOON, _CLOSE)
                     body += chunk
+                    memory.use(memory.used + len(chunk))
                     if len(body) > route.body_limit_bytes:
                         return _too_large(route)
-                    if self._bodies_bytes > self.bounds.bodies_bytes:
-                        return refusal(503, "too many large requests at once", _RETRY_SOON, _CLOSE)
         except TimeoutError:
             return refusal(408, f"the body was not complete after {self.bounds.body_seconds:g} s", _CLOSE)
         return None
@@ -441,9 +453,10 @@ class _Serving:
 class RouteRequests:
     """The requests of one route that its trigger has not taken yet, bounded in number and time."""
 
-    def __init__(self, bounds: Bounds, uid: str = "") -> None:
+    def __init__(self, bounds: Bounds, memory: Account, uid: str) -> None:
         self.uid = uid  # of the trigger
         self._bounds = bounds
+        self._memory = memory  # of the bodies that are in the process
         self._waiting: dict[GatewayRequest, asyncio.TimerHandle] = {}  # oldest first
         self._reading = 0  # requests whose body is under way
         self._taken = asyncio.Event()  # a body has come, or a request has been taken or refused
@@ -502,6 +515,7 @@ class RouteRequests:
 
     def _close(self) -> None:
         self._closed = True
+        self._memory.close()
         for request, timer in self._waiting.items():
             timer.cancel()
             request.refuse("the trigger is being stopped")

@@ -7,6 +7,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+_LEAST_BYTES = 64 * 1024  # a fetch that brings less costs more than it saves
+_MOST_BYTES_OF_A_PARTITION = 1024 * 1024
+
 Records = Sequence[tuple[TopicPartition, Sequence[Any]]]
 
 
@@ -19,6 +22,16 @@ class Fetching:
         self._most = most
         self._reads = 0
         self._read_at: dict[TopicPartition, int] = {}  # the number of the last read that took from it
+
+    def bound(self, size: int, partitions: int) -> None:
+        """Lets the client have `size` bytes of fetched records, over so many partitions. A larger record comes alone.
+
+        The client fetches a partition again when its records have been taken.
+        """
+        fetcher = self._consumer._fetcher
+        fetcher._fetch_max_bytes = max(_LEAST_BYTES, size)
+        share = size // max(1, partitions)
+        fetcher._max_partition_fetch_bytes = max(_LEAST_BYTES, min(share, _MOST_BYTES_OF_A_PARTITION))
 
     async def read(self, room: int, seconds: float) -> Records:
         """The next records, at most `room`; after so many seconds none. Raises KafkaError."""

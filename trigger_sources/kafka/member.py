@@ -259,6 +259,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._session.renew(time.monotonic())
         self._commits.accepted()  # the next commit tells more
         await self._stop_taking_over()
+        self._fetching.bound(self._context.read_ahead_bytes, len(assigned))
         self._take_over_in_a_task(partial(self._take_over, list(assigned)))
 
     def _take_over_in_a_task(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -569,6 +570,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Checks regularly: the consumer does not tell that no broker answers, or that topics are gone."""
         while True:
             await asyncio.sleep(_HEALTH_SECONDS)
+            self._fetching.bound(self._context.read_ahead_bytes, len(self._partitions))  # other triggers came or went
             try:
                 await self._look()
                 if time.monotonic() - self._kept_at > _KEEP_SECONDS:

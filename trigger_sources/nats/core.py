@@ -21,7 +21,6 @@ _READ_SECONDS = 0.5
 _DRAIN_SECONDS = 4.0
 _FLUSH_SECONDS = 5.0
 _LEAST_BUFFER = 1_000
-_BUFFER_BYTES = 32 * 1024 * 1024
 _MESSAGE_BYTES = 500  # of a buffered message, beside its data and headers
 _LOSSES_SECONDS = 5.0  # losses of so long are one report
 _AT_MOST_ONCE = "core subject: at most once; messages that come while the fabric is away are lost"
@@ -90,7 +89,9 @@ class CoreSubscription:
 
     async def _came(self, message: Any) -> None:
         size = _size_of(message)
-        is_full = self._bytes + size > _BUFFER_BYTES or len(self._waiting) >= max(_LEAST_BUFFER, self._context.limit)
+        is_full = self._bytes + size > self._context.read_ahead_bytes or len(self._waiting) >= max(
+            _LEAST_BUFFER, self._context.limit
+        )
         if is_full and self._waiting:
             self._lost += 1
             if self._reporting is None:

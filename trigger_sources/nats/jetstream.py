@@ -146,6 +146,7 @@ class Consumption:
             ack_wait_seconds=trigger.ack_wait_seconds,
             in_order=trigger.lanes != "none",
             config=info["config"],
+            read_ahead=lambda: context.read_ahead_bytes,
         )
         await self._pull.open()
         connection.listeners.add(self._report)

@@ -44,7 +44,8 @@ class Pull:
     If an acknowledgement is lost, with the connection or in a killed server, the message comes again: it is then
     acknowledged again, and not handed out twice. `problem` says why the consumer must be created again, if it is gone.
     `in_order`: messages that another process got, or that were lost on the way here, come before newer ones.
-    `config`: the consumer's, which bounds pulls.
+    `config`: the consumer's, which bounds pulls. `read_ahead`: the bytes that pulls may bring now; one message in any
+    case.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Pull:
         ack_wait_seconds: float,
         in_order: bool = False,
         config: Mapping[str, Any],
+        read_ahead: Callable[[], int] = lambda: _MOST_BYTES,
     ) -> None:
         self.connection = connection
         self.stream = stream
@@ -69,6 +71,7 @@ class Pull:
         self._newest_at = 0  # that message's time
         self._ack_wait = ack_wait_seconds
         self._in_order = in_order
+        self._read_ahead = read_ahead
         self._older_until: float | None = None  # the deadline for older messages while it waits, by the loop's clock
         self._most_held: int | None = None  # the consumer's own bound while it is lowered
         self._inbox = f"{INBOX}.{secrets.token_hex(8)}"
@@ -396,7 +399,7 @@ class Pull:
 
     def _bytes_of_a_pull(self) -> tuple[int, int]:
         """The number of pulls that may be under way, and the bytes of each: at least those of the largest message."""
-        share = min(_MOST_BYTES, _MOST_BYTES_OF_ALL // max(1, _pulls_of.get(self.connection, 1)))
+        share = min(_MOST_BYTES, _MOST_BYTES_OF_ALL // max(1, _pulls_of.get(self.connection, 1)), self._read_ahead())
         pulls = max(1, min(_MOST_PULLS, share // self._largest))
         return pulls, min(max(self._largest, share // pulls), self._most_bytes_in_a_pull)
 

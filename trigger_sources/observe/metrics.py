@@ -51,6 +51,8 @@ _COUNTERS: Sequence[tuple[str, str, str]] = (
 
 _GAUGES: Sequence[tuple[str, str, Callable[[Reading], float | None]]] = (
     ("kubeirq_held_events", "Events taken and not settled", lambda r: r.held),
+    ("kubeirq_held_bytes", "Memory of the events taken and not settled", lambda r: r.held_bytes),
+    ("kubeirq_waits_for_memory", "Whether no event is taken since memory is used up", lambda r: r.waits_for_memory),
     ("kubeirq_source_connected", "Whether the source is connected", lambda r: r.connected),
     ("kubeirq_delivering", "Whether events flow, or would if there were any", lambda r: r.delivering),
     ("kubeirq_oldest_held_seconds", "Age of the oldest held event", lambda r: r.oldest_seconds),

@@ -49,6 +49,7 @@ CREATE INDEX inbox_by_uid ON inbox (uid, sequence);
 """
 _LETTERS_A_READ = 64
 _PROBE = bytes(65_536)  # more than the pages that a full disk may still have free
+_TAKEN_BYTES = 8 * 1024 * 1024  # one look into an inbox reads no more, and one record in any case
 _MOST_IN_A_TRANSACTION = 1_000
 _TRY_AGAIN_SECONDS = 5.0  # a record that could not be removed is handed out again then, to be settled once more
 
@@ -325,7 +326,7 @@ class StoreInbox:
                 except BaseException:
                     self._news.set()  # the next call must look again
                     raise
-                if len(kept) == limit:
+                if len(kept) == limit or sum(len(one.record) for one in kept) >= _TAKEN_BYTES:
                     self._news.set()  # there may be more
                 if kept:
                     return kept
@@ -348,18 +349,32 @@ class StoreInbox:
     async def _take(self, due: Sequence[int], limit: int) -> list[Kept]:
         newest = self._newest
 
-        def read(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+        def read(connection: sqlite3.Connection) -> tuple[list[tuple[int, bytes]], list[int]]:
             found: list[tuple[int, bytes]] = []
+            settled, size = [], 0
             for sequence in due:
-                found += connection.execute("SELECT sequence, record FROM inbox WHERE sequence = ?", (sequence,))
-            found += connection.execute(
+                rows = connection.execute(
+                    "SELECT sequence, record FROM inbox WHERE sequence = ?", (sequence,)
+                ).fetchall()
+                if not rows:
+                    settled.append(sequence)
+                found += rows
+                size += sum(len(record) for _, record in rows)
+                if size >= _TAKEN_BYTES:
+                    return found, settled
+            newer = connection.execute(
                 "SELECT sequence, record FROM inbox WHERE uid = ? AND sequence > ? ORDER BY sequence LIMIT ?",
                 (self._uid, newest, limit - len(found)),
             )
-            return found
+            for row in newer:
+                found.append(row)
+                size += len(row[1])
+                if size >= _TAKEN_BYTES:
+                    break
+            return found, settled
 
-        rows = await self._store.run(read)
-        for sequence in set(due).difference(sequence for sequence, _ in rows):
+        rows, settled = await self._store.run(read)
+        for sequence in settled:
             self._given_back.pop(sequence, None)  # it settled after all
         kept = []
         for sequence, record in rows:

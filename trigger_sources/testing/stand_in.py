@@ -42,6 +42,7 @@ class StandInContext:
     replica: str = "replica-0"
     limit: int = 64
     room: int = 64
+    read_ahead_bytes: int = 16 * 1024 * 1024
     defaults: Mapping[str, Sequence[str]] = field(default_factory=dict)
     own_servers: Collection[str] = ()
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)

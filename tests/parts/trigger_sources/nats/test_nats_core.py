@@ -69,7 +69,7 @@ async def test_messages_that_do_not_fit_are_reported_together_with_their_number(
     size: int, most: int, more: int
 ) -> None:
     began = time.monotonic()
-    context = StandInContext(room=1_000_000)
+    context = StandInContext(room=1_000_000, read_ahead_bytes=32 * 1024 * 1024)
     async with nats_server(jetstream=False) as server, subscription(server.url, context) as reading:
         connection = await nats.connect(server.url)
         for _ in range(most + more):

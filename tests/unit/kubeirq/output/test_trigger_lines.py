@@ -46,8 +46,8 @@ def test_a_function_that_does_not_exist_is_to_be_created() -> None:
 @pytest.mark.parametrize(
     "reason",
     ["NotConnected", "SourceFailed", "NotPrepared", "StreamMissing", "TopicMissing", "Unauthorized", "SecretMissing",
-     "SecretForbidden", "Taken", "NoBrokers", "SomethingNew", "LaneFull", "Parked", "DeadLettersUnwritable",
-     "Retrying"],
+     "SecretForbidden", "Taken", "NoBrokers", "SomethingNew", "LaneFull", "MemoryFull", "Parked",
+     "DeadLettersUnwritable", "Retrying"],
 )  # fmt: skip
 def test_every_condition_that_is_not_true_has_a_next_step(reason: str) -> None:
     (step,) = next_steps(trigger(("Ready", "False", reason), ("Connected", "False", reason)))
