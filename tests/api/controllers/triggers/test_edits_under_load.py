@@ -47,7 +47,8 @@ async def test_edits_refuse_no_request_and_are_in_force_when_kubectl_wait_return
     async with cluster(kubernetes, tmp_path) as it, scripted(decide) as function, aiohttp.ClientSession() as client:
         replicas = [await it.start("trigger", "http", replica=name) for name in ("one", "two")]
         gateways = [f"http://127.0.0.1:{replica.port('KUBEIRQ_GATEWAY_PORT')}" for replica in replicas]
-        await it.apply(resource("HTTPTrigger", "orders", {"url": function.url}))
+        first = {"url": function.url, "delivery": {"timeoutSeconds": 170}}  # the slow call outlasts all edits
+        await it.apply(resource("HTTPTrigger", "orders", first))
         await it.until("httptrigger", "orders", lambda found: condition(found) and condition(found)["status"] == "True")
         slow = asyncio.create_task(post(gateways[0], **{"x-wait": "1"}))
         editing = True
