@@ -135,7 +135,7 @@ class CoreSubscription:
         if outcome.kind != "delivered":  # the sender gets the failure, without the function's answer
             await connection.client.publish(reply, headers=_failure(status, outcome.reason))
             return
-        problem = f"the answer is too large: {excess}"
+        problem = f"the answer has {len(body)} bytes; with its headers {excess}"
         await connection.client.publish(reply, headers=_failure(500, f"AnswerTooLarge: {problem}"))
         raise AnswerRefused("AnswerTooLarge", problem)
 

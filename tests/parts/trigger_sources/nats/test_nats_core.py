@@ -113,8 +113,11 @@ async def test_a_message_with_its_headers_may_be_as_large_as_the_server_takes_an
         headers = {"name": "value", "other": "ü"}
         lines = len("NATS/1.0\r\nname: value\r\nother: ü\r\n\r\n".encode())
         largest = b"x" * (connection.client.max_payload - lines)
-        assert connection.takes(largest, headers)
-        assert not connection.takes(largest + b"x", headers)
+        most = connection.client.max_payload
+        assert connection.excess(largest, headers) == ""
+        assert connection.excess(largest + b"x", headers) == (
+            f"it has {most + 1} bytes, and the server takes at most {most} (max_payload)"
+        )
         await connection.client.publish("s", largest, headers=headers)
         await connection.flush(5)
         assert len((await came.next_msg(5)).data) == len(largest)
