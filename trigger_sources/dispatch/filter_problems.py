@@ -25,6 +25,7 @@ _REPORTED = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
 _UNKNOWN = re.compile(r"undeclared reference to '([^']*)'")
 _UNFIT = re.compile(r"found no matching overload for '([^']*)' applied to '(.*)'")
 _UNFIT_VALUES = re.compile(r"No matching overloads found ?: (\S+)\((.*)\)$")
+_MISSING_KEY = re.compile(r"Key not found in map ?: (.+)$")
 _OPENED_MACRO = re.compile(rf"\.\s*({'|'.join(_MACROS)})\s*\(\s*$")
 _MACRO_ARGUMENT = re.compile(r"(\w+)\(\) variable name must be a simple identifier")
 
@@ -95,6 +96,8 @@ def _unfit_types(function: str, types: str, place: str = "") -> str:
 
 def evaluation_problem(error: str) -> str:
     """An error of the runtime for one event, in our words: for instance types that only the event's data show."""
+    if missing := _MISSING_KEY.match(error):
+        return f"the event has no {missing[1]} where the filter reads it; has() asks for a field, as in has(data.total)"
     unfit = _UNFIT_VALUES.match(error)
     return error if unfit is None else _unfit_types(unfit[1], f"({unfit[2]})")
 

@@ -563,7 +563,7 @@ async def test_a_filter_that_fails_on_every_event_holds_its_trigger(tmp_path: Pa
             ("Delivering", "False"),
         }
         assert "first 20 events; last: spec.filter: " in told[0].message
-        assert told[0].message.startswith("spec.filter (data.total > 1) fails on each of")
+        assert told[0].message.startswith("spec.filter (data.totl > 1) fails on each of")
 
 
 async def test_an_event_on_which_the_filter_works_ends_the_hold(tmp_path: Path) -> None:
