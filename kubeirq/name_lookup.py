@@ -23,6 +23,13 @@ def find_one(views: Sequence[ResourceView], name: str, thing: str = ANY, where: 
     return matching[0]
 
 
+def find_logged(views: Sequence[ResourceView], name: str, where: str = "") -> ResourceView:
+    """The one whose log NAME means: a function before a trigger of the same name. Raises Refused as `find_one`."""
+    matching = find_all(views, name, where=where)
+    functions = [view for view in matching if view["kind"].lower() == FUNCTION]
+    return find_one(functions or matching, name, where=where)
+
+
 def find_all(views: Sequence[ResourceView], name: str, thing: str = ANY, where: str = "") -> list[ResourceView]:
     """All that NAME, KIND/NAME or NAMESPACE/NAME means. Raises Refused, with the nearest name, if there is none."""
     front, _, last = name.rpartition("/")

@@ -61,7 +61,8 @@ async def describe(fabric: FabricClient, name: str, output: str) -> int:
 async def logs(fabric: FabricClient, name: str, follow: bool, tail: int) -> int:
     """Print the log of a function or trigger.
 
-    For a function, this is its output. For a trigger, these are the lines about it in the fabric's log.
+    For a function, this is its output. For a trigger, these are the lines about it in the fabric's log. A function
+    comes before a trigger of the same name: write KIND/NAME for the trigger.
     """
     async for line in fabric.logs(name, tail, follow):
         click.echo(line)

@@ -20,7 +20,7 @@ from kubeirq.fabric_client import (
     ResourceView,
     lanes_request,
 )
-from kubeirq.name_lookup import find_all, find_one, select
+from kubeirq.name_lookup import find_all, find_logged, find_one, select
 from kubeirq.on_cluster.connection import Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
 from kubeirq.on_cluster.function_call import call_function
@@ -135,7 +135,7 @@ class ClusterClient:
         return found
 
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
-        view = find_one(await self._views(), name, where=self._where)
+        view = find_logged(await self._views(), name, self._where)
         if view["kind"] == FUNCTION:
             labels = {FUNCTION_LABEL: view["name"]}
             lines = pod_log_lines(self._cluster, view["namespace"], labels, tail, follow)

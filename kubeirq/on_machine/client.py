@@ -20,7 +20,7 @@ from kubeirq.fabric_client import (
     ResourceView,
     lanes_request,
 )
-from kubeirq.name_lookup import find_all, find_one, select
+from kubeirq.name_lookup import find_all, find_logged, find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
 from kubeirq.output.event_display import printable
@@ -121,7 +121,7 @@ class MachineClient:
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
         """Reads the log files, also after the fabric has stopped."""
         try:
-            one = find_one(await self._views(), name)
+            one = find_logged(await self._views(), name)
         except FabricUnreachable:
             found = _from_log_files(self._state, name)
             if found is None:
@@ -228,8 +228,10 @@ def function_lines(found: ResourceView) -> list[str]:
         lines.append(f"  last error{ago}\n    " + found["lastError"].strip().replace("\n", "\n    "))
     if found["state"] in ("Down", "Failing") or found["lastError"]:
         has_run = found["pid"] is not None or found["restarts"]
-        step = f"kubeirq logs Function/{found['name']}" if has_run else "mend that, and run kubeirq check"
-        lines.append(f"  next: {step}")
+        if found["state"] == "Failing" or not has_run:
+            lines.append("  next: kubeirq check FILES, with the files that the fabric runs")
+        if has_run:
+            lines.append(f"  next: kubeirq logs Function/{found['name']}")
     return lines
 
 
@@ -242,7 +244,10 @@ def trigger_lines(found: ResourceView, function: ResourceView | None) -> list[st
             lines[-1] += f": {function['lastError'].strip().splitlines()[-1]}"
     lines += condition_lines(found["conditions"])
     lines += flow_lines(found)
-    return lines + [f"  next: {step}" for step in next_steps(found)]
+    steps = next_steps(found)
+    if function is not None and function["state"] == "Failing":
+        steps.insert(0, f"kubeirq describe Function/{function['name']}")
+    return lines + [f"  next: {step}" for step in steps]
 
 
 def _trigger_row(found: ResourceView) -> Sequence[Any]:

@@ -52,7 +52,7 @@ def next_steps(trigger: Mapping[str, Any]) -> list[str]:
 
 _NEXT_OF_REASON = {
     "EverythingFails": "fix the function, then run kubeirq resume {name}, or wait: one event is tried every 30 s",
-    "FilterFails": "correct spec.filter; then kubeirq dead-letters redrive {name} --all",
+    "FilterFails": "correct spec.filter in its file, and apply or reload it; then kubeirq dead-letters redrive {name} --all",
     "Parked": "kubeirq lanes list {name}; mend the function, then kubeirq lanes release {name} LANE",
     "LaneFull": "kubeirq lanes list {name}",
     "MemoryFull": "kubeirq lanes list {name}; the metric kubeirq_held_bytes shows who else holds events",
@@ -63,7 +63,7 @@ _NEXT_OF_REASON = {
     "Unauthorized": "check the login and the Secret in spec.security, and the rights of that user at the broker",
     "TopicMissing": "create the topic, or correct spec.topics",
     "StreamMissing": "create the stream, or set spec.createStream: true",
-    "StoreFull": "free some space, or raise the limit that the message names",
+    "StoreFull": "free some space; of a stream, raise the limit that the message names",
     "BacklogFull": "look whether the function is up and fast enough, or raise spec.maxBacklog",
     "NoBrokers": "set spec.brokers",
     "NoServers": "set spec.servers",

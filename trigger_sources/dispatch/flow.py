@@ -23,6 +23,7 @@ from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.handover import drain, withdraw
 from trigger_sources.dispatch.held import Identity, LaneView, Seen
 from trigger_sources.dispatch.host import Host
+from trigger_sources.dispatch.login_text import login_of
 from trigger_sources.dispatch.redrive import redrive
 from trigger_sources.dispatch.replies import open_publisher
 from trigger_sources.http_requests import Requests, Route
@@ -500,6 +501,8 @@ class Flow:
             return ("Unknown", reason, "its events are asked for once the function is there")
         if connected and not reason and self._begins_anew:
             return ("True", "BeginsAnew", self._begins_anew)
+        if reason == "Unauthorized" and (login := login_of(self.trigger)):
+            message = f"{message} ({login})"
         return ("True" if connected else "False", reason or ("Connected" if connected else "NotConnected"), message)
 
     def _delivering_condition(self) -> tuple[ConditionStatus, str, str]:
