@@ -43,11 +43,18 @@ class Inbox(Protocol):
     async def prepare(self) -> None:
         """Creates the storage if needed, and tests the rights to it."""
 
-    async def check_room(self) -> None:
-        """Raises SourceError if the storage would refuse a record now, as far as it can tell. Leaves nothing behind."""
+    async def check_room(self, size: int) -> None:
+        """Raises SourceError if the storage would refuse a record of `size` bytes now, as far as it can tell.
 
-    async def append_all(self, records: Sequence[bytes]) -> None:
-        """Returns once all of them are durable. If it raises, some of them may be durable nevertheless."""
+        Leaves nothing behind.
+        """
+
+    async def append_all(self, records: Sequence[bytes], batch: str = "") -> None:
+        """Returns once all of them are durable. If it raises, some of them may be durable nevertheless.
+
+        `batch`: a name for these records. Under the same name they may be appended again within a minute, and those
+        that are durable already are there once.
+        """
 
     async def take(self, limit: int, timeout_seconds: float, *, in_order: bool = False) -> list[Kept]:
         """The oldest records that no process holds, at most `limit`; empty when none came in time.

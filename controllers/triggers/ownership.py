@@ -52,19 +52,21 @@ class Ownership:
         self._one_tenant = one_tenant
         self._stakes: dict[Key, list[_Stake]] = {}
         self._claimed: dict[Key, str] = {}  # the claims of each valid spec
+        self._valid: dict[Key, TriggerSource] = {}  # the last valid spec of each
         self._by_claim: dict[str, dict[_Stake, None]] = {}
         self._routes: RouteIndex[_Stake] = RouteIndex()
 
     def update(self, key: Key, trigger: Mapping[str, Any], spec: TriggerSource | None) -> set[Key]:
         """Replaces the claims of a trigger. Without a valid spec it keeps those that it owns."""
-        stakes, claimed = list(_stakes_of(key, trigger, spec)), None if spec is None else _text_of(spec.claims(key[2]))
-        owned = self.claims_of(key)
-        before = self._stakes.get(key, [])
+        valid, owned, before = spec or self._valid.get(key), self.claims_of(key), self._stakes.get(key, ())
         if spec is None and owned and (_text_of(_of_status(trigger)) != owned or any(stake.left for stake in before)):
-            stakes, claimed = before, self._claimed[key]  # the spec broke before the status was written
+            spec = valid  # the spec broke before the status was written
+        stakes, claimed = list(_stakes_of(key, trigger, spec)), None if spec is None else _text_of(spec.claims(key[2]))
         affected = self.remove(key)
         if stakes:
             self._stakes[key] = stakes
+        if valid is not None:
+            self._valid[key] = valid
         if claimed is not None:
             self._claimed[key] = claimed
         for stake in stakes:
@@ -77,6 +79,7 @@ class Ownership:
     def remove(self, key: Key) -> set[Key]:
         """Removes the claims of a trigger."""
         self._claimed.pop(key, None)
+        self._valid.pop(key, None)
         stakes = self._stakes.pop(key, [])
         affected = {other for stake in stakes for other in self._affected_by(stake)}
         for stake in stakes:

@@ -373,6 +373,8 @@ class Flow:
                     self.lag = await self.trigger.lag(self.context)
             except Exception as error:  # noqa: BLE001  lag is for looking at; the flow goes on without it
                 log.debug("lag not known", extra={**self._where(), "error": repr(error)})
+            if (account := self.dispatcher.room.account) is not None:
+                account.use(self.dispatcher.room.memory)  # nothing else says so for a source that has ended
             await asyncio.sleep(_LAG_SECONDS)
 
     async def _count_letters(self) -> None:

@@ -4,7 +4,9 @@ import logging
 
 import orjson
 
+from trigger_sources import kept_state
 from trigger_sources.context import Context
+from trigger_sources.kept_state import Damaged
 from trigger_sources.source import TriggerSource
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,13 @@ async def left_letters(trigger: TriggerSource, context: Context) -> list[str]:
 
 
 async def _names(context: Context) -> list[str]:
-    found = await context.state.get(_NAMES)
-    names: list[str] = orjson.loads(found) if found is not None else []
+    """The names that are known. A damaged note is only for looking: it stops nothing, and is written anew."""
+    found = await kept_state.read(context.state, _NAMES, _names_from)
+    return [] if found is None or isinstance(found, Damaged) else found
+
+
+def _names_from(value: bytes) -> list[str]:
+    names = orjson.loads(value)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("it is no list of names")
     return names

@@ -296,7 +296,7 @@ class HTTPTrigger(TriggerSource):
         tasks = [
             asyncio.create_task(self._accept(context, requests, inbox, backlog, health)),
             asyncio.create_task(self._hand_over(context, inbox)),
-            asyncio.create_task(self._look_for_room(inbox, backlog, health)),
+            asyncio.create_task(self._look_for_room(context, inbox, backlog, health)),
         ]
         try:
             while not context.stopping.is_set():
@@ -327,7 +327,7 @@ class HTTPTrigger(TriggerSource):
                 await context.withdraw(lambda _: True, min(self.delivery.timeout_seconds, _HAND_OVER_SECONDS))
                 await inbox.give_back()
 
-    async def _look_for_room(self, inbox: Inbox, backlog: "_Backlog", health: InboxHealth) -> None:
+    async def _look_for_room(self, context: Context, inbox: Inbox, backlog: "_Backlog", health: InboxHealth) -> None:
         """Finds out that a full inbox has room again, also while no request comes."""
         while True:
             await asyncio.sleep(_COUNT_FULL_SECONDS)
@@ -335,10 +335,13 @@ class HTTPTrigger(TriggerSource):
                 continue
             try:
                 if not await backlog.is_full(time.monotonic()):
-                    await inbox.check_room()
+                    await inbox.check_room(health.largest)
                     health.worked("keep")
             except SourceError as error:
                 health.failed("keep", error)
+            except Exception as error:
+                log.exception("room not known", extra={"trigger": context.name})
+                health.failed("keep", SourceError("InboxFails", f"{type(error).__name__}: {error}"))
 
     async def _accept(
         self, context: Context, requests: Requests, inbox: Inbox, backlog: "_Backlog", health: InboxHealth
@@ -365,7 +368,7 @@ class HTTPTrigger(TriggerSource):
         health: InboxHealth,
     ) -> None:
         try:
-            if await self._keep(taken, context, inbox, backlog):
+            if await self._keep(taken, context, inbox, backlog, health):
                 health.worked("keep")
         except SourceError as error:
             health.failed("keep", error)
@@ -377,7 +380,12 @@ class HTTPTrigger(TriggerSource):
                 request.refuse("the event could not be kept")  # no effect on those that are answered
 
     async def _keep(
-        self, taken: Sequence[IncomingRequest], context: Context, inbox: Inbox, backlog: "_Backlog"
+        self,
+        taken: Sequence[IncomingRequest],
+        context: Context,
+        inbox: Inbox,
+        backlog: "_Backlog",
+        health: InboxHealth,
     ) -> bool:
         """Whether events were kept. Requests that have no valid event are answered, and say nothing of the inbox."""
         kept: list[tuple[IncomingRequest, list[Event]]] = []
@@ -397,6 +405,7 @@ class HTTPTrigger(TriggerSource):
                 continue
             records += found
             kept.append((request, events))
+        health.largest = max(map(len, records), default=0)
         if records and not await _has_kept(inbox, backlog, records):
             for request, _ in kept:
                 _refuse(request, 503, "too many events wait for delivery", ("retry-after", "5"))
@@ -479,14 +488,14 @@ async def _has_kept(inbox: Inbox, backlog: _Backlog, records: Sequence[bytes]) -
     """Whether the inbox has the records now. Otherwise it is full. Raises SourceError.
 
     It waits for a store that is away, such as the chart's single server while an upgrade replaces its pod. A write that
-    the loss of the connection interrupts is repeated, with the same ids.
+    the loss of the connection interrupts, or that takes too long, is repeated under the same name.
     """
-    last = time.monotonic() + _STORE_SECONDS
+    last, batch = time.monotonic() + _STORE_SECONDS, uuid.uuid4().hex
     while True:
         try:
             if await backlog.is_full(time.monotonic()):
                 return False
-            await inbox.append_all(records)
+            await inbox.append_all(records, batch)
         except SourceError as error:
             if error.reason != STORE_AWAY or time.monotonic() >= last:
                 raise

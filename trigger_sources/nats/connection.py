@@ -28,6 +28,7 @@ _CANCEL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _PORT = 4222
+_MESSAGE_ID = "Nats-Msg-Id"  # a stream drops a message whose id it has
 _REQUEST_SECONDS = 5.0
 _STALE_SECONDS = 60  # longer than the client keeps a connection that does not answer
 _LOOK_SECONDS = 1.0
@@ -320,10 +321,13 @@ class Connection:
             raise TimeoutError("the server does not answer")
         task.result()
 
-    async def publish(self, subject: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None) -> None:
+    async def publish(
+        self, subject: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None, batch: str = ""
+    ) -> None:
         """Returns once the subject's stream has all of them, in this order.
 
-        Raises JetStreamError, SourceError: then it may have some of them.
+        Raises JetStreamError, SourceError: then it may have some of them. A batch that is published again under the
+        same name within the stream's window for duplicates is in it once.
         """
         if not bodies:
             return
@@ -336,8 +340,9 @@ class Connection:
         self._publications[reply] = publication
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
-                for body in bodies:
-                    await self.client.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
+                for number, body in enumerate(bodies):
+                    own = {**(headers or {}), **({_MESSAGE_ID: f"{batch}/{number}"} if batch else {})}
+                    await self.client.publish(subject, body, reply=reply, headers=own or None)
                 await publication.done
         except MaxPayloadError as error:
             largest = self.client.max_payload

@@ -81,22 +81,22 @@ class JetStreamInbox:
             await self._configure(connection)
         self._bound(connection)
 
-    async def check_room(self) -> None:
+    async def check_room(self, size: int) -> None:
         connection = await self._connection()
         await check_publishing(connection, self._subject)
         info = await connection.api(f"STREAM.INFO.{self._stream}")
         state, config = info["state"], info["config"]
-        for kind, limit in (("messages", config["max_msgs"]), ("bytes", config["max_bytes"])):
-            if 0 <= limit <= state[kind]:
+        for kind, limit, more in (("messages", config["max_msgs"], 1), ("bytes", config["max_bytes"], size)):
+            if 0 <= limit < state[kind] + more:
                 raise SourceError(
                     "StoreFull",
                     f"{connection.place}: stream {self._stream} has {state[kind]} {kind} of at most {limit}",
                 )
 
-    async def append_all(self, records: Sequence[bytes]) -> None:
+    async def append_all(self, records: Sequence[bytes], batch: str = "") -> None:
         connection = await self._connection()
         self._bound(connection)
-        await connection.publish(self._subject, records)
+        await connection.publish(self._subject, records, batch=batch)
 
     async def take(self, limit: int, timeout_seconds: float, *, in_order: bool = False) -> list[Kept]:
         if not self._may_take():

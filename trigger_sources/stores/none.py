@@ -59,10 +59,10 @@ class NoInbox:
             f"spec.answer: there is no store for accepted events: {_GET_ONE}, or set spec.answer to function",
         )
 
-    async def check_room(self) -> None:
+    async def check_room(self, size: int) -> None:
         await self.prepare()
 
-    async def append_all(self, records: Sequence[bytes]) -> None:
+    async def append_all(self, records: Sequence[bytes], batch: str = "") -> None:
         await self.prepare()
 
     async def take(self, limit: int, timeout_seconds: float, *, in_order: bool = False) -> list[Kept]:

@@ -48,7 +48,7 @@ CREATE TABLE inbox (
 CREATE INDEX inbox_by_uid ON inbox (uid, sequence);
 """
 _LETTERS_A_READ = 64
-_PROBE = bytes(65_536)  # more than the pages that a full disk may still have free
+_PROBE_BYTES = 65_536  # more than the pages that a full disk may still have free
 _TAKEN_BYTES = 8 * 1024 * 1024  # one look into an inbox reads no more, and one record in any case
 _MOST_IN_A_TRANSACTION = 1_000
 _TRY_AGAIN_SECONDS = 5.0  # a record that could not be removed is handed out again then, to be settled once more
@@ -295,14 +295,18 @@ class StoreInbox:
     async def prepare(self) -> None:
         """Nothing is missing once the store is open."""
 
-    async def check_room(self) -> None:
+    async def check_room(self, size: int) -> None:
         """Writes a record that belongs to no trigger, and removes it: only a write shows whether the disk has room."""
         await self._store.run(
-            lambda connection: connection.execute("INSERT INTO inbox (uid, record) VALUES ('', ?)", (_PROBE,)).rowcount
+            lambda connection: (
+                connection.execute(
+                    "INSERT INTO inbox (uid, record) VALUES ('', zeroblob(?))", (max(size, _PROBE_BYTES),)
+                ).rowcount
+            )
         )
         await self._store.run(lambda connection: connection.execute("DELETE FROM inbox WHERE uid = ''").rowcount)
 
-    async def append_all(self, records: Sequence[bytes]) -> None:
+    async def append_all(self, records: Sequence[bytes], batch: str = "") -> None:  # a failed one left no record
         rows = [(self._uid, record) for record in records]
         try:
             await self._store.run(

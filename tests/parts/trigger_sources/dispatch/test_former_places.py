@@ -81,3 +81,14 @@ async def test_a_place_that_was_never_made_has_no_dead_letters(edited: Edited) -
     """Nor is it made by looking."""
     assert await edited.left(await edited.named("one")) == []
     assert await edited.left(await edited.named("two")) == []
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"null", b"[1]", b"\xff"])
+async def test_a_damaged_note_of_former_places_stops_no_trigger(damaged: bytes) -> None:
+    context = StandInContext()
+    await context.state.put("dead-letter-names", damaged)
+    trigger = NATSTrigger.model_validate({
+        "function": "f", "subject": "s", "delivery": {"deadLetter": {"name": "letters"}},
+    })  # fmt: skip
+    await remember_place(trigger, context)
+    assert await context.state.get("dead-letter-names") == b'["letters"]'

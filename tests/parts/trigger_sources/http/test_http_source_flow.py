@@ -18,7 +18,7 @@ from servers.scripted import Answer, Call, scripted
 from trigger_sources.dispatch.flow import Flow
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import LocalHost
-from trigger_sources.http import HTTPTrigger
+from trigger_sources.http import HTTPTrigger, inbox_health
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
@@ -155,8 +155,11 @@ async def test_stopping_under_load_answers_everyone(tmp_path: Path) -> None:
             assert statuses.count(200) == len(function.calls), "a request that got 503 was not delivered"
 
 
-async def test_a_full_disk_and_a_full_backlog_are_reported_until_an_event_fits_again(tmp_path: Path) -> None:
+async def test_a_full_disk_and_a_full_backlog_are_reported_until_an_event_fits_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also while the function takes the events that are there, and while no request comes any more."""
+    monkeypatch.setattr(inbox_health, "STEADY_SECONDS", 0.5)
 
     async def pages(limit: int) -> None:
         await store.run(lambda connection: connection.execute(f"PRAGMA max_page_count = {limit}").fetchone())

@@ -20,7 +20,7 @@ from servers.stores import ComposedStore
 from trigger_sources.dispatch.flow import Flow
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import LocalHost
-from trigger_sources.http import HTTPTrigger
+from trigger_sources.http import HTTPTrigger, inbox_health
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.inbox import Inbox
 from trigger_sources.source import MissingSecret
@@ -94,7 +94,8 @@ def delivered(function: Scripted) -> list[bytes]:
     return [call.body for call in function.calls]
 
 
-async def test_a_full_stream_is_reported_until_it_has_room_again() -> None:
+async def test_a_full_stream_is_reported_until_it_has_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_health, "STEADY_SECONDS", 0.5)
     async with nats_server() as server, scripted() as function, replica(server, function.url) as it:
         connection = await nats.connect(server.url)
 

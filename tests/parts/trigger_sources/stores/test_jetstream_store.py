@@ -431,6 +431,33 @@ async def test_a_full_stream_refuses_new_records_and_keeps_old_ones() -> None:
         assert [kept.record for kept in await taken(inbox, 5)] == numbers(0, 5)
 
 
+async def test_a_batch_that_is_appended_again_under_its_name_is_there_once() -> None:
+    """A caller cannot know what became of a write whose answer did not come."""
+    async with nats_server() as server, inbox_on(server) as inbox:
+        await inbox.append_all(numbers(0, 3), "one")
+        await inbox.append_all(numbers(0, 5), "one")
+        await inbox.append_all(numbers(0, 3), "two")
+        assert [kept.record for kept in await taken(inbox, 8)] == [*numbers(0, 5), *numbers(0, 3)]
+        assert await inbox.count() == 8
+
+
+async def test_a_stream_that_is_full_by_bytes_has_no_room_for_a_record_of_that_size() -> None:
+    async with nats_server() as server, inbox_on(server) as inbox:
+        connection = await nats.connect(server.url)
+        config = (await connection.jetstream().stream_info(INBOX)).config
+        await connection.jetstream().update_stream(config.evolve(max_bytes=10_000))
+        await connection.close()
+        with pytest.raises(SourceError, match="maximum bytes exceeded"):
+            for _ in range(20):
+                await inbox.append_all([b"x" * 1_000])
+        with pytest.raises(SourceError, match="of at most 10000") as full:
+            await inbox.check_room(1_000)
+        assert full.value.reason == "StoreFull"
+        (kept,) = await taken(inbox, 1)
+        await kept.settle(Outcome("delivered"))
+        await inbox.check_room(1_000)
+
+
 async def test_a_record_over_the_servers_limit_is_refused_with_the_reason() -> None:
     async with nats_server(config="max_payload: 65536") as server, inbox_on(server) as inbox:
         assert inbox.largest_bytes == 49152

@@ -162,6 +162,23 @@ def test_a_spec_that_breaks_before_the_status_is_written_keeps_its_claims_and_th
     assert ownership.claims_of(key) == "POST /pay"
 
 
+def test_a_spec_that_breaks_after_an_edit_owns_the_new_claims_once_the_status_has_them() -> None:
+    """An older trigger of another namespace gets none of them, and the former ones are free."""
+    ownership, (key, document, spec) = Ownership(), moved("/old", path="/new")
+    ownership.update(key, document, spec)
+    ownership.update(key, document, None)
+    assert ownership.claims_of(key) == "POST /new"
+    status = {"served": ownership_fields(document["status"]["served"], "POST /new", "2030-01-02T00:00:00Z")["served"]}
+    ownership.update(key, {**document, "status": status}, None)
+    assert routes(ownership, key) == [("/new", POST)]
+    stranger = trigger(0, "b/older", "/new")
+    ownership.update(*stranger)
+    assert ownership.conflict_of(stranger[0]) == ("POST /new", key)
+    former = trigger(9, "b/younger", "/old")
+    ownership.update(*former)
+    assert ownership.conflict_of(former[0]) is None
+
+
 def test_a_spec_that_never_was_valid_claims_nothing() -> None:
     ownership, (key, document, _) = Ownership(), trigger(1, "a/broken")
     ownership.update(key, document, None)
