@@ -13,7 +13,7 @@ from kubeirq.fabric_client import FabricClient
 async def suspend(fabric: FabricClient, trigger: str) -> int:
     """Suspend a trigger.
 
-    It finishes the events that it has taken, and takes no new ones until you resume it.
+    It takes no events until you resume it. Calls that run end first; other events go back to their source.
     """
     found = await fabric.trigger(trigger)
     await fabric.suspend(found)

@@ -40,7 +40,7 @@ def code_problems(resource: Resource, *, runs_here: bool) -> Iterator[CodeProble
         return  # reported as missing
     yield from _requirement_problems(spec, requirements)
     if files and (runs_here or _version_of(spec.runtime) <= sys.version_info[:2]):
-        yield from _Code(spec, files, places, has_dependencies=_has_lines(requirements)).problems()
+        yield from _Code(spec, files, places, requirements).problems()
 
 
 class _Code:
@@ -51,13 +51,13 @@ class _Code:
         spec: FunctionSpec,
         files: Mapping[str, bytes],
         places: Mapping[str, Path],
-        *,
-        has_dependencies: bool,
+        requirements: str,
     ) -> None:
         self._spec = spec
         self._places = places
         self._files = files
-        self._has_dependencies = has_dependencies
+        self._requirements = requirements.lower()
+        self._has_dependencies = _has_lines(requirements)
         self._trees: dict[str, ast.Module | None] = {}  # by path; None for a file that does not compile
 
     def problems(self) -> Iterator[CodeProblem]:
@@ -101,6 +101,9 @@ class _Code:
             found = self._path_of(module) or self._path_of(module.partition(".")[0])
             if found is not None:
                 yield from self._of_file(found)
+            elif (left_out := self._left_out(path, module)) is not None:
+                way_out = f"{left_out} is beside it: add it to spec.source.include"
+                yield self._at("source", path, line, f"no module {module!r} among the function's files; {way_out}")
             elif not self._may_be_elsewhere(module):
                 way_out = "add its package to spec.dependencies, or its file to spec.source.include"
                 yield self._at("source", path, line, f"no module {module!r}; {way_out}")
@@ -108,6 +111,15 @@ class _Code:
     def _path_of(self, module: str) -> str | None:
         stem = module.replace(".", "/")
         return next((path for path in (f"{stem}.py", f"{stem}/__init__.py") if path in self._files), None)
+
+    def _left_out(self, path: str, module: str) -> str | None:
+        """The file or folder with that module beside the function's files, which the function does not get."""
+        place, top = self._places.get(path), module.partition(".")[0]
+        if place is None or top in sys.stdlib_module_names or top.lower() in self._requirements:
+            return None
+        root = place.parents[path.count("/")]
+        names = (f"{top}.py", f"{top}/__init__.py")
+        return next((name for name in names if name not in self._files and (root / name).is_file()), None)
 
     def _may_be_elsewhere(self, module: str) -> bool:
         """Whether the module may come with Python, an image, the dependencies or the runtime."""

@@ -83,6 +83,8 @@ class Reader:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         if mark is not None and is_indented_wrongly(problem, text, mark.line):
             problem += "; the line is indented deeper than the field before it; begin both in the same column"
+        elif "'\\t'" in problem:
+            problem = "a tab; indent with spaces"
         elif any(words in problem for words in _UNQUOTED):
             problem += "; quote the value, as YAML gives one of its characters a meaning of its own"
         self.problems.append(Problem(file, mark.line + 1 if mark else 1, "", f"{prefix}: {problem}"))

@@ -85,6 +85,17 @@ def test_code_that_cannot_start_is_a_problem_at_its_line(code: str, problem: str
     assert found.startswith(problem)
 
 
+def test_a_file_beside_the_function_that_is_not_included_is_found_also_where_there_are_dependencies(
+    tmp_path: Path,
+) -> None:
+    code = {"orders.py": "from catalog import PRICES\nimport vendored\n" + GOOD, "catalog.py": "PRICES = {}\n"}
+    code["vendored/__init__.py"] = ""
+    assert problems(tmp_path, code, "  dependencies: vendored==1.0\n") == [
+        "orders.py:1: no module 'catalog' among the function's files; catalog.py is beside it: add it to"
+        " spec.source.include"
+    ]
+
+
 def test_a_module_that_the_handler_imports_is_checked_and_one_that_nothing_imports_is_not(tmp_path: Path) -> None:
     files = {"code/orders.py": "import shop.prices\n" + GOOD, "code/old.py": "print 'python 2'\n",
              "code/shop/__init__.py": "", "code/shop/prices.py": "def broken(:\n"}  # fmt: skip
