@@ -4,10 +4,11 @@ The API server refuses the fields and values that the definition lacks. So an un
 newer than the controller, as during an upgrade or after a rollback, and the status names the field. A spec with an
 unknown field runs without it. For an unknown value there is nothing to run in its place: a trigger goes on with its
 former spec. Fields that restrict callers are the exception: the trigger would serve more callers than its author wants.
+So the former spec does not go on either where the new one differs in a field that decides which events are served.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +19,7 @@ from trigger_sources.problems import Place, dotted
 Model = TypeVar("Model", bound=BaseModel)
 
 _RESTRICTING = frozenset({"auth", "cors"})
+_DECIDING = ("auth", "cors", "filter", "host", "methods", "path", "suspend")  # which events are served
 # Problems of values that this version's own definition would have refused: with them, a newer one took the object
 _NEW_VALUES = frozenset(
     {"literal_error", "extra_forbidden", "less_than", "less_than_equal", "greater_than", "greater_than_equal"}
@@ -47,6 +49,11 @@ def is_from_newer(error: ValueError, spec: Any) -> bool:
         return False
     details = error.errors(include_url=False, include_input=False, include_context=False)
     return all(detail["type"] in _NEW_VALUES and detail["loc"][0] not in _RESTRICTING for detail in details)
+
+
+def deciding_changes(running: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The fields that decide which events are served, and that differ between these raw specs."""
+    return [f"spec.{name}" for name in _DECIDING if running.get(name) != wanted.get(name)]
 
 
 def accepted(unknown: Sequence[str]) -> Condition:

@@ -116,7 +116,11 @@ class FunctionController:
             self.queue.add_for_resync(key)
 
     async def resync(self) -> bool:
-        """Lists everything, and enqueues every Function. Returns whether all kinds of objects could be listed."""
+        """Lists everything, and enqueues every Function. Returns whether all kinds of objects could be listed.
+
+        A status of which the API server dropped a part is written again: the definition may be newer by now.
+        """
+        self._curtailed.clear()
         self._functions.begin_list()
         self._functions.replace({key_of(found): (Version.of(found), found) async for found in self._listed()})
         is_whole = await self._owned.refresh()
@@ -199,7 +203,8 @@ class FunctionController:
         )
         await self._owned.ensure(function, wanted)
         self._written[key] = digest
-        if is_changed:
+        # An admission policy may change each write: nobody changes the Deployment then, and nothing is set back
+        if is_changed and self._owned.is_current(key, deployment):
             await self._events.record(function, RESTORED)
 
     def _other_release(self, key: Key) -> str | None:

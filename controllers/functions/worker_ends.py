@@ -26,15 +26,17 @@ def worker_end_in(headers: Mapping[str, str], now: float) -> WorkerEnd | None:
     return WorkerEnd(now - ago, how[:100]) if 0 <= ago <= _MOST_SECONDS and how else None
 
 
-def end_text(how: str) -> str:
+def end_text(how: str, worker: str = "the worker process") -> str:
     """The end for people."""
     if how == TIME_OUT:
-        return "the worker process was replaced, as a call took too long"
+        return f"{worker} was replaced, as a call took too long"
     more = " (out of memory, or it hung)" if how == "signal SIGKILL" else ""
-    return f"the worker process ended with {how}{more}"
+    return f"{worker} ended with {how}{more}"
 
 
-def lost_text(how: str) -> str:
-    """Why a call lost its connection."""
+def lost_text(how: str, *, sole: bool = True) -> str:
+    """Why a call lost its connection. `sole`: the function has one replica, so this worker is the one that ran it."""
+    if not sole:
+        return f"{end_text(how, 'a worker process of the function')} while this event was called"
     where = "while this event was beside or behind it" if how == TIME_OUT else "while it ran this event"
     return f"{end_text(how)} {where}"

@@ -33,6 +33,17 @@ class _Known:
         return cls(dict(metadata.get("labels") or {}), (metadata["uid"], metadata.get("generation", 0)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    service: Key
+    ready: int  # endpoints that take requests
+    all: int  # endpoints, with those that start and those that end
+
+    @classmethod
+    def of(cls, service: Key, found: Mapping[str, Any]) -> "_Slice":
+        return cls(service, ready_endpoints(found), len(found.get("endpoints") or ()))
+
+
 class Gates:
     """The gates, and caches of the Functions and EndpointSlices that decide about them. Lives in one event loop."""
 
@@ -42,8 +53,9 @@ class Gates:
         self._gates: dict[Key, Gate] = {}
         self._worker_ends: dict[Key, WorkerEnds] = {}
         self._functions: InformerCache[Key, _Known] = InformerCache()
-        self._slices: InformerCache[Key, tuple[Key, int]] = InformerCache()  # Service, number of ready endpoints
+        self._slices: InformerCache[Key, _Slice] = InformerCache()
         self._serving: dict[Key, set[Key]] = {}  # by Service: the slices with a ready endpoint
+        self._inhabited: dict[Key, set[Key]] = {}  # by Service: the slices with an endpoint
         self._has_listed = False  # before the first list, a missing object may exist
 
     def of(self, namespace: str, name: str) -> Gate:
@@ -51,7 +63,9 @@ class Gates:
         key = (namespace, name)
         if key not in self._gates:
             gate = Gate(name, f"{url_of(*key)}/", resolve=resolver(self._egress_policy, namespace))
-            ends = self._worker_ends[key] = WorkerEnds(gate, partial(self._worker_ended, key))
+            ends = self._worker_ends[key] = WorkerEnds(
+                gate, partial(self._worker_ended, key), has_one_replica=partial(self.has_one_replica, key)
+            )
             gate.why_lost = ends.why_lost
             self._gates[key] = gate
             self._update(key)
@@ -76,15 +90,16 @@ class Gates:
         self._functions.replace({_key_of(found): (Version.of(found), _Known.of(found)) for found in functions})
         self._slices.replace(
             {
-                _key_of(found): (Version.of(found), (service, ready_endpoints(found)))
+                _key_of(found): (Version.of(found), _Slice.of(service, found))
                 for found in slices
                 if (service := _service_of(found)) is not None
             }
         )
         self._serving.clear()
-        for key, (service, ready) in self._slices.items():
-            if ready:
-                self._serving.setdefault(service, set()).add(key)
+        self._inhabited.clear()
+        for key, known in self._slices.items():
+            _keep(self._serving, known.service, key, known.ready)
+            _keep(self._inhabited, known.service, key, known.all)
         self._has_listed = True
         for key in self._gates:
             self._update(key)
@@ -112,28 +127,30 @@ class Gates:
         if deleted:
             self._slices.delete(key, version)
         else:
-            self._slices.update(key, version, (service, ready_endpoints(found)))
-        serving = self._serving.setdefault(service, set())
+            self._slices.update(key, version, _Slice.of(service, found))
         cached = self._slices.get(key)
-        if cached is not None and cached[1]:
-            serving.add(key)
-        else:
-            serving.discard(key)
-        if not serving:
-            del self._serving[service]
+        _keep(self._serving, service, key, 0 if cached is None else cached.ready)
+        _keep(self._inhabited, service, key, 0 if cached is None else cached.all)
         self._update(service)
 
     async def retain(self, used: Collection[Key]) -> None:
         """Removes all gates but these."""
         unused = self._gates.keys() - set(used)
-        await asyncio.gather(*(self._worker_ends.pop(key).aclose() for key in unused))
-        await asyncio.gather(*(self._gates.pop(key).aclose() for key in unused))
+        # At once: a flow that starts meanwhile must find a new gate, and not one that closes
+        removed = [(self._worker_ends.pop(key), self._gates.pop(key)) for key in unused]
+        await asyncio.gather(*(ends.aclose() for ends, _ in removed))
+        await asyncio.gather(*(gate.aclose() for _, gate in removed))
 
     async def aclose(self) -> None:
         await self.retain(())
 
     def _worker_ended(self, key: Key, end: WorkerEnd) -> None:
         self.on_worker_end(key, end)
+
+    def has_one_replica(self, key: Key) -> bool:
+        """Whether the Service has one endpoint, ready or not."""
+        slices = (self._slices.get(found) for found in self._inhabited.get(key, ()))
+        return sum(found.all for found in slices if found is not None) == 1
 
     def _update(self, key: Key) -> None:
         gate = self._gates.get(key)
@@ -151,6 +168,16 @@ def ready_endpoints(found: Mapping[str, Any]) -> int:
     """The number of endpoints that take requests. A missing condition counts as ready, as Kubernetes defines it."""
     conditions = (endpoint.get("conditions", {}) for endpoint in found.get("endpoints") or ())
     return sum(1 for condition in conditions if condition.get("ready") is not False)
+
+
+def _keep(slices: dict[Key, set[Key]], service: Key, key: Key, count: int) -> None:
+    """Keeps the slice among those of the Service, if it has such endpoints."""
+    if count:
+        slices.setdefault(service, set()).add(key)
+    elif service in slices:
+        slices[service].discard(key)
+        if not slices[service]:
+            del slices[service]
 
 
 def _key_of(found: Mapping[str, Any]) -> Key:

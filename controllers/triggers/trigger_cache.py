@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from controllers.cluster.api import Api, Object
 from controllers.cluster.informer_cache import InformerCache, Version
-from controllers.cluster.known_fields import is_from_newer, validated
+from controllers.cluster.known_fields import deciding_changes, is_from_newer, validated
 from controllers.cluster.operator import Event
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
@@ -34,6 +34,7 @@ class CachedTrigger:
     rejection: tuple[str, str] | None  # reason and message, if the trigger cannot run with its present spec
     unknown: tuple[str, ...]  # the fields of the spec that this version does not know
     status: TriggerStatus
+    raw_spec: Object  # as it was when `spec` was read
     held_back: tuple[str, str] | None = (
         None  # reason and message, if `spec` is the former one: this version lacks a value
     )
@@ -128,7 +129,9 @@ class TriggerCache:
             fenced=self._is_fenced(spec),
             request_limit=self._request_limit,
         )
-        self._by_key[key] = self._by_uid[uid] = CachedTrigger(found, spec, rejection, unknown, status)
+        self._by_key[key] = self._by_uid[uid] = CachedTrigger(
+            found, spec, rejection, unknown, status, _raw_spec_of(found)
+        )
         self._enqueue_all(self.ownership.update(key, found, spec))
         return True
 
@@ -151,10 +154,14 @@ class TriggerCache:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))
             return False
         spec, rejection, unknown = spec_of(found)
-        if cached.spec is not None and rejection is not None and rejection[0] == UNKNOWN_VALUE:
+        is_held_back = cached.spec is not None and rejection is not None and rejection[0] == UNKNOWN_VALUE
+        if is_held_back and (changed := deciding_changes(cached.raw_spec, _raw_spec_of(found))):
+            is_held_back, rejection = False, _stopped(rejection, changed)
+        if is_held_back:
             cached.held_back = rejection
         else:
             cached.spec, cached.rejection, cached.unknown, cached.held_back = spec, rejection, unknown, None
+            cached.raw_spec = _raw_spec_of(found)
         cached.status.fenced = self._is_fenced(cached.spec)
         cached.written = None
         self._enqueue_all(self.ownership.update(key, found, cached.spec))
@@ -171,6 +178,19 @@ class TriggerCache:
 def _without_managers(found: Object) -> Object:
     found["metadata"].pop("managedFields", None)  # saves half of the memory
     return found
+
+
+def _raw_spec_of(found: Mapping[str, Any]) -> Object:
+    spec: Object = found.get("spec") or {}
+    return spec
+
+
+def _stopped(rejection: tuple[str, str] | None, changed: Sequence[str]) -> tuple[str, str]:
+    """The rejection of a spec with an unknown value that changes which events are served."""
+    assert rejection is not None
+    reason, message = rejection
+    fields, verb = ", ".join(changed), "changes" if len(changed) == 1 else "change"
+    return reason, f"{message}; {fields} {verb} too, so the former spec stops and the trigger does not run"
 
 
 def _desired_state(trigger: Mapping[str, Any]) -> tuple[Any, bool]:

@@ -1,7 +1,8 @@
 """Asks a function why a call lost its connection: its worker process may have crashed.
 
-The Service leads to any replica, so the function is asked a few times. A Kubernetes Event about the Function says it,
-too: no condition does, as the function's container goes on, with another worker.
+The Service leads to any replica, so the function is asked a few times, and the answer may be another replica's than the
+one that was called. A Kubernetes Event about the Function says it, too: no condition does, as the function's container
+goes on, with another worker.
 """
 
 import asyncio
@@ -15,16 +16,30 @@ from trigger_sources.dispatch.gate import Gate
 from trigger_sources.transport.client import NoAnswer, Unreachable
 
 _ASK_SECONDS = 5.0  # a replica answers once its next worker has started
+_UNREACHABLE_SECONDS = 1.0  # then the container is gone, too, and not only its worker
 _MOST_ANSWERS = 8  # of replicas that know nothing
 _PAUSE_SECONDS = 0.1
 _TELL_SECONDS = 10.0
 
 
 class WorkerEnds:
-    """The ends of one function's workers. `tell` hears of one that ended calls, at most every ten seconds."""
+    """The ends of one function's workers. `tell` hears of one that ended calls, at most every ten seconds.
 
-    def __init__(self, gate: Gate, tell: Callable[[WorkerEnd], None], *, ask_seconds: float = _ASK_SECONDS) -> None:
+    `has_one_replica` says whether the replica that answers is sure to be the one that was called.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        tell: Callable[[WorkerEnd], None],
+        *,
+        has_one_replica: Callable[[], bool] = lambda: True,
+        ask_seconds: float = _ASK_SECONDS,
+        unreachable_seconds: float = _UNREACHABLE_SECONDS,
+    ) -> None:
+        self._has_one_replica = has_one_replica
         self._ask_seconds = ask_seconds
+        self._unreachable_seconds = unreachable_seconds
         self._gate = gate
         self._tell = tell
         self._last = WorkerEnd(float("-inf"), "")
@@ -36,8 +51,8 @@ class WorkerEnds:
         if self._last.at <= called_at:
             if self._asking is None or self._asking.done():  # all calls that the crash ended ask once
                 self._asking = asyncio.create_task(self._ask(called_at))
-            await asyncio.shield(self._asking)
-        return lost_text(self._last.how) if self._last.at > called_at else ""
+            await asyncio.wait({self._asking})  # its end by `aclose` cancels no call
+        return lost_text(self._last.how, sole=self._has_one_replica()) if self._last.at > called_at else ""
 
     async def aclose(self) -> None:
         if self._asking is not None:
@@ -45,11 +60,17 @@ class WorkerEnds:
             await asyncio.gather(self._asking, return_exceptions=True)
 
     async def _ask(self, called_at: float) -> None:
-        until, answers = time.monotonic() + self._ask_seconds, 0
-        while answers < _MOST_ANSWERS and (left := until - time.monotonic()) > 0:
+        began, answers = time.monotonic(), 0
+        until, unreachable_until = began + self._ask_seconds, began + self._unreachable_seconds
+        while answers < _MOST_ANSWERS and not self._gate.is_down and (left := until - time.monotonic()) > 0:
             try:
                 answer = await self._gate.endpoint.send(b"GET", b"/healthz", b"", b"", timeout_seconds=left, fresh=True)
-            except (NoAnswer, Unreachable):
+            except NoAnswer:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            except Unreachable:
+                if time.monotonic() >= unreachable_until:
+                    return
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             end = worker_end_in(dict(answer.headers), time.monotonic())

@@ -22,6 +22,8 @@ SAMPLE = click.option(
     "--sample", type=click.Choice(sorted(SAMPLES)), help="Send an event of this kind; the other options change it."
 )
 
+_RUNS_ON = 5  # the exit code of a run that has not ended
+
 
 @click.command()
 @FUNCTION
@@ -86,20 +88,22 @@ async def fire(fabric: FabricClient, trigger: str) -> int:
     """Run a cron trigger now, once, and wait for the outcome.
 
     The tick goes the trigger's way, with its payload, filter and reply. The ticks of the schedule come as before. Exit
-    code 1 means that the function was not called, or failed.
+    code 1 means that the function was not called, or failed. Exit code 5 means that it still ran after 20 seconds: the
+    outcome is not known yet, and the run goes on.
     """
-    failed = False
+    failed = runs_on = False
     for found in await fabric.fire(await fabric.trigger(trigger)):
         outcome = found["outcome"]
-        failed = failed or outcome not in ("delivered", "filtered")
+        is_failure = outcome not in ("delivered", "filtered", None)
+        failed, runs_on = failed or is_failure, runs_on or outcome is None
         if outcome is None:
             text = f"it has not ended yet; `kubeirq describe {trigger}` says more"
-        elif outcome in ("delivered", "filtered"):
+        elif not is_failure:
             text = outcome
         else:
             text = ": ".join(filter(None, ("failed", found["reason"], found["message"])))
-        click.echo(f"{found['function']}: {text}", err=failed)
-    return 1 if failed else 0
+        click.echo(f"{found['function']}: {text}", err=is_failure)
+    return 1 if failed else _RUNS_ON if runs_on else 0
 
 
 def _message(

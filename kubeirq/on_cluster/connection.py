@@ -24,6 +24,7 @@ Object = dict[str, Any]
 _CONNECT_SECONDS = 15
 _ATTEMPTS = 10
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_HEARTBEAT_SECONDS = 20  # proxies end connections that are silent for a minute, as while a function works
 _LINE_MAX_BYTES = 8 * 1024 * 1024
 
 
@@ -105,7 +106,12 @@ class Cluster:
         async with (
             self._translated_errors(),
             self._session.ws_connect(
-                url, headers=login, protocols=(protocol,), max_msg_size=0, **self._proxy_and_tls
+                url,
+                headers=login,
+                protocols=(protocol,),
+                max_msg_size=0,
+                heartbeat=_HEARTBEAT_SECONDS,
+                **self._proxy_and_tls,
             ) as found,
         ):
             yield found

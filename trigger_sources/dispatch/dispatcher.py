@@ -546,8 +546,13 @@ class Dispatcher:
     async def _lost(self, held: Held, problem: ConnectionLost) -> Input:
         """A call lost its connection. The watcher of the function's process may know the reason."""
         why_lost = self._gate.why_lost
+        latency = time.monotonic() - held.called_at  # of the call, without the time that the question takes
         reason = await why_lost(held.called_at) if why_lost is not None else ""
-        return self._judged(held, NoAnswer(reason) if reason else problem)
+        held.admitted = False
+        self._gate.answered(latency, self._policy.timeout_seconds, ok=False)
+        self.counters.attempt(latency)
+        held.tries += 1
+        return self._failed(held, None, reason or str(problem), latency, "retry")
 
     async def _answer_alone(self, held: Held) -> Input:
         """The same for a suspect event: a mark stands while it is called, and only then."""

@@ -467,20 +467,28 @@ class Flow:
     async def fire(self) -> Outcome | None:
         """Calls the function with an event of this moment, and returns its outcome. None: the source has no such event.
 
-        The caller waits for the outcome: the event becomes no dead letter, and a flow that stops forgets it.
+        The caller waits for the outcome: the event becomes no dead letter, and a flow that stops forgets it. Then, and
+        after a withdrawal, nobody settles the event: it counts as returned.
         """
         event = self.trigger.event_now(self.context)
         if event is None:
             return None
-        if self.dispatcher.draining.is_set():
+        dispatcher = self.dispatcher
+        if dispatcher.draining.is_set() or self._stopped.is_set():
             return Outcome("returned", STOPPING)
         ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         async def settle(outcome: Outcome) -> None:
-            ended.set_result(outcome)
+            if not ended.done():
+                ended.set_result(outcome)
 
-        self.dispatcher.take([Delivery(event, settle, caller_waits=True)])
-        return await ended
+        delivery = Delivery(event, settle, caller_waits=True)
+        dispatcher.take([delivery])
+        while not ended.done():
+            if self._stopped.is_set() or all(held.delivery is not delivery for held in dispatcher.events()):
+                return Outcome("returned", STOPPING)
+            await asyncio.wait({ended}, timeout=_LOOK_SECONDS)
+        return ended.result()
 
     def lanes_view(self) -> list[LaneView]:
         return self.dispatcher.lanes_view()

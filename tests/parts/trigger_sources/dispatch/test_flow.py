@@ -1311,3 +1311,66 @@ async def test_a_clock_that_is_set_back_keeps_no_event_longer(tmp_path: Path, wa
         assert all(lane.since < time.time() - 3_500 for lane in it.flow.lanes_view())  # as the clock is now
         await it.until(it.settled(1))
         assert [letter.reason for letter in await it.letters()] == ["TooOld"]
+
+
+class FiredTrigger(ListTrigger):
+    def event_now(self, context: Context) -> Event:
+        return Event("now", "/s", "t", b"")
+
+
+@pytest.mark.parametrize("end", ["withdraw", "stop", "hurry"])
+async def test_who_fires_a_trigger_hears_that_the_flow_parts_with_the_event(tmp_path: Path, end: str) -> None:
+    async def decide(call: Call) -> Answer:
+        await asyncio.sleep(3600)
+        return 200
+
+    async with scripted(decide) as function, bench(function.url, tmp_path, kind=FiredTrigger) as it:
+        fired = asyncio.create_task(it.flow.fire())
+        await it.until(lambda: function.running == 1)
+        if end == "withdraw":
+            await it.flow.context.withdraw(lambda delivery: True, 0)
+        elif end == "stop":
+            await it.flow.stop(0)
+        else:
+            it.runner.cancel()
+        async with asyncio.timeout(10):
+            outcome = await fired
+        assert outcome is not None
+        assert (outcome.kind, outcome.reason) == ("returned", "Stopping")
+        if end != "withdraw":
+            assert await it.flow.fire() == outcome, "nothing is taken any more"
+
+
+async def test_who_fires_a_trigger_has_the_outcome(tmp_path: Path) -> None:
+    async with scripted() as function, bench(function.url, tmp_path, kind=FiredTrigger) as it:
+        outcome = await it.flow.fire()
+        assert outcome is not None
+        assert outcome.kind == "delivered"
+
+
+async def test_the_latency_of_a_lost_call_is_without_the_question_why(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    async def why_lost(called_at: float) -> str:
+        asked.append(called_at)
+        await asyncio.sleep(1)
+        return "the worker process ended with exit code 7"
+
+    async def decide(call: Call) -> Answer:
+        if len(function.calls) == 1:
+            for connection in list(function._connections):
+                connection.transport.abort()
+        return 200
+
+    gate = Gate("f", "http://127.0.0.1:1/")
+    gate.why_lost = why_lost
+    async with scripted(decide) as function:
+        gate.move(function.url)
+        async with bench(function.url, tmp_path, gate=gate) as it:
+            it.broker.publish()
+            await it.until(it.settled(1))
+            counters = it.flow.dispatcher.counters
+            assert len(asked) == 1
+            assert (counters.attempts, counters.retried, counters.delivered) == (2, 1, 1)
+            assert counters.latency_seconds < 1
+            assert "exit code 7" in it.flow.dispatcher.last_error

@@ -1,8 +1,10 @@
 """Which functions of a cluster can be called, told from Functions and EndpointSlices."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from controllers.triggers.gates import Gates, ready_endpoints
@@ -127,3 +129,40 @@ async def test_the_edition_of_a_function_changes_with_its_spec_and_no_trigger_lo
     assert gates.edition("default", "greet") == ("1", 2)
     assert gates.observe_function(edited, deleted=True)
     assert gates.edition("default", "greet") is None
+
+
+async def test_a_flow_that_starts_while_gates_are_removed_gets_a_new_one(gates: Gates) -> None:
+    gates.replace([GREET], [slice_of(True)])
+    former = gates.of("default", "greet")
+    removal = asyncio.create_task(gates.retain(()))
+    await asyncio.sleep(0)
+    found = gates.of("default", "greet")
+    await removal
+    assert found is not former
+    assert gates.of("default", "greet") is found
+    await asyncio.gather(gates.retain(()), gates.aclose())
+
+
+@pytest.mark.parametrize(
+    ("slices", "is_sole"),
+    [
+        ([slice_of(True)], True),
+        ([slice_of(False)], True),
+        ([slice_of(True, False)], False),
+        ([slice_of(True), slice_of(False, name="greet-2")], False),
+        ([slice_of(True), slice_of(name="greet-2"), slice_of(True, name="other-1", service="other")], True),
+        ([], False),
+    ],
+)
+async def test_a_function_has_one_replica_if_its_service_has_one_endpoint_ready_or_not(
+    gates: Gates, slices: list[dict[str, Any]], is_sole: bool
+) -> None:
+    gates.replace([GREET], slices)
+    assert gates.has_one_replica(("default", "greet")) is is_sole
+    gates.replace([GREET], [])
+    for found in slices:
+        gates.observe_slice(found)
+    assert gates.has_one_replica(("default", "greet")) is is_sole
+    for found in slices:
+        gates.observe_slice(found, deleted=True)
+    assert not gates.has_one_replica(("default", "greet"))

@@ -2,6 +2,8 @@
 
 from typing import Any, cast
 
+import pytest
+
 from controllers.cluster.api import Api
 from controllers.triggers.ownership import Key
 from controllers.triggers.trigger_cache import TriggerCache
@@ -80,3 +82,57 @@ def test_a_successor_of_the_same_name_is_another_trigger() -> None:
     assert cache.forgotten == [KEY]
     assert not cache.see("DELETED", trigger(4)), "the late end of the first one"
     assert (cache.by_uid("u"), cache.by_uid("v")) == (None, cache.get(KEY))
+
+
+AUTH = {"bearer": {"tokens": [{"name": "s", "key": "k"}]}}
+OTHER_AUTH = {"bearer": {"tokens": [{"name": "s", "key": "other"}]}}
+CLOSED = {
+    "auth": AUTH,
+    "filter": "true",
+    "host": "a.example",
+    "methods": ["GET"],
+    "cors": {"origins": ["https://a.example"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field"),
+    [
+        ({}, {"auth": AUTH}, "auth"),
+        (CLOSED, {**CLOSED, "auth": OTHER_AUTH}, "auth"),
+        (CLOSED, {**CLOSED, "cors": {"origins": ["https://b.example"]}}, "cors"),
+        (CLOSED, {**CLOSED, "filter": "false"}, "filter"),
+        (CLOSED, {**CLOSED, "host": "b.example"}, "host"),
+        (CLOSED, {**CLOSED, "methods": ["POST"]}, "methods"),
+        (CLOSED, {**CLOSED, "path": "/y"}, "path"),
+        ({"suspend": True}, {"suspend": False}, "suspend"),
+    ],
+)
+def test_an_edit_of_who_is_served_stops_the_former_spec_if_another_value_is_not_known(
+    before: dict[str, Any], after: dict[str, Any], field: str
+) -> None:
+    def web(generation: int, spec: dict[str, Any]) -> dict[str, Any]:
+        found = trigger(generation, generation=generation)
+        return {**found, "kind": "HTTPTrigger", "spec": {"function": "f", "path": "/x", **spec}}
+
+    cache, key = Cache(), ("HTTPTrigger", "a", "t")
+    cache.see("ADDED", web(1, before))
+    cached = cache.get(key)
+    assert cached is not None
+    assert cached.spec is not None, cached.rejection
+    if not before.get("suspend"):
+        cache.see("MODIFIED", web(2, {**before, "answer": "stream"}))
+        assert cached.spec is not None
+        assert cached.held_back is not None, "nothing that decides about callers changes"
+    cache.see("MODIFIED", web(3, {**after, "answer": "stream"}))
+    assert cached.spec is None
+    assert cached.held_back is None
+    assert cached.rejection is not None
+    assert cached.rejection[0] == "UnknownValue"
+    assert "spec.answer: 'stream' is not one of" in cached.rejection[1]
+    assert f"spec.{field} changes too, so the former spec stops" in cached.rejection[1]
+    cache.see("MODIFIED", web(4, {**before, "answer": "stream"}))
+    assert cached.spec is None, "a spec that has stopped does not start again"
+    cache.see("MODIFIED", web(5, after))
+    assert cached.spec is not None
+    assert cached.rejection is None
