@@ -22,8 +22,8 @@ class Call:
     """One request that the handler works on."""
 
     __slots__ = (
-        "answer_began", "caller_left", "connection", "deadline", "event_id", "future", "is_inline", "method", "started",
-        "tells_failure",
+        "answer_began", "caller_left", "connection", "deadline", "event_id", "future", "is_from_fabric", "is_inline",
+        "method", "started", "tells_failure",
     )  # fmt: skip
 
     def __init__(self, connection, method, started, deadline):
@@ -32,6 +32,7 @@ class Call:
         self.started = started
         self.deadline = deadline
         self.event_id = None
+        self.is_from_fabric = False
         self.tells_failure = False  # the fabric calls, and keeps the reason from its own callers
         self.caller_left = False  # before the handler ended; the log says so
         self.is_inline = False  # the handler runs in the loop's own thread at this moment
@@ -93,9 +94,8 @@ class Calls:
         """Says which handlers in tasks and threads run on for nobody. The watchdog does so for one that runs inline."""
         for call in self.under_way.copy().values():
             connection = call.connection
-            if (connection.transport is None or connection.client_closed) and not (
-                call.caller_left or call.answer_began
-            ):
+            is_gone = call.is_from_fabric and (connection.transport is None or connection.client_closed)
+            if is_gone and not (call.caller_left or call.answer_began):
                 call.caller_left = True
                 is_task = isinstance(call.future, asyncio.Task)
                 place = place_in_coroutine(call.future.get_coro(), self._code_path) if is_task else ""
@@ -118,6 +118,7 @@ class Calls:
         attempt = request._headers.get("kubeirq-attempt")
         context["attempt"] = 1
         if attempt is not None:
+            call.is_from_fabric = True
             call.tells_failure = self._tells_failures
             if attempt.isdecimal() and len(attempt) < 10:
                 context["attempt"] = int(attempt)

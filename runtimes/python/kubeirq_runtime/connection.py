@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error):
         self.transport = None
+        self.fd = -1
         self.pending.clear()
         self.uncount()
         self.worker.connections.discard(self)

@@ -29,9 +29,10 @@ def overdue_of(seconds, frame, code_path):
 
 
 def left_of(call, place):
-    """Says that a caller waits no longer for a call that goes on, and where the handler is, if that is known."""
+    """Says that the fabric waits no longer for a call that goes on, and where the handler is, if that is known."""
     waited = time.monotonic() - call.started
-    return _line(f"event {call.event_id}: the caller closed its connection after {waited:.1f} s; it still runs", place)
+    text = f"event {call.event_id}: the trigger waits no longer, after {waited:.1f} s; the handler still runs"
+    return _line(text, place)
 
 
 def place_in_stack(frame, code_path):

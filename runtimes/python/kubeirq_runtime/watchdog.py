@@ -1,5 +1,6 @@
 """The watchdog: a thread that does the loop's urgent work while a handler keeps the loop from turning."""
 
+import contextlib
 import os
 import select
 import socket
@@ -61,7 +62,7 @@ class Watchdog:
     def _note_caller_that_left(self):
         """Says where a handler is that keeps the loop from turning, once its caller has gone: others wait behind it."""
         for call in self._worker.calls.under_way.copy().values():
-            if call.is_inline and not call.caller_left and _is_gone(call.connection):
+            if call.is_inline and call.is_from_fabric and not call.caller_left and _is_gone(call.connection):
                 call.caller_left = True
                 self._say(left_of(call, place_in_stack(self._main_frame(), self._worker.settings.code_path)))
 
@@ -70,8 +71,9 @@ class Watchdog:
 
     def _say(self, text):
         # not sys.stderr: the handler may hold its lock for ever, or nobody may read the log
-        if select.select([], [2], [], 0)[1]:
-            os.write(2, f"runtime: {text}\n".encode(errors="replace"))
+        with contextlib.suppress(OSError, ValueError):  # the handler's code may have closed it
+            if select.select([], [2], [], 0)[1]:
+                os.write(2, f"runtime: {text}\n".encode(errors="replace"))
 
     def _end(self, overdue):
         """Answers these calls and ends the process, unless the calls have just ended."""
@@ -151,7 +153,9 @@ class Watchdog:
 
 
 def _is_gone(connection):
-    """Whether the client has closed the connection, or its sending side."""
+    """Whether the client has closed the connection, or its sending side, which the fabric never does alone."""
+    if connection.fd < 0:
+        return True
     poll = select.poll()
     poll.register(connection.fd, select.POLLRDHUP)
     return bool(poll.poll(0))

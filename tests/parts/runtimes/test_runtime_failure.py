@@ -103,16 +103,26 @@ async def handler(event, context):
     ("source", "concurrency", "place"),
     [(LEFT, "1", " (f.py:5 in rest)"), (LEFT, "2", ""), (LEFT_ASYNC, "2", " (f.py:5 in handler)")],
 )
-async def test_a_handler_that_runs_on_after_its_caller_left_is_in_the_log(
+async def test_a_handler_that_runs_on_after_the_trigger_stopped_waiting_is_in_the_log(
     source: str, concurrency: str, place: str
 ) -> None:
     """A trigger's time-out is often shorter than the function's: the log says meanwhile where the handler is."""
     async with function(source, FUNC_TIMEOUT="20", FUNC_CONCURRENCY=concurrency) as found:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as session:
             with pytest.raises(TimeoutError):
-                await session.post(found.url, data=b"{}")
+                await session.post(found.url, data=b"{}", headers={"kubeirq-attempt": "1"})
         async with asyncio.timeout(10):
-            while "the caller closed its connection" not in found.output():
+            while "the trigger waits no longer" not in found.output():
                 await asyncio.sleep(0.05)
-        (line,) = [line for line in found.output().splitlines() if "the caller closed" in line]
-        assert line.endswith(f" s; it still runs{place}")
+        (line,) = [line for line in found.output().splitlines() if "the trigger waits" in line]
+        assert line.endswith(f" s; the handler still runs{place}")
+
+
+async def test_a_client_that_sends_no_more_and_waits_for_its_answer_is_not_in_the_log() -> None:
+    async with function(LEFT.replace("rest(20)", "rest(1.5)")) as found:
+        reader, writer = await asyncio.open_connection("127.0.0.1", found.port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: f\r\ncontent-length: 2\r\n\r\n{}")
+        writer.write_eof()
+        assert (await reader.read()).startswith(b"HTTP/1.1 2")
+        writer.close()
+        assert "waits no longer" not in found.output()
