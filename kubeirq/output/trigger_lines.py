@@ -52,7 +52,9 @@ def next_steps(trigger: Mapping[str, Any]) -> list[str]:
 
 _NEXT_OF_REASON = {
     "EverythingFails": "fix the function, then run kubeirq resume {name}, or wait: one event is tried every 30 s",
-    "FilterFails": "correct spec.filter in its file, and apply or reload it; then kubeirq dead-letters redrive {name} --all",
+    "FilterFails": (
+        "correct spec.filter in its file, and apply or reload it; then kubeirq dead-letters redrive {name} --all"
+    ),
     "Parked": "kubeirq lanes list {name}; mend the function, then kubeirq lanes release {name} LANE",
     "LaneFull": "kubeirq lanes list {name}",
     "MemoryFull": "kubeirq lanes list {name}; the metric kubeirq_held_bytes shows who else holds events",
