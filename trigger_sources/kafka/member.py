@@ -386,13 +386,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         place, before = beginning.place, self._memory_of(tp, beginning)
         if before is None:
             return place
-        return replace(
-            place,
-            settled=place.settled | before.settled_from(place),
-            epoch=max(place.epoch, before.epoch),
-            waiting=before.waiting,
-            reach=max(0, before.waits_until - place.offset),
-        )
+        waiting, reach = before.waiting_in(place)
+        settled = place.settled | before.settled_from(place)
+        return replace(place, settled=settled, epoch=max(place.epoch, before.epoch), waiting=waiting, reach=reach)
 
     async def _begin(
         self,

@@ -13,7 +13,7 @@ from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.member import Member
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
-from trigger_sources.kafka.remembered import Remembered
+from trigger_sources.kafka.remembered import Remembered, remembered
 from trigger_sources.kafka.topic_ids import TopicIdsRequest
 from trigger_sources.kafka.watermark import Watermark
 from trigger_sources.testing import StandInContext
@@ -339,3 +339,26 @@ async def test_records_that_come_while_a_cut_partition_is_given_up_are_not_count
     assert context.lost == []
     assert "was read up to 100: " in member._notices.text()[1]
     assert brokers.seeks == [90]
+
+
+@pytest.mark.parametrize(
+    ("commit", "waiting", "reach"),
+    [
+        (Place(0, topic_id=7, epoch=3), 5, 5),  # nobody read on
+        (Place(0, frozenset({1, 2, 3, 4}), 7, epoch=3, waiting=1, reach=1), 1, 1),
+        (Place(0, frozenset({1}), 7, epoch=3, waiting=4, reach=5), 3, 5),  # 2 settled here
+        (Place(5, topic_id=7, epoch=3), 0, 0),
+    ],
+)
+async def test_the_memory_of_waiting_records_ends_when_another_replica_has_read_on(
+    commit: Place, waiting: int, reach: int
+) -> None:
+    member, _ = member_of(Brokers(Beginning(commit, "Committed"), 0, 9, 0), f"overtaken-{commit.offset}-{waiting}")
+    partition = Partition(TP, Place(0, topic_id=7, epoch=3), "c", asyncio.Event(), 0)
+    for offset in range(5):
+        partition.mark.take(offset)
+    member._remembered[TP] = remembered(partition)
+    if waiting == 3:
+        partition.mark.settle(2)
+    place = member._with_memory(TP, Beginning(commit, "Committed", in_group=True))
+    assert (place.waiting, place.reach) == (waiting, reach)
