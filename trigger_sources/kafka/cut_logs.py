@@ -28,8 +28,9 @@ class Known:
 
     def lost_from(self, offset: int, end: int) -> int:
         """How many of the offsets from that one up to `end` are not settled."""
-        taken = self.mark.unsettled_in(max(offset, self.place.offset), self.passed, self.place.settled)
-        return taken + self.mark.untaken(max(offset, self.passed), end)
+        offset, settled = max(offset, self.place.offset), self.place.settled
+        taken = self.mark.unsettled_in(offset, self.passed, settled)
+        return taken + self.mark.untaken(max(offset, self.passed), end, settled)
 
 
 @frozen()

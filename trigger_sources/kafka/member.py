@@ -538,8 +538,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._follow_at = time.monotonic() + _FOLLOW_SECONDS
         if self._is_taking_over:
             return  # asked again then
+        anew = {tp for tp, partition in reading.items() if self._partitions.get(tp) is not partition}
+        found = {tp: cut for tp, cut in found.items() if tp not in anew}
         for tp, epoch in epochs.items():
-            if tp in unanswered or tp in found or self._new_leaders.get(tp) != epoch:
+            if tp in unanswered or tp in found or tp in anew or self._new_leaders.get(tp) != epoch:
                 continue
             partition = reading.get(tp)
             if partition is not None:
@@ -564,13 +566,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Finds out whether logs were cut from which nothing comes just now. Raises KafkaError."""
         if self._is_taking_over:
             return
-        reading = [partition for partition in self._partitions.values() if partition.reads]
-        known = {
-            one.tp: self._known_now(one)
-            for one in reading
-            if one.place.tells_leaders and one.tp not in self._new_leaders
+        reading = {
+            tp: partition
+            for tp, partition in self._partitions.items()
+            if partition.reads and partition.place.tells_leaders and tp not in self._new_leaders
         }
+        known = {tp: self._known_now(partition) for tp, partition in reading.items()}
         found, _ = await cuts(self._consumer, known)
+        found = {tp: cut for tp, cut in found.items() if self._partitions.get(tp) is reading[tp]}
         if found and not self._is_taking_over:
             self._take_over_in_a_task(partial(self._begin_where_cut, found, known))
 

@@ -100,12 +100,12 @@ class Watermark:
         """How many taken offsets from `offset` up to `end`, and without it, are settled neither here nor elsewhere."""
         return sum(offset <= found < end and found not in elsewhere for found in self._taken)
 
-    def untaken(self, offset: int, end: int) -> int:
-        """How many offsets from `offset` up to `end`, and without it, were neither taken nor settled before.
+    def untaken(self, offset: int, end: int, elsewhere: Set[int] = frozenset()) -> int:
+        """How many offsets from `offset` up to `end`, without it, were neither taken nor settled, here or elsewhere.
 
         `offset` is one that reading has not passed.
         """
-        return max(0, end - offset - sum(offset <= found < end for found in self._settled))
+        return max(0, end - offset - sum(offset <= found < end for found in self._settled | elsewhere))
 
     @property
     def settled_end(self) -> int:

@@ -146,6 +146,15 @@ def read_from(log: Log, read: int, data: st.DataObject) -> tuple[Place, list[tup
     return place, seen, settled, epoch
 
 
+def test_records_that_settled_at_another_replica_are_not_lost() -> None:
+    mark = Watermark(0)
+    for offset in range(5):
+        mark.take(offset)
+    before = Known(Place(20, frozenset({22}), 7), mark, 5, 23, 23)
+    assert before.lost_from(3, 23) == 2  # 20 and 21
+    assert Known(Place(0, frozenset({1, 4, 6}), 7), mark, 5, 7, 7).lost_from(3, 7) == 2  # 3 and 5
+
+
 TP = TopicPartition("t", 0)
 
 
