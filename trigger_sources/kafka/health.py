@@ -34,9 +34,17 @@ class Health:
         return {*found, self._consumer._coordinator.coordinator_id} - {None, _NO_LEADER}
 
     def problem(
-        self, partitions: Mapping[TopicPartition, Partition], *, in_session: bool, silent: Collection[int] = ()
+        self,
+        partitions: Mapping[TopicPartition, Partition],
+        *,
+        in_session: bool,
+        silent: Collection[int] = (),
+        assigned: Collection[TopicPartition] = (),
+        unchecked: Collection[TopicPartition] = (),
     ) -> tuple[str, str] | None:
-        """A CamelCase reason and a message, as the newest metadata says. None if all `partitions` can be read.
+        """A CamelCase reason and a message, as the newest metadata says. None if all partitions can be read.
+
+        `partitions` are taken over, `assigned` ones are about to be. Nobody told yet whether `unchecked` ones were cut.
 
         `in_session`: whether the group's coordinator still counts the member in. `silent`: the ids of brokers that do
         not answer.
@@ -58,20 +66,27 @@ class Health:
                 " check the brokers that have copies of the topic __consumer_offsets",
             )
         leader = self._consumer._client.cluster.leader_for_partition
-        offline = sorted(tp for tp in partitions if leader(tp) in (None, _NO_LEADER))
+        needed = {*partitions, *assigned}
+        offline = sorted(tp for tp in needed if leader(tp) in (None, _NO_LEADER))
         if offline:
             return (
                 "PartitionOffline",
                 f"no broker leads {_named(offline)}, so nothing arrives from there;"
                 " check the brokers that have copies of it",
             )
-        unheard = sorted(tp for tp in partitions if leader(tp) in silent)
+        unheard = sorted(tp for tp in needed if leader(tp) in silent)
         if unheard:
             brokers = sorted({leader(tp) for tp in unheard})
             return (
                 "PartitionOffline",
                 f"no answer from broker {', '.join(map(str, brokers))}, so nothing arrives from {_named(unheard)};"
                 " check the broker, and the network between",
+            )
+        if unchecked:
+            return (
+                "PartitionOffline",
+                f"nothing is read from {_named(sorted(unchecked))} until the leader tells whether records were lost"
+                " there; check the broker, and the network between",
             )
         now = time.monotonic()
         full = sorted(

@@ -4,16 +4,26 @@ Each batch of records has the epoch of the leader that took it. A leader that la
 its epoch where its own log ended.
 """
 
+import asyncio
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, LeaderNotAvailableError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int16, Int32, Int64, Schema, String
 
+T = TypeVar("T")
+
+_ANSWER_SECONDS = 3.0
+_NO_LEADER = -1
 _END_OF_EPOCH = 23
 _VERSION = 3  # the first one for which a right to describe the topic is enough; brokers since Kafka 2.3 know it
 _CONSUMER = -1  # in the place of a replica's id
@@ -78,48 +88,70 @@ class EndsOfEpochsRequest(Request[_EndOfEpochRequest]):  # type: ignore[misc]
         return request_struct_class(_CONSUMER, list(topics.items()))
 
 
+async def from_leaders(
+    consumer: AIOKafkaConsumer,
+    partitions: Collection[TopicPartition],
+    ask: Callable[[int, Collection[TopicPartition]], Awaitable[Mapping[TopicPartition, T]]],
+) -> tuple[dict[TopicPartition, T], set[TopicPartition]]:
+    """The answers of the leaders, which are all asked at the same time, and the partitions without an answer.
+
+    It takes a bounded time: a partition may have no leader, and a leader may hang. Raises KafkaError where a right is
+    missing.
+    """
+    led: dict[int, list[TopicPartition]] = defaultdict(list)
+    for tp in partitions:
+        leader = consumer._client.cluster.leader_for_partition(tp)
+        if leader not in (None, _NO_LEADER):
+            led[leader].append(tp)
+    answers = await asyncio.gather(*(_in_time(ask(leader, asked)) for leader, asked in led.items()))
+    found = {tp: told for answer in answers for tp, told in answer.items()}
+    unanswered = set(partitions) - found.keys()
+    if unanswered:
+        consumer._client.force_metadata_update()
+    return found, unanswered
+
+
+async def _in_time(answer: Awaitable[Mapping[TopicPartition, T]]) -> Mapping[TopicPartition, T]:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await answer
+    except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+        raise
+    except (KafkaError, OSError, TimeoutError):
+        return {}
+
+
 async def ends_of_epochs(
     consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition, int]
-) -> dict[TopicPartition, tuple[int, int]]:
-    """Where the records of these epochs and of older ones end, and the epoch of the last one. Raises KafkaError.
+) -> tuple[dict[TopicPartition, tuple[int, int]], set[TopicPartition]]:
+    """Where the records of these epochs and of older ones end, and the epoch of the last one; and who gives no answer.
 
-    A partition is left out if its broker does not know that.
+    A partition is in neither if its broker does not know that. Raises KafkaError where a right is missing.
     """
-    leaders: dict[int, dict[TopicPartition, int]] = defaultdict(dict)
-    for tp, epoch in epochs.items():
-        leader = consumer._client.cluster.leader_for_partition(tp)
-        if leader in (None, -1):
-            raise LeaderNotAvailableError(str(tp))
-        leaders[leader][tp] = epoch
-    found = {}
-    for leader, asked in leaders.items():
-        for tp, code, epoch, end in await _answers(consumer, leader, asked):
-            if code:
-                consumer._client.force_metadata_update()
-                raise _error(code, tp)
-            if epoch >= 0 and end >= 0:
-                found[tp] = end, epoch
-    return found
+
+    async def ask(leader: int, asked: Collection[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
+        return await _answers(consumer, leader, {tp: epochs[tp] for tp in asked})
+
+    found, unanswered = await from_leaders(consumer, epochs.keys(), ask)
+    return {tp: (end, epoch) for tp, (end, epoch) in found.items() if epoch >= 0 and end >= 0}, unanswered
 
 
 async def _answers(
     consumer: AIOKafkaConsumer, leader: int, epochs: Mapping[TopicPartition, int]
-) -> Collection[tuple[TopicPartition, int, int, int]]:
+) -> Mapping[TopicPartition, tuple[int, int]]:
     client: Any = consumer._client
     try:
         answer = await client.send(leader, EndsOfEpochsRequest(epochs))
     except (IncompatibleBrokerVersion, NotImplementedError):
-        return ()
-    return [
-        (TopicPartition(topic, partition), code, epoch, end)
-        for topic, partitions in answer.topics
-        for code, partition, epoch, end in partitions
-    ]
-
-
-def _error(code: int, tp: TopicPartition) -> KafkaError:
-    error: KafkaError = for_code(code)(str(tp))
-    return error
+        return dict.fromkeys(epochs, (-1, -1))
+    found = {}
+    for topic, partitions in answer.topics:
+        for code, partition, epoch, end in partitions:
+            if code == TopicAuthorizationFailedError.errno:
+                raise TopicAuthorizationFailedError(topic)
+            if not code:
+                found[TopicPartition(topic, partition)] = end, epoch
+    return found
 
 
 def watch_epochs(consumer: AIOKafkaConsumer, fetched: Callable[[TopicPartition, int], None]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -51,6 +52,7 @@ _REVOKE_COMMIT_SECONDS = 5.0
 _RECREATED_GRACE_SECONDS = 5.0
 _HEALTH_SECONDS = 3.0
 _KEEP_SECONDS = 60.0
+_FOLLOW_SECONDS = 1.0  # until leaders that gave no answer are asked again
 _SUSPECTS_BESIDE_CONCURRENCY = 64
 _UNBOUNDED = 1_000_000
 
@@ -84,6 +86,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._commits = Commits(context.name, self._partitions, self._commits_are_refused)
         self._settled = self._commits.settled
         self._tasks: list[asyncio.Task[None]] = []
+        self._assigned: set[TopicPartition] = set()
         self._taking_over: asyncio.Task[None] | None = None
         self._joined = False  # every partition of the first assignment was taken over
         self._failed: Exception | None = None  # in a task beside `read`, which raises it
@@ -92,6 +95,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._missing: set[TopicPartition] = set()  # of topics without ids that were not there at the last look
         # The epochs of leaders whose first records were fetched: none is taken until the log is known not to be cut
         self._new_leaders: dict[TopicPartition, int] = {}
+        # Partitions whose leader did not tell at the beginning whether they were cut, as they were known then
+        self._unchecked: dict[TopicPartition, Known] = {}
+        self._following: asyncio.Task[None] | None = None
+        self._follow_at = 0.0
         self._kept = KeptPlaces(context, f"{cluster}/{group}")
         self._kept_at = time.monotonic()
         self._notices = Notices()
@@ -118,8 +125,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """The next records, at most as many as there is room for."""
         if self._failed is not None:
             raise SourceError("ConsumerFailed", f"no partitions: {self._failed!r}") from self._failed
-        if self._new_leaders and not self._is_taking_over:
-            self._take_over_in_a_task(self._follow_leaders)
+        is_busy = self._is_taking_over or _runs(self._following)
+        if self._new_leaders and not is_busy and time.monotonic() >= self._follow_at:
+            self._following = asyncio.create_task(self._until_taken_over(self._follow_leaders))
         room = self._context.room
         if room < 1:
             await asyncio.sleep(_FULL_SECONDS)
@@ -227,7 +235,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             for partition in partitions:
                 partition.alive = False
                 if partition.reads and partition.snapshot() != partition.committed:
-                    self._remembered[partition.tp] = remembered(partition)
+                    self._remember(partition)
             self._partitions.clear()
             self._context.start_only_while(lambda: True)
 
@@ -239,6 +247,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         await self._stop_taking_over()
+        self._assigned.difference_update(revoked)
         partitions = [self._partitions[tp] for tp in revoked if tp in self._partitions]
         if not partitions:
             return
@@ -251,14 +260,16 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in partitions:
             partition.alive = False
             if partition.reads:  # the commit may have failed: a restarted broker no longer knows this member
-                self._remembered[partition.tp] = remembered(partition)
+                self._remember(partition)
             self._partitions.pop(partition.tp, None)
             self._new_leaders.pop(partition.tp, None)
+            self._unchecked.pop(partition.tp, None)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._session.renew(time.monotonic())
         self._commits.accepted()  # the next commit tells more
         await self._stop_taking_over()
+        self._assigned = set(assigned)
         self._fetching.bound(self._context.read_ahead_bytes, len(assigned))
         self._take_over_in_a_task(partial(self._take_over, list(assigned)))
 
@@ -267,13 +278,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     @property
     def _is_taking_over(self) -> bool:
-        return self._taking_over is not None and not self._taking_over.done()
+        return _runs(self._taking_over)
 
     async def _stop_taking_over(self) -> None:
-        task, self._taking_over = self._taking_over, None
-        if task is not None:
+        tasks = [task for task in (self._taking_over, self._following) if task is not None]
+        self._taking_over = self._following = None
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _until_taken_over(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -297,11 +309,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             moved.append(Moved(forgotten({tp: beginning.place.offset for tp, beginning in kept.items()})))
         known = {tp: self._known_before(tp, beginning) for tp, beginning in beginnings.items()}
         known = {tp: at for tp, at in known.items() if at.read_to > at.place.offset or at.place.tells_leaders}
-        found = await patiently(lambda: cuts(self._consumer, known))
+        found, unanswered = await cuts(self._consumer, known)
         # Where the log ends before the place itself, and no epoch is known, a fetch finds that out
-        found = {tp: cut for tp, cut in found.items() if cut.epoch is not None or known[tp].place.offset <= cut.at}
-        anew, told = await begin_in_what_is_left(self._consumer, known, found)
-        await self._begin({**beginnings, **anew}, [*moved, *told])
+        found = {tp: cut for tp, cut in found.items() if cut.is_told or known[tp].place.offset <= cut.at}
+        anew, told = begin_in_what_is_left(known, found)
+        await self._begin({**beginnings, **anew}, [*moved, *told], {tp: known[tp] for tp in unanswered})
         self._gone -= set(assigned)
         self._joined = True
         self._report_connected()
@@ -374,16 +386,20 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         place, before = beginning.place, self._memory_of(tp, beginning)
         if before is None:
             return place
-        return replace(
-            place,
-            settled=place.settled | before.settled_from(place),
-            epoch=max(place.epoch, before.epoch),
-            waiting=before.waiting,
-            reach=max(0, before.waits_until - place.offset),
-        )
+        waiting, reach = before.waiting_in(place)
+        settled = place.settled | before.settled_from(place)
+        return replace(place, settled=settled, epoch=max(place.epoch, before.epoch), waiting=waiting, reach=reach)
 
-    async def _begin(self, beginnings: Mapping[TopicPartition, Beginning], moved: Collection[Moved] = ()) -> None:
-        """Begins to read at these places, and tells which of them moved, once they are durable."""
+    async def _begin(
+        self,
+        beginnings: Mapping[TopicPartition, Beginning],
+        moved: Collection[Moved] = (),
+        unchecked: Mapping[TopicPartition, Known] = MappingProxyType({}),
+    ) -> None:
+        """Begins to read at these places, and tells which of them moved, once they are durable.
+
+        Nothing is taken from `unchecked` ones, and their memory stays, until their leaders tell whether they were cut.
+        """
         places = {tp: self._with_memory(tp, beginning) for tp, beginning in beginnings.items()}
         places = {tp: replace(place, times=place.times + 1) for tp, place in places.items()}
         await self._beginnings.commit(places)  # the memory is needed again if the group refuses this
@@ -391,7 +407,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             if move.lost:
                 self._context.report_lost(move.lost, move.reason)
             self._notices.add(move.notice)
-        for tp in {*places, *(tp for move in moved for tp in move.known_from)}:
+        for tp in {*places, *(tp for move in moved for tp in move.known_from)} - unchecked.keys():
             self._remembered.pop(tp, None)
         new = {tp for tp, beginning in beginnings.items() if not beginning.in_group}
         texts = {tp: place.kept_text() for tp, place in places.items() if tp in new or not self._kept.started}
@@ -400,6 +416,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             partition = Partition(tp, place, self._cluster, self._settled, self._suspects)
             partition.kept = texts.get(tp) if kept else None
             self._partitions[tp] = partition
+            self._unchecked.pop(tp, None)
+            self._new_leaders.pop(tp, None)
+            if tp in unchecked:
+                self._unchecked[tp] = unchecked[tp]
+                self._new_leaders[tp] = place.epoch
             self._consumer.seek(tp, place.offset)
 
     # --- places that are none any more
@@ -436,6 +457,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in partitions:
             if partition.tp not in beginnings:
                 del self._partitions[partition.tp]  # the group is about to assign its partitions anew
+                self._assigned.discard(partition.tp)
+                self._new_leaders.pop(partition.tp, None)
+                self._unchecked.pop(partition.tp, None)
         await self._begin(beginnings, [self._recreated(beginnings, [partition.tp for partition in partitions])])
         self._report_connected()
 
@@ -444,10 +468,15 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in partitions:
             partition.reads = False
             state = self._client_state(partition.tp)
-            self._remembered[partition.tp] = remembered(partition, (state and state.highwater) or 0)
+            self._remember(partition, (state and state.highwater) or 0)
         await self._withdraw(partitions, _RECREATED_GRACE_SECONDS)
         for partition in partitions:
             partition.alive = False
+
+    def _remember(self, partition: Partition, end: int = 0) -> None:
+        """Keeps the memory from before, if nothing could be read since."""
+        if partition.tp not in self._unchecked or partition.tp not in self._remembered:
+            self._remembered[partition.tp] = remembered(partition, end)
 
     async def _out_of_range(self, offsets: Mapping[TopicPartition, int]) -> None:
         """The broker does not have these offsets: of another topic, deleted by retention, or lost by the broker."""
@@ -496,20 +525,32 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _begin_where_short(self, short: Collection[TopicPartition]) -> None:
         """Begins anew with those of these partitions that end before the place in them."""
         known = {tp: self._known_now(self._partitions[tp]) for tp in short}
-        await self._begin_where_cut(await patiently(lambda: cuts(self._consumer, known)))
+        found, _ = await cuts(self._consumer, known)  # the offset of one without an answer is fetched again
+        await self._begin_where_cut(found, known)
 
     async def _follow_leaders(self) -> None:
         """Finds out whether logs that have new leaders were cut. Until then nothing is taken from there."""
         epochs = dict(self._new_leaders)
         reading = {tp: self._partitions[tp] for tp in epochs if tp in self._partitions and self._partitions[tp].reads}
-        known = {tp: self._known_now(partition) for tp, partition in reading.items()}
-        found = await patiently(lambda: cuts(self._consumer, known))
-        for tp in reading.keys() - found.keys():
-            reading[tp].goes_on(epochs[tp])
-        await self._begin_where_cut(found)
+        known = {tp: self._unchecked.get(tp) or self._known_now(partition) for tp, partition in reading.items()}
+        found, unanswered = await cuts(self._consumer, known)
+        if unanswered:
+            self._follow_at = time.monotonic() + _FOLLOW_SECONDS
+        if self._is_taking_over:
+            return  # asked again then
+        anew = {tp for tp, partition in reading.items() if self._partitions.get(tp) is not partition}
+        found = {tp: cut for tp, cut in found.items() if tp not in anew}
         for tp, epoch in epochs.items():
-            if self._new_leaders.get(tp) == epoch:
-                del self._new_leaders[tp]
+            if tp in unanswered or tp in found or tp in anew or self._new_leaders.get(tp) != epoch:
+                continue
+            partition = reading.get(tp)
+            if partition is not None:
+                partition.goes_on(max(epoch, partition.place.epoch))
+            if self._unchecked.pop(tp, None) is not None:
+                self._remembered.pop(tp, None)
+            del self._new_leaders[tp]
+        if found:
+            self._take_over_in_a_task(partial(self._begin_where_cut, found, known))
 
     def _fetched(self, tp: TopicPartition, epoch: int) -> None:
         """Records of that leader's epoch were fetched."""
@@ -525,24 +566,31 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Finds out whether logs were cut from which nothing comes just now. Raises KafkaError."""
         if self._is_taking_over:
             return
-        reading = [partition for partition in self._partitions.values() if partition.reads]
-        known = {one.tp: self._known_now(one) for one in reading if one.place.tells_leaders}
-        found = await cuts(self._consumer, known)
+        reading = {
+            tp: partition
+            for tp, partition in self._partitions.items()
+            if partition.reads and partition.place.tells_leaders and tp not in self._new_leaders
+        }
+        known = {tp: self._known_now(partition) for tp, partition in reading.items()}
+        found, _ = await cuts(self._consumer, known)
+        found = {tp: cut for tp, cut in found.items() if self._partitions.get(tp) is reading[tp]}
         if found and not self._is_taking_over:
-            self._take_over_in_a_task(partial(self._begin_where_cut, found))
+            self._take_over_in_a_task(partial(self._begin_where_cut, found, known))
 
-    async def _begin_where_cut(self, found: Mapping[TopicPartition, Cut]) -> None:
+    async def _begin_where_cut(
+        self, found: Mapping[TopicPartition, Cut], known: Mapping[TopicPartition, Known]
+    ) -> None:
         """Begins anew with partitions that lost records.
 
         New records get the offsets of those that are gone. So the held ones are withdrawn, as another event may come
-        with the same position.
+        with the same position. `known` is from before the cuts were found: the new log may be read meanwhile.
         """
         partitions = {tp: partition for tp, partition in self._partitions.items() if tp in found and partition.reads}
         if not partitions:
             return
         await self._give_up_for_now(partitions.values())
-        known = {tp: self._known_now(partition) for tp, partition in partitions.items()}
-        beginnings, told = await begin_in_what_is_left(self._consumer, known, {tp: found[tp] for tp in known})
+        settled = {tp: replace(known[tp], place=partition.now()) for tp, partition in partitions.items()}
+        beginnings, told = begin_in_what_is_left(settled, {tp: found[tp] for tp in settled})
         await self._begin(beginnings, told)
         self._missing -= partitions.keys()  # no record of it is left out in any case
         self._report_connected()
@@ -581,14 +629,19 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _look(self) -> None:
         report = self._context.report
-        answered = await self._answers.look(self._health.needed(self._partitions), _HEALTH_SECONDS)
+        answered = await self._answers.look(self._health.needed({*self._partitions, *self._assigned}), _HEALTH_SECONDS)
         if answered:
             with contextlib.suppress(TimeoutError, KafkaError):
                 async with asyncio.timeout(_HEALTH_SECONDS):
                     await self._compare_topics()
-                    await self._compare_logs()
             self._notice_missing()
-        problem = self._health.problem(self._partitions, in_session=self._session.lasts(), silent=self._answers.silent)
+        problem = self._health.problem(
+            self._partitions,
+            in_session=self._session.lasts(),
+            silent=self._answers.silent,
+            assigned=self._assigned,
+            unchecked=self._unchecked,
+        )
         if not answered:
             report(connected=False, reason="NotConnected", message=f"no broker answers: {self._health.brokers}")
         elif problem is not None:
@@ -596,6 +649,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         else:
             self._report_connected()
         self._pass_gaps()
+        if answered:
+            with contextlib.suppress(KafkaError):
+                await self._compare_logs()
 
     def _report_undecided(self, message: str) -> None:
         self._context.report(connected=False, reason="StartUndecided", message=message)
@@ -603,7 +659,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     def _report_connected(self) -> None:
         if self._commits.refusal:
             self._context.report(connected=False, reason="ConsumerFailed", message=self._commits.refusal)
-        elif self._joined:
+        elif self._joined and not self._unchecked and self._assigned <= self._partitions.keys():
             reason, message = self._notices.text()
             self._context.report(connected=True, reason=reason, message=message)
 
@@ -623,3 +679,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         subscription = self._consumer._subscription.subscription
         assignment = subscription and subscription.assignment
         return assignment.state_value(tp) if assignment is not None else None
+
+
+def _runs(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and not task.done()

@@ -98,15 +98,24 @@ def compacted(tp: TopicPartition, lost: int, offset: int) -> Notice:
 
 
 def truncated(
-    tp: TopicPartition, offset: int, end: int, lost: int, beginning: int, *, has_id: bool, is_exact: bool = False
+    tp: TopicPartition,
+    offset: int,
+    end: int,
+    lost: int,
+    beginning: int,
+    *,
+    has_id: bool,
+    is_exact: bool = False,
+    is_told: bool = False,
 ) -> Notice:
     """`lost` counts the offsets that were known and not settled; some may hold no record.
 
     `has_id`: the topic's id shows that it is the same topic. `is_exact`: the records before `end` are the same, and
-    there may be new ones from there on.
+    there may be new ones from there on. `is_told`: the epochs of leaders tell of the cut, and not the log's end.
     """
     cause = "the brokers lost records" if has_id else "the brokers lost records, or the topic was created again"
-    found = f"has other records, or none, from {end} on" if is_exact else f"ends at {end}"
+    found = f"has other records, or none, from {end} on" if is_exact or is_told else f"ends at {end}"
+    found += ", and maybe before" if is_told and not is_exact else ""
     goes_on = f"reading goes on at {beginning}" if is_exact else f"it is read again from its beginning, {beginning}"
     known = f"up to {lost} known ones were not delivered" if lost else "all known ones were delivered"
     return Notice(

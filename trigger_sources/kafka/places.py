@@ -75,9 +75,11 @@ def place_of_commit(offset: int, metadata: str) -> Place:
     """The place that a commit names. Version 0.1 and other programs name no topic."""
     marks = marks_of(metadata)
     settled = decode(offset, metadata)
-    if len(marks) not in (2, 3, 5) or marks[0] >= _MOST_IDS:
+    if len(marks) < 2 or marks[0] >= _MOST_IDS:
         return Place(offset, settled)
-    topic_id, packed, epoch, waiting, reach = (*marks, *(0, 0, 0))[:5]
+    # A later version may add marks behind these
+    topic_id, packed, epoch = (*marks, 0)[:3]
+    waiting, reach = marks[3:5] if len(marks) > 4 else (0, 0)
     return Place(offset, settled, topic_id, bool(packed % 2), packed // 2, epoch - 1, waiting, reach)
 
 

@@ -141,12 +141,26 @@ async def _first_answer(
 
 async def ids_at(consumer: AIOKafkaConsumer, broker: int, topics: Collection[str]) -> Mapping[str, int]:
     """The ids that one broker knows; empty if it is from before topic ids. Raises KafkaError."""
+    return {topic: topic_id for topic, (topic_id, _) in (await topics_at(consumer, broker, topics)).items()}
+
+
+async def topics_at(
+    consumer: AIOKafkaConsumer, broker: int, topics: Collection[str]
+) -> Mapping[str, tuple[int, Mapping[int, int]]]:
+    """The ids that one broker knows, each with the epochs of the present leaders by partition. Raises KafkaError.
+
+    Empty if the broker is from before topic ids.
+    """
     client: Any = consumer._client
     try:
         answer = await client.send(broker, TopicIdsRequest(sorted(topics)))
     except (IncompatibleBrokerVersion, NotImplementedError):
         return {}
-    return {topic: topic_id for error, topic, topic_id, *_ in answer.topics if error == 0 and topic_id}
+    return {
+        topic: (topic_id, {partition: epoch for _, partition, _, epoch, *_ in partitions})
+        for error, topic, topic_id, _, partitions, *_ in answer.topics
+        if error == 0 and topic_id
+    }
 
 
 def short_id(topic_id: int) -> str:

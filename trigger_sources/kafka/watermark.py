@@ -1,7 +1,7 @@
 """The watermark of a partition whose events settle out of order. Pure."""
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 
 from trigger_sources.kafka.commit_metadata import MOST_BYTES, encode
 
@@ -96,16 +96,16 @@ class Watermark:
     def unsettled(self) -> int:
         return len(self._taken)
 
-    def unsettled_from(self, offset: int) -> int:
-        """How many taken offsets from `offset` on are not settled."""
-        return sum(found >= offset for found in self._taken)
+    def unsettled_in(self, offset: int, end: int, elsewhere: Set[int] = frozenset()) -> int:
+        """How many taken offsets from `offset` up to `end`, and without it, are settled neither here nor elsewhere."""
+        return sum(offset <= found < end and found not in elsewhere for found in self._taken)
 
-    def untaken(self, offset: int, end: int) -> int:
-        """How many offsets from `offset` up to `end`, and without it, were neither taken nor settled before.
+    def untaken(self, offset: int, end: int, elsewhere: Set[int] = frozenset()) -> int:
+        """How many offsets from `offset` up to `end`, without it, were neither taken nor settled, here or elsewhere.
 
         `offset` is one that reading has not passed.
         """
-        return max(0, end - offset - sum(offset <= found < end for found in self._settled))
+        return max(0, end - offset - sum(offset <= found < end for found in self._settled | elsewhere))
 
     @property
     def settled_end(self) -> int:

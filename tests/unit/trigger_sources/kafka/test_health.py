@@ -56,6 +56,20 @@ def test_partitions_that_no_broker_leads_are_named(leaders: list[int], named: st
     assert f"no broker leads {named}" in found[1]
 
 
+def test_partitions_that_are_assigned_and_not_taken_over_count() -> None:
+    found = consumer([1, -1])
+    health = Health(found, "g", ("t",), 10)
+    first, second = TopicPartition("t", 0), TopicPartition("t", 1)
+    assert health.problem({first: partition(first)}, in_session=True) is None
+    offline = health.problem({first: partition(first)}, in_session=True, assigned={first, second})
+    assert offline is not None
+    assert "no broker leads t/1, so" in offline[1]
+    unchecked = health.problem({first: partition(first)}, in_session=True, unchecked={first})
+    assert unchecked is not None
+    assert unchecked[0] == "PartitionOffline"
+    assert "nothing is read from t/0 until" in unchecked[1]
+
+
 def test_partitions_of_a_broker_that_does_not_answer_are_named() -> None:
     assert problem(consumer([1, 2, 1]), silent=(2,)) == (
         "PartitionOffline",

@@ -1,10 +1,12 @@
 """A place names its topic; where to begin follows from the commit, the kept place and the present topic."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trigger_sources.kafka.commit_metadata import decode
+from trigger_sources.kafka.commit_metadata import decode, encode
 from trigger_sources.kafka.places import (
     AT_BEGINNING,
     Beginning,
@@ -58,6 +60,15 @@ def test_foreign_texts_are_no_places(text: str) -> None:
 def test_a_commit_of_version_0_1_names_no_topic() -> None:
     assert place_of_commit(3, "k1:AQICAQ==") == Place(3, {4, 5, 8})
     assert place_of_commit(3, "") == Place(3)
+
+
+@given(places, st.lists(st.integers(0, 1_000), max_size=3))
+def test_marks_that_a_later_version_adds_change_nothing(place: Place, more: list[int]) -> None:
+    for known in (place, replace(place, epoch=3), replace(place, epoch=3, waiting=2, reach=9)):
+        marks = (*known.marks, *(0, 0, 0))[:5]
+        metadata = encode(known.offset, known.settled, (*marks, *more))
+        assert place_of_commit(known.offset, metadata) == known
+        assert place_of_text(f"{known.offset} {metadata}") == known
 
 
 COMMIT, KEPT = Place(7, {9}, X, times=2), Place(5, {6}, X)

@@ -56,7 +56,8 @@ class WatermarkAgainstAModel(RuleBasedStateMachine):
     @invariant()
     def what_is_not_settled_is_counted(self) -> None:
         for offset in (100, self.after - 2, self.after):
-            assert self.mark.unsettled_from(offset) == sum(found >= offset for found in self.open)
+            assert self.mark.unsettled_in(offset, 1_000) == sum(found >= offset for found in self.open)
+            assert self.mark.unsettled_in(0, offset, {0}) == sum(0 < found < offset for found in self.open)
         for end in (self.after - 3, self.after, self.after + 40):
             assert self.mark.untaken(self.after, end) == len({*range(self.after, end)} - self.known)
 
