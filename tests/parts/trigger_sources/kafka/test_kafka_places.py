@@ -1,6 +1,7 @@
 """Where a Kafka trigger begins: decided once, kept, never taken from one topic for another. On a real Apache Kafka."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -445,6 +446,33 @@ async def test_a_log_that_was_cut_and_has_grown_past_the_place_is_read_from_wher
             await produce(kafka, topic, [120])
             await found.until(lambda: bool(found.taken))
             assert found.data == [120]
+
+
+@pytest.mark.timeout(240)  # it starts a broker, three times
+async def test_a_restored_log_whose_new_records_have_an_epoch_again_is_read_from_its_beginning(topic: str) -> None:
+    """The epoch's end would otherwise hide the new records before it."""
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, topic, 1)
+        await produce(kafka, topic, range(5))
+        await kafka.stop()
+        shutil.copytree(kafka.folder / "data", kafka.folder / "backup")
+        await kafka.start()
+        await produce(kafka, topic, range(5, 10))
+        source, context = trigger(kafka, topic), StandInContext()
+        async with reader(source, context) as running:
+            await running.until(lambda: len(running.taken) == 10)
+        await kafka.kill()
+        shutil.rmtree(kafka.folder / "data")
+        shutil.move(kafka.folder / "backup", kafka.folder / "data")
+        await kafka.start()
+        await produce(kafka, topic, range(105, 108))
+        after = StandInContext(state=context.state)
+        async with reader(source, after) as found:
+            await found.until(lambda: len(found.taken) >= 8)
+            assert found.data == [*range(5), *range(105, 108)]
+            assert after.lost == []
+            assert after.reports[-1][1] == "Truncated"
+            assert "from 8 on, and maybe before, and was read up to 10" in after.reports[-1][2]
 
 
 @pytest.mark.timeout(240)  # it starts a broker, twice
