@@ -23,6 +23,7 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]  # from a host to its addres
 _METHOD = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 _SWEEP_SECONDS = 0.25
+_NEW_CONNECTIONS = 2  # on which a request is sent that nobody has read
 _BODY_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
@@ -101,7 +102,8 @@ class Endpoint:
         sent; with `fresh` that holds for the only sending.
 
         Raises Unreachable, NoAnswer, or ValueError for a method or target that would break the request line. A request
-        is sent a second time only if the other side closed or reset a kept connection without having read the request.
+        is sent again only if the other side closed or reset the connection without having read it: on two new
+        connections at most, and not with `before_sent`.
         """
         head = self._head(method, target, headers, body)
         connection = (None if fresh else self._kept()) or await self._connection(fresh=fresh)
@@ -109,6 +111,7 @@ class Endpoint:
             await self._prepared(connection, before_sent)
         loop = asyncio.get_running_loop()
         deadline = self._clock() + timeout_seconds
+        left = 0 if before_sent is not None else _NEW_CONNECTIONS - (not connection.used)
         while True:
             waiter: asyncio.Future[Answer | NoAnswer | Stale] = loop.create_future()
             answered = partial(_tell, waiter)
@@ -122,6 +125,9 @@ class Endpoint:
                 return found
             if isinstance(found, NoAnswer):
                 raise found
+            if left == 0:
+                raise ConnectionLost("the connection was lost before an answer came")
+            left -= 1
             connection = await self._connection(fresh=True)
 
     def start(

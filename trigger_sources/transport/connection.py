@@ -23,7 +23,10 @@ class ConnectionLost(NoAnswer):
 
 
 class Stale(Exception):
-    """The other side closed a kept connection before it read the request: nothing of it was processed."""
+    """The other side closed or reset the connection before it read the request: nothing of it was processed.
+
+    It closed a kept connection that was idle, or it stopped before it accepted a new one.
+    """
 
 
 Answered = Callable[[Answer | NoAnswer | Stale], None]
@@ -139,7 +142,7 @@ class Connection(asyncio.Protocol):
             self.fail(f"the answer's header is over {self._max_header_bytes} bytes")
 
     def eof_received(self) -> bool:
-        if self._answered is not None and self.used and self.transport is not None:
+        if self._answered is not None and self.transport is not None:
             self._was_taken = _has_taken_all(self.transport)
         return False  # the transport closes, and connection_lost decides about the request
 
@@ -148,7 +151,7 @@ class Connection(asyncio.Protocol):
             if self._until_close and self._headers_complete and error is None:
                 self._garbage = True
                 self._finish()
-            elif self.used and not self._answer_begun and not self._was_taken:
+            elif not self._answer_begun and not self._was_taken:
                 self._end(Stale())
             elif self._answer_begun:
                 self._end(ConnectionLost("the connection was lost in the middle of the answer"))

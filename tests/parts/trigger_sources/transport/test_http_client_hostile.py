@@ -209,6 +209,44 @@ async def test_a_request_on_a_new_connection_that_closes_is_not_repeated() -> No
         assert server.connections == 1
 
 
+@pytest.mark.parametrize("resets", [1, 2])
+async def test_a_request_on_a_new_connection_that_is_reset_unread_is_sent_once_more(resets: int) -> None:
+    """A server that stops resets the connections that it has not accepted yet."""
+    connections = 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            nonlocal connections
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return
+                connections += 1
+                if connections > resets:
+                    peer.recv(65_536)
+                    peer.sendall(OK)
+                    peer.close()
+                    continue
+                select.select([peer], [], [])  # the request is there, and nobody reads it
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                peer.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            async with client(f"http://127.0.0.1:{listener.getsockname()[1]}/") as endpoint:
+                if resets == 1:
+                    assert (await post(endpoint)).status == 200
+                else:
+                    with pytest.raises(ConnectionLost, match="before an answer"):
+                        await post(endpoint)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert connections == 2
+
+
 async def test_a_request_is_not_repeated_if_the_connection_breaks_in_the_middle_of_its_answer() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request_of(reader)
