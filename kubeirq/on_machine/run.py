@@ -67,7 +67,7 @@ async def dev(
 
             def observe(seen: Seen) -> None:
                 display.event(seen)
-                failures.event(seen)
+                failures(seen)
 
             fabric = Fabric(
                 state,
@@ -113,7 +113,7 @@ async def serve(
                 state,
                 http_host=http_host,
                 http_port=http_port,
-                observe=failures.event,
+                observe=failures,
                 show_line=lambda line: function_log.info(
                     "function printed", extra={"function": line.function, "line": line.text}
                 ),

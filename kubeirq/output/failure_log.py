@@ -28,7 +28,9 @@ class _Failure:
 
 
 class FailureLog:
-    """Give it each `Seen`, in the event loop. `close` logs what is left."""
+    """Call it with each `Seen`, in the event loop. `close` logs what is left."""
+
+    sees_deliveries = False
 
     def __init__(self, write: Callable[[int, dict[str, Any]], None] | None = None) -> None:
         self._write = write or _write
@@ -36,7 +38,7 @@ class FailureLog:
         self._kinds: dict[Hashable, int] = {}  # how many of them each trigger and function has
         self._timer: asyncio.TimerHandle | None = None
 
-    def event(self, seen: Seen) -> None:
+    def __call__(self, seen: Seen) -> None:
         if seen.what not in _WORDS:
             return
         flow = seen.namespace, seen.trigger, seen.function

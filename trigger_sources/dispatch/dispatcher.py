@@ -587,7 +587,7 @@ class Dispatcher:
         if self.replies is not None:
             held.latency_seconds = latency
             return Input.ANSWERED
-        if self._observer is not None:
+        if self._observer is not None and self._observer.sees_deliveries:
             self._observer.tell(held, "delivered", answer.status, latency)
         return _DECIDED
 
@@ -736,7 +736,7 @@ class Dispatcher:
                 Attempt(time.time() - latency, latency, answer.status, str(problem), answer.body[:ANSWER_HEAD_BYTES])
             )
             return self._give_up(held, "ReplyRefused", str(problem), answer)
-        if self._observer is not None:
+        if self._observer is not None and self._observer.sees_deliveries:
             self._observer.tell(held, "delivered", answer.status, held.latency_seconds)
         return _DECIDED
 

@@ -268,9 +268,17 @@ class Flow:
         dispatcher, room = self.dispatcher, self.dispatcher.room
         waits, draining = not self.trigger.callers_wait, dispatcher.draining
         while True:
-            while not draining.is_set() and (room.free == 0 or room.is_full or (waits and not dispatcher.pulls)):
-                self._waits_for_memory(waits=room.waits_for_memory)
-                await dispatcher.room_changes(None if room.is_full else _LOOK_SECONDS)
+            while not draining.is_set():
+                if room.is_full:  # asked after each event that leaves: it costs less than `free`
+                    self._waits_for_memory(waits=False)
+                    await dispatcher.room_changes(None)
+                elif room.free == 0:
+                    self._waits_for_memory(waits=True)
+                    await dispatcher.room_changes(_LOOK_SECONDS)
+                elif waits and not dispatcher.pulls:
+                    await dispatcher.room_changes(_LOOK_SECONDS)
+                else:
+                    break
             self._waits_for_memory(waits=False)
             if draining.is_set():
                 break

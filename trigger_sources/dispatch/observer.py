@@ -7,13 +7,17 @@ from trigger_sources.dispatch.held import Held, Identity, Seen
 
 
 class Observer:
-    """Tells `observe` of the events of one trigger and function."""
+    """Tells `observe` of the events of one trigger and function.
 
-    __slots__ = ("_identity", "_observe")
+    An `observe` whose attribute `sees_deliveries` is False does not hear of delivered events: there are many of them.
+    """
+
+    __slots__ = ("_identity", "_observe", "sees_deliveries")
 
     def __init__(self, identity: Identity, observe: Callable[[Seen], None]) -> None:
         self._identity = identity
         self._observe = observe
+        self.sees_deliveries: bool = getattr(observe, "sees_deliveries", True)
 
     def tell(
         self, held: Held, what: str, status: int | None, latency: float | None, message: str = "",

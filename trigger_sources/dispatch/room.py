@@ -64,11 +64,6 @@ class Room:
         return self._left < self.enough
 
     @property
-    def waits_for_memory(self) -> bool:
-        """Whether it is not full, but the memory of the process is used."""
-        return self.free == 0 and not self.is_full
-
-    @property
     def memory(self) -> int:
         """The memory that the held events take, approximately."""
         return self.bytes + self.events * EVENT_BYTES

@@ -37,10 +37,10 @@ async def failures(written: Written) -> AsyncIterator[FailureLog]:
 
 
 async def test_a_failure_is_a_line_with_the_event_and_the_cause(failures: FailureLog, written: Written) -> None:
-    failures.event(seen("delivered", ""))
-    failures.event(seen("filtered", ""))
-    failures.event(seen(attempt=2, namespace="shop"))
-    failures.event(seen("deadLettered", f"PermanentAnswer: {ERROR}", attempt=3))
+    failures(seen("delivered", ""))
+    failures(seen("filtered", ""))
+    failures(seen(attempt=2, namespace="shop"))
+    failures(seen("deadLettered", f"PermanentAnswer: {ERROR}", attempt=3))
     assert written == [
         (
             logging.WARNING,
@@ -62,23 +62,23 @@ async def test_a_failure_is_a_line_with_the_event_and_the_cause(failures: Failur
 async def test_a_caller_that_was_refused_is_told_from_one_whose_call_failed(
     failures: FailureLog, written: Written
 ) -> None:
-    failures.event(seen("answered", "FunctionDown: its process is starting"))
-    failures.event(seen("answered", "NoAnswer: the worker process ended with exit code 7 while it ran this event"))
+    failures(seen("answered", "FunctionDown: its process is starting"))
+    failures(seen("answered", "NoAnswer: the worker process ended with exit code 7 while it ran this event"))
     assert [line[0] for line in written.take()] == ["refused", "answered with a failure"]
 
 
 async def test_repeats_are_summed_up_at_the_end_of_each_period(failures: FailureLog, written: Written) -> None:
     for number in range(1_000):
-        failures.event(seen(again_seconds=number / 7))
+        failures(seen(again_seconds=number / 7))
     assert written.take() == [("attempt failed", ERROR, None)]
     failures.end_period()
     assert written.take() == [("attempt failed", ERROR, 999)]
-    failures.event(seen())
+    failures(seen())
     assert written.take() == [], "it is no new failure"
     failures.end_period()
     assert written.take() == [("attempt failed", ERROR, 1)]
     failures.end_period()
-    failures.event(seen())
+    failures(seen())
     assert written.take() == [("attempt failed", ERROR, None)], "after a period without it, it is new"
 
 
@@ -86,8 +86,8 @@ async def test_failures_of_many_kinds_are_bounded_and_hide_no_other_trigger(
     failures: FailureLog, written: Written
 ) -> None:
     for number in range(5_000):
-        failures.event(seen(message=f"status 500: KeyError: {number}"))
-    failures.event(seen(trigger="other"))
+        failures(seen(message=f"status 500: KeyError: {number}"))
+    failures(seen(trigger="other"))
     assert len(written) == 11
     assert written.take()[-1] == ("attempt failed", ERROR, None)
     failures.end_period()
@@ -95,7 +95,7 @@ async def test_failures_of_many_kinds_are_bounded_and_hide_no_other_trigger(
 
 
 async def test_the_end_of_the_fabric_logs_what_is_left(failures: FailureLog, written: Written) -> None:
-    failures.event(seen())
-    failures.event(seen())
+    failures(seen())
+    failures(seen())
     failures.close()
     assert written.take() == [("attempt failed", ERROR, None), ("attempt failed", ERROR, 1)]
