@@ -82,6 +82,8 @@ class Dispatcher:
         self._concurrency = trigger.concurrency
         self._gate = gate
         self._observer = Observer(identity, observe) if observe is not None else None
+        # None if deliveries are not told. A field of its own, since each delivered event asks for it
+        self._delivered = self._observer if self._observer is not None and self._observer.sees_deliveries else None
         self._host_allows = self._may_start = may_start
         self._jitter = jitter
         self._screening = Screening(trigger, self.hold, self.counters)
@@ -587,8 +589,8 @@ class Dispatcher:
         if self.replies is not None:
             held.latency_seconds = latency
             return Input.ANSWERED
-        if self._observer is not None and self._observer.sees_deliveries:
-            self._observer.tell(held, "delivered", answer.status, latency)
+        if self._delivered is not None:
+            self._delivered.tell(held, "delivered", answer.status, latency)
         return _DECIDED
 
     def _cannot_be_called(self, held: Held, problem: ValueError) -> Input:
@@ -736,8 +738,8 @@ class Dispatcher:
                 Attempt(time.time() - latency, latency, answer.status, str(problem), answer.body[:ANSWER_HEAD_BYTES])
             )
             return self._give_up(held, "ReplyRefused", str(problem), answer)
-        if self._observer is not None and self._observer.sees_deliveries:
-            self._observer.tell(held, "delivered", answer.status, held.latency_seconds)
+        if self._delivered is not None:
+            self._delivered.tell(held, "delivered", answer.status, held.latency_seconds)
         return _DECIDED
 
     async def _written(self, held: Held) -> Input:
