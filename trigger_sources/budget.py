@@ -76,7 +76,7 @@ class Account:
         return self._budget.floor
 
     def close(self) -> None:
-        """Gives the account's floor to the others. What it uses counts until it says that it uses nothing."""
+        """Gives the account's floor to the others. Its bytes count until it says that it uses none."""
         if self._is_open:
             self._is_open = False
             self._budget._close()

@@ -1,4 +1,4 @@
-"""What the other tenants do all the time, and how long it takes: calls, events and edits."""
+"""The steady work of the other tenants, and how long it takes: calls, events and edits."""
 
 import asyncio
 import json

@@ -1,10 +1,13 @@
 """Whether a trigger's inbox keeps new events and gives the kept ones: two facts behind one condition."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Literal
 
 from trigger_sources.context import Context, SourceError
+
+log = logging.getLogger(__name__)
 
 Step = Literal["keep", "take"]
 
@@ -24,7 +27,11 @@ class InboxHealth:
     def fails(self, step: Step) -> bool:
         return step in self._problems
 
-    def failed(self, step: Step, problem: SourceError) -> None:
+    def failed(self, step: Step, problem: Exception) -> None:
+        """A step raised. A problem that is no SourceError is a fault, of which the log has the traceback."""
+        if not isinstance(problem, SourceError):
+            log.error("inbox fails", exc_info=problem, extra={"trigger": self._context.name, "step": step})
+            problem = SourceError("InboxFails", f"{type(problem).__name__}: {problem}")
         if step == "keep":
             self._refused_at = self._clock()
         self._problems[step] = problem

@@ -1,7 +1,6 @@
 """HTTP requests as events: answered by the function, or accepted durably and delivered later."""
 
 import asyncio
-import logging
 import re
 import time
 import uuid
@@ -31,8 +30,6 @@ from trigger_sources.inbox import STORE_AWAY, Inbox, Kept
 from trigger_sources.request_head import problem_of_head
 from trigger_sources.source import Lag, Sharing, TriggerSource
 from trigger_sources.spec import SecretRef, Spec
-
-log = logging.getLogger(__name__)
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -296,7 +293,7 @@ class HTTPTrigger(TriggerSource):
         tasks = [
             asyncio.create_task(self._accept(context, requests, inbox, backlog, health)),
             asyncio.create_task(self._hand_over(context, inbox)),
-            asyncio.create_task(self._look_for_room(context, inbox, backlog, health)),
+            asyncio.create_task(self._look_for_room(inbox, backlog, health)),
         ]
         try:
             while not context.stopping.is_set():
@@ -327,7 +324,7 @@ class HTTPTrigger(TriggerSource):
                 await context.withdraw(lambda _: True, min(self.delivery.timeout_seconds, _HAND_OVER_SECONDS))
                 await inbox.give_back()
 
-    async def _look_for_room(self, context: Context, inbox: Inbox, backlog: "_Backlog", health: InboxHealth) -> None:
+    async def _look_for_room(self, inbox: Inbox, backlog: "_Backlog", health: InboxHealth) -> None:
         """Finds out that a full inbox has room again, also while no request comes."""
         while True:
             await asyncio.sleep(_COUNT_FULL_SECONDS)
@@ -337,11 +334,8 @@ class HTTPTrigger(TriggerSource):
                 if not await backlog.is_full(time.monotonic()):
                     await inbox.check_room(health.largest)
                     health.worked("keep")
-            except SourceError as error:
+            except Exception as error:  # noqa: BLE001  it is told there
                 health.failed("keep", error)
-            except Exception as error:
-                log.exception("room not known", extra={"trigger": context.name})
-                health.failed("keep", SourceError("InboxFails", f"{type(error).__name__}: {error}"))
 
     async def _accept(
         self, context: Context, requests: Requests, inbox: Inbox, backlog: "_Backlog", health: InboxHealth
@@ -370,11 +364,8 @@ class HTTPTrigger(TriggerSource):
         try:
             if await self._keep(taken, context, inbox, backlog, health):
                 health.worked("keep")
-        except SourceError as error:
+        except Exception as error:  # noqa: BLE001  it is told there
             health.failed("keep", error)
-        except Exception as error:
-            log.exception("requests not accepted", extra={"trigger": context.name})
-            health.failed("keep", SourceError("InboxFails", f"{type(error).__name__}: {error}"))
         finally:
             for request in taken:
                 request.refuse("the event could not be kept")  # no effect on those that are answered

@@ -1,4 +1,4 @@
-"""What a person can do about a refusal of JetStream, by the server's error code. Pure."""
+"""The ways out of a refusal of JetStream, by the server's error code. Pure."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,5 +1,7 @@
 """A full inbox is one problem, however many events fit at times."""
 
+import pytest
+
 from trigger_sources.context import SourceError
 from trigger_sources.http.inbox_health import STEADY_SECONDS, InboxHealth
 from trigger_sources.testing import StandInContext
@@ -35,3 +37,10 @@ def test_both_steps_have_to_work() -> None:
     health.worked("take")
     health.worked("keep")
     assert len(context.reports) == reported
+
+
+def test_a_fault_of_the_inbox_is_reported_with_its_type_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    context = StandInContext()
+    InboxHealth(context).failed("keep", KeyError("bytes"))
+    assert context.reports == [(False, "InboxFails", "KeyError: 'bytes'")]
+    assert caplog.records[-1].exc_info is not None
