@@ -16,8 +16,9 @@ from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, 
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
 from controllers.cluster.events import EventRecorder, NewEvent, event_for_transition
+from controllers.cluster.ignorable_fields import ignorable_fields_of
 from controllers.cluster.informer_cache import InformerCache, Version
-from controllers.cluster.known_fields import accepted, validated
+from controllers.cluster.known_fields import accepted, listed_in, validated
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
@@ -25,7 +26,7 @@ from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions import callers
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
-from controllers.functions.code import UNKNOWN, spec_and_code_of, without_texts
+from controllers.functions.code import UNKNOWN, InvalidFunction, spec_and_code_of, without_texts
 from controllers.functions.config_map import digest_of
 from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
 from controllers.functions.references import References
@@ -81,6 +82,7 @@ class FunctionController:
         self._rollouts: Rollouts[Key] = Rollouts()
         self._restarts: dict[Key, int] = {}  # as last seen; it looks at pods while a Function is not ready
         self._references = References(api)
+        self._ignorable: frozenset[str] = frozenset()  # the fields of the definition that a spec runs without
         self._lost = LostFields()
         self._curtailed: dict[Key, Object] = {}  # the written status, where the API server dropped a part of it
         self._written: dict[
@@ -121,6 +123,7 @@ class FunctionController:
         A status of which the API server dropped a part is written again: the definition may be newer by now.
         """
         self._curtailed.clear()
+        self._ignorable = await ignorable_fields_of(self._api, f"functions.{GROUP}")
         self._functions.begin_list()
         self._functions.replace({key_of(found): (Version.of(found), found) async for found in self._listed()})
         is_whole = await self._owned.refresh()
@@ -148,11 +151,12 @@ class FunctionController:
         if function is None or "deletionTimestamp" in function["metadata"] or not self.is_leader():
             return  # the garbage collector deletes the objects of a deleted Function
         try:
-            spec, code = spec_and_code_of(function)
+            spec, code = spec_and_code_of(function, self._ignorable)
             content = await self._content_of(key, spec)
             wanted = objects_of(function["metadata"], spec, self._settings, code, content)
         except ValueError as error:
-            await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec)))
+            reason = error.reason if isinstance(error, InvalidFunction) else "Invalid"
+            await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec), reason))
             return
         if (other := self._other_release(key)) is not None:
             await self._give_way(function, other)
@@ -389,9 +393,10 @@ class FunctionController:
 
 
 def _desired_state(function: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The parts of a Function that its objects depend on. They have its labels, and a label changes no generation."""
+    """The parts of a Function that its objects depend on. Labels and annotations change no generation."""
     metadata = function["metadata"]
-    return metadata["uid"], metadata.get("generation"), metadata.get("labels"), metadata.get("deletionTimestamp")
+    changes = (metadata.get(name) for name in ("generation", "labels", "deletionTimestamp"))
+    return metadata["uid"], *changes, listed_in(function)
 
 
 def changes_pods(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -48,9 +48,9 @@ def status_of(
     return status, [Condition("Accepted", "True", "Accepted"), serving, ready]
 
 
-def invalid(message: str) -> list[Condition]:
+def invalid(message: str, reason: str = "Invalid") -> list[Condition]:
     """The conditions of a Function whose spec is not valid."""
-    return [Condition("Accepted", "False", "Invalid", message), Condition("Ready", "False", "Invalid", message)]
+    return [Condition("Accepted", "False", reason, message), Condition("Ready", "False", reason, message)]
 
 
 def _ready(

@@ -13,6 +13,7 @@ from typing import Any
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.cluster.events import EventRecorder
+from controllers.cluster.ignorable_fields import ignorable_fields_of
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
@@ -126,6 +127,9 @@ class TriggerController:
 
     async def resync(self) -> bool:
         """Lists everything, and enqueues every trigger. Returns whether all kinds of objects could be listed."""
+        definitions = {kind: f"{plural_of(kind)}.{source_of(kind).api_group}" for kind in self._kinds}
+        ignorable = {kind: await ignorable_fields_of(self._api, name) for kind, name in definitions.items()}
+        self._triggers.may_ignore(ignorable)
         self._triggers.begin_list()
         self._gates.begin_list()
         listed: list[Object] = []

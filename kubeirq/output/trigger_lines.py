@@ -73,6 +73,7 @@ _NEXT_OF_REASON = {
     "Taken": "change the route, the durable or the group of one of the two triggers",
     "NoFunction": "create a Function with these labels, or change spec.functionSelector",
     "Invalid": "correct the spec as the message says",
+    "UnknownField": "upgrade kubeirq, or take the field back; the message names an annotation if it restricts nothing",
     "UnknownValue": "upgrade kubeirq, or take the value back",
 }
 _WITHOUT_A_STEP = frozenset({"Starting", "Stopping", "Completed", "Unseen"})

@@ -32,6 +32,9 @@ class Server:
     async def get(self, _: str, kind: str, namespace: str, name: str) -> Object | None:
         return copy.deepcopy(self.function) if kind == "Function" else None
 
+    async def request(self, *_: Any, **__: Any) -> Object:
+        return {"items": []}  # of the definitions
+
     async def list(self, *_: Any) -> list[Object]:
         return []
 
