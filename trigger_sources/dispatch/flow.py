@@ -608,6 +608,9 @@ class FlowContext:
         self._flow.dispatcher.counters.lost += count
         log.error("events lost by the source", extra={**self._flow._where(), "count": count, "reason": reason})
 
+    def report_refused(self, count: int) -> None:
+        self._flow.dispatcher.counters.refused += count
+
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
         if (
             self.uses_inbox and self._flow.predecessors
@@ -622,7 +625,10 @@ class FlowContext:
     @asynccontextmanager
     async def requests(self, route: Route) -> AsyncGenerator[Requests, None]:
         flow = self._flow
-        async with self._host.gateway.requests(self.uid, route, flow=flow.number, supersedes=flow.succeeds) as requests:
+        gateway = self._host.gateway
+        async with gateway.requests(
+            self.uid, route, flow=flow.number, supersedes=flow.succeeds, refused=self.report_refused
+        ) as requests:
             flow.first_report.set()
             yield requests
 
