@@ -47,12 +47,19 @@ class HttpGateway(Protocol):
     """The HTTP server that triggers share."""
 
     def requests(
-        self, uid: str, route: Route, *, flow: int = 0, supersedes: bool = False
+        self,
+        uid: str,
+        route: Route,
+        *,
+        flow: int = 0,
+        supersedes: bool = False,
+        refused: Callable[[int], None] | None = None,
     ) -> AbstractAsyncContextManager[Requests]:
         """The requests of that route, for the trigger with that uid, while the context is open.
 
         `flow` is the number of the trigger's flow. If it supersedes the trigger's earlier flows, their routes end at
-        the moment at which this one begins. Raises SourceError when another trigger has the route.
+        the moment at which this one begins. `refused` hears how many requests the gateway refused because the trigger
+        did not take them. Raises SourceError when another trigger has the route.
         """
 
     async def serve_late_requests(self, most_seconds: float = 10.0) -> None:
