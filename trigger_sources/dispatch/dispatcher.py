@@ -86,7 +86,7 @@ class Dispatcher:
         self._delivered = self._observer if self._observer is not None and self._observer.sees_deliveries else None
         self._host_allows = self._may_start = may_start
         self._jitter = jitter
-        self._screening = Screening(trigger, self.hold, self.counters)
+        self._screening = Screening(trigger, self.hold, self.counters, self._tell_types)
         self._suspects = Suspects(state)
         self._held: dict[Hashable, Held] = {}
         self._untold = Untold()
@@ -493,6 +493,11 @@ class Dispatcher:
         if found.reason == "FilterError":
             self.last_error = found.message
         self._step(held, self._condemn(held, found.reason, found.message, None))
+
+    def _tell_types(self, note: str) -> None:
+        """The filter compares values of different types."""
+        self.last_error = f"spec.filter: {note}"
+        log.warning("filter compares different types", extra={**self._where, "problem": note})
 
     def _refuse_callers(self) -> None:
         """The function is down. A caller that is waiting for an answer gets that answer at once."""
