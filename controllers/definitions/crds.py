@@ -155,6 +155,12 @@ def _status_of(kind: str) -> Schema:
         },
     }
     claims: Schema = {"claims": text, "since": {"type": "string", "format": "date-time"}}
+    installation: Schema = {
+        "name": {**text, "description": "Namespace and name of the one that runs it"},
+        "contender": {**text, "description": "Another one that watches the namespace, and gave way"},
+        "asked": {**text, "description": "Its last question whether the first one runs"},
+        "answered": {**text, "description": "The last question that was answered"},
+    }
     later = {"type": "array", "items": {"type": "object", "properties": claims}}
     own: Schema = (
         {
@@ -169,6 +175,11 @@ def _status_of(kind: str) -> Schema:
             "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
             "state": {"type": "object", "additionalProperties": text, "description": "Durable state of the source"},
             "address": {**text, "description": "The URL of an HTTPTrigger"},
+            "installation": {
+                "type": "object",
+                "description": "The installation that runs it",
+                "properties": installation,
+            },
             "served": {
                 "type": "object",
                 "description": "The claims, such as a route, that the trigger owns, and since when",

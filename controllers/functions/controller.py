@@ -15,13 +15,13 @@ from typing import Any
 from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused, path_of
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
-from controllers.cluster.events import EventRecorder, NewEvent, event_for_transition
+from controllers.cluster.events import EventRecorder, NewEvent, event_for_acceptance, event_for_transition
 from controllers.cluster.ignorable_fields import ignorable_fields_of
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.known_fields import accepted, listed_in, validated
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
+from controllers.cluster.owned_objects import Contested, Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.relist import relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions import callers
@@ -32,7 +32,7 @@ from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
 from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.rollouts import Rollouts
-from controllers.functions.status import FUNCTION_LABEL, invalid, status_of
+from controllers.functions.status import FUNCTION_LABEL, invalid, status_of, with_changes_of_others
 from controllers.functions.workload import RELEASE_ANNOTATION, objects_of
 from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
@@ -161,11 +161,14 @@ class FunctionController:
         if (other := self._other_release(key)) is not None:
             await self._give_way(function, other)
             return
+        contested = ""
         try:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
             wanted = await self._with_texts(function, wanted, content)
             await self._ensure(function, self._paced(function, wanted))
+        except Contested as problem:
+            contested = str(problem)
         except Outdated:
             self.queue.add_after(key, REQUEUE_SECONDS[0])  # unless the watch is faster
             return
@@ -188,6 +191,7 @@ class FunctionController:
         if pods:
             self._restarts[key] = restarts_of(pods)
         conditions = [accepted(function.get(UNKNOWN, ())), *(each for each in conditions if each.type != "Accepted")]
+        conditions = with_changes_of_others(conditions, self._overridden(key, wanted), contested)
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
@@ -207,9 +211,17 @@ class FunctionController:
         )
         await self._owned.ensure(function, wanted)
         self._written[key] = digest
-        # An admission policy may change each write: nobody changes the Deployment then, and nothing is set back
+        # Where a webhook takes the mark away, too, nobody changes the Deployment, and nothing is set back
         if is_changed and self._owned.is_current(key, deployment):
             await self._events.record(function, RESTORED)
+
+    def _overridden(self, key: Key, wanted: Sequence[Object]) -> list[str]:
+        """The fields of the Function's objects that an admission webhook changes."""
+        return [
+            f"{found['kind']} {found['metadata']['name']}: {field}"
+            for found in wanted
+            for field in self._owned.overridden(key, found)
+        ]
 
     def _other_release(self, key: Key) -> str | None:
         """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
@@ -256,7 +268,7 @@ class FunctionController:
         deployment = next(found for found in wanted if found["kind"] == "Deployment")
         live = self._owned.get(key, "Deployment", key[1])
         is_own = observed == function["metadata"]["generation"]
-        if live is None or not is_own or not changes_pods(live, deployment):
+        if live is None or not is_own or self._owned.is_current(key, deployment) or not changes_pods(live, deployment):
             return wanted
         waiting = self._rollouts.waiting
         if self._rollouts.may_start(key, len(self._functions), time.monotonic()):
@@ -316,8 +328,10 @@ class FunctionController:
             self._curtailed[key] = wanted
         if _desired_state(found) != _desired_state(function):
             self.queue.add(key)  # an edit came during the write, and the watch brings nothing newer
-        if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
-            await self._events.record(found, event)
+        was, now_has = before.get("conditions", []), wanted["conditions"]
+        for event in (event_for_transition(was, now_has), event_for_acceptance(was, now_has)):
+            if event is not None:
+                await self._events.record(found, event)
 
     async def _apply_status(self, function: Object, wanted: Object) -> Object:
         """Returns the Function as the server has it then. Raises Refused."""

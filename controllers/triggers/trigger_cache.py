@@ -20,6 +20,7 @@ from controllers.cluster.known_fields import (
     validated,
 )
 from controllers.cluster.operator import Event
+from controllers.triggers.installations import installation_in_status
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
 from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease
@@ -112,7 +113,7 @@ class TriggerCache:
         return self._by_key.items()
 
     def observe(self, event: Event) -> bool:
-        """Takes a watch event. Returns whether the trigger is new or gone, or its spec changed."""
+        """Takes a watch event. Returns whether the trigger is new or gone, or its spec or installation changed."""
         found = _without_managers(event["object"])
         key, version = key_of(found), Version.of(found)
         if event["type"] == "DELETED":
@@ -168,11 +169,12 @@ class TriggerCache:
     def _replace(self, key: Key, cached: CachedTrigger, found: Object) -> bool:
         same_spec = _desired_state(cached.object) == _desired_state(found)
         same_ownership = ownership_in_status(cached.object) == ownership_in_status(found)
+        same_installation = installation_in_status(cached.object) == installation_in_status(found)
         cached.object = found
         if same_spec:
             if not same_ownership:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))
-            return False
+            return not same_installation
         self._read(key, cached)
         return True
 
