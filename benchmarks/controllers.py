@@ -317,8 +317,12 @@ async def _make_stream(url: str) -> None:
 
 
 async def _make_topics(address: str, topics: int) -> None:
-    async with AIOKafkaAdminClient(bootstrap_servers=address) as admin:
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
         await admin.create_topics([NewTopic(f"scale-{number}", 1, 1) for number in range(topics)])
+    finally:
+        await admin.close()
 
 
 # --- measuring

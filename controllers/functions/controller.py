@@ -110,7 +110,7 @@ class FunctionController:
             await self.synced.wait()
             group.create_task(self.queue.run())
 
-    def leader_changed(self) -> None:
+    def leader_changed(self, _: frozenset[int]) -> None:
         """Enqueues every Function, for a new leader to reconcile."""
         for key in self._functions:
             self.queue.add_for_resync(key)
