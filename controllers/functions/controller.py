@@ -21,7 +21,7 @@ from controllers.cluster.known_fields import accepted, validated
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
-from controllers.cluster.relist import relist
+from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions import callers
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
@@ -138,6 +138,7 @@ class FunctionController:
             None,
             cached=lambda found: self._functions.get(key_of(found)),
             page_size=CODE_PAGE_SIZE,
+            patience_seconds=WATCH_PATIENCE_SECONDS,
         )
         async for found in asked:
             yield without_texts(found)

@@ -14,7 +14,7 @@ from typing import Any
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.cluster.events import EventRecorder
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.relist import relist
+from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.status import FUNCTION_LABEL
 from controllers.functions.worker_ends import WorkerEnd
@@ -131,7 +131,15 @@ class TriggerController:
         listed: list[Object] = []
         for kind in self._kinds:
             api_version = f"{source_of(kind).api_group}/{VERSION}"
-            asked = relist(self._api, api_version, kind, self._namespace, None, cached=self._cached_object)
+            asked = relist(
+                self._api,
+                api_version,
+                kind,
+                self._namespace,
+                None,
+                cached=self._cached_object,
+                patience_seconds=WATCH_PATIENCE_SECONDS,
+            )
             listed += [found async for found in asked]
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace, metadata_only=True)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
