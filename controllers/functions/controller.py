@@ -22,7 +22,7 @@ from controllers.cluster.known_fields import accepted, listed_in, validated
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.owned_objects import Contested, Key, NameTaken, OwnedObjects, key_of
-from controllers.cluster.relist import relist
+from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions import callers
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
@@ -112,7 +112,7 @@ class FunctionController:
             await self.synced.wait()
             group.create_task(self.queue.run())
 
-    def leader_changed(self) -> None:
+    def leader_changed(self, _: frozenset[int]) -> None:
         """Enqueues every Function, for a new leader to reconcile."""
         for key in self._functions:
             self.queue.add_for_resync(key)
@@ -141,6 +141,7 @@ class FunctionController:
             None,
             cached=lambda found: self._functions.get(key_of(found)),
             page_size=CODE_PAGE_SIZE,
+            patience_seconds=WATCH_PATIENCE_SECONDS,
         )
         async for found in asked:
             yield without_texts(found)

@@ -15,7 +15,7 @@ from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural
 from controllers.cluster.events import EventRecorder
 from controllers.cluster.ignorable_fields import ignorable_fields_of
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.relist import relist
+from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.status import FUNCTION_LABEL
 from controllers.functions.worker_ends import WorkerEnd
@@ -140,7 +140,15 @@ class TriggerController:
         listed: list[Object] = []
         for kind in self._kinds:
             api_version = f"{source_of(kind).api_group}/{VERSION}"
-            asked = relist(self._api, api_version, kind, self._namespace, None, cached=self._cached_object)
+            asked = relist(
+                self._api,
+                api_version,
+                kind,
+                self._namespace,
+                None,
+                cached=self._cached_object,
+                patience_seconds=WATCH_PATIENCE_SECONDS,
+            )
             listed += [found async for found in asked]
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace, metadata_only=True)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
@@ -150,17 +158,12 @@ class TriggerController:
         for key in (*self._triggers, *self._applied):
             self.queue.add_for_resync(key)
         await self._gates.retain(self._called_functions())
-        await self._secret_watches.retain(self._namespaces_with_secrets())
+        await self._secret_watches.retain(self._triggers.namespaces_with_secrets)
         return is_whole
 
     def _cached_object(self, found: Object) -> Object | None:
         cached = self._triggers.get(key_of(found))
         return None if cached is None else cached.object
-
-    def _namespaces_with_secrets(self) -> set[str]:
-        """The namespaces with a trigger that refers to a Secret."""
-        triggers = (trigger for _, trigger in self._triggers.items())
-        return {trigger.namespace for trigger in triggers if trigger.spec is not None and secrets_of(trigger.spec)}
 
     def _called_functions(self) -> set[tuple[str, str]]:
         """Namespace and name of each function that a cached trigger or a running flow calls."""
@@ -205,18 +208,15 @@ class TriggerController:
     def _on_function(self, event: Event) -> None:
         function = event["object"]
         if self._gates.observe_function(function, deleted=event["type"] == "DELETED"):
-            for key, trigger in self._triggers.items():
-                target = trigger.spec.target if trigger.spec is not None else None
-                if target is not None and target.selector and key[1] == function["metadata"]["namespace"]:
-                    self.queue.add(key)
+            for key in self._triggers.selecting(function["metadata"]["namespace"]):
+                self.queue.add(key)
 
     def _on_endpoint_slice(self, event: Event) -> None:
         self._gates.observe_slice(event["object"], deleted=event["type"] == "DELETED")
 
     def _secrets_changed(self, namespace: str, names: Collection[str]) -> None:
-        for key, trigger in self._triggers.items():
-            if key[1] == namespace and trigger.spec is not None and not set(names).isdisjoint(secrets_of(trigger.spec)):
-                self.queue.add(key)
+        for key in self._triggers.referring(namespace, names):
+            self.queue.add(key)
 
     def _forget(self, key: Key) -> None:
         if self._exposed_objects is not None:
@@ -224,12 +224,13 @@ class TriggerController:
 
     # --- Leases
 
-    def leases_changed(self) -> None:
-        """Enqueues every trigger after this replica acquired or lost a Lease."""
+    def leases_changed(self, concerned: Callable[[str], bool] = lambda _: True) -> None:
+        """Enqueues the triggers with these uids after this replica acquired or lost their Lease."""
         for key, trigger in self._triggers.items():
-            if trigger.spec is not None and not self.leases.holds(trigger.uid):
-                trigger.written = None  # from now on another replica writes it
-            self.queue.add(key)
+            if concerned(trigger.uid):
+                if trigger.spec is not None and not self.leases.holds(trigger.uid):
+                    trigger.written = None  # from now on another replica writes it
+                self.queue.add(key)
 
     async def drain(self, concerned: Callable[[str], bool]) -> None:
         """Ends the flows that need a Lease, of the triggers with these uids: another replica is about to run them."""

@@ -176,7 +176,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
                 name=f"kubeirq-{name}",
                 identity=settings.replica,
                 drain=lambda slot: controller.drain(lambda uid: slot_of(uid, LEASE_COUNT) == slot),
-                on_change=controller.leases_changed,
+                on_change=lambda slots: controller.leases_changed(lambda uid: slot_of(uid, LEASE_COUNT) in slots),
                 count=LEASE_COUNT,
             )
             controller.leases = leases

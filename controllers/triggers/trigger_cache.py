@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from controllers.cluster.api import Api, Object
+from controllers.cluster.api import Api, Object, without_managers
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.known_fields import (
     UNKNOWN_FIELD,
@@ -31,6 +31,8 @@ from trigger_sources.source import TriggerSource
 from trigger_sources.spec import secret_refs
 
 log = logging.getLogger(__name__)
+
+Place = TypeVar("Place", bound=Hashable)
 
 _CONCURRENT_REQUESTS = 16  # for the state that sources keep in the triggers' status
 
@@ -89,6 +91,8 @@ class TriggerCache:
         self._by_key: dict[Key, CachedTrigger] = {}
         self._by_uid: dict[str, CachedTrigger] = {}
         self._ignorable: Mapping[str, frozenset[str]] = {}  # by kind: the fields that a spec runs without
+        self._selecting: dict[str, set[Key]] = {}  # by namespace: the triggers with a selector of functions
+        self._by_secret: dict[tuple[str, str], set[Key]] = {}  # by namespace and name: the triggers that refer to it
 
     def may_ignore(self, ignorable: Mapping[str, frozenset[str]]) -> None:
         """Takes the fields that each definition lists as ignorable, and reads the specs with unknown fields again."""
@@ -106,6 +110,19 @@ class TriggerCache:
     def by_uid(self, uid: str) -> CachedTrigger | None:
         return self._by_uid.get(uid)
 
+    def selecting(self, namespace: str) -> Collection[Key]:
+        """The triggers of the namespace that select their functions by labels."""
+        return self._selecting.get(namespace, ())
+
+    def referring(self, namespace: str, secrets: Iterable[str]) -> set[Key]:
+        """The triggers of the namespace that refer to one of these Secrets."""
+        return set().union(*(self._by_secret.get((namespace, name), ()) for name in secrets))
+
+    @property
+    def namespaces_with_secrets(self) -> set[str]:
+        """The namespaces with a trigger that refers to a Secret."""
+        return {namespace for namespace, _ in self._by_secret}
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._by_key)
 
@@ -114,7 +131,7 @@ class TriggerCache:
 
     def observe(self, event: Event) -> bool:
         """Takes a watch event. Returns whether the trigger is new or gone, or its spec or installation changed."""
-        found = _without_managers(event["object"])
+        found = without_managers(event["object"])
         key, version = key_of(found), Version.of(found)
         if event["type"] == "DELETED":
             return self._objects.delete(key, version) and self._delete(key)
@@ -126,7 +143,7 @@ class TriggerCache:
 
     def replace(self, listed: Iterable[Object]) -> None:
         """Takes the result of the list."""
-        found = {key_of(each): (Version.of(each), _without_managers(each)) for each in listed}
+        found = {key_of(each): (Version.of(each), without_managers(each)) for each in listed}
         for key in self._objects.replace(found):
             present = self._objects.get(key)
             if present is None:
@@ -150,9 +167,11 @@ class TriggerCache:
             fenced=self._is_fenced(spec),
             request_limit=self._request_limit,
         )
+        status.observe(found)
         self._by_key[key] = self._by_uid[uid] = CachedTrigger(
             found, spec, rejection, unknown, status, _raw_spec_of(found)
         )
+        self._index(key, None, spec)
         self._enqueue_all(self.ownership.update(key, found, spec))
         return True
 
@@ -162,6 +181,7 @@ class TriggerCache:
         if trigger is None:
             return False
         self._by_uid.pop(trigger.uid, None)
+        self._index(key, trigger.spec, None)
         self._enqueue_all(self.ownership.remove(key))
         self._forget(key)
         return True
@@ -171,6 +191,7 @@ class TriggerCache:
         same_ownership = ownership_in_status(cached.object) == ownership_in_status(found)
         same_installation = installation_in_status(cached.object) == installation_in_status(found)
         cached.object = found
+        cached.status.observe(found)
         if same_spec:
             if not same_ownership:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))
@@ -189,11 +210,23 @@ class TriggerCache:
         if is_held_back:
             cached.held_back = rejection
         else:
+            self._index(key, cached.spec, spec)
             cached.spec, cached.rejection, cached.unknown, cached.held_back = spec, rejection, unknown, None
             cached.raw_spec = _raw_spec_of(found)
         cached.status.fenced = self._is_fenced(cached.spec)
         cached.written = None
         self._enqueue_all(self.ownership.update(key, found, cached.spec))
+
+    def _index(self, key: Key, before: TriggerSource | None, after: TriggerSource | None) -> None:
+        """Keeps the trigger among those that select functions, and among those that refer to a Secret."""
+        namespace = key[1]
+        for name in () if before is None else secrets_of(before):
+            _discard(self._by_secret, (namespace, name), key)
+        for name in () if after is None else secrets_of(after):
+            self._by_secret.setdefault((namespace, name), set()).add(key)
+        _discard(self._selecting, namespace, key)
+        if after is not None and after.target is not None and after.target.selector is not None:
+            self._selecting.setdefault(namespace, set()).add(key)
 
     def _is_fenced(self, spec: TriggerSource | None) -> bool:
         return spec is not None and needs_lease(spec) and not isinstance(self._leases(), SingleReplica)
@@ -203,9 +236,11 @@ class TriggerCache:
             self._enqueue(key)
 
 
-def _without_managers(found: Object) -> Object:
-    found["metadata"].pop("managedFields", None)  # saves half of the memory
-    return found
+def _discard(index: dict[Place, set[Key]], place: Place, key: Key) -> None:
+    if place in index:
+        index[place].discard(key)
+        if not index[place]:
+            del index[place]
 
 
 def _raw_spec_of(found: Mapping[str, Any]) -> Object:
