@@ -1,6 +1,6 @@
 """The verdict on the times of all rounds. Pure.
 
-Each round compares its own two halves, and the median of the rounds decides: what else the machine does meets a few
+Each round compares its own two halves, and the median of the rounds decides: other load of the machine meets a few
 rounds, and not the others.
 """
 

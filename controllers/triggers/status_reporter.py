@@ -11,6 +11,7 @@ from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import contains
 from controllers.cluster.events import EventRecorder, event_for_acceptance, event_for_note, event_for_transition
+from controllers.cluster.installations import Installations
 from controllers.cluster.known_fields import accepted
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.work_queue import WorkQueue
@@ -18,7 +19,6 @@ from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, held_back, is_starting, rejected
 from controllers.triggers.exposed_objects import ExposedObjects, gateway_address, is_exposed
 from controllers.triggers.gates import Edition, Gates
-from controllers.triggers.installations import Installations
 from controllers.triggers.ownership import Key, ownership_fields
 from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of
 from trigger_sources.dispatch.flows import Flows, functions_of

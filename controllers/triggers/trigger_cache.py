@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from controllers.cluster.api import Api, Object, without_managers
 from controllers.cluster.informer_cache import InformerCache, Version
+from controllers.cluster.installations import installation_in_status
 from controllers.cluster.known_fields import (
     UNKNOWN_FIELD,
     UNKNOWN_VALUE,
@@ -20,7 +21,6 @@ from controllers.cluster.known_fields import (
     validated,
 )
 from controllers.cluster.operator import Event
-from controllers.triggers.installations import installation_in_status
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
 from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease

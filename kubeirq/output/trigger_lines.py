@@ -144,7 +144,7 @@ _WITHOUT_A_STEP = frozenset(
     {
         "Starting", "Stopping", "Completed", "Unseen", "OtherReplica", "LeaseLost", "TriggerGone", "StoreClosed",
         "AtMostOnce", "ClockWentBack", "TopicRecreated", "OffsetsForgotten", "StreamRecreated", "ConsumerRecreated",
-        "StreamMoved",
+        "StreamMoved", "Idle", "NothingArrives",
     }
 )  # fmt: skip
 

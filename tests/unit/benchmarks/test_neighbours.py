@@ -14,7 +14,7 @@ SLOWER = [0.01] * 98 + [0.04, 0.04]
 def test_the_median_of_the_rounds_ratios_of_the_99th_percentiles_is_bounded() -> None:
     within, slow, noisy = one(USUAL, [0.01] * 98 + [0.03, 9.0]), one(USUAL, SLOWER), one(USUAL, [9.0] * 100)
     assert faults([within], []) == []
-    assert faults([within, noisy, within], []) == [], "what else the machine does in one round decides nothing"
+    assert faults([within, noisy, within], []) == [], "one noisy round decides nothing"
     assert faults([slow, within, slow], []) == [
         "call: p99 is 2.00 times that beside the bystander, and may be 1.5 times"
     ]

@@ -9,6 +9,7 @@ import pytest
 from servers.steps import steps
 
 from controllers.cluster.api import Api
+from controllers.cluster.installations import Installations
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.gates import Gates
 from controllers.triggers.secret_watches import SecretWatches
@@ -144,7 +145,9 @@ async def test_polls_of_the_statuses_do_not_count_the_time_of_other_tasks(monkey
             await asyncio.sleep(0.01)
 
     flows = type("NoFlows", (), {"running": {}})()
-    reporter = StatusReporter(NOT_USED, cache, flows, Gates(), holds, synced)
+    reporter = StatusReporter(
+        NOT_USED, cache, flows, Gates(), holds, synced, Installations(NOT_USED, "", time.monotonic)
+    )
     synced.set()
     tasks = [asyncio.create_task(work) for work in (reporter.poll(), other_work())]
     async with asyncio.timeout(10):  # one poll and the other work take half a second, fifty times of which is 25 s
