@@ -79,12 +79,14 @@ async def _measure(folder: Path, rounds: int, seconds: float) -> int:
             await api.create(resource)
         await _until_ready(api)
         silences = stack.enter_context(_Silences(running))
-        found = await _rounds(probes, settings, rounds, seconds)
+        found = await _rounds(probes, settings, running, rounds, seconds)
         await silences.stop()
         return _judged(found, probes.problems, silences, running)
 
 
-async def _rounds(probes: Probes, settings: hostile.Settings, rounds: int, seconds: float) -> list[Round]:
+async def _rounds(
+    probes: Probes, settings: hostile.Settings, running: Sequence[Replica], rounds: int, seconds: float
+) -> list[Round]:
     """Short rounds, with the halves in turn first, so that other load on the machine meets both alike."""
     found: list[Round] = []
     async with _process("-m", "benchmarks.neighbours.hostile", settings.text()) as attacker:
@@ -98,13 +100,17 @@ async def _rounds(probes: Probes, settings: hostile.Settings, rounds: int, secon
                 if half == "hostile":
                     total = await _beside_the_hostile(attacker, probes, seconds, this.hostile)
                 else:
+                    before = [_ran_and_waited(replica) for replica in running]
                     this.burnt, rest = await _beside_bystanders(share, probes, seconds, this.bystander)
+                    this.waiting = _waiting(before, [_ran_and_waited(replica) for replica in running])
             this.taken = max(0.0, total - rest)
             share = next_share(share, this.burnt, this.taken)
             if number:
                 found.append(this)
     taken, burnt = _text([one.taken for one in found]), _text([one.burnt for one in found])
-    print(f"cores, by round: hostile tenant {taken}; bystander {burnt}", flush=True)
+    waiting = statistics.median(one.waiting for one in found)
+    print(f"cores, by round: hostile tenant {taken}; bystander {burnt}")
+    print(f"beside the bystander, the controllers waited for a core for {waiting:.0%} of their time", flush=True)
     return found
 
 
@@ -140,6 +146,20 @@ async def _cores_used(probes: Probes, seconds: float, times: Times, pids: Sequen
     passed, after = time.monotonic() - began, _cpu_seconds()
     used = {pid: after[pid] - before.get(pid, 0.0) for pid in after}
     return sum(used.values()) / passed, sum(used.get(pid, 0.0) for pid in pids) / passed
+
+
+def _ran_and_waited(replica: Replica) -> tuple[int, int]:
+    """How long its event loop ran, and waited for a core, in nanoseconds."""
+    try:
+        ran, waited, _ = Path(f"/proc/{replica.process.pid}/schedstat").read_text().split()
+    except FileNotFoundError:
+        return 0, 0  # it has ended, which the verdict says, or the kernel does not count
+    return int(ran), int(waited)
+
+
+def _waiting(before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]]) -> float:
+    ran, waited = (sum(each[part] for each in after) - sum(each[part] for each in before) for part in (0, 1))
+    return waited / (ran + waited) if ran + waited > 0 else 0.0
 
 
 def _cpu_seconds() -> dict[int, float]:

@@ -14,6 +14,7 @@ Times = dict[str, list[float]]  # by the name of the probe, in seconds
 BOUND = 1.5
 LEAST_CORES = 0.2  # a hostile tenant that gets less is no neighbour
 ALIKE = 0.3  # the CPU of the two may differ by this part
+MOST_WAITING = 0.5  # of the time in which a controller could run, beside the bystander
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Round:
     hostile: Times = field(default_factory=dict)
     burnt: float = 0.0  # by the bystander
     taken: float = 0.0  # by the hostile tenant and for it
+    waiting: float = 0.0  # the part of their time that the controllers waited for a core, beside the bystander
 
     def ratio(self, name: str) -> float:
         """The 99th percentile with the hostile tenant, in that with the bystander."""
@@ -38,6 +40,9 @@ def ratios(rounds: Sequence[Round]) -> dict[str, list[float]]:
 def says_nothing(rounds: Sequence[Round]) -> str:
     """The reason why the times cannot be compared; empty if they can."""
     taken, burnt = (statistics.median(cores) for cores in ([r.taken for r in rounds], [r.burnt for r in rounds]))
+    waiting = statistics.median(each.waiting for each in rounds)
+    if waiting > MOST_WAITING:
+        return f"the controllers waited for a core for {waiting:.0%} of their time: the machine is busy"
     if taken < LEAST_CORES:
         return f"the hostile tenant got {taken:.2f} cores, and {LEAST_CORES} are needed: the machine is busy"
     if abs(burnt - taken) > ALIKE * taken:

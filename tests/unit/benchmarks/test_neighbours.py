@@ -29,6 +29,9 @@ def test_a_busy_machine_gives_no_verdict() -> None:
     assert says_nothing([one([1.0], [1.0])]) == ""
     assert "got 0.03 cores" in says_nothing([one([1.0], [1.0], taken=0.03)])
     assert "the bystander 0.10" in says_nothing([one([1.0], [1.0], burnt=0.1)])
+    waiting = one([1.0], [1.0])
+    waiting.waiting = 0.8
+    assert "waited for a core for 80% of their time" in says_nothing([waiting])
     assert says_nothing([one([1.0], [1.0]), one([1.0], [1.0], burnt=0.1), one([1.0], [1.0])]) == ""
 
 
