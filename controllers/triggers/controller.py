@@ -132,9 +132,10 @@ class TriggerController:
 
     async def resync(self) -> bool:
         """Lists everything, and enqueues every trigger. Returns whether all kinds of objects could be listed."""
-        definitions = {kind: f"{plural_of(kind)}.{source_of(kind).api_group}" for kind in self._kinds}
-        ignorable = {kind: await ignorable_fields_of(self._api, name) for kind, name in definitions.items()}
-        self._triggers.may_ignore(ignorable)
+        if self._namespace is None:  # the rights of one namespace include no definitions
+            definitions = {kind: f"{plural_of(kind)}.{source_of(kind).api_group}" for kind in self._kinds}
+            ignorable = {kind: await ignorable_fields_of(self._api, name) for kind, name in definitions.items()}
+            self._triggers.may_ignore(ignorable)
         self._triggers.begin_list()
         self._gates.begin_list()
         listed: list[Object] = []
