@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_keys
+from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_texts
 from controllers.cluster.differences import contains, has_stale_fields
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.relist import METADATA_PAGE_SIZE, relist
@@ -198,7 +198,7 @@ class OwnedObjects:
                 if entry.get("manager") == FIELD_MANAGER
             ]
         rest = {"apiVersion": found["apiVersion"], "kind": found["kind"]} if is_immutable else found
-        kept: Object = with_shared_keys({**rest, "metadata": metadata})
+        kept: Object = with_shared_texts({**rest, "metadata": metadata})
         return kept
 
     def _is_orphan(self, owner: Object, live: Object) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from controllers.cluster.api import Api, Object, without_managers
+from controllers.cluster.differences import contains
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.known_fields import deciding_changes, is_from_newer, validated
 from controllers.cluster.operator import Event
@@ -40,7 +41,7 @@ class CachedTrigger:
     held_back: tuple[str, str] | None = (
         None  # reason and message, if `spec` is the former one: this version lacks a value
     )
-    written: Object | None = None  # the status that this replica wrote last
+    written: Object | None = None  # the status that this replica wrote last, until the watch brings it
     written_at: float = float("-inf")  # of the monotonic clock
     applied_at: float = float("-inf")
     applied: int | None = None  # the generation that the flows of this replica have
@@ -170,6 +171,8 @@ class TriggerCache:
         same_ownership = ownership_in_status(cached.object) == ownership_in_status(found)
         cached.object = found
         cached.status.observe(found)
+        if cached.written is not None and contains(found.get("status") or {}, cached.written):
+            cached.written = None  # the object says the same, and takes no more memory
         if same_spec:
             if not same_ownership:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))

@@ -136,3 +136,15 @@ def test_an_edit_of_who_is_served_stops_the_former_spec_if_another_value_is_not_
     cache.see("MODIFIED", web(5, after))
     assert cached.spec is not None
     assert cached.rejection is None
+
+
+def test_a_written_status_is_kept_until_the_watch_brings_it() -> None:
+    cache = Cache()
+    cache.see("ADDED", trigger(1))
+    cached = cache.get(KEY)
+    assert cached is not None
+    cached.written = {"observedGeneration": 1}
+    cache.see("MODIFIED", trigger(2))
+    assert cached.written == {"observedGeneration": 1}, "another writer's version came first"
+    cache.see("MODIFIED", {**trigger(3), "status": {"observedGeneration": 1, "state": {"f/place": "1"}}})
+    assert cached.written is None
