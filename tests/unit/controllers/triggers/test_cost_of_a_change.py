@@ -145,3 +145,18 @@ async def test_polls_of_the_statuses_do_not_count_the_time_of_other_tasks(monkey
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_comparison_of_body_limits_leaves_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, slept = controller("CronTrigger", 1_000), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if seconds:
+            raise asyncio.CancelledError
+
+    it.synced.set()
+    monkeypatch.setattr("controllers.triggers.status_reporter.asyncio.sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await it._statuses.compare_body_limits()
+    assert slept == [0] * 10 + [5.0], "after each hundred triggers, and after all"
