@@ -170,7 +170,9 @@ class Flow:
             if not await self._until_prepared():
                 return
             self._pump = asyncio.create_task(self._pull())
-            tasks += [asyncio.create_task(work) for work in (self._watch(), self._count_letters())]
+            tasks.append(asyncio.create_task(self._count_letters()))
+            if self.trigger.has_lag or self.trigger.route(self.identity.trigger) is None:
+                tasks.append(asyncio.create_task(self._watch()))
             await self._stop.wait()  # a completed source stays to be looked at
             await self._end_pull()
         finally:
@@ -351,7 +353,7 @@ class Flow:
             await letters.store.prepare()
 
     async def _watch(self) -> None:
-        """Asks for the lag."""
+        """Asks for the lag, and tells the memory of a source that has ended."""
         while True:
             try:
                 async with asyncio.timeout(_LAG_SECONDS * 2):  # not wait_for: it may swallow that we are cancelled
