@@ -120,6 +120,7 @@ class Flow:
             may_start=self._in_order(may_start) if self.succeeds else may_start,
             jitter=jitter,
             counters=counters,
+            loop_time=host.loop_time,
         )
         for task in predecessors:
             task.add_done_callback(self._predecessor_ended)
