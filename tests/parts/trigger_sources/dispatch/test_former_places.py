@@ -16,7 +16,7 @@ from servers.kafka import shared_kafka
 from servers.letters import letter
 from servers.nats import nats_server
 from servers.ports import free_port
-from servers.scripted import scripted
+from servers.scripted import Answer, Call, scripted
 
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.dispatch.flows import Flows, TriggerResource
@@ -145,7 +145,10 @@ async def test_dead_letters_in_a_former_place_are_listed_counted_redriven_and_pu
 
 
 async def test_a_dead_letter_of_a_former_place_that_fails_again_moves_to_the_present_one(tmp_path: Path) -> None:
-    async with scripted(lambda call: 400) as function, nats_server() as nats, edited(tmp_path, function.url) as it:
+    async def refuse(call: Call) -> Answer:
+        return 400
+
+    async with scripted(refuse) as function, nats_server() as nats, edited(tmp_path, function.url) as it:
         await it.edit({"servers": [nats.url]})
         await it.write(0)
         await it.edit({"servers": [nats.url], "mode": "core"})
