@@ -31,6 +31,7 @@ class KafkaTrigger(TriggerSource):
 
     sharing: ClassVar[Sharing] = "partitioned"
     default_ordering: ClassVar[Ordering] = "key"
+    letter_fields: ClassVar[Sequence[str]] = ("brokers",)
     printer_columns: ClassVar[Mapping[str, str]] = {"Topics": "topics"}
 
     brokers: Brokers = Field(
