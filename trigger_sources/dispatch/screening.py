@@ -1,10 +1,12 @@
 """Decides about each event before its first call whether it is called at all."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from trigger_sources.delivery import Delivery
 from trigger_sources.dispatch.counters import Counters
-from trigger_sources.dispatch.filters import FilterError, compile_filter
+from trigger_sources.dispatch.filter_error import FilterError
 from trigger_sources.dispatch.held import Held
 from trigger_sources.dispatch.hold import FailureHold
 from trigger_sources.source import TriggerSource
@@ -26,7 +28,11 @@ class Screening:
     """The filter of a trigger, and what follows from its errors and from events that cannot be read."""
 
     def __init__(self, trigger: TriggerSource, hold: FailureHold, counters: Counters) -> None:
-        self._filter = compile_filter(trigger.filter) if trigger.filter else None
+        self._filter: Callable[[Delivery], bool] | None = None
+        if trigger.filter:
+            from trigger_sources.dispatch.filters import compile_filter  # only where there is a filter
+
+            self._filter = compile_filter(trigger.filter)
         self._on_error = trigger.filter_error
         self._drops = trigger.delivery.on_failure == "drop"
         self._hold = hold

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from aiokafka.errors import KafkaError, OffsetMetadataTooLargeError
 from trigger_sources.kafka.commit_metadata import LEAST_BYTES, MOST_BYTES
 from trigger_sources.kafka.group_members import holder_of
 from trigger_sources.kafka.kept_places import KeptPlaces
+from trigger_sources.kafka.leaders import end_offsets, first_offsets, offsets_since
 from trigger_sources.kafka.places import AT_BEGINNING, Beginning, Place, beginning_of, place_of_commit
 from trigger_sources.kafka.topic_ids import present_ids
 from trigger_sources.spec import start_time
@@ -53,7 +55,10 @@ class Beginnings:
         self._undecided = undecided
 
     async def of(self, assigned: Collection[TopicPartition]) -> dict[TopicPartition, Beginning]:
-        """Where to begin. Raises CommitFailedError where the group assigns its partitions anew meanwhile."""
+        """Where to begin with those partitions whose leaders tell it. `of` is asked again for the others.
+
+        Raises CommitFailedError where the group assigns its partitions anew meanwhile.
+        """
         if self._former is not None or self._start != "earliest":
             await self._until_begun(assigned)
         commits = await self._commits(assigned)
@@ -66,7 +71,10 @@ class Beginnings:
         return await self._with_offsets(found)
 
     async def anew(self, partitions: Mapping[TopicPartition, int]) -> dict[TopicPartition, Beginning]:
-        """At the beginning of topics that were deleted and created again, given with their present ids."""
+        """At the beginning of topics that were deleted and created again, given with their present ids.
+
+        Those whose leaders do not tell it are left out.
+        """
         return await self._with_offsets(
             {
                 tp: Beginning(Place(AT_BEGINNING, topic_id=topic_id, renamed=True), "TopicRecreated")
@@ -89,12 +97,17 @@ class Beginnings:
                 return
 
     async def _with_offsets(self, found: dict[TopicPartition, Beginning]) -> dict[TopicPartition, Beginning]:
-        unread = [tp for tp, beginning in found.items() if beginning.place.offset == AT_BEGINNING]
-        if unread:
-            offsets = await self._consumer.beginning_offsets(unread)
-            for tp in unread:
-                found[tp] = replace(found[tp], place=replace(found[tp].place, offset=offsets[tp]))
-        return found
+        unread = {tp for tp, beginning in found.items() if beginning.place.offset == AT_BEGINNING}
+        since = {tp: beginning.place.since for tp, beginning in found.items() if beginning.place.since}
+        offsets = (await first_offsets(self._consumer, unread))[0] if unread else {}
+        if since:
+            offsets |= (await offsets_since(self._consumer, since))[0]
+        told = {
+            tp: replace(found[tp], place=replace(found[tp].place, offset=offset, since=0))
+            for tp, offset in offsets.items()
+        }
+        untold = (unread | since.keys()) - told.keys()
+        return {tp: told.get(tp, beginning) for tp, beginning in found.items() if tp not in untold}
 
     # --- the first start
 
@@ -133,12 +146,16 @@ class Beginnings:
     async def _decide(self, existing: Collection[TopicPartition]) -> None:
         consumer = self._consumer
         ids = await patiently(lambda: present_ids(consumer, {tp.topic: 0 for tp in existing}))
-        offsets = await consumer.end_offsets(list(existing))
-        if self._start != "latest":
-            found = await consumer.offsets_for_times(dict.fromkeys(existing, milliseconds(self._start)))
-            offsets.update({tp: at.offset for tp, at in found.items() if at is not None})
-        await self.commit({tp: Place(offset, topic_id=ids.get(tp.topic, 0)) for tp, offset in offsets.items()})
-        log.info("start decided", extra={"start": self._start, "partitions": len(offsets)})
+        if self._start == "latest":
+            since = int(time.time() * 1000)
+            offsets, later = await end_offsets(consumer, existing)
+        else:
+            since = milliseconds(self._start)
+            offsets, later = await offsets_since(consumer, dict.fromkeys(existing, since))
+        places = {tp: Place(offset, topic_id=ids.get(tp.topic, 0)) for tp, offset in offsets.items()}
+        places |= {tp: Place(0, topic_id=ids.get(tp.topic, 0), since=since) for tp in later}
+        await self.commit(places)
+        log.info("start decided", extra={"start": self._start, "partitions": len(offsets), "later": len(later)})
 
     def _existing(self) -> list[TopicPartition]:
         """The partitions of all topics of the trigger, as far as this member knows."""
