@@ -32,6 +32,7 @@ from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.leader_epochs import watch_epochs
 from trigger_sources.kafka.leaders import NO_LEADER, end_offsets, first_offsets
+from trigger_sources.kafka.letter_topics import LetterTopics
 from trigger_sources.kafka.notices import Moved, Notices, compacted, deleted, forgotten, maybe_recreated, recreated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
@@ -69,6 +70,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         cluster: str,
         group: str,
         topics: Sequence[str],
+        by_pattern: bool = False,
         start: str,
         former: Mapping[TopicPartition, Place] | None = None,
         max_distance: int,
@@ -83,6 +85,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._former = former
         self._max_distance = max_distance
         self._skips_tombstones = skips_tombstones
+        self._letter_topics = LetterTopics() if by_pattern else None
         self._suspects = concurrency + _SUSPECTS_BESIDE_CONCURRENCY
         self._partitions: dict[TopicPartition, Partition] = {}
         self._commits = Commits(context.name, self._partitions, self._commits_are_refused)
@@ -156,6 +159,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 continue  # not taken over yet, or revoked meanwhile: it is read again from its place
             if partition.waiting:
                 self._find_compacted(partition, records, records[-1].offset + 1)
+            if self._letter_topics is not None:
+                records = self._without_letters(self._letter_topics, partition, records)
             taken = self._taken(partition, records)
             deliveries += partition.suspected(taken) if partition.suspects else taken
         return deliveries
@@ -185,6 +190,21 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 )
             )
         return deliveries
+
+    def _without_letters(
+        self, letter_topics: LetterTopics, partition: Partition, records: Sequence[Any]
+    ) -> Sequence[Any]:
+        events = letter_topics.events(partition.tp.topic, records)
+        if len(events) < len(records):
+            of_events = {record.offset for record in events}
+            for record in records:
+                if record.offset not in of_events:
+                    partition.mark.skip(record.offset)
+            self._settled.set()
+            if notice := letter_topics.notice():
+                self._notices.add(notice)
+                self._report_connected()
+        return events
 
     def _find_compacted(self, partition: Partition, records: Sequence[Any], position: int) -> None:
         lost = partition.compacted(records, position)

@@ -84,6 +84,8 @@ class KafkaTrigger(TriggerSource):
             raise ValueError("topics and topicPattern: one of them")
         if not self.topics and not self.topic_pattern:
             raise ValueError("topics: at least one topic is needed")
+        if self.delivery.dead_letter.name in self.topics:
+            raise ValueError("delivery.deadLetter.name: one of spec.topics; dead letters would be read as events")
         if self.topic_pattern:
             try:
                 TopicNames(self.topic_pattern, None)
@@ -129,6 +131,7 @@ class KafkaTrigger(TriggerSource):
             cluster=cluster,
             group=group,
             topics=self.topics,
+            by_pattern=self.topic_pattern is not None,
             start=self.start,
             former=former,
             max_distance=self.max_distance,
