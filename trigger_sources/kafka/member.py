@@ -23,11 +23,12 @@ from aiokafka.errors import (
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery
 from trigger_sources.kafka.answers import Answers
-from trigger_sources.kafka.beginnings import Beginnings, patiently
+from trigger_sources.kafka.beginnings import Beginnings
 from trigger_sources.kafka.commits import Commits
 from trigger_sources.kafka.cut_logs import Cut, Known, begin_in_what_is_left, cuts
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
+from trigger_sources.kafka.first_start import FirstStart
 from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.leader_epochs import watch_epochs
@@ -37,6 +38,7 @@ from trigger_sources.kafka.notices import Moved, Notices, compacted, deleted, fo
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
 from trigger_sources.kafka.remembered import Remembered, memory_of, remembered
+from trigger_sources.kafka.retrying import patiently
 from trigger_sources.kafka.session import Session
 from trigger_sources.kafka.topic_ids import present_ids
 from trigger_sources.kafka.unread import Unread, unread
@@ -116,7 +118,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Joins with a consumer that is started. The caller closes it after `leave`."""
         self._consumer = self._commits.consumer = consumer
         await self._kept.look()
-        self._beginnings = Beginnings(consumer, self._kept, self._start, self._former, undecided=self._report_undecided)
+        first_start = FirstStart(consumer, self._kept, self._start, self._former, undecided=self._report_undecided)
+        self._beginnings = Beginnings(consumer, self._kept, first_start)
         self._fetching = Fetching(consumer, self._most)
         self._health = Health(consumer, self._group, self._topics, self._max_distance)
         self._answers = Answers(consumer)

@@ -12,10 +12,10 @@ from pydantic import Field, field_validator, model_validator
 from trigger_sources.context import Context, SourceError
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import Delivery
-from trigger_sources.kafka.beginnings import milliseconds
 from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, is_own_broker
 from trigger_sources.kafka.consumer import close_consumer, open_consumer
 from trigger_sources.kafka.dead_letters import KafkaDeadLetters
+from trigger_sources.kafka.first_start import milliseconds
 from trigger_sources.kafka.former_group import group_of, places_of_former_group
 from trigger_sources.kafka.health import missing_text
 from trigger_sources.kafka.member import Member

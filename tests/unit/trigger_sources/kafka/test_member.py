@@ -191,6 +191,23 @@ async def test_records_of_a_cut_log_are_counted_once_when_the_group_has_accepted
     assert brokers.seeks == [2]
 
 
+async def test_what_the_group_refused_without_assigning_anew_is_taken_over_at_a_later_look() -> None:
+    brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=1)
+    member, context = member_of(brokers, "refused")
+    member._assigned = {TP}
+    await member._until_taken_over(lambda: member._take_over([TP]))
+    assert TP not in member._partitions
+    member._unread.look([TP], member._partitions, 0.0)
+    assert "1 of 1 assigned partitions have not been read for 20 s: t/0; the last try ended with CommitFailedError" in (
+        member._unread.look([TP], member._partitions, 20.0)
+    )
+    member._take_over_the_rest()
+    assert member._taking_over is not None
+    await member._taking_over
+    assert member._partitions[TP].reads
+    assert context.reports[-1][0]
+
+
 async def test_records_that_were_only_taken_before_the_log_was_cut_are_counted_too() -> None:
     """Nothing above the commit settled: only the memory of the member knows that there was more."""
     brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=1)
