@@ -495,8 +495,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._assigned.discard(partition.tp)
                 self._new_leaders.pop(partition.tp, None)
                 self._unchecked.pop(partition.tp, None)
-        await self._begin(beginnings, [self._recreated(beginnings, [partition.tp for partition in partitions])])
-        self._report_connected()
+        if beginnings:  # else the memory says what is lost once the topic is there
+            await self._begin(beginnings, [self._recreated(beginnings, [partition.tp for partition in partitions])])
+            self._report_connected()
 
     async def _give_up_for_now(self, partitions: Collection[Partition]) -> None:
         """Withdraws the events of partitions that are about to begin anew. The memory stays until that is durable."""

@@ -351,7 +351,8 @@ async def test_a_partition_that_no_broker_leads_is_reported(topic: str) -> None:
 
 
 @pytest.mark.timeout(300)  # it starts two brokers, and one of them twice
-async def test_a_trigger_begins_with_the_partitions_that_are_led_and_reads_the_others_once_they_are(topic: str) -> None:
+async def test_a_trigger_begins_with_the_partitions_that_are_led_and_reads_the_others_once_they_are() -> None:
+    topic = "partly-led"
     async with apache_kafka() as kafka:
         await create_topic(kafka.bootstrap, "first", 1)
         async with reading(trigger(kafka, "first"), StandInContext()) as generator:

@@ -191,6 +191,22 @@ async def test_records_of_a_cut_log_are_counted_once_when_the_group_has_accepted
     assert brokers.seeks == [2]
 
 
+async def test_a_topic_that_is_only_deleted_is_not_told_as_created_again() -> None:
+    """A broker may give a topic that is gone another id."""
+    brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=0)
+    member, context = member_of(brokers, "deleted")
+    member._partitions[TP] = partition = Partition(TP, Place(5, topic_id=7), "c", asyncio.Event(), 0)
+    partition.mark.take(5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(brokers, "partitions_for_topic", lambda topic: None)
+        await member._begin_anew({TP: 8})
+    assert (context.lost, member._notices.text()) == ([], ("", ""))
+    brokers.found = Beginning(Place(0, topic_id=8, renamed=True), "TopicRecreated")
+    await member._take_over([TP])
+    assert context.lost == [(1, "TopicRecreated")]
+    assert "created again: topic 't'; 1 records of the old topic" in context.reports[-1][2]
+
+
 async def test_what_the_group_refused_without_assigning_anew_is_taken_over_at_a_later_look() -> None:
     brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=1)
     member, context = member_of(brokers, "refused")
