@@ -55,11 +55,11 @@ class Commands(click.Group):
 class CommandModules(MutableMapping[str, click.Command]):
     """Commands by name. A command's module is imported with its first use: `serve` keeps no other command in memory.
 
-    `modules` are those of this package, each with the names of its commands.
+    `modules` are those of this package, by the name of a command of theirs.
     """
 
-    def __init__(self, modules: Mapping[str, Sequence[str]]) -> None:
-        self._modules = {name: module for module, names in modules.items() for name in names}
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = dict(modules)
         self._imported: dict[str, click.Command] = {}
 
     def __getitem__(self, name: str) -> click.Command:

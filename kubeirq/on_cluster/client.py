@@ -13,13 +13,13 @@ from kubeirq import name_lookup
 from kubeirq.fabric_client import (
     Answer,
     Description,
-    Message,
     Overview,
     Published,
     Refused,
     ResourceView,
     lanes_request,
 )
+from kubeirq.message import Message
 from kubeirq.name_lookup import find_all, find_logged, find_one, select
 from kubeirq.on_cluster.connection import Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient

@@ -13,13 +13,13 @@ from kubeirq.fabric_client import (
     Answer,
     Description,
     FabricUnreachable,
-    Message,
     Overview,
     Published,
     Refused,
     ResourceView,
     lanes_request,
 )
+from kubeirq.message import Message
 from kubeirq.name_lookup import find_all, find_logged, find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_records
