@@ -85,7 +85,8 @@ async def publish(
 
 # On a cluster it is refused, with the reason: the options work, and are not offered
 for _option in publish.params:
-    _option.hidden = getattr(_option, "hidden", False) or _option.name in CLUSTER_OPTIONS  # type: ignore[attr-defined]
+    if isinstance(_option, click.Option) and _option.name in CLUSTER_OPTIONS:
+        _option.hidden = True
 
 
 @click.command()

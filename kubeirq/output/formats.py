@@ -1,7 +1,7 @@
 """Formats values for the terminal: tables, YAML, JSON, ages, counts. Pure but for the clock of `age`."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -68,11 +68,11 @@ def ago(at: float) -> str:
     return f"{clock}, {span(at)} ago"
 
 
-def last_answer(answer: Mapping[str, Any] | None) -> str:
-    """A function's last answer, from the fields that the admin API gives."""
+def last_answer(answer: Mapping[str, Any] | None, since: Callable[[float], str] | None = None) -> str:
+    """A function's last answer, from the fields that the admin API gives. `since` puts its age into words."""
     if answer is None:
         return "-"
-    return f"{answer['status']}, {answer['latencySeconds'] * 1000:.1f} ms, {span(answer['at'])} ago"
+    return f"{answer['status']}, {answer['latencySeconds'] * 1000:.1f} ms, {(since or span)(answer['at'])} ago"
 
 
 def last_try(flow: Mapping[str, Any]) -> str:
@@ -82,8 +82,8 @@ def last_try(flow: Mapping[str, Any]) -> str:
         return str(ready["message"]).splitlines()[0]
     answer, error_at = flow["lastAnswer"], flow.get("lastErrorAt")
     if not flow["lastError"] or not error_at or (answer is not None and answer["at"] >= error_at):
-        return last_answer(answer)
-    return f"{flow['lastError'].strip().splitlines()[0]}, {span(error_at)} ago"
+        return last_answer(answer, age)
+    return f"{flow['lastError'].strip().splitlines()[0]}, {age(error_at)} ago"
 
 
 def counted(count: int, thing: str) -> str:

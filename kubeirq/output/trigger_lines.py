@@ -47,8 +47,10 @@ def failing_lines(flow: Mapping[str, Any]) -> list[str]:
         lines.append(retrying["message"])
     answer = flow["lastAnswer"]
     is_newer = answer is None or (flow.get("lastErrorAt") or 0) >= answer["at"]
-    if retrying is None and ((flow["lastError"] and is_newer) or (answer is not None and answer["status"] >= 400)):
-        lines.append(f"the last call failed: {flow['lastError'] or answer['status']}")
+    if retrying is None and flow["lastError"] and is_newer:
+        lines.append(f"last error: {flow['lastError']}")
+    elif retrying is None and answer is not None and answer["status"] >= 400:
+        lines.append(f"last answer {answer['status']}")
     return lines
 
 
