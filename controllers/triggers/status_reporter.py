@@ -122,7 +122,11 @@ class StatusReporter:
         limits: dict[tuple[str, str], tuple[Edition, int | None]] = {}  # by namespace and name of the Function
         while True:
             used: dict[tuple[str, str], tuple[Edition, int | None]] = {}
-            for _, trigger in list(self._triggers.items()):
+            for number, (_, trigger) in enumerate(list(self._triggers.items())):
+                if number % 100 == 99:
+                    await asyncio.sleep(0)
+                if trigger.spec is not None and "body_limit_bytes" not in type(trigger.spec).model_fields:
+                    continue  # to ask such a spec for the field is costly
                 asked = getattr(trigger.spec, "body_limit_bytes", 0)
                 try:
                     trigger.body_limit = await self._body_limit_problem(trigger, asked, limits, used) if asked else ""
