@@ -160,6 +160,11 @@ class TriggerSource(Spec):
         """The trigger's lag. Called on a timer while the generator runs. None: the source does not know."""
         return None
 
+    @property
+    def has_lag(self) -> bool:
+        """Whether `lag` ever returns one: nobody asks a source that never does."""
+        return type(self).lag is not TriggerSource.lag
+
     def uncommitted(self, context: Context) -> int | None:
         """How many events are settled while the source may not know it, so that a crash repeats them, at most.
 

@@ -11,7 +11,8 @@ import orjson
 
 from kubeirq.commands.arguments import FUNCTION, TRIGGER
 from kubeirq.commands.open_fabric import with_fabric
-from kubeirq.fabric_client import MOST_PUBLISHED, FabricClient, Message
+from kubeirq.fabric_client import FabricClient
+from kubeirq.message import MOST_PUBLISHED, Message
 from kubeirq.sample_events import SAMPLES, Sample
 
 HEADER = click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header. Repeatable.")

@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from kubeirq.fabric_client import MOST_PUBLISHED, Message
+from kubeirq.message import MOST_PUBLISHED, Message
 from kubeirq.on_machine.fabric import Fabric
 from kubeirq.on_machine.publishing import CannotPublish, publish
 from trigger_sources.observe.admin import (

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from controllers.functions.pod_problems import with_field_names
 from kubeirq.on_machine.child_processes import exit_text, free_port, kill_group, start_child, stop_child
 from kubeirq.on_machine.private_files import outer_umask
 from kubeirq.output.function_log_lines import LineCutter, LogLine
@@ -151,7 +150,11 @@ class ProgramRunner:
         printed = (line for line in reversed(self._last_lines) if line.strip() and not line.startswith(_RUNTIME_LINE))
         line = next(printed, "")
         place = place_of_error(self._last_lines, self.program.origin or self.program.folder)
-        return f": {with_field_names(line.strip())}{place}" if line else ""
+        if not line:
+            return ""
+        from controllers.functions.pod_problems import with_field_names  # only where a program failed
+
+        return f": {with_field_names(line.strip())}{place}"
 
     def _read_ends(self, ends: int) -> None:
         """Reads a line for each worker that crashes, until the process has ended and closed its side of the pipe."""

@@ -38,6 +38,7 @@ from trigger_sources.dispatch.status import (
 )
 from trigger_sources.http_requests import Requests, Route
 from trigger_sources.inbox import Inbox
+from trigger_sources.light_event import LightEvent
 from trigger_sources.source import Lag, TriggerSource
 from trigger_sources.spec import SecretRef
 from trigger_sources.transport.resolver import resolver
@@ -102,7 +103,7 @@ class Flow:
         self.number = next(_numbers)  # of this process, in the order of their starts
         self.succeeds = bool(predecessors)
         self.predecessors = set(predecessors)
-        self.first_report = asyncio.Event()  # the source serves its route, or it reports, or the flow stops
+        self.first_report = LightEvent()  # the source serves its route, or it reports, or the flow stops
         self.trigger = trigger
         self.identity = Identity(kind, namespace, name, uid, function)
         self.gate = gate
@@ -128,10 +129,11 @@ class Flow:
         self.lag: Lag | None = None
         self.connected: tuple[bool, str, str] = (False, STARTING, "")
         self.completed = False
-        self._stop = asyncio.Event()
+        self._stop = LightEvent()
         self._grace_seconds = 0.0
-        self._stopped = asyncio.Event()
+        self._stopped = LightEvent()
         self._pump: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []  # the tasks beside the pump
         self._needs_dead_letters = True
         self._extends = False
         self._takes = takes if trigger.route(name) is None else None  # requests have no place
@@ -167,7 +169,7 @@ class Flow:
 
     async def run(self) -> None:
         """Returns once stopped. A source that fails is restarted; only a fault of ours is raised."""
-        tasks: list[asyncio.Task[None]] = []
+        tasks = self._beside
         try:
             if self.trigger.suspend:
                 await self._stop.wait()
@@ -176,10 +178,9 @@ class Flow:
             if not await self._until_prepared():
                 return
             self._pump = asyncio.create_task(self._pull())
-            tasks = [asyncio.create_task(work) for work in (self._watch(), self._extend(), self._count_letters())]
-            stop = asyncio.create_task(self._stop.wait())
-            tasks.append(cast("asyncio.Task[None]", stop))
-            await asyncio.wait({self._pump, stop}, return_when=asyncio.FIRST_COMPLETED)
+            tasks.append(asyncio.create_task(self._count_letters()))
+            if self.trigger.has_lag or self.trigger.route(self.identity.trigger) is None:
+                tasks.append(asyncio.create_task(self._watch()))
             await self._stop.wait()  # a completed source stays to be looked at
             await self._end_pull()
         finally:
@@ -277,6 +278,7 @@ class Flow:
             if deliveries:
                 if not self._extends and deliveries[0].extend is not None:
                     self._extends = True
+                    self._beside.append(asyncio.create_task(self._extend()))
                 dispatcher.take(deliveries)
             else:
                 await asyncio.sleep(0)  # a source that yields nothing, and does not wait, must not keep the loop
@@ -358,7 +360,7 @@ class Flow:
             await letters.store.prepare()
 
     async def _watch(self) -> None:
-        """Asks for the lag."""
+        """Asks for the lag, and tells the memory of a source that has ended."""
         while True:
             try:
                 async with asyncio.timeout(_LAG_SECONDS * 2):  # not wait_for: it may swallow that we are cancelled
@@ -385,8 +387,7 @@ class Flow:
     async def _extend(self) -> None:
         while True:
             await asyncio.sleep(self.trigger.extend_seconds)
-            if self._extends:
-                await self.dispatcher.extend()
+            await self.dispatcher.extend()
 
     async def _close_all(self) -> None:
         for closing in (self.dispatcher.replies, self.dispatcher.letters.store):
@@ -583,7 +584,7 @@ class FlowContext:
         self.function = identity.function
         self.replica = host.replica
         self.draining = flow.dispatcher.draining
-        self.stopping = asyncio.Event()
+        self.stopping: asyncio.Event = LightEvent()
         self.state = state
         self.defaults = host.defaults
         self.own_servers = host.own_servers

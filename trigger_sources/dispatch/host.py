@@ -69,8 +69,8 @@ class HttpGateway(Protocol):
     def hold(self, uid: str, routes: Sequence[Route]) -> None:
         """Keeps these routes for the trigger with that uid: while it does not serve them, callers get a 503."""
 
-    async def until_taken(self, flow: int) -> None:
-        """Returns once that flow has taken all requests that came to its routes before they were superseded."""
+    async def until_taken(self, uid: str, flow: int) -> None:
+        """Returns once that flow of the trigger has taken all requests that came before its routes were superseded."""
 
     async def close(self, grace_seconds: float = 10.0) -> None:
         """Refuses further requests, waits up to the grace for those that are under way, and stops listening."""

@@ -31,6 +31,7 @@ from trigger_sources.http.routes import (
     segments_of,
 )
 from trigger_sources.http_requests import Headers, Route
+from trigger_sources.light_event import LightEvent
 
 log = logging.getLogger(__name__)
 
@@ -240,9 +241,9 @@ class Gateway:
                 )
                 self._hold_next(uid)
 
-    async def until_taken(self, flow: int) -> None:
-        """Returns once that flow has taken all requests that came to its routes before they were superseded."""
-        serving = (found for routes in self._serving.values() for found in routes.values())
+    async def until_taken(self, uid: str, flow: int) -> None:
+        """Returns once that flow of the trigger has taken all requests that came before its routes were superseded."""
+        serving = self._serving.get(uid, {}).values()
         superseded = [found for found in serving if found.flow == flow and found.superseded]
         await asyncio.gather(*(found.requests._until_taken() for found in superseded))
 
@@ -477,8 +478,8 @@ class RouteRequests:
         self._memory = memory  # of the bodies that are in the process
         self._waiting: dict[GatewayRequest, asyncio.TimerHandle] = {}  # oldest first
         self._reading = 0  # requests whose body is under way
-        self._taken = asyncio.Event()  # a body has come, or a request has been taken or refused
-        self._arrived = asyncio.Event()
+        self._taken = LightEvent()  # a body has come, or a request has been taken or refused
+        self._arrived = LightEvent()
         self._closed = False
 
     @property
@@ -486,15 +487,18 @@ class RouteRequests:
         """Whether nobody takes requests any more."""
         return self._closed
 
-    async def next(self, limit: int, timeout_seconds: float) -> list[GatewayRequest]:
-        """The oldest requests, at most `limit`, which the caller must answer. Empty when none came in time."""
+    async def next(self, limit: int, timeout_seconds: float | None = None) -> list[GatewayRequest]:
+        """The oldest requests, at most `limit`, which the caller must answer. Empty: none came in time, or `wake`."""
         if not self._waiting and limit > 0:
             self._arrived.clear()
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return []
+            if timeout_seconds is None:
+                await self._arrived.wait()
+            else:
+                try:
+                    async with asyncio.timeout(timeout_seconds):
+                        await self._arrived.wait()
+                except TimeoutError:
+                    return []
         taken: list[GatewayRequest] = []
         while self._waiting and len(taken) < limit:
             request = next(iter(self._waiting))
@@ -502,6 +506,10 @@ class RouteRequests:
             taken.append(request)
         self._taken.set()
         return taken
+
+    def wake(self) -> None:
+        """Ends a `next` that waits."""
+        self._arrived.set()
 
     async def _until_taken(self) -> None:
         """Returns once no request waits or arrives. None must come any more."""

@@ -34,7 +34,6 @@ from trigger_sources.spec import SecretRef, Spec
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 _READ_SECONDS = 1.0
-_ACCEPT_SECONDS = 60.0  # it ends by being cancelled
 _NO_ROOM_SECONDS = 0.05
 _ACCEPTED_AT_ONCE = 256
 _LOOK_SECONDS = 0.25
@@ -213,6 +212,10 @@ class HTTPTrigger(TriggerSource):
                 async for deliveries in found:
                     yield deliveries
 
+    @property
+    def has_lag(self) -> bool:
+        return self.answer == "accepted"
+
     async def lag(self, context: Context) -> Lag | None:
         """The accepted events that are not delivered yet."""
         return Lag(await context.inbox().count()) if self.answer == "accepted" else None
@@ -250,16 +253,20 @@ class HTTPTrigger(TriggerSource):
             withdrawing.add(task)
             task.add_done_callback(withdrawing.discard)
 
+        # Thousands of triggers without requests cost nothing: each of them waits for a request or for its stop alone
+        stopping = asyncio.create_task(context.stopping.wait())
+        stopping.add_done_callback(lambda _: requests.wake())
         try:
             while not context.stopping.is_set():
                 if context.room <= 0:
                     await asyncio.sleep(_NO_ROOM_SECONDS)
                     continue
-                taken = await requests.next(context.room, _READ_SECONDS)
+                taken = await requests.next(context.room)
                 deliveries = [delivery for request in taken if (delivery := deliver(request))]
                 if deliveries:
                     yield deliveries
         finally:
+            stopping.cancel()
             for task in withdrawing:
                 task.cancel()
             await asyncio.gather(*withdrawing, return_exceptions=True)
@@ -342,7 +349,7 @@ class HTTPTrigger(TriggerSource):
     ) -> None:
         """Takes requests as they come, makes their events durable and answers them with 202."""
         while True:
-            taken = await requests.next(_ACCEPTED_AT_ONCE, _ACCEPT_SECONDS)
+            taken = await requests.next(_ACCEPTED_AT_ONCE)
             if not taken:
                 continue
             keeping = asyncio.create_task(self._keep_or_refuse(taken, context, inbox, backlog, health))
