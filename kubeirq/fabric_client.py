@@ -76,11 +76,15 @@ class FabricClient(Protocol):
     def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
         """The last `tail` records of a function or trigger; with `follow`, also those to come.
 
-        Those of a function have `time` and `line`, those of a trigger what the fabric's log has; of several pods, `pod`.
+        Those of a function have `time` and `line`, those of a trigger what the fabric's log has. If there are several
+        pods, each record has its `pod`.
         """
 
     async def trigger(self, name: str) -> ResourceView:
         """Finds the trigger by NAME, KIND/NAME or NAMESPACE/NAME."""
+
+    async def failing(self, triggers: Sequence[ResourceView]) -> Sequence[str]:
+        """Lines about those whose events fail or are dead letters, and about those of which that is not known."""
 
     async def suspend(self, trigger: ResourceView) -> None: ...
 

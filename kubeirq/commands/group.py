@@ -25,7 +25,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "kubeirq publish hooks --path /hooks/7 --sample stripe-payment",
     ),
     "fire": ("kubeirq fire nightly",),
-    "get": ("kubeirq get", "kubeirq get KafkaTrigger -o json", "kubeirq get -n team-a"),
+    "get": (
+        "kubeirq get",
+        "kubeirq get KafkaTrigger -o json",
+        "kubeirq get --check -n team-a",
+    ),
     "describe": ("kubeirq describe orders", "kubeirq describe Function/greet"),
     "logs": ("kubeirq logs greet -f", "kubeirq logs KafkaTrigger/orders --tail 20"),
     "dead-letters list": ("kubeirq dead-letters list orders", "kubeirq dead-letters list orders --group-by reason"),

@@ -39,6 +39,11 @@ class DesiredState:
     environment: Callable[[FunctionResource], Mapping[str, str]]  # spec.env, resolved; raises MissingSecret
 
 
+def starting_notes(paths: Sequence[Path], secrets: Path | None) -> list[str]:
+    """A line for each problem that stops one function from starting, such as a wrong handler. Others run meanwhile."""
+    return [str(problem) for problem in load(paths, secrets, thorough=True)[1]]
+
+
 def load_desired_state(paths: Sequence[Path], secrets: Path | None) -> DesiredState:
     """Reads these files and folders. Raises InvalidManifests."""
     resources, problems = load(paths, secrets)

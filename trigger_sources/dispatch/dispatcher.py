@@ -55,7 +55,8 @@ class Dispatcher:
 
     __slots__ = (  # a process has thousands of them
         "_alone", "_concurrency", "_delivered", "_gate", "_held", "_host_allows", "_jitter", "_lanes", "_last_error",
-        "_loop_time", "_may_start", "_newest", "_observer", "_ordering", "_places_taken", "_policy", "_room_moved", "_screening",
+        "_loop_time", "_may_start", "_newest", "_observer", "_ordering", "_places_taken", "_policy", "_room_moved",
+        "_screening",
         "_starting", "_suspects", "_tasks", "_trigger", "_untold", "_wake", "_where", "counters", "draining", "hold",
         "identity", "last_answer", "last_error_at", "letters", "replies", "room",
     )  # fmt: skip

@@ -37,11 +37,10 @@ class Screening:
         self._filter: Callable[[Delivery], bool] | None = None
         self._types: TypeWatch | None = None
         if trigger.filter:  # without one, nothing of CEL is imported
-            from trigger_sources.dispatch.filter_types import TypeWatch
-            from trigger_sources.dispatch.filters import compile_filter
+            from trigger_sources.dispatch import filter_types, filters
 
-            self._types = TypeWatch(tell)
-            self._filter = compile_filter(trigger.filter, self._types)
+            self._types = filter_types.TypeWatch(tell)
+            self._filter = filters.compile_filter(trigger.filter, self._types)
         self._on_error = trigger.filter_error
         self._drops = trigger.delivery.on_failure == "drop"
         self._hold = hold

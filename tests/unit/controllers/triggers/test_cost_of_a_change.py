@@ -9,7 +9,6 @@ import pytest
 from servers.steps import steps
 
 from controllers.cluster.api import Api
-from controllers.cluster.installations import Installations
 from controllers.triggers.controller import TriggerController
 from controllers.triggers.gates import Gates
 from controllers.triggers.secret_watches import SecretWatches
