@@ -127,7 +127,7 @@ class Consumption:
         self._kept.is_at(stream.place, info, self._ids)
         tally = kept.tally if kept is not None else Tally()
         if tally.given_back == 0:
-            tally = replace(tally, sure=True)  # what was unsure is the affair of an earlier start
+            tally = replace(tally, sure=True)  # an earlier start had the uncertain ones
         await self._begin_to_count(info, tally)
         if kept is not None and begin is not None and begin.reason == "ConsumerRecreated":
             self._tell_hidden(info, tally, kept.floor + 1)
