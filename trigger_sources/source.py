@@ -43,6 +43,7 @@ class TriggerSource(Spec):
     fan_out: ClassVar[bool] = True  # False: admission refuses a selector that matches several functions
     default_ordering: ClassVar[Ordering] = "none"
     extend_seconds: ClassVar[float] = 10
+    letter_fields: ClassVar[Sequence[str]] = ()  # its own fields that decide where its `dead_letters` are
     printer_columns: ClassVar[
         Mapping[str, str]
     ] = {}  # further columns of `kubectl get`: the title, and the field that it shows

@@ -15,24 +15,26 @@ from typing import Any
 from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused, path_of
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
-from controllers.cluster.events import EventRecorder, NewEvent, event_for_transition
+from controllers.cluster.events import EventRecorder, NewEvent, event_for_acceptance, event_for_transition
+from controllers.cluster.ignorable_fields import ignorable_fields_of
 from controllers.cluster.informer_cache import InformerCache, Version
-from controllers.cluster.known_fields import accepted, validated
+from controllers.cluster.installations import Installations, installation_in_status
+from controllers.cluster.known_fields import accepted, listed_in, validated
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
+from controllers.cluster.owned_objects import Contested, Key, NameTaken, OwnedObjects, key_of
 from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions import callers
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
-from controllers.functions.code import UNKNOWN, spec_and_code_of, without_texts
+from controllers.functions.code import UNKNOWN, InvalidFunction, spec_and_code_of, without_texts
 from controllers.functions.config_map import digest_of
 from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
 from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.rollouts import Rollouts
-from controllers.functions.status import FUNCTION_LABEL, invalid, status_of
-from controllers.functions.workload import RELEASE_ANNOTATION, objects_of
+from controllers.functions.status import FUNCTION_LABEL, invalid, status_of, with_changes_of_others
+from controllers.functions.workload import objects_of
 from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
 
@@ -81,12 +83,15 @@ class FunctionController:
         self._rollouts: Rollouts[Key] = Rollouts()
         self._restarts: dict[Key, int] = {}  # as last seen; it looks at pods while a Function is not ready
         self._references = References(api)
+        self._ignorable: frozenset[str] = frozenset()  # the fields of the definition that a spec runs without
         self._lost = LostFields()
         self._curtailed: dict[Key, Object] = {}  # the written status, where the API server dropped a part of it
         self._written: dict[
             Key, str
         ] = {}  # the digest of the Deployment that this replica wanted last, and has written
-        self._is_ours: set[Key] = set()  # the Functions whose Deployment had the mark of this installation
+        self._installations = Installations(api, settings.release, time.monotonic)
+        self._named: dict[Key, Object] = {}  # the fields about installations that were written last
+        self._gave_way: dict[Key, str] = {}  # the Functions that another installation runs, and its name
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(
             self.reconcile,
@@ -109,6 +114,7 @@ class FunctionController:
             group.create_task(self._resync_periodically())
             await self.synced.wait()
             group.create_task(self.queue.run())
+            group.create_task(self._installations.contend(self._owned_by_others))
 
     def leader_changed(self, _: frozenset[int]) -> None:
         """Enqueues every Function, for a new leader to reconcile."""
@@ -121,6 +127,7 @@ class FunctionController:
         A status of which the API server dropped a part is written again: the definition may be newer by now.
         """
         self._curtailed.clear()
+        self._ignorable = await ignorable_fields_of(self._api, f"functions.{GROUP}")
         self._functions.begin_list()
         self._functions.replace({key_of(found): (Version.of(found), found) async for found in self._listed()})
         is_whole = await self._owned.refresh()
@@ -148,21 +155,26 @@ class FunctionController:
         function = self._functions.get(key)
         if function is None or "deletionTimestamp" in function["metadata"] or not self.is_leader():
             return  # the garbage collector deletes the objects of a deleted Function
+        if (other := self._installations.other(function)) is not None:
+            await self._give_way(function, other)
+            return
+        self._gave_way.pop(key, None)
         try:
-            spec, code = spec_and_code_of(function)
+            spec, code = spec_and_code_of(function, self._ignorable)
             content = await self._content_of(key, spec)
             wanted = objects_of(function["metadata"], spec, self._settings, code, content)
         except ValueError as error:
-            await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec)))
+            reason = error.reason if isinstance(error, InvalidFunction) else "Invalid"
+            await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec), reason))
             return
-        if (other := self._other_release(key)) is not None:
-            await self._give_way(function, other)
-            return
+        contested = ""
         try:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
             wanted = await self._with_texts(function, wanted, content)
             await self._ensure(function, self._paced(function, wanted))
+        except Contested as problem:
+            contested = str(problem)
         except Outdated:
             self.queue.add_after(key, REQUEUE_SECONDS[0])  # unless the watch is faster
             return
@@ -185,6 +197,7 @@ class FunctionController:
         if pods:
             self._restarts[key] = restarts_of(pods)
         conditions = [accepted(function.get(UNKNOWN, ())), *(each for each in conditions if each.type != "Accepted")]
+        conditions = with_changes_of_others(conditions, self._overridden(key, wanted), contested)
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
@@ -204,28 +217,39 @@ class FunctionController:
         )
         await self._owned.ensure(function, wanted)
         self._written[key] = digest
-        # An admission policy may change each write: nobody changes the Deployment then, and nothing is set back
+        # Where a webhook takes the mark away, too, nobody changes the Deployment, and nothing is set back
         if is_changed and self._owned.is_current(key, deployment):
             await self._events.record(function, RESTORED)
 
-    def _other_release(self, key: Key) -> str | None:
-        """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
+    def _overridden(self, key: Key, wanted: Sequence[Object]) -> list[str]:
+        """The fields of the Function's objects that an admission webhook changes."""
+        return [
+            f"{found['kind']} {found['metadata']['name']}: {field}"
+            for found in wanted
+            for field in self._owned.overridden(key, found)
+        ]
 
-        A Deployment with the mark of an installation that does not run any more is taken over, and never taken back.
-        """
-        live = self._owned.get(key, "Deployment", key[1]) or {}
-        mark = (live.get("metadata", {}).get("annotations") or {}).get(RELEASE_ANNOTATION)
-        if mark == self._settings.release:
-            self._is_ours.add(key)
-        return mark if mark not in (None, self._settings.release) and key in self._is_ours else None
+    def _owned_by_others(self) -> list[Object]:
+        """The Functions of other installations that this replica would run."""
+        if not self.is_leader():
+            return []
+        return [found for _, found in self._functions.items() if self._installations.other(found) is not None]
 
     async def _give_way(self, function: Object, other: str) -> None:
-        message = (
-            f"the installations {self._settings.release} and {other} watch this namespace, and {other} runs the"
-            " function; set watchNamespace of both, or remove one"
-        )
-        log.error("two installations", extra={"function": "/".join(key_of(function)), "problem": message})
-        await self._events.record(function, NewEvent("Warning", "TwoInstallations", message))
+        key = key_of(function)
+        if self._gave_way.get(key) == other:
+            return
+        self._gave_way[key] = other
+        reason, message = self._installations.rejection(other)
+        log.error("two installations", extra={"function": "/".join(key), "problem": message})
+        await self._events.record(function, NewEvent("Warning", reason, message))
+
+    async def _name_installation(self, function: Object) -> None:
+        """Writes which installation runs the Function, and answers another one. An older definition drops it."""
+        key, fields = key_of(function), self._installations.fields(function)
+        if self._named.get(key) != fields and not contains(function.get("status", {}), fields):
+            await self._installations.patch(function, fields)
+            self._named[key] = fields
 
     async def _content_of(self, key: Key, spec: FunctionSpec) -> str:
         """The digest of the content that the Function refers to. While a part is missing, the last one stays."""
@@ -253,7 +277,7 @@ class FunctionController:
         deployment = next(found for found in wanted if found["kind"] == "Deployment")
         live = self._owned.get(key, "Deployment", key[1])
         is_own = observed == function["metadata"]["generation"]
-        if live is None or not is_own or not changes_pods(live, deployment):
+        if live is None or not is_own or self._owned.is_current(key, deployment) or not changes_pods(live, deployment):
             return wanted
         waiting = self._rollouts.waiting
         if self._rollouts.may_start(key, len(self._functions), time.monotonic()):
@@ -288,6 +312,8 @@ class FunctionController:
 
     async def _write_status(self, function: Object, status: Mapping[str, Any], conditions: list[Condition]) -> None:
         """Writes the status subresource if it differs."""
+        await self._name_installation(function)
+        conditions = self._installations.shown(function, conditions)
         metadata, before = function["metadata"], function.get("status", {})
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         wanted = {
@@ -313,8 +339,10 @@ class FunctionController:
             self._curtailed[key] = wanted
         if _desired_state(found) != _desired_state(function):
             self.queue.add(key)  # an edit came during the write, and the watch brings nothing newer
-        if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
-            await self._events.record(found, event)
+        was, now_has = before.get("conditions", []), wanted["conditions"]
+        for event in (event_for_transition(was, now_has), event_for_acceptance(was, now_has)):
+            if event is not None:
+                await self._events.record(found, event)
 
     async def _apply_status(self, function: Object, wanted: Object) -> Object:
         """Returns the Function as the server has it then. Raises Refused."""
@@ -371,7 +399,8 @@ class FunctionController:
                 self._rollouts.ended(key)
                 self._restarts.pop(key, None)
                 self._references.forget(key)
-                self._is_ours.discard(key)
+                self._named.pop(key, None)
+                self._gave_way.pop(key, None)
                 self._curtailed.pop(key, None)
                 self._written.pop(key, None)
             return
@@ -390,9 +419,10 @@ class FunctionController:
 
 
 def _desired_state(function: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The parts of a Function that its objects depend on. They have its labels, and a label changes no generation."""
+    """The parts of a Function that a reconcile depends on. Labels, annotations and status change no generation."""
     metadata = function["metadata"]
-    return metadata["uid"], metadata.get("generation"), metadata.get("labels"), metadata.get("deletionTimestamp")
+    changes = (metadata.get(name) for name in ("generation", "labels", "deletionTimestamp"))
+    return metadata["uid"], *changes, listed_in(function), installation_in_status(function)
 
 
 def changes_pods(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

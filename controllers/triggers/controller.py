@@ -13,6 +13,8 @@ from typing import Any
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.cluster.events import EventRecorder
+from controllers.cluster.ignorable_fields import ignorable_fields_of
+from controllers.cluster.installations import Installations
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
@@ -60,6 +62,7 @@ class TriggerController:
         exposed_objects: ExposedObjects | None = None,
         gateway_url: str | None = None,
         namespace: str | None = None,
+        release: str = "",
         grace_seconds: float = 30.0,
     ) -> None:
         self.leases: TriggerLeases = leases or SingleReplica()
@@ -85,6 +88,7 @@ class TriggerController:
         self._namespace = namespace
         self._grace_seconds = grace_seconds
         self._triggers = TriggerCache(api, lambda: self.leases, self.queue.add, self._forget)
+        self._installations = Installations(api, release, time.monotonic)
         self._statuses = StatusReporter(
             api,
             self._triggers,
@@ -92,6 +96,7 @@ class TriggerController:
             gates,
             lambda uid: self.leases.holds(uid),
             self.synced,
+            self._installations,
             exposed_objects=exposed_objects,
             gateway_url=gateway_url,
         )
@@ -120,12 +125,16 @@ class TriggerController:
                 group.create_task(self._statuses.queue.run())
                 group.create_task(self._statuses.poll())
                 group.create_task(self._statuses.compare_body_limits())
+                group.create_task(self._installations.contend(self._owned_by_others))
         finally:
             await self._host.gateway.serve_late_requests()
             await asyncio.gather(self._host.gateway.close(self._grace_seconds), self.flows.stop(self._grace_seconds))
 
     async def resync(self) -> bool:
         """Lists everything, and enqueues every trigger. Returns whether all kinds of objects could be listed."""
+        definitions = {kind: f"{plural_of(kind)}.{source_of(kind).api_group}" for kind in self._kinds}
+        ignorable = {kind: await ignorable_fields_of(self._api, name) for kind, name in definitions.items()}
+        self._triggers.may_ignore(ignorable)
         self._triggers.begin_list()
         self._gates.begin_list()
         listed: list[Object] = []
@@ -267,6 +276,8 @@ class TriggerController:
             await self._secret_watches.begin(trigger.namespace)
         await self._apply_flows(trigger, self._grace_seconds)
         self._statuses.queue.add(key)
+        if self._installations.other(trigger.object) is not None:
+            return
         if self._exposed_objects is not None and trigger.spec is not None and self.leases.holds(trigger.uid):
             generation: int = trigger.object["metadata"]["generation"]
             try:
@@ -274,6 +285,14 @@ class TriggerController:
             finally:  # the status shows a refusal
                 trigger.applied = generation
                 self._statuses.queue.add(key)
+
+    def _owned_by_others(self) -> list[Object]:
+        """The triggers of other installations that this replica would run."""
+        return [
+            trigger.object
+            for _, trigger in self._triggers.items()
+            if self._installations.other(trigger.object) is not None and self.leases.holds(trigger.uid)
+        ]
 
     def _writes_exposed(self, trigger: CachedTrigger) -> bool:
         """Whether this replica writes an Ingress or HTTPRoute for the trigger, in place of a flow."""
@@ -309,6 +328,9 @@ class TriggerController:
         """The flows of the trigger that should run in this process. Sets the trigger's rejection."""
         spec, metadata = trigger.spec, trigger.object["metadata"]
         if spec is None or self._triggers.get(key_of(trigger.object)) is not trigger:
+            return {}
+        if (other := self._installations.other(trigger.object)) is not None:
+            trigger.rejection = self._installations.rejection(other)
             return {}
         functions = functions_of(spec, self._gates.functions(trigger.namespace))
         trigger.rejection = (

@@ -63,7 +63,12 @@ class Gates:
         """The gate of a function. A Function that does not exist has a closed gate: its events wait."""
         key = (namespace, name)
         if key not in self._gates:
-            gate = Gate(name, f"{url_of(*key)}/", resolve=resolver(self._egress_policy, namespace))
+            gate = Gate(
+                name,
+                f"{url_of(*key)}/",
+                resolve=resolver(self._egress_policy, namespace),
+                serves=partial(self._serving.__contains__, key),
+            )
             ends = self._worker_ends[key] = WorkerEnds(
                 gate, partial(self._worker_ended, key), has_one_replica=partial(self.has_one_replica, key)
             )

@@ -26,6 +26,7 @@ from controllers.triggers.gates import Gates
 from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets, way_out_of
 from controllers.triggers.store import ClusterStore
+from trigger_sources.descriptors import raise_limit
 from trigger_sources.dispatch.host import EventStore, LocalHost, events_memory
 from trigger_sources.http.gateway import Bounds, Gateway
 from trigger_sources.memory_limit import memory_limit
@@ -52,6 +53,7 @@ class TriggerSettings:
     replica: str
     release_namespace: str | None  # has the Leases; None if there are no other replicas
     watch_namespace: str | None  # None for all
+    release: str  # namespace/name of the installation; empty outside of a chart
     secrets_role: str  # the ClusterRole that lets a controller read the Secrets of a namespace; empty for none
     service_account: str  # namespace:name; empty outside of a cluster
     egress_policy: Reach  # for calls over HTTP
@@ -80,6 +82,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         replica=replica_of(environment),
         release_namespace=environment.get("KUBEIRQ_NAMESPACE") or None,
         watch_namespace=environment.get("KUBEIRQ_WATCH_NAMESPACE") or None,
+        release=environment.get("KUBEIRQ_RELEASE", ""),
         secrets_role=environment.get("KUBEIRQ_SECRETS_ROLE", ""),
         service_account=environment.get("KUBEIRQ_SERVICE_ACCOUNT", ""),
         egress_policy=_egress_policy(environment),
@@ -138,6 +141,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
                     may_take=lambda uid: controller.may_take(uid),
                 )
             )
+        raise_limit()
         gateway = Gateway(Bounds.within(settings.memory_limit))
         host = LocalHost(
             replica=settings.replica,
@@ -163,6 +167,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             exposed_objects=exposed_objects,
             gateway_url=settings.gateway_url,
             namespace=settings.watch_namespace,
+            release=settings.release,
             grace_seconds=settings.grace_seconds,
         )
         leases: SharedLeases | None = None

@@ -10,7 +10,8 @@ from typing import Any
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import contains
-from controllers.cluster.events import EventRecorder, event_for_note, event_for_transition
+from controllers.cluster.events import EventRecorder, event_for_acceptance, event_for_note, event_for_transition
+from controllers.cluster.installations import Installations
 from controllers.cluster.known_fields import accepted
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.work_queue import WorkQueue
@@ -49,6 +50,7 @@ class StatusReporter:
         gates: Gates,
         holds: Callable[[str], bool],  # whether this replica holds the trigger with this uid
         synced: asyncio.Event,  # set once every trigger that existed at the start has been reconciled
+        installations: Installations,
         *,
         exposed_objects: ExposedObjects | None = None,
         gateway_url: str | None = None,
@@ -67,6 +69,7 @@ class StatusReporter:
         self._gates = gates
         self._holds = holds
         self._synced = synced
+        self._installations = installations
         self._exposed_objects = exposed_objects
         self._gateway_url = gateway_url
 
@@ -86,7 +89,7 @@ class StatusReporter:
         if trigger.object["metadata"]["generation"] == edited:
             trigger.written, trigger.written_at = wanted, time.monotonic()
         was, now = before.get("conditions", []), wanted["conditions"]
-        for event in (event_for_transition(was, now), event_for_note(was, now)):
+        for event in (event_for_transition(was, now), event_for_note(was, now), event_for_acceptance(was, now)):
             if event is not None:
                 await self._events.record(trigger.object, event)
 
@@ -159,6 +162,9 @@ class StatusReporter:
 
     def _desired(self, trigger: CachedTrigger) -> Object | None:
         """The fields to write. None if they do not differ, or if it is too early to tell."""
+        if self._installations.other(trigger.object) is not None:
+            trigger.written = None  # it is the other one's
+            return None
         now, generation = time.monotonic(), _observed_generation(trigger)
         before = _present(trigger)
         exposed = trigger.spec is not None and is_exposed(trigger.spec)
@@ -171,6 +177,8 @@ class StatusReporter:
             conditions = [accepted(trigger.unknown), *(found for found in conditions if found.type != "Accepted")]
             if trigger.held_back is not None:
                 conditions = held_back(conditions, *trigger.held_back)
+        conditions = self._installations.shown(trigger.object, conditions)
+        fields = {**fields, **self._installations.fields(trigger.object)}
         moment = datetime.now(UTC)
         claims = self._triggers.ownership.claims_of(key_of(trigger.object))
         served = before.get("served") or {}

@@ -9,7 +9,18 @@ from typing import Any, TypeVar
 from controllers.cluster.api import Api, Object, without_managers
 from controllers.cluster.differences import contains
 from controllers.cluster.informer_cache import InformerCache, Version
-from controllers.cluster.known_fields import deciding_changes, is_from_newer, validated
+from controllers.cluster.installations import installation_in_status
+from controllers.cluster.known_fields import (
+    UNKNOWN_FIELD,
+    UNKNOWN_VALUE,
+    WAY_OUT,
+    deciding_changes,
+    is_from_newer,
+    listed_in,
+    not_ignorable,
+    unknown_field,
+    validated,
+)
 from controllers.cluster.operator import Event
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
@@ -24,7 +35,6 @@ log = logging.getLogger(__name__)
 
 Place = TypeVar("Place", bound=Hashable)
 
-UNKNOWN_VALUE = "UnknownValue"  # the reason of a spec that only a newer version can read
 _CONCURRENT_REQUESTS = 16  # for the state that sources keep in the triggers' status
 
 
@@ -35,11 +45,11 @@ class CachedTrigger:
     object: Object
     spec: TriggerSource | None
     rejection: tuple[str, str] | None  # reason and message, if the trigger cannot run with its present spec
-    unknown: tuple[str, ...]  # the fields of the spec that this version does not know
+    unknown: tuple[str, ...]  # the fields of the spec that this version does not know, and runs without
     status: TriggerStatus
     raw_spec: Object  # as it was when `spec` was read
     held_back: tuple[str, str] | None = (
-        None  # reason and message, if `spec` is the former one: this version lacks a value
+        None  # reason and message, if `spec` is the former one: this version lacks a field or value
     )
     written: Object | None = None  # the status that this replica wrote last, until the watch brings it
     written_at: float = float("-inf")  # of the monotonic clock
@@ -81,8 +91,19 @@ class TriggerCache:
         self._request_limit = asyncio.Semaphore(_CONCURRENT_REQUESTS)
         self._by_key: dict[Key, CachedTrigger] = {}
         self._by_uid: dict[str, CachedTrigger] = {}
+        self._ignorable: Mapping[str, frozenset[str]] = {}  # by kind: the fields that a spec runs without
         self._selecting: dict[str, set[Key]] = {}  # by namespace: the triggers with a selector of functions
         self._by_secret: dict[tuple[str, str], set[Key]] = {}  # by namespace and name: the triggers that refer to it
+
+    def may_ignore(self, ignorable: Mapping[str, frozenset[str]]) -> None:
+        """Takes the fields that each definition lists as ignorable, and reads the specs with unknown fields again."""
+        if ignorable == self._ignorable:
+            return
+        self._ignorable = ignorable
+        for key, trigger in list(self._by_key.items()):
+            if trigger.unknown or _is_from_newer(trigger.held_back or trigger.rejection):
+                self._read(key, trigger)
+                self._enqueue(key)
 
     def get(self, key: Key) -> CachedTrigger | None:
         return self._by_key.get(key)
@@ -110,7 +131,7 @@ class TriggerCache:
         return self._by_key.items()
 
     def observe(self, event: Event) -> bool:
-        """Takes a watch event. Returns whether the trigger is new or gone, or its spec changed."""
+        """Takes a watch event. Returns whether the trigger is new or gone, or its spec or installation changed."""
         found = without_managers(event["object"])
         key, version = key_of(found), Version.of(found)
         if event["type"] == "DELETED":
@@ -138,7 +159,7 @@ class TriggerCache:
             return self._replace(key, cached, found)
         if cached is not None:
             self._delete(key)
-        spec, rejection, unknown = spec_of(found)
+        spec, rejection, unknown = spec_of(found, self._ignorable.get(key[0], frozenset()))
         uid = found["metadata"]["uid"]
         status = TriggerStatus(
             self._api,
@@ -169,6 +190,7 @@ class TriggerCache:
     def _replace(self, key: Key, cached: CachedTrigger, found: Object) -> bool:
         same_spec = _desired_state(cached.object) == _desired_state(found)
         same_ownership = ownership_in_status(cached.object) == ownership_in_status(found)
+        same_installation = installation_in_status(cached.object) == installation_in_status(found)
         cached.object = found
         cached.status.observe(found)
         if cached.written is not None and contains(found.get("status") or {}, cached.written):
@@ -176,10 +198,17 @@ class TriggerCache:
         if same_spec:
             if not same_ownership:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))
-            return False
-        spec, rejection, unknown = spec_of(found)
-        is_held_back = cached.spec is not None and rejection is not None and rejection[0] == UNKNOWN_VALUE
-        if is_held_back and (changed := deciding_changes(cached.raw_spec, _raw_spec_of(found))):
+            return not same_installation
+        self._read(key, cached)
+        return True
+
+    def _read(self, key: Key, cached: CachedTrigger) -> None:
+        """Takes the spec of the object, or goes on with the former one where only a newer version can read it."""
+        found = cached.object
+        spec, rejection, unknown = spec_of(found, self._ignorable.get(key[0], frozenset()))
+        is_held_back = cached.spec is not None and _is_from_newer(rejection)
+        model = source_of(key[0])
+        if is_held_back and (changed := deciding_changes(model, cached.raw_spec, _raw_spec_of(found))):
             is_held_back, rejection = False, _stopped(rejection, changed)
         if is_held_back:
             cached.held_back = rejection
@@ -190,7 +219,6 @@ class TriggerCache:
         cached.status.fenced = self._is_fenced(cached.spec)
         cached.written = None
         self._enqueue_all(self.ownership.update(key, found, cached.spec))
-        return True
 
     def _index(self, key: Key, before: TriggerSource | None, after: TriggerSource | None) -> None:
         """Keeps the trigger among those that select functions, and among those that refer to a Secret."""
@@ -223,21 +251,30 @@ def _raw_spec_of(found: Mapping[str, Any]) -> Object:
     return spec
 
 
+def _is_from_newer(rejection: tuple[str, str] | None) -> bool:
+    return rejection is not None and rejection[0] in (UNKNOWN_FIELD, UNKNOWN_VALUE)
+
+
 def _stopped(rejection: tuple[str, str] | None, changed: Sequence[str]) -> tuple[str, str]:
-    """The rejection of a spec with an unknown value that changes which events are served."""
+    """The rejection of a spec with something unknown that also changes which events are served."""
     assert rejection is not None
     reason, message = rejection
     fields, verb = ", ".join(changed), "changes" if len(changed) == 1 else "change"
     return reason, f"{message}; {fields} {verb} too, so the former spec stops and the trigger does not run"
 
 
-def _desired_state(trigger: Mapping[str, Any]) -> tuple[Any, bool]:
+def _desired_state(trigger: Mapping[str, Any]) -> tuple[Any, ...]:
     metadata = trigger["metadata"]
-    return metadata["generation"], "deletionTimestamp" in metadata
+    return metadata["generation"], "deletionTimestamp" in metadata, listed_in(trigger)
 
 
-def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str, str] | None, tuple[str, ...]]:
-    """The spec as its kind's model, or the rejection: reason and message. And the fields that are not known."""
+def spec_of(
+    trigger: Mapping[str, Any], ignorable: frozenset[str] = frozenset()
+) -> tuple[TriggerSource | None, tuple[str, str] | None, tuple[str, ...]]:
+    """The spec as its kind's model, or the rejection: reason and message. And the unknown fields that it runs without.
+
+    `ignorable` are the fields that the definition lists.
+    """
     model = source_of(trigger["kind"])
     try:
         spec, unknown = validated(model, trigger.get("spec") or {})
@@ -248,13 +285,14 @@ def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str
                 raise ValueError(f"spec.filter: {error}") from None
     except ValueError as error:
         text = problem_text(error, model)
-        if is_from_newer(error, trigger.get("spec")):
-            way_out = "this version of kubeirq does not know it, and starts no new spec; upgrade kubeirq"
-            return None, (UNKNOWN_VALUE, f"{text}; {way_out}"), ()
+        if is_from_newer(error):
+            return None, (UNKNOWN_VALUE, f"{text}; {WAY_OUT}"), ()
         return None, ("Invalid", text), ()
     except Exception as error:  # a fault in the model of one kind must not stop the other triggers
         log.exception("spec not read", extra={"trigger": trigger["metadata"]["uid"]})
         return None, ("Invalid", f"spec: it cannot be read: {type(error).__name__}: {error}"), ()
+    if restricting := not_ignorable(unknown, ignorable | listed_in(trigger)):
+        return None, unknown_field(restricting), ()
     return spec, None, unknown
 
 

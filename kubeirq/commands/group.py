@@ -1,6 +1,7 @@
 """The group of all commands: options of a fabric in any place, `--version`, and an example in each help."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from importlib import import_module
 
 import click
 
@@ -24,7 +25,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "kubeirq publish hooks --path /hooks/7 --sample stripe-payment",
     ),
     "fire": ("kubeirq fire nightly",),
-    "get": ("kubeirq get", "kubeirq get KafkaTrigger -o json", "kubeirq get -n team-a"),
+    "get": (
+        "kubeirq get",
+        "kubeirq get KafkaTrigger -o json",
+        "kubeirq get --check -n team-a",
+    ),
     "describe": ("kubeirq describe orders", "kubeirq describe Function/greet"),
     "logs": ("kubeirq logs greet -f", "kubeirq logs KafkaTrigger/orders --tail 20"),
     "dead-letters list": ("kubeirq dead-letters list orders", "kubeirq dead-letters list orders --group-by reason"),
@@ -49,6 +54,37 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, command_first(args))
+
+
+class CommandModules(MutableMapping[str, click.Command]):
+    """Commands by name. A command's module is imported with its first use: `serve` keeps no other command in memory.
+
+    `modules` are those of this package, by the name of a command of theirs.
+    """
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = dict(modules)
+        self._imported: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._imported:
+            module = import_module(f"kubeirq.commands.{self._modules[name]}")
+            self[name] = getattr(module, name.replace("-", "_"))
+            add_examples(self[name], name)
+        return self._imported[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._imported[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        self._modules.pop(name, None)
+        self._imported.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._modules, **self._imported})
+
+    def __len__(self) -> int:
+        return len({**self._modules, **self._imported})
 
 
 def command_first(arguments: Sequence[str]) -> list[str]:

@@ -25,11 +25,13 @@ class Counters:
         "delivered",
         "dropped",
         "filter_errors",
+        "filter_seconds",
         "filtered",
         "latency_seconds",
         "lost",
         "received",
         "redelivered",
+        "refused",
         "reply_failures",
         "restarts",
         "retried",
@@ -47,10 +49,12 @@ class Counters:
         self.dropped = 0
         self.returned = 0
         self.withdrawn = 0
+        self.refused = 0  # requests that no event came of: they could not be taken, and their senders were told so
         self.redelivered = 0  # handed out again while held: the same event, not a new one
         self.attempts = 0
         self.retried = 0
         self.filter_errors = 0
+        self.filter_seconds = 0.0  # of the event loop
         self.reply_failures = 0
         self.lost = 0  # by the source, before they could be taken
         self.restarts = 0  # of the source's generator

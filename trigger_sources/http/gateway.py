@@ -15,6 +15,7 @@ from aiohttp.http_writer import StreamWriter
 from trigger_sources.budget import Account, Budget
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Answer
+from trigger_sources.descriptors import most_files
 from trigger_sources.encoding.header_text import bytes_of_header, header_text
 from trigger_sources.http.routes import (
     BadTarget,
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _RETRY_SOON = ("retry-after", "1")
+_MOST_CONNECTIONS = 2_000
 _CLOSE = ("connection", "close")
 _MOST_BODIES_BYTES = 256 * 1024 * 1024
 _QUIET_SECONDS = 1.0  # without a request: then every client knows that this gateway ends
@@ -49,7 +51,7 @@ _TOO_MANY = (
 class Bounds:
     """Limits for callers. Times in seconds, sizes in bytes."""
 
-    connections: int = 2_000
+    connections: int = _MOST_CONNECTIONS
     head_seconds: float = 75  # for a request's headers, from the connection's start or the last answer's end
     body_seconds: float = 30  # for a body
     answer_seconds: float = 30  # for the caller to read an answer
@@ -62,8 +64,14 @@ class Bounds:
 
     @classmethod
     def within(cls, memory_limit: int) -> "Bounds":
-        """The bounds of a process that may use so many bytes: bodies get a quarter of them at most."""
-        return cls(bodies_bytes=min(_MOST_BODIES_BYTES, memory_limit // 4))
+        """The bounds of a process that may use so many bytes: bodies get a quarter of them at most.
+
+        Callers get a quarter of the files that the process may open.
+        """
+        return cls(
+            connections=min(_MOST_CONNECTIONS, most_files() // 4),
+            bodies_bytes=min(_MOST_BODIES_BYTES, memory_limit // 4),
+        )
 
 
 class Gateway:
@@ -193,16 +201,23 @@ class Gateway:
 
     @asynccontextmanager
     async def requests(
-        self, uid: str, route: Route, *, flow: int = 0, supersedes: bool = False
+        self,
+        uid: str,
+        route: Route,
+        *,
+        flow: int = 0,
+        supersedes: bool = False,
+        refused: Callable[[int], None] | None = None,
     ) -> AsyncIterator["RouteRequests"]:
         """The requests of that route, for the trigger with that uid, while the context is open.
 
         `flow` is the number of the trigger's flow. If it supersedes the trigger's earlier flows, their routes end at
-        the moment at which this one begins. Raises SourceError if another trigger serves the same route. Requests that
-        are left at the end get a 503.
+        the moment at which this one begins. `refused` hears how many requests got a 503 because the trigger did not
+        take them. Raises SourceError if another trigger serves the same route. Requests that are left at the end get a
+        503.
         """
         route = replace(route, trigger=route.trigger or uid)
-        requests = RouteRequests(self.bounds, self.memory.open(), uid)
+        requests = RouteRequests(self.bounds, self.memory.open(), uid, refused)
         serving = _Serving(uid, flow, requests, supersedes=supersedes, superseded=self._is_late(uid, flow))
         if not serving.superseded:
             earlier = self._supersede(uid, flow) if supersedes else []
@@ -338,6 +353,8 @@ class Gateway:
                     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
                 refused = await self._read(request, body, route, memory)
+                if refused is not None and refused.status == 503:
+                    found.value._count_refused()
             finally:
                 found.value._reading -= 1
                 found.value._taken.set()
@@ -454,8 +471,9 @@ class _Serving:
 class RouteRequests:
     """The requests of one route that its trigger has not taken yet, bounded in number and time."""
 
-    def __init__(self, bounds: Bounds, memory: Account, uid: str) -> None:
+    def __init__(self, bounds: Bounds, memory: Account, uid: str, refused: Callable[[int], None] | None = None) -> None:
         self.uid = uid  # of the trigger
+        self._tell_refused = refused
         self._bounds = bounds
         self._memory = memory  # of the bodies that are in the process
         self._waiting: dict[GatewayRequest, asyncio.TimerHandle] = {}  # oldest first
@@ -504,7 +522,7 @@ class RouteRequests:
             request.refuse("the trigger of this path does not run at the moment")
             return
         if len(self._waiting) >= self._bounds.waiting:
-            request.refuse("too many requests are waiting already")
+            self._refuse(request, "too many requests are waiting already")
             return
         loop = asyncio.get_running_loop()
         self._waiting[request] = loop.call_later(self._bounds.waiting_seconds, self._give_up, request)
@@ -513,7 +531,15 @@ class RouteRequests:
     def _give_up(self, request: GatewayRequest) -> None:
         self._waiting.pop(request, None)
         self._taken.set()
-        request.refuse("busy: the request was not taken in time")
+        self._refuse(request, "busy: the request was not taken in time")
+
+    def _refuse(self, request: GatewayRequest, why: str) -> None:
+        self._count_refused()
+        request.refuse(why)
+
+    def _count_refused(self) -> None:
+        if self._tell_refused is not None:
+            self._tell_refused(1)
 
     def _forget(self, request: GatewayRequest) -> None:
         timer = self._waiting.pop(request, None)
@@ -526,7 +552,7 @@ class RouteRequests:
         self._memory.close()
         for request, timer in self._waiting.items():
             timer.cancel()
-            request.refuse("the trigger is being stopped")
+            self._refuse(request, "the trigger is being stopped")
         self._waiting.clear()
         self._taken.set()
 

@@ -404,7 +404,13 @@ class HTTPTrigger(TriggerSource):
             records += found
             kept.append((request, events))
         health.largest = max(map(len, records), default=0)
-        if records and not await _has_kept(inbox, backlog, records):
+        has_kept = False
+        try:
+            has_kept = not records or await _has_kept(inbox, backlog, records)
+        finally:
+            if not has_kept:
+                context.report_refused(len(kept))
+        if not has_kept:
             for request, _ in kept:
                 _refuse(request, 503, "too many events wait for delivery", ("retry-after", "5"))
             raise SourceError("BacklogFull", f"{backlog.limit} accepted events wait for delivery: callers get a 503")
