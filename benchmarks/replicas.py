@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -132,8 +132,24 @@ async def _replica(
         await process.wait()
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request that is over. `name` is its verb and resource. Times are seconds since the epoch."""
+
+    user: str
+    name: str
+    object: str
+    received: float
+    answered: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the API server took."""
+        return self.answered - self.received
+
+
 class Requests:
-    """The requests of some users, from the API server's audit log. Reads each line once."""
+    """The requests to the API server, from its audit log. Reads each line once."""
 
     def __init__(self, server: APIServer) -> None:
         self._log = server.folder / "audit.log"
@@ -143,18 +159,22 @@ class Requests:
         """Forgets the requests until now."""
         self._offset = self._log.stat().st_size
 
-    def new(self, logins: Sequence[str]) -> Counter[str]:
-        """The requests since the last call, by verb and resource. Watches are reported when they end."""
+    def new(self) -> list[Request]:
+        """The requests since the last call. Watches are reported when they end."""
         with self._log.open("rb") as log:
             log.seek(self._offset)
             text = log.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._offset += len(whole)
-        events = (json.loads(line) for line in whole.splitlines())
-        return Counter(_name_of(event) for event in events if event["user"]["username"] in logins)
+        return [_request_of(json.loads(line)) for line in whole.splitlines()]
 
 
-def _name_of(event: dict[str, Any]) -> str:
-    if "objectRef" in event:
-        return f"{event['verb']} {event['objectRef']['resource']}"
-    return f"{event['verb']} {urlsplit(event['requestURI']).path}"
+def _request_of(event: dict[str, Any]) -> Request:
+    about = event.get("objectRef", {})
+    name = about.get("resource") or urlsplit(event["requestURI"]).path
+    if "subresource" in about:
+        name = f"{name}/{about['subresource']}"
+    received, answered = (
+        datetime.fromisoformat(event[key]).timestamp() for key in ("requestReceivedTimestamp", "stageTimestamp")
+    )
+    return Request(event["user"]["username"], f"{event['verb']} {name}", about.get("name", ""), received, answered)

@@ -4,46 +4,28 @@ import sys
 
 import click
 
-from kubeirq.commands.cluster import crds, deploy, render
-from kubeirq.commands.dead_letters import dead_letters
-from kubeirq.commands.files import check, new, version
-from kubeirq.commands.group import Commands, add_examples, print_version
-from kubeirq.commands.invoke import call, fire, publish
-from kubeirq.commands.lanes import lanes
-from kubeirq.commands.local import dev, serve
-from kubeirq.commands.state import describe, get, logs
-from kubeirq.commands.suspension import resume, suspend
+from kubeirq.commands.group import CommandModules, Commands, add_examples, print_version
+
+MODULES = {
+    "cluster": ("deploy", "render", "crds"),
+    "dead_letters": ("dead-letters",),
+    "files": ("check", "new", "version"),
+    "invoke": ("call", "publish", "fire"),
+    "lanes": ("lanes",),
+    "local": ("dev", "serve"),
+    "state": ("get", "describe", "logs"),
+    "suspension": ("suspend", "resume"),
+}
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, commands=CommandModules(MODULES), context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Print the version."
 )
 def commands() -> None:
     """Run functions when events occur, on this machine or on a Kubernetes cluster."""
-
-
-for command in (
-    dev,
-    serve,
-    check,
-    new,
-    call,
-    publish,
-    fire,
-    get,
-    describe,
-    logs,
-    dead_letters,
-    lanes,
-    suspend,
-    resume,
-    deploy,
-    render,
-    crds,
-    version,
-):
-    commands.add_command(command)
 
 
 @commands.command()
@@ -60,7 +42,7 @@ def completion(shell: str) -> None:
     click.echo(found(commands, {}, "kubeirq", "_KUBEIRQ_COMPLETE").source())
 
 
-add_examples(commands)
+add_examples(completion, "completion")
 
 
 def main() -> None:

@@ -102,8 +102,11 @@ class FabricClient(Protocol):
         Without an outcome, the call has not ended.
         """
 
-    def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
-        """The last `tail` lines of a function or trigger; with `follow`, also every line to come."""
+    def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
+        """The last `tail` records of a function or trigger; with `follow`, also those to come.
+
+        Those of a function have `time` and `line`, those of a trigger what the fabric's log has; of several pods, `pod`.
+        """
 
     async def trigger(self, name: str) -> ResourceView:
         """Finds the trigger by NAME, KIND/NAME or NAMESPACE/NAME."""

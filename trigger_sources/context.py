@@ -82,6 +82,9 @@ class Context(Protocol):
     def report_lost(self, count: int, reason: str) -> None:
         """Reports events that were lost at the source, for example by retention, before they could be taken."""
 
+    def report_refused(self, count: int) -> None:
+        """Reports requests whose events it could not take. Their senders were told so, and may send them again."""
+
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
         """Forgets the deliveries that `lost` accepts. Calls that are running get the grace to end.
 

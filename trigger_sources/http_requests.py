@@ -104,5 +104,11 @@ class IncomingRequest(Protocol):
 class Requests(Protocol):
     """The requests of one route that its trigger has not taken yet."""
 
-    async def next(self, limit: int, timeout_seconds: float) -> Sequence[IncomingRequest]:
-        """The oldest requests, at most `limit`, which the caller must answer. Empty when none came in time."""
+    async def next(self, limit: int, timeout_seconds: float | None = None) -> Sequence[IncomingRequest]:
+        """The oldest requests, at most `limit`, which the caller must answer. Empty: none came in time, or `wake`.
+
+        Thousands of triggers may wait at once: without a time limit, those without requests cost no time.
+        """
+
+    def wake(self) -> None:
+        """Ends a `next` that waits, for example because the trigger stops."""

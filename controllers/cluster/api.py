@@ -261,6 +261,12 @@ def with_shared_keys(value: Any) -> Any:
     return value
 
 
+def without_managers(found: Object) -> Object:
+    """The same object without `managedFields`, which take half of a cached object's memory."""
+    found["metadata"].pop("managedFields", None)
+    return found
+
+
 def _items_of(page: Mapping[str, Any], api_version: str, kind: str) -> Iterator[Object]:
     """The objects of a list. Its items have neither apiVersion nor kind, or those of their metadata."""
     for item in page["items"] or ():  # null if the list of metadata is empty

@@ -20,7 +20,8 @@ _PROGRESSING = frozenset({"Starting", "RollingOut", "ReplicaBehind", "ReplicaSil
 # Reasons of Ready that stay until someone changes this resource or an object that it refers to
 _STALLED = frozenset(
     {
-        "Invalid", "UnknownValue", "NameTaken", "Refused", "Taken", "SeveralFunctions", "NoFunction",
+        "Invalid", "UnknownField", "UnknownValue", "NameTaken", "Refused", "Contested", "Taken", "SeveralFunctions",
+        "NoFunction",
         "SecretMissing", "SecretUnusable", "SecretForbidden", "SourceMissing", "FetchFailed", "DependenciesFailed",
         "ImagePullBackOff",
         "CrashLoopBackOff", "OutOfMemory", "RolloutStuck", "NotReady",

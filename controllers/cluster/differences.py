@@ -9,7 +9,7 @@ about a reconcile, and the fields that a trigger's status has already (`controll
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.quantities import same_quantity
@@ -37,6 +37,64 @@ def contains(live: Any, wanted: Any, path: Path = ()) -> bool:
     return len(live) == len(wanted) and all(
         contains(found, item, path) for found, item in zip(live, wanted, strict=True)
     )
+
+
+def overridden_fields(live: Mapping[str, Any], wanted: Mapping[str, Any], manager: str) -> list[str] | None:
+    """The fields whose values differ although `manager` owns them: an admission webhook changed them in a write.
+
+    None: another field differs, too. A person or a controller that changes a field takes its ownership over; a webhook
+    does not. The order of a list has no owner.
+    """
+    fields = applied_fields(live, manager, wanted["apiVersion"])
+    found = list(_differing(live, wanted, fields, (), ""))
+    return [place for place, is_owned in found] if all(is_owned for _, is_owned in found) else None
+
+
+def differing_fields(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The places of the desired fields that the live object lacks or has otherwise."""
+    return [place for place, _ in _differing(live, wanted, None, (), "")]
+
+
+def _differing(
+    live: Any, wanted: Any, fields: Mapping[str, Any] | None, path: Path, place: str
+) -> Iterator[tuple[str, bool]]:
+    """Each differing field, and whether `fields`, the owned ones of this part, have it."""
+    if isinstance(wanted, Mapping) and isinstance(live, Mapping):
+        for name, value in wanted.items():
+            here = f"{place}.{name}" if place else name
+            inner = fields if not fields else fields.get(f"f:{name}")  # a leaf owns all that is within it
+            if name in live:
+                yield from _differing(live[name], value, inner, (*path, name), here)
+            elif not _is_empty(value):
+                yield here, inner is not None
+    elif (
+        isinstance(live, Sequence) and not isinstance(live, str) and isinstance(wanted, Sequence) and _are_named(wanted)
+    ):
+        found = {item["name"]: item for item in live if isinstance(item, Mapping) and "name" in item}
+        parts = [(item, _fields_of_item(fields, item), f"{place}[{item['name']}]") for item in wanted]
+        for item, inner, here in parts:
+            if item["name"] in found:
+                yield from _differing(found[item["name"]], item, inner, path, here)
+            else:
+                yield here, inner is not None
+        if not contains(live, wanted, path) and all(contains(found.get(i["name"]), i, path) for i in wanted):
+            yield place, fields is not None  # another order
+    elif not contains(live, wanted, path):
+        yield place, fields is not None
+
+
+def _fields_of_item(fields: Mapping[str, Any] | None, item: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The owned fields of one item of a list. A list that is owned as a whole owns all of each item."""
+    if not fields:
+        return fields
+    for path, inner in fields.items():
+        kind, _, text = path.partition(":")
+        if kind == "k":
+            keys = json.loads(text)
+            if all(item.get(key, keys[key]) == keys[key] for key in keys):
+                owned: Mapping[str, Any] = inner
+                return owned
+    return None
 
 
 def has_stale_fields(live: Mapping[str, Any], wanted: Mapping[str, Any], manager: str) -> bool:

@@ -13,6 +13,11 @@ log = logging.getLogger(__name__)
 
 _MAX_MESSAGE_CHARACTERS = 1024  # the API server's limit
 _USUAL_NOTES = frozenset({"Connected", "AtMostOnce", "Completed"})  # of sources that run as they were asked to
+_ACCEPTED_OTHERWISE: Mapping[str, Literal["Normal", "Warning"]] = {
+    "ChangedByWebhook": "Normal",  # the owner of the cluster wants it
+    "TwoInstallations": "Warning",
+    "UnknownFields": "Warning",
+}
 _NORMAL_REASONS = frozenset({"Starting", "RollingOut", "Suspended"})  # these need no action
 
 
@@ -44,6 +49,16 @@ def event_for_note(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[
     if was is not None and (was["status"], was["reason"]) == ("True", now["reason"]):
         return None
     return NewEvent("Warning", now["reason"], now.get("message") or now["reason"])
+
+
+def event_for_acceptance(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> NewEvent | None:
+    """The Event for a spec that is accepted, and runs otherwise than its author expects."""
+    was, now = _condition(before, "Accepted"), _condition(after, "Accepted")
+    if now is None or now["status"] != "True" or now["reason"] not in _ACCEPTED_OTHERWISE:
+        return None
+    if was is not None and (was["reason"], was.get("message")) == (now["reason"], now.get("message")):
+        return None
+    return NewEvent(_ACCEPTED_OTHERWISE[now["reason"]], now["reason"], now["message"])
 
 
 class EventRecorder:

@@ -40,7 +40,7 @@ class SharedLeases:
     `drain(slot)` is called before this replica releases a slot, and after it has lost one. It returns once the slot's
     work has ended. Meanwhile the slot is not in `held`. Before a release the slot still has a `term`. After a loss it
     has none, and a third of `duration_seconds` is left until another replica may begin. `on_change` is called after
-    every change of `held`.
+    every change of `held`, with the slots that this replica has now or lost.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SharedLeases:
         name: str,
         identity: str,
         drain: Callable[[int], Awaitable[None]],
-        on_change: Callable[[], None],
+        on_change: Callable[[frozenset[int]], None],
         count: int = 1,
         duration_seconds: float = 15.0,
         renew_seconds: float | None = None,  # two fifths of the duration
@@ -157,8 +157,8 @@ class SharedLeases:
             log.info(
                 "leases held", extra={"leases": self._name, "held": sorted(held), "before": sorted(self._reported)}
             )
-            self._reported = held
-            self._on_change()
+            changed, self._reported = held ^ self._reported, held
+            self._on_change(changed)
         for slot in self._assignment.draining - self._drains.keys():
             self._drains[slot] = asyncio.ensure_future(self._drain_slot(slot))
         if self._timer is not None:

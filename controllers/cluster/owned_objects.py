@@ -1,14 +1,17 @@
 """Dependent objects: a controller creates, updates and deletes the objects that its resources own."""
 
+import hashlib
 import json
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_keys
-from controllers.cluster.differences import contains, has_stale_fields
+from controllers.cluster.differences import contains, differing_fields, has_stale_fields, overridden_fields
 from controllers.cluster.informer_cache import InformerCache, Version
+from controllers.cluster.put_backs import MOST, PutBacks
 from controllers.cluster.relist import METADATA_PAGE_SIZE, relist
 
 log = logging.getLogger(__name__)
@@ -17,9 +20,16 @@ Key = tuple[str, str]  # namespace, name
 Reference = tuple[str, str]  # kind, name; within a namespace
 _ObjectKey = tuple[str, str, str]  # kind, namespace, name
 
+_SHOWN_FIELDS = 5
+APPLIED = "kubeirq.dev/applied"  # an annotation: a digest of the desired state that was written last
+
 
 class NameTaken(Refused):
     """An object with this name exists and is not the owner's. A controller adopts the orphans of an owner only."""
+
+
+class Contested(Exception):
+    """Others change an object again and again. It is not set back any more, until its desired state changes."""
 
 
 class OwnedObjects:
@@ -47,6 +57,7 @@ class OwnedObjects:
         self._namespace = namespace
         self._live: InformerCache[_ObjectKey, Object] = InformerCache()
         self._by_owner: dict[Key, set[_ObjectKey]] = {}
+        self._put_backs: PutBacks[_ObjectKey] = PutBacks()
 
     async def refresh(self) -> bool:
         """Lists all kinds. Returns whether it could: a kind whose list the server refuses stays as it was.
@@ -114,17 +125,49 @@ class OwnedObjects:
         live = self.get(key, *reference_of(wanted))
         if live is None:
             return False
+        return _matches(live, self._compared(wanted)) or self.overridden(key, wanted) != []
+
+    def overridden(self, key: Key, wanted: Object) -> list[str]:
+        """The fields that an admission webhook changes in each write: another write would change nothing.
+
+        Empty if there are none, or if the object differs in other fields, too.
+        """
+        live = self.get(key, *reference_of(wanted))
+        if live is None or not _is_written(live, wanted):
+            return []
+        compared = self._compared(wanted)
+        if has_stale_fields(live, _marked(compared), FIELD_MANAGER):
+            return []
+        return overridden_fields(live, compared, FIELD_MANAGER) or []
+
+    def _compared(self, wanted: Object) -> Object:
+        """The part of a desired object that is read and compared."""
         if wanted["kind"] in self._immutable:
-            wanted = {name: wanted[name] for name in ("apiVersion", "kind", "metadata")}
-        return _matches(live, wanted)
+            return {name: wanted[name] for name in ("apiVersion", "kind", "metadata")}
+        return wanted
 
     async def ensure(self, owner: Object, wanted: Sequence[Object]) -> None:
-        """Applies each object that lacks a field or has a stale one. Raises NameTaken and the API server's errors."""
+        """Applies each object that lacks a field or has a stale one.
+
+        Raises NameTaken and the API server's errors, and Contested after it has applied the others.
+        """
         key = key_of(owner)
+        contested = []
         for found in wanted:
-            if not self.is_current(key, found):
-                live = self.get(key, *reference_of(found))
+            if self.is_current(key, found):
+                continue
+            live = self.get(key, *reference_of(found))
+            if live is None or self._may_set_back(live, found):
                 self._update(await self._ensure(owner, live, found))
+            else:
+                fields = ", ".join(differing_fields(live, self._compared(found))[:_SHOWN_FIELDS])
+                contested.append(f"{found['kind']} {found['metadata']['name']}: {fields or 'fields that it lacked'}")
+        if contested:
+            what = "; ".join(contested)
+            raise Contested(
+                f"{what}: set back {MOST} times within an hour, and changed again each time; find who changes it:"
+                " `kubectl get --show-managed-fields -o yaml` names managers"
+            )
 
     def unwanted(self, owner: Object, wanted: Sequence[Object]) -> list[Object]:
         """The owner's other objects. The owner reference decides, not the label, because people copy labels."""
@@ -146,6 +189,10 @@ class OwnedObjects:
         if problem is not None:
             raise problem
 
+    def _may_set_back(self, live: Object, wanted: Object) -> bool:
+        key, digest = _object_key_of(wanted), _digest_of(wanted)
+        return self._put_backs.may_write(key, digest, time.monotonic(), is_written=_is_written(live, wanted))
+
     async def _ensure(self, owner: Object, live: Object | None, wanted: Object) -> Object:
         """Returns the object in its desired state. `live` is the last observed state, which differs."""
         if live is None or not _owns(owner, live):
@@ -157,7 +204,9 @@ class OwnedObjects:
                 raise NameTaken(409, f"{kind} {name!r} exists already and is not this {owner_kind}'s; {way_out}")
             if live is not None and _matches(live, wanted):
                 return live
-        applied = await self._api.apply(wanted)
+        applied = await self._api.apply(
+            wanted if wanted["kind"] in self._immutable else _marked(wanted, _digest_of(wanted))
+        )
         log.info("applied", extra=_log_fields(wanted))
         return applied
 
@@ -181,6 +230,7 @@ class OwnedObjects:
     def _delete(self, found: Object) -> None:
         object_key = _object_key_of(found)
         before = self._live.get(object_key)
+        self._put_backs.forget(object_key)
         if self._live.delete(object_key, Version.of(found)) and before is not None:
             owner = self._owner_of(before)
             self._by_owner[owner].discard(object_key)
@@ -233,7 +283,22 @@ def _object_key_of(found: Mapping[str, Any]) -> _ObjectKey:
 
 
 def _matches(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return contains(live, wanted) and not has_stale_fields(live, wanted, FIELD_MANAGER)
+    return contains(live, wanted) and not has_stale_fields(live, _marked(wanted), FIELD_MANAGER)
+
+
+def _marked(wanted: Mapping[str, Any], digest: str = "") -> Object:
+    """The desired object with its mark. The mark causes no write itself, so an upgrade that adds it writes nothing."""
+    metadata = wanted["metadata"]
+    return {**wanted, "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), APPLIED: digest}}}
+
+
+def _is_written(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether the last write of the live object had this desired state."""
+    return (live["metadata"].get("annotations") or {}).get(APPLIED) == _digest_of(wanted)
+
+
+def _digest_of(wanted: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _fields_text(entry: Mapping[str, Any], part: str) -> str:

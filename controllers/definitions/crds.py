@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 
 from controllers.cluster.api import GROUP, VERSION
+from controllers.cluster.known_fields import IGNORABLE
 from controllers.definitions.admission import details, shorts_of
-from controllers.definitions.schemas import NotStructural, Schema, structural
+from controllers.definitions.schemas import NotStructural, Schema, ignorable_fields, structural
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.runtimes import DEFAULT as DEFAULT_RUNTIME
 from trigger_sources.http.source import HTTPTrigger
@@ -61,10 +62,12 @@ def definition_of(kind: str, model: type[FunctionSpec] | type[TriggerSource]) ->
         },
         "x-kubernetes-validations": [_name_rule_of(kind)],
     }
+    ignorable = ",".join(ignorable_fields(model))
+    annotations = {"annotations": {IGNORABLE: ignorable}} if ignorable else {}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{group}"},
+        "metadata": {"name": f"{plural}.{group}", **annotations},
         "spec": {
             "group": group,
             "names": {**names, **short_names, "categories": ["kubeirq"]},
@@ -93,7 +96,8 @@ def chart_files() -> dict[str, str]:
     for kind in (FUNCTION, *sorted(kinds())):
         if _model_of(kind).__module__.partition(".")[0] in ("controllers", "trigger_sources"):
             crd = crd_of(kind)
-            crd["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+            kept = {"helm.sh/resource-policy": "keep"}
+            crd["metadata"]["annotations"] = {**kept, **crd["metadata"].get("annotations", {})}
             text = yaml_of([crd]).replace(f"default: {DEFAULT_RUNTIME}\n", f"default: {_RUNTIME_BY_VALUE}\n")
             found[f"{crd['spec']['names']['plural']}.yaml"] = (
                 f"{{{{- if .Values.crds.install }}}}\n{text}{{{{- end }}}}\n"
@@ -151,6 +155,12 @@ def _status_of(kind: str) -> Schema:
         },
     }
     claims: Schema = {"claims": text, "since": {"type": "string", "format": "date-time"}}
+    installation: Schema = {
+        "name": {**text, "description": "Namespace and name of the one that runs it"},
+        "contender": {**text, "description": "Another one that watches the namespace, and gave way"},
+        "asked": {**text, "description": "Its last question whether the first one runs"},
+        "answered": {**text, "description": "The last question that was answered"},
+    }
     later = {"type": "array", "items": {"type": "object", "properties": claims}}
     own: Schema = (
         {
@@ -165,6 +175,11 @@ def _status_of(kind: str) -> Schema:
             "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
             "state": {"type": "object", "additionalProperties": text, "description": "Durable state of the source"},
             "address": {**text, "description": "The URL of an HTTPTrigger"},
+            "installation": {
+                "type": "object",
+                "description": "The installation that runs it",
+                "properties": installation,
+            },
             "served": {
                 "type": "object",
                 "description": "The claims, such as a route, that the trigger owns, and since when",

@@ -3,7 +3,7 @@
 A structural schema is a tree of typed nodes without references and unions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,7 +20,8 @@ _KEPT = frozenset(
         *("x-kubernetes-preserve-unknown-fields", "multipleOf"),
     }
 )
-_DROPPED = frozenset({"title", "examples", "deprecated", "$defs"})  # the API server does not use these
+IGNORABLE = "x-ignorable"  # a mark of a field, by `json_schema_extra`: an older controller may run a spec without it
+_DROPPED = frozenset({"title", "examples", "deprecated", "$defs", IGNORABLE})  # the API server does not use these
 
 
 class NotStructural(Exception):
@@ -54,6 +55,26 @@ def structural(model: type[BaseModel], details: Callable[[type[BaseModel]], Mapp
 
     written = model.model_json_schema(by_alias=True, schema_generator=Generator)
     return _node(written, written.get("$defs", {}), "spec", ())
+
+
+def ignorable_fields(model: type[BaseModel]) -> list[str]:
+    """The places of the fields with the mark, such as spec.env[].note."""
+    written = model.model_json_schema(by_alias=True)
+    return sorted(set(_marked(written, written.get("$defs", {}), "spec")))
+
+
+def _marked(written: Mapping[str, Any], definitions: Mapping[str, Any], place: str) -> Iterator[str]:
+    if written.get(IGNORABLE):
+        yield place
+        return
+    if "$ref" in written:
+        yield from _marked(definitions[str(written["$ref"]).removeprefix("#/$defs/")], definitions, place)
+    for part in (*written.get("anyOf", ()), *written.get("allOf", ())):
+        yield from _marked(part, definitions, place)
+    for name, part in written.get("properties", {}).items():
+        yield from _marked(part, definitions, f"{place}.{name}")
+    if isinstance(written.get("items"), Mapping):
+        yield from _marked(written["items"], definitions, f"{place}[]")
 
 
 def _node(written: Mapping[str, Any], definitions: Mapping[str, Any], place: str, above: tuple[str, ...]) -> Schema:

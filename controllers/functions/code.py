@@ -3,11 +3,19 @@
 The ConfigMap with the texts is the only object that needs them. Every other object needs the `Code` alone. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from controllers.cluster.known_fields import validated
+from controllers.cluster.known_fields import (
+    UNKNOWN_VALUE,
+    WAY_OUT,
+    is_from_newer,
+    listed_in,
+    not_ignorable,
+    unknown_field,
+    validated,
+)
 from controllers.functions.config_map import config_map_of, digest_of
 from controllers.functions.pod_template import files_of, has_dependencies
 from controllers.functions.resource import FunctionSpec
@@ -17,7 +25,7 @@ from trigger_sources.problems import problem_text
 Object = dict[str, Any]
 
 PAGE_SIZE = 10  # Functions in one response: each may have a megabyte of code
-_CODE, _PROBLEM = "code", "problem"  # fields that `without_texts` adds
+_CODE, _PROBLEM, _REASON = "code", "problem", "reason"  # fields that `without_texts` adds
 UNKNOWN = "unknown"  # another: the places of the fields that this version does not know, if there are any
 _SOME_DEPENDENCY = "?"
 
@@ -31,7 +39,11 @@ class Code:
 
 
 class InvalidFunction(ValueError):
-    """The spec is not valid. The text is for the function's author."""
+    """The spec is not valid. The text is for the function's author, `reason` for the condition."""
+
+    def __init__(self, message: str, reason: str = "Invalid") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def code_of(metadata: Mapping[str, Any], spec: FunctionSpec) -> tuple[Object, Code]:
@@ -56,7 +68,9 @@ def without_texts(function: Mapping[str, Any]) -> Object:
         spec = read.named(metadata["name"])
         found[_CODE] = asdict(code_of({"name": metadata["name"]}, spec)[1])
     except ValueError as error:
-        found[_PROBLEM] = problem_text(error, FunctionSpec)
+        found[_PROBLEM], found[_REASON] = problem_text(error, FunctionSpec), "Invalid"
+        if is_from_newer(error):
+            found[_PROBLEM], found[_REASON] = f"{found[_PROBLEM]}; {WAY_OUT}", UNKNOWN_VALUE
         found["spec"] = {}
         return found
     source = dict(function["spec"]["source"])
@@ -72,9 +86,15 @@ def without_texts(function: Mapping[str, Any]) -> Object:
     return found
 
 
-def spec_and_code_of(function: Mapping[str, Any]) -> tuple[FunctionSpec, Code]:
-    """Of a Function from `without_texts`. Raises InvalidFunction."""
+def spec_and_code_of(function: Mapping[str, Any], ignorable: Collection[str] = ()) -> tuple[FunctionSpec, Code]:
+    """Of a Function from `without_texts`. `ignorable` are the fields that the definition lists.
+
+    Raises InvalidFunction.
+    """
     if _PROBLEM in function:
-        raise InvalidFunction(function[_PROBLEM])
+        raise InvalidFunction(function[_PROBLEM], function[_REASON])
+    if unknown := not_ignorable(function.get(UNKNOWN, ()), {*ignorable, *listed_in(function)}):
+        reason, message = unknown_field(unknown)
+        raise InvalidFunction(message, reason)
     spec = validated(FunctionSpec, function["spec"])[0].named(function["metadata"]["name"])
     return spec, Code(**function[_CODE])

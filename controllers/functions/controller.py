@@ -15,23 +15,24 @@ from typing import Any
 from controllers.cluster.api import FIELD_MANAGER, GROUP, VERSION, Api, Object, Refused, path_of
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import applied_fields, contains, has_stale_fields
-from controllers.cluster.events import EventRecorder, NewEvent, event_for_transition
+from controllers.cluster.events import EventRecorder, NewEvent, event_for_acceptance, event_for_transition
+from controllers.cluster.ignorable_fields import ignorable_fields_of
 from controllers.cluster.informer_cache import InformerCache, Version
-from controllers.cluster.known_fields import accepted, validated
+from controllers.cluster.known_fields import accepted, listed_in, validated
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.owned_objects import Key, NameTaken, OwnedObjects, key_of
-from controllers.cluster.relist import relist
+from controllers.cluster.owned_objects import Contested, Key, NameTaken, OwnedObjects, key_of
+from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions import callers
 from controllers.functions.code import PAGE_SIZE as CODE_PAGE_SIZE
-from controllers.functions.code import UNKNOWN, spec_and_code_of, without_texts
+from controllers.functions.code import UNKNOWN, InvalidFunction, spec_and_code_of, without_texts
 from controllers.functions.config_map import digest_of
 from controllers.functions.pod_template import CONTENT_ANNOTATION, Settings
 from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.rollouts import Rollouts
-from controllers.functions.status import FUNCTION_LABEL, invalid, status_of
+from controllers.functions.status import FUNCTION_LABEL, invalid, status_of, with_changes_of_others
 from controllers.functions.workload import RELEASE_ANNOTATION, objects_of
 from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
@@ -81,6 +82,7 @@ class FunctionController:
         self._rollouts: Rollouts[Key] = Rollouts()
         self._restarts: dict[Key, int] = {}  # as last seen; it looks at pods while a Function is not ready
         self._references = References(api)
+        self._ignorable: frozenset[str] = frozenset()  # the fields of the definition that a spec runs without
         self._lost = LostFields()
         self._curtailed: dict[Key, Object] = {}  # the written status, where the API server dropped a part of it
         self._written: dict[
@@ -110,7 +112,7 @@ class FunctionController:
             await self.synced.wait()
             group.create_task(self.queue.run())
 
-    def leader_changed(self) -> None:
+    def leader_changed(self, _: frozenset[int]) -> None:
         """Enqueues every Function, for a new leader to reconcile."""
         for key in self._functions:
             self.queue.add_for_resync(key)
@@ -121,6 +123,7 @@ class FunctionController:
         A status of which the API server dropped a part is written again: the definition may be newer by now.
         """
         self._curtailed.clear()
+        self._ignorable = await ignorable_fields_of(self._api, f"functions.{GROUP}")
         self._functions.begin_list()
         self._functions.replace({key_of(found): (Version.of(found), found) async for found in self._listed()})
         is_whole = await self._owned.refresh()
@@ -138,6 +141,7 @@ class FunctionController:
             None,
             cached=lambda found: self._functions.get(key_of(found)),
             page_size=CODE_PAGE_SIZE,
+            patience_seconds=WATCH_PATIENCE_SECONDS,
         )
         async for found in asked:
             yield without_texts(found)
@@ -148,20 +152,24 @@ class FunctionController:
         if function is None or "deletionTimestamp" in function["metadata"] or not self.is_leader():
             return  # the garbage collector deletes the objects of a deleted Function
         try:
-            spec, code = spec_and_code_of(function)
+            spec, code = spec_and_code_of(function, self._ignorable)
             content = await self._content_of(key, spec)
             wanted = objects_of(function["metadata"], spec, self._settings, code, content)
         except ValueError as error:
-            await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec)))
+            reason = error.reason if isinstance(error, InvalidFunction) else "Invalid"
+            await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec), reason))
             return
         if (other := self._other_release(key)) is not None:
             await self._give_way(function, other)
             return
+        contested = ""
         try:
             if spec.scale.is_automatic:
                 await self._hand_replicas_to_autoscaler(key)
             wanted = await self._with_texts(function, wanted, content)
             await self._ensure(function, self._paced(function, wanted))
+        except Contested as problem:
+            contested = str(problem)
         except Outdated:
             self.queue.add_after(key, REQUEUE_SECONDS[0])  # unless the watch is faster
             return
@@ -184,6 +192,7 @@ class FunctionController:
         if pods:
             self._restarts[key] = restarts_of(pods)
         conditions = [accepted(function.get(UNKNOWN, ())), *(each for each in conditions if each.type != "Accepted")]
+        conditions = with_changes_of_others(conditions, self._overridden(key, wanted), contested)
         await self._write_status(function, status, conditions)
         if not rolled_out:
             self.queue.add_after(key, requeue_after(deployment, datetime.now(UTC)))
@@ -203,9 +212,17 @@ class FunctionController:
         )
         await self._owned.ensure(function, wanted)
         self._written[key] = digest
-        # An admission policy may change each write: nobody changes the Deployment then, and nothing is set back
+        # Where a webhook takes the mark away, too, nobody changes the Deployment, and nothing is set back
         if is_changed and self._owned.is_current(key, deployment):
             await self._events.record(function, RESTORED)
+
+    def _overridden(self, key: Key, wanted: Sequence[Object]) -> list[str]:
+        """The fields of the Function's objects that an admission webhook changes."""
+        return [
+            f"{found['kind']} {found['metadata']['name']}: {field}"
+            for found in wanted
+            for field in self._owned.overridden(key, found)
+        ]
 
     def _other_release(self, key: Key) -> str | None:
         """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
@@ -252,7 +269,7 @@ class FunctionController:
         deployment = next(found for found in wanted if found["kind"] == "Deployment")
         live = self._owned.get(key, "Deployment", key[1])
         is_own = observed == function["metadata"]["generation"]
-        if live is None or not is_own or not changes_pods(live, deployment):
+        if live is None or not is_own or self._owned.is_current(key, deployment) or not changes_pods(live, deployment):
             return wanted
         waiting = self._rollouts.waiting
         if self._rollouts.may_start(key, len(self._functions), time.monotonic()):
@@ -312,8 +329,10 @@ class FunctionController:
             self._curtailed[key] = wanted
         if _desired_state(found) != _desired_state(function):
             self.queue.add(key)  # an edit came during the write, and the watch brings nothing newer
-        if (event := event_for_transition(before.get("conditions", []), wanted["conditions"])) is not None:
-            await self._events.record(found, event)
+        was, now_has = before.get("conditions", []), wanted["conditions"]
+        for event in (event_for_transition(was, now_has), event_for_acceptance(was, now_has)):
+            if event is not None:
+                await self._events.record(found, event)
 
     async def _apply_status(self, function: Object, wanted: Object) -> Object:
         """Returns the Function as the server has it then. Raises Refused."""
@@ -389,9 +408,10 @@ class FunctionController:
 
 
 def _desired_state(function: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The parts of a Function that its objects depend on. They have its labels, and a label changes no generation."""
+    """The parts of a Function that its objects depend on. Labels and annotations change no generation."""
     metadata = function["metadata"]
-    return metadata["uid"], metadata.get("generation"), metadata.get("labels"), metadata.get("deletionTimestamp")
+    changes = (metadata.get(name) for name in ("generation", "labels", "deletionTimestamp"))
+    return metadata["uid"], *changes, listed_in(function)
 
 
 def changes_pods(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -48,9 +48,29 @@ def status_of(
     return status, [Condition("Accepted", "True", "Accepted"), serving, ready]
 
 
-def invalid(message: str) -> list[Condition]:
+def invalid(message: str, reason: str = "Invalid") -> list[Condition]:
     """The conditions of a Function whose spec is not valid."""
-    return [Condition("Accepted", "False", "Invalid", message), Condition("Ready", "False", "Invalid", message)]
+    return [Condition("Accepted", "False", reason, message), Condition("Ready", "False", reason, message)]
+
+
+def with_changes_of_others(
+    conditions: Sequence[Condition], overridden: Sequence[str], contested: str
+) -> list[Condition]:
+    """The conditions, with the fields that are not as the Function says.
+
+    An admission webhook changes the `overridden` ones, which the owner of the cluster wants: the function runs with
+    them. Somebody changes the `contested` ones again and again, so that the function is not what its author asked for.
+    """
+    found = list(conditions)
+    if overridden:
+        message = f"{', '.join(overridden)}: an admission webhook of the cluster changes what the Function says"
+        found = [
+            Condition("Accepted", "True", "ChangedByWebhook", message) if each.reason == "Accepted" else each
+            for each in found
+        ]
+    if contested:
+        found = [each for each in found if each.type != "Ready"] + [Condition("Ready", "False", "Contested", contested)]
+    return found
 
 
 def _ready(

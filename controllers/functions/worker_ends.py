@@ -6,6 +6,7 @@ from dataclasses import dataclass
 TIME_OUT = "time-out"  # as the runtime has it
 HEADER = "kubeirq-worker-ended"  # in answers to /healthz: seconds since then, and how
 _MOST_SECONDS = 1e9
+_MOST_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class WorkerEnd:
     """The end of a worker that crashed or was replaced."""
 
     at: float  # in seconds of the monotonic clock
-    how: str  # `exit code 7`, `signal SIGSEGV`, `time-out`
+    how: str  # `exit code 7`, `signal SIGSEGV (h.py:9 in handler)`, `time-out`
 
 
 def worker_end_in(headers: Mapping[str, str], now: float) -> WorkerEnd | None:
@@ -23,7 +24,7 @@ def worker_end_in(headers: Mapping[str, str], now: float) -> WorkerEnd | None:
         ago = float(seconds)
     except ValueError:
         return None
-    return WorkerEnd(now - ago, how[:100]) if 0 <= ago <= _MOST_SECONDS and how else None
+    return WorkerEnd(now - ago, how[:_MOST_CHARACTERS]) if 0 <= ago <= _MOST_SECONDS and how else None
 
 
 def end_text(how: str, worker: str = "the worker process") -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from controllers.cluster.conditions import Condition
-from trigger_sources.dispatch.flow import FlowStatus
+from trigger_sources.dispatch.status import FlowStatus
 
 _FLOW_CONDITIONS = ("Connected", "Delivering")
 _SEVERITY = {"False": 0, "Unknown": 1, "True": 2}  # the worst status first

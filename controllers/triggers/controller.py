@@ -13,14 +13,16 @@ from typing import Any
 
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.cluster.events import EventRecorder
+from controllers.cluster.ignorable_fields import ignorable_fields_of
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.relist import relist
+from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
 from controllers.functions.status import FUNCTION_LABEL
 from controllers.functions.worker_ends import WorkerEnd
 from controllers.triggers.egress_policy import egress_rejection
 from controllers.triggers.exposed_objects import ExposedObjects, is_exposed
 from controllers.triggers.gates import Gates
+from controllers.triggers.installations import Installations
 from controllers.triggers.ownership import Key
 from controllers.triggers.peers import Peers
 from controllers.triggers.secret_watches import SecretWatches
@@ -64,6 +66,7 @@ class TriggerController:
         served: ServedTriggers | None = None,
         peers: Peers | None = None,
         namespace: str | None = None,
+        release: str = "",
         grace_seconds: float = 30.0,
     ) -> None:
         self.leases: TriggerLeases = leases or SingleReplica()
@@ -89,6 +92,7 @@ class TriggerController:
         self._namespace = namespace
         self._grace_seconds = grace_seconds
         self._triggers = TriggerCache(api, lambda: self.leases, self.queue.add, self._forget)
+        self._installations = Installations(api, release, time.monotonic)
         self._statuses = StatusReporter(
             api,
             self._triggers,
@@ -96,6 +100,7 @@ class TriggerController:
             gates,
             lambda uid: self.leases.holds(uid),
             self.synced,
+            self._installations,
             exposed_objects=exposed_objects,
             gateway_url=gateway_url,
             served=served,
@@ -126,18 +131,30 @@ class TriggerController:
                 group.create_task(self._statuses.queue.run())
                 group.create_task(self._statuses.poll())
                 group.create_task(self._statuses.compare_body_limits())
+                group.create_task(self._installations.contend(self._owned_by_others))
         finally:
             await self._host.gateway.serve_late_requests()
             await asyncio.gather(self._host.gateway.close(self._grace_seconds), self.flows.stop(self._grace_seconds))
 
     async def resync(self) -> bool:
         """Lists everything, and enqueues every trigger. Returns whether all kinds of objects could be listed."""
+        definitions = {kind: f"{plural_of(kind)}.{source_of(kind).api_group}" for kind in self._kinds}
+        ignorable = {kind: await ignorable_fields_of(self._api, name) for kind, name in definitions.items()}
+        self._triggers.may_ignore(ignorable)
         self._triggers.begin_list()
         self._gates.begin_list()
         listed: list[Object] = []
         for kind in self._kinds:
             api_version = f"{source_of(kind).api_group}/{VERSION}"
-            asked = relist(self._api, api_version, kind, self._namespace, None, cached=self._cached_object)
+            asked = relist(
+                self._api,
+                api_version,
+                kind,
+                self._namespace,
+                None,
+                cached=self._cached_object,
+                patience_seconds=WATCH_PATIENCE_SECONDS,
+            )
             listed += [found async for found in asked]
         functions = await self._api.list(f"{GROUP}/{VERSION}", "Function", self._namespace, metadata_only=True)
         slices = await self._api.list("discovery.k8s.io/v1", "EndpointSlice", self._namespace, {FUNCTION_LABEL: ""})
@@ -147,17 +164,12 @@ class TriggerController:
         for key in (*self._triggers, *self._applied):
             self.queue.add_for_resync(key)
         await self._gates.retain(self._called_functions())
-        await self._secret_watches.retain(self._namespaces_with_secrets())
+        await self._secret_watches.retain(self._triggers.namespaces_with_secrets)
         return is_whole
 
     def _cached_object(self, found: Object) -> Object | None:
         cached = self._triggers.get(key_of(found))
         return None if cached is None else cached.object
-
-    def _namespaces_with_secrets(self) -> set[str]:
-        """The namespaces with a trigger that refers to a Secret."""
-        triggers = (trigger for _, trigger in self._triggers.items())
-        return {trigger.namespace for trigger in triggers if trigger.spec is not None and secrets_of(trigger.spec)}
 
     def _called_functions(self) -> set[tuple[str, str]]:
         """Namespace and name of each function that a cached trigger or a running flow calls."""
@@ -202,18 +214,15 @@ class TriggerController:
     def _on_function(self, event: Event) -> None:
         function = event["object"]
         if self._gates.observe_function(function, deleted=event["type"] == "DELETED"):
-            for key, trigger in self._triggers.items():
-                target = trigger.spec.target if trigger.spec is not None else None
-                if target is not None and target.selector and key[1] == function["metadata"]["namespace"]:
-                    self.queue.add(key)
+            for key in self._triggers.selecting(function["metadata"]["namespace"]):
+                self.queue.add(key)
 
     def _on_endpoint_slice(self, event: Event) -> None:
         self._gates.observe_slice(event["object"], deleted=event["type"] == "DELETED")
 
     def _secrets_changed(self, namespace: str, names: Collection[str]) -> None:
-        for key, trigger in self._triggers.items():
-            if key[1] == namespace and trigger.spec is not None and not set(names).isdisjoint(secrets_of(trigger.spec)):
-                self.queue.add(key)
+        for key in self._triggers.referring(namespace, names):
+            self.queue.add(key)
 
     def _forget(self, key: Key) -> None:
         if self._exposed_objects is not None:
@@ -221,12 +230,13 @@ class TriggerController:
 
     # --- Leases
 
-    def leases_changed(self) -> None:
-        """Enqueues every trigger after this replica acquired or lost a Lease."""
+    def leases_changed(self, concerned: Callable[[str], bool] = lambda _: True) -> None:
+        """Enqueues the triggers with these uids after this replica acquired or lost their Lease."""
         for key, trigger in self._triggers.items():
-            if trigger.spec is not None and not self.leases.holds(trigger.uid):
-                trigger.written = None  # from now on another replica writes it
-            self.queue.add(key)
+            if concerned(trigger.uid):
+                if trigger.spec is not None and not self.leases.holds(trigger.uid):
+                    trigger.written = None  # from now on another replica writes it
+                self.queue.add(key)
 
     async def drain(self, concerned: Callable[[str], bool]) -> None:
         """Ends the flows that need a Lease, of the triggers with these uids: another replica is about to run them."""
@@ -272,6 +282,8 @@ class TriggerController:
             await self._secret_watches.begin(trigger.namespace)
         await self._apply_flows(trigger, self._grace_seconds)
         self._statuses.queue.add(key)
+        if self._installations.other(trigger.object) is not None:
+            return
         if self._exposed_objects is not None and trigger.spec is not None and self.leases.holds(trigger.uid):
             generation: int = trigger.object["metadata"]["generation"]
             try:
@@ -279,6 +291,14 @@ class TriggerController:
             finally:  # the status shows a refusal
                 trigger.applied = generation
                 self._statuses.queue.add(key)
+
+    def _owned_by_others(self) -> list[Object]:
+        """The triggers of other installations that this replica would run."""
+        return [
+            trigger.object
+            for _, trigger in self._triggers.items()
+            if self._installations.other(trigger.object) is not None and self.leases.holds(trigger.uid)
+        ]
 
     def _writes_exposed(self, trigger: CachedTrigger) -> bool:
         """Whether this replica writes an Ingress or HTTPRoute for the trigger, in place of a flow."""
@@ -314,6 +334,9 @@ class TriggerController:
         """The flows of the trigger that should run in this process. Sets the trigger's rejection."""
         spec, metadata = trigger.spec, trigger.object["metadata"]
         if spec is None or self._triggers.get(key_of(trigger.object)) is not trigger:
+            return {}
+        if (other := self._installations.other(trigger.object)) is not None:
+            trigger.rejection = self._installations.rejection(other)
             return {}
         functions = functions_of(spec, self._gates.functions(trigger.namespace))
         trigger.rejection = (

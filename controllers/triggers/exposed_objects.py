@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from controllers.cluster.api import Api, Object, Refused, plural_of
 from controllers.cluster.conditions import Condition
 from controllers.cluster.operator import Event, Watch
-from controllers.cluster.owned_objects import Key, OwnedObjects, key_of, reference_of
+from controllers.cluster.owned_objects import Contested, Key, OwnedObjects, key_of, reference_of
 from controllers.functions.callers import Peer
 from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, callers_policy_of, objects_of
 from controllers.triggers.exposure_status import status_of
@@ -35,7 +35,7 @@ class ExposedObjects:
     def __init__(self, api: Api, *, namespace: str | None = None, callers: Sequence[Peer] | None = None) -> None:
         self._owned = OwnedObjects(api, KINDS, label=TRIGGER_LABEL, namespace=namespace)
         self._callers = callers
-        self._refused: dict[Key, Refused] = {}
+        self._refused: dict[Key, Refused | Contested] = {}
 
     def watches(self, on_change: Callable[[Key], None]) -> list[Watch]:
         """The watches of all kinds. `on_change` gets the owner of each changed object."""
@@ -63,6 +63,8 @@ class ExposedObjects:
         self._refused.pop(key, None)
         try:
             await self._owned.ensure(trigger, wanted)
+        except Contested as contested:
+            self._refused[key] = contested
         except Refused as refused:
             self._refused[key] = refused
             raise

@@ -5,7 +5,7 @@ from typing import Any
 
 from controllers.cluster.api import Refused
 from controllers.cluster.conditions import Condition
-from controllers.cluster.owned_objects import NameTaken
+from controllers.cluster.owned_objects import Contested, NameTaken
 from controllers.triggers.exposure import hostnames_of, path_of
 from trigger_sources.http.expose import HTTPRouteExposure, IngressExposure, ParentRef
 from trigger_sources.http.source import HTTPTrigger
@@ -18,14 +18,14 @@ def status_of(
     metadata: Mapping[str, Any],
     spec: HTTPTrigger,
     live: Mapping[str, Any] | None,
-    refused: Refused | None = None,
+    refused: Refused | Contested | None = None,
     function_down: str = "",
 ) -> tuple[dict[str, Any], list[Condition]]:
     """The status fields, and the conditions Accepted, Exposed (requests are routed to the function) and Ready.
 
     `metadata` is that of the trigger, and `live` its Ingress or HTTPRoute as last observed. `refused` is the API
-    server's refusal to create it. `function_down` says why the function does not answer. The address is None until it
-    is known.
+    server's refusal to create it, or says that others keep changing it. `function_down` says why the function does not
+    answer. The address is None until it is known.
     """
     assert spec.expose is not None
     name, address = metadata["name"], None
@@ -45,8 +45,10 @@ def status_of(
     return {"address": address}, [Condition("Accepted", "True", "Accepted"), exposed, ready]
 
 
-def _refusal(spec: HTTPTrigger, refused: Refused) -> Condition:
+def _refusal(spec: HTTPTrigger, refused: Refused | Contested) -> Condition:
     assert spec.expose is not None
+    if isinstance(refused, Contested):
+        return Condition("Exposed", "False", "Contested", str(refused))
     if refused.status == 404 and spec.expose.http_route is not None:
         message = (
             "spec.expose.httpRoute: this cluster has no Gateway API; install its custom resources, version 1.0 or"

@@ -53,6 +53,7 @@ class Gates:
         self._gates: dict[Key, Gate] = {}
         self._worker_ends: dict[Key, WorkerEnds] = {}
         self._functions: InformerCache[Key, _Known] = InformerCache()
+        self._names: dict[str, dict[str, None]] = {}  # of the Functions of each namespace
         self._slices: InformerCache[Key, _Slice] = InformerCache()
         self._serving: dict[Key, set[Key]] = {}  # by Service: the slices with a ready endpoint
         self._inhabited: dict[Key, set[Key]] = {}  # by Service: the slices with an endpoint
@@ -62,7 +63,12 @@ class Gates:
         """The gate of a function. A Function that does not exist has a closed gate: its events wait."""
         key = (namespace, name)
         if key not in self._gates:
-            gate = Gate(name, f"{url_of(*key)}/", resolve=resolver(self._egress_policy, namespace))
+            gate = Gate(
+                name,
+                f"{url_of(*key)}/",
+                resolve=resolver(self._egress_policy, namespace),
+                serves=partial(self._serving.__contains__, key),
+            )
             ends = self._worker_ends[key] = WorkerEnds(
                 gate, partial(self._worker_ended, key), has_one_replica=partial(self.has_one_replica, key)
             )
@@ -73,7 +79,9 @@ class Gates:
 
     def functions(self, namespace: str) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Name and labels of each Function of the namespace, for selectors."""
-        return ((name, known.labels) for (found, name), known in self._functions.items() if found == namespace)
+        for name in self._names.get(namespace, ()):
+            if (known := self._functions.get((namespace, name))) is not None:
+                yield name, known.labels
 
     def edition(self, namespace: str, name: str) -> Edition | None:
         """The edition of a Function; None if there is none."""
@@ -95,6 +103,9 @@ class Gates:
                 if (service := _service_of(found)) is not None
             }
         )
+        self._names.clear()
+        for namespace, name in self._functions:
+            self._names.setdefault(namespace, {})[name] = None
         self._serving.clear()
         self._inhabited.clear()
         for key, known in self._slices.items():
@@ -113,6 +124,10 @@ class Gates:
         else:
             self._functions.update(key, version, _Known.of(function))
         after = self._functions.get(key)
+        if after is not None:
+            self._names.setdefault(key[0], {})[key[1]] = None
+        elif before is not None:
+            del self._names[key[0]][key[1]]
         changed = (before and before.labels) != (after and after.labels)
         if changed:
             self._update(key)

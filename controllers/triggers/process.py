@@ -55,6 +55,7 @@ class TriggerSettings:
     replica: str
     release_namespace: str | None  # has the Leases; None if there are no other replicas
     watch_namespace: str | None  # None for all
+    release: str  # namespace/name of the installation; empty outside of a chart
     secrets_role: str  # the ClusterRole that lets a controller read the Secrets of a namespace; empty for none
     service_account: str  # namespace:name; empty outside of a cluster
     egress_policy: Reach  # for calls over HTTP
@@ -84,6 +85,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         replica=replica_of(environment),
         release_namespace=environment.get("KUBEIRQ_NAMESPACE") or None,
         watch_namespace=environment.get("KUBEIRQ_WATCH_NAMESPACE") or None,
+        release=environment.get("KUBEIRQ_RELEASE", ""),
         secrets_role=environment.get("KUBEIRQ_SECRETS_ROLE", ""),
         service_account=environment.get("KUBEIRQ_SERVICE_ACCOUNT", ""),
         egress_policy=_egress_policy(environment),
@@ -184,6 +186,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             served=served_triggers,
             peers=peers,
             namespace=settings.watch_namespace,
+            release=settings.release,
             grace_seconds=settings.grace_seconds,
         )
         leases: SharedLeases | None = None
@@ -194,7 +197,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
                 name=f"kubeirq-{name}",
                 identity=settings.replica,
                 drain=lambda slot: controller.drain(lambda uid: slot_of(uid, LEASE_COUNT) == slot),
-                on_change=controller.leases_changed,
+                on_change=lambda slots: controller.leases_changed(lambda uid: slot_of(uid, LEASE_COUNT) in slots),
                 count=LEASE_COUNT,
             )
             controller.leases = leases

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from controllers.cluster.api import Api, Object, Refused, path_of
+from controllers.cluster.api import Api, Object, Refused, path_of, without_managers
+from controllers.cluster.informer_cache import Version
 from trigger_sources.dispatch.former_target import TARGET_KEY, Decision, Former, is_to_be_noted
 from trigger_sources.source import SourceError
 
@@ -41,7 +42,7 @@ class TriggerStatus:
         self._term = term
         self._request_limit = request_limit or asyncio.Semaphore(1)
         self.fenced = fenced
-        self._live: Object | None = None  # as last read or written
+        self._live: Object | None = None  # as last read, written or observed
         self._pending: Object = {}  # the changes for the next write
         self._next_write: asyncio.Task[None] | None = None
         self._written_at = float("-inf")
@@ -49,8 +50,13 @@ class TriggerStatus:
 
     @property
     def last_known(self) -> Object | None:
-        """As last read or written, if nothing failed since."""
+        """As last read, written or observed, if nothing failed since."""
         return None if self._live is None else self._live.get("status", {})
+
+    def observe(self, trigger: Object) -> None:
+        """Takes the trigger as a watch or a list brought it, so that the next write needs no read before it."""
+        if self._live is None or not Version.of(trigger).is_older_than(Version.of(self._live)):
+            self._live = trigger
 
     async def read(self) -> Object:
         """Reads the status, and locks out earlier holders. Raises SourceError if another replica holds the trigger."""
@@ -91,7 +97,9 @@ class TriggerStatus:
             live = known if known is not None else await self._read()
             changes = changes_of(live.get("status", {}))
             if self.fenced:
-                _merge(changes, {"state": {_TERM: str(self._held_term())}})
+                if _term_of(live) > (term := self._held_term()):
+                    raise _lease_lost()
+                _merge(changes, {"state": {_TERM: str(term)}})
             if _has(live.get("status", {}), changes):
                 if known is None:
                     return
@@ -100,9 +108,10 @@ class TriggerStatus:
             patch = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"]}, "status": changes}
             try:
                 async with self._request_limit:
-                    self._live = await self._api.request(
+                    found = await self._api.request(
                         "PATCH", f"{self._path}/status", body=patch, content_type="application/merge-patch+json"
                     )
+                self._live = without_managers(found)
             except Refused as refused:
                 self._live = None  # read it again, since another writer may have been first
                 if refused.status == 404:
@@ -135,7 +144,7 @@ class TriggerStatus:
                 raise _trigger_gone()
             if self.fenced and _term_of(found) > self._held_term():
                 raise _lease_lost()
-            self._live = found
+            self._live = without_managers(found)
             return found
 
     async def _wait_to_retry(self, problem: Exception) -> None:

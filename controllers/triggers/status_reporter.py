@@ -10,7 +10,7 @@ from typing import Any
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import contains
-from controllers.cluster.events import EventRecorder, event_for_note, event_for_transition
+from controllers.cluster.events import EventRecorder, event_for_acceptance, event_for_note, event_for_transition
 from controllers.cluster.known_fields import accepted
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.work_queue import WorkQueue
@@ -19,6 +19,7 @@ from controllers.triggers.conditions import conditions_of_trigger, held_back, is
 from controllers.triggers.exposed_objects import ExposedObjects, gateway_address, is_exposed
 from controllers.triggers.gates import Edition, Gates
 from controllers.triggers.in_force import IN_FORCE, Verdict, is_confirmed, verdict
+from controllers.triggers.installations import Installations
 from controllers.triggers.ownership import Key, ownership_fields
 from controllers.triggers.peers import Peers
 from controllers.triggers.served import Served, ServedTriggers
@@ -54,6 +55,7 @@ class StatusReporter:
         gates: Gates,
         holds: Callable[[str], bool],  # whether this replica holds the trigger with this uid
         synced: asyncio.Event,  # set once every trigger that existed at the start has been reconciled
+        installations: Installations,
         *,
         exposed_objects: ExposedObjects | None = None,
         gateway_url: str | None = None,
@@ -74,6 +76,7 @@ class StatusReporter:
         self._gates = gates
         self._holds = holds
         self._synced = synced
+        self._installations = installations
         self._exposed_objects = exposed_objects
         self._gateway_url = gateway_url
         self._served = served
@@ -97,7 +100,7 @@ class StatusReporter:
         if trigger.object["metadata"]["generation"] == edited:
             trigger.written, trigger.written_at = wanted, time.monotonic()
         was, now = before.get("conditions", []), wanted["conditions"]
-        for event in (event_for_transition(was, now), event_for_note(was, now)):
+        for event in (event_for_transition(was, now), event_for_note(was, now), event_for_acceptance(was, now)):
             if event is not None:
                 await self._events.record(trigger.object, event)
 
@@ -105,7 +108,7 @@ class StatusReporter:
         """Enqueues each trigger whose status differs, until it is cancelled. Also nudges each flow's dispatcher."""
         await self._synced.wait()
         while True:
-            started = time.monotonic()
+            spent, began = 0.0, time.thread_time()
             for number, (key, trigger) in enumerate(list(self._triggers.items())):
                 try:
                     if self._desired(trigger) is not None:
@@ -113,12 +116,15 @@ class StatusReporter:
                 except Exception:  # a fault of one trigger must not stop the others
                     log.exception("status not computed", extra={"trigger": trigger.uid})
                 if number % 100 == 99:
+                    spent += time.thread_time() - began  # the poll's own time, not that of the other tasks
                     await asyncio.sleep(0)
+                    began = time.thread_time()
             if self._served is not None:
                 self._served.retain({trigger.uid for _, trigger in self._triggers.items()})
             for running in list(self._flows.running.values()):
                 running.flow.dispatcher.nudge()
-            await asyncio.sleep(max(_POLL_SECONDS, (time.monotonic() - started) / _POLL_SHARE))
+            spent += time.thread_time() - began
+            await asyncio.sleep(max(_POLL_SECONDS, spent / _POLL_SHARE))
 
     async def compare_body_limits(self) -> None:
         """Compares the bodies that HTTP triggers take with those that their functions take, until it is cancelled.
@@ -181,6 +187,10 @@ class StatusReporter:
         holds = self._holds(trigger.uid)
         if not holds and self._served is None:
             return None
+        if self._installations.other(trigger.object) is not None:
+            trigger.written = None  # it is the other one's
+            self._tell(trigger, None, None)
+            return None
         now, generation = time.monotonic(), _observed_generation(trigger)
         before = _present(trigger)
         exposed = trigger.spec is not None and is_exposed(trigger.spec)
@@ -204,6 +214,8 @@ class StatusReporter:
             ]
         if not others.is_in_force:
             generation = before.get("observedGeneration", 0)
+        conditions = self._installations.shown(trigger.object, conditions)
+        fields = {**fields, **self._installations.fields(trigger.object)}
         moment = datetime.now(UTC)
         claims = self._triggers.ownership.claims_of(key_of(trigger.object))
         served = before.get("served") or {}

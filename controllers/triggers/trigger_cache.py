@@ -2,14 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from controllers.cluster.api import Api, Object
+from controllers.cluster.api import Api, Object, without_managers
 from controllers.cluster.informer_cache import InformerCache, Version
-from controllers.cluster.known_fields import deciding_changes, is_from_newer, validated
+from controllers.cluster.known_fields import (
+    UNKNOWN_FIELD,
+    UNKNOWN_VALUE,
+    WAY_OUT,
+    deciding_changes,
+    is_from_newer,
+    listed_in,
+    not_ignorable,
+    unknown_field,
+    validated,
+)
 from controllers.cluster.operator import Event
+from controllers.triggers.installations import installation_in_status
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
 from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease
@@ -21,7 +32,8 @@ from trigger_sources.spec import secret_refs
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_VALUE = "UnknownValue"  # the reason of a spec that only a newer version can read
+Place = TypeVar("Place", bound=Hashable)
+
 _CONCURRENT_REQUESTS = 16  # for the state that sources keep in the triggers' status
 
 
@@ -32,11 +44,11 @@ class CachedTrigger:
     object: Object
     spec: TriggerSource | None
     rejection: tuple[str, str] | None  # reason and message, if the trigger cannot run with its present spec
-    unknown: tuple[str, ...]  # the fields of the spec that this version does not know
+    unknown: tuple[str, ...]  # the fields of the spec that this version does not know, and runs without
     status: TriggerStatus
     raw_spec: Object  # as it was when `spec` was read
     held_back: tuple[str, str] | None = (
-        None  # reason and message, if `spec` is the former one: this version lacks a value
+        None  # reason and message, if `spec` is the former one: this version lacks a field or value
     )
     written: Object | None = None  # the status that this replica wrote last
     written_at: float = float("-inf")  # of the monotonic clock
@@ -79,12 +91,38 @@ class TriggerCache:
         self._request_limit = asyncio.Semaphore(_CONCURRENT_REQUESTS)
         self._by_key: dict[Key, CachedTrigger] = {}
         self._by_uid: dict[str, CachedTrigger] = {}
+        self._ignorable: Mapping[str, frozenset[str]] = {}  # by kind: the fields that a spec runs without
+        self._selecting: dict[str, set[Key]] = {}  # by namespace: the triggers with a selector of functions
+        self._by_secret: dict[tuple[str, str], set[Key]] = {}  # by namespace and name: the triggers that refer to it
+
+    def may_ignore(self, ignorable: Mapping[str, frozenset[str]]) -> None:
+        """Takes the fields that each definition lists as ignorable, and reads the specs with unknown fields again."""
+        if ignorable == self._ignorable:
+            return
+        self._ignorable = ignorable
+        for key, trigger in list(self._by_key.items()):
+            if trigger.unknown or _is_from_newer(trigger.held_back or trigger.rejection):
+                self._read(key, trigger)
+                self._enqueue(key)
 
     def get(self, key: Key) -> CachedTrigger | None:
         return self._by_key.get(key)
 
     def by_uid(self, uid: str) -> CachedTrigger | None:
         return self._by_uid.get(uid)
+
+    def selecting(self, namespace: str) -> Collection[Key]:
+        """The triggers of the namespace that select their functions by labels."""
+        return self._selecting.get(namespace, ())
+
+    def referring(self, namespace: str, secrets: Iterable[str]) -> set[Key]:
+        """The triggers of the namespace that refer to one of these Secrets."""
+        return set().union(*(self._by_secret.get((namespace, name), ()) for name in secrets))
+
+    @property
+    def namespaces_with_secrets(self) -> set[str]:
+        """The namespaces with a trigger that refers to a Secret."""
+        return {namespace for namespace, _ in self._by_secret}
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._by_key)
@@ -93,8 +131,8 @@ class TriggerCache:
         return self._by_key.items()
 
     def observe(self, event: Event) -> bool:
-        """Takes a watch event. Returns whether the trigger is new or gone, or its spec changed."""
-        found = _without_managers(event["object"])
+        """Takes a watch event. Returns whether the trigger is new or gone, or its spec or installation changed."""
+        found = without_managers(event["object"])
         key, version = key_of(found), Version.of(found)
         if event["type"] == "DELETED":
             return self._objects.delete(key, version) and self._delete(key)
@@ -106,7 +144,7 @@ class TriggerCache:
 
     def replace(self, listed: Iterable[Object]) -> None:
         """Takes the result of the list."""
-        found = {key_of(each): (Version.of(each), _without_managers(each)) for each in listed}
+        found = {key_of(each): (Version.of(each), without_managers(each)) for each in listed}
         for key in self._objects.replace(found):
             present = self._objects.get(key)
             if present is None:
@@ -121,7 +159,7 @@ class TriggerCache:
             return self._replace(key, cached, found)
         if cached is not None:
             self._delete(key)
-        spec, rejection, unknown = spec_of(found)
+        spec, rejection, unknown = spec_of(found, self._ignorable.get(key[0], frozenset()))
         uid = found["metadata"]["uid"]
         status = TriggerStatus(
             self._api,
@@ -130,9 +168,11 @@ class TriggerCache:
             fenced=self._is_fenced(spec),
             request_limit=self._request_limit,
         )
+        status.observe(found)
         self._by_key[key] = self._by_uid[uid] = CachedTrigger(
             found, spec, rejection, unknown, status, _raw_spec_of(found)
         )
+        self._index(key, None, spec)
         self._enqueue_all(self.ownership.update(key, found, spec))
         return True
 
@@ -142,6 +182,7 @@ class TriggerCache:
         if trigger is None:
             return False
         self._by_uid.pop(trigger.uid, None)
+        self._index(key, trigger.spec, None)
         self._enqueue_all(self.ownership.remove(key))
         self._forget(key)
         return True
@@ -149,24 +190,44 @@ class TriggerCache:
     def _replace(self, key: Key, cached: CachedTrigger, found: Object) -> bool:
         same_spec = _desired_state(cached.object) == _desired_state(found)
         same_ownership = ownership_in_status(cached.object) == ownership_in_status(found)
+        same_installation = installation_in_status(cached.object) == installation_in_status(found)
         cached.object = found
+        cached.status.observe(found)
         if same_spec:
             if not same_ownership:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))
-            return False
-        spec, rejection, unknown = spec_of(found)
-        is_held_back = cached.spec is not None and rejection is not None and rejection[0] == UNKNOWN_VALUE
-        if is_held_back and (changed := deciding_changes(cached.raw_spec, _raw_spec_of(found))):
+            return not same_installation
+        self._read(key, cached)
+        return True
+
+    def _read(self, key: Key, cached: CachedTrigger) -> None:
+        """Takes the spec of the object, or goes on with the former one where only a newer version can read it."""
+        found = cached.object
+        spec, rejection, unknown = spec_of(found, self._ignorable.get(key[0], frozenset()))
+        is_held_back = cached.spec is not None and _is_from_newer(rejection)
+        model = source_of(key[0])
+        if is_held_back and (changed := deciding_changes(model, cached.raw_spec, _raw_spec_of(found))):
             is_held_back, rejection = False, _stopped(rejection, changed)
         if is_held_back:
             cached.held_back = rejection
         else:
+            self._index(key, cached.spec, spec)
             cached.spec, cached.rejection, cached.unknown, cached.held_back = spec, rejection, unknown, None
             cached.raw_spec = _raw_spec_of(found)
         cached.status.fenced = self._is_fenced(cached.spec)
         cached.written = None
         self._enqueue_all(self.ownership.update(key, found, cached.spec))
-        return True
+
+    def _index(self, key: Key, before: TriggerSource | None, after: TriggerSource | None) -> None:
+        """Keeps the trigger among those that select functions, and among those that refer to a Secret."""
+        namespace = key[1]
+        for name in () if before is None else secrets_of(before):
+            _discard(self._by_secret, (namespace, name), key)
+        for name in () if after is None else secrets_of(after):
+            self._by_secret.setdefault((namespace, name), set()).add(key)
+        _discard(self._selecting, namespace, key)
+        if after is not None and after.target is not None and after.target.selector is not None:
+            self._selecting.setdefault(namespace, set()).add(key)
 
     def _is_fenced(self, spec: TriggerSource | None) -> bool:
         return spec is not None and needs_lease(spec) and not isinstance(self._leases(), SingleReplica)
@@ -176,9 +237,11 @@ class TriggerCache:
             self._enqueue(key)
 
 
-def _without_managers(found: Object) -> Object:
-    found["metadata"].pop("managedFields", None)  # saves half of the memory
-    return found
+def _discard(index: dict[Place, set[Key]], place: Place, key: Key) -> None:
+    if place in index:
+        index[place].discard(key)
+        if not index[place]:
+            del index[place]
 
 
 def _raw_spec_of(found: Mapping[str, Any]) -> Object:
@@ -186,21 +249,30 @@ def _raw_spec_of(found: Mapping[str, Any]) -> Object:
     return spec
 
 
+def _is_from_newer(rejection: tuple[str, str] | None) -> bool:
+    return rejection is not None and rejection[0] in (UNKNOWN_FIELD, UNKNOWN_VALUE)
+
+
 def _stopped(rejection: tuple[str, str] | None, changed: Sequence[str]) -> tuple[str, str]:
-    """The rejection of a spec with an unknown value that changes which events are served."""
+    """The rejection of a spec with something unknown that also changes which events are served."""
     assert rejection is not None
     reason, message = rejection
     fields, verb = ", ".join(changed), "changes" if len(changed) == 1 else "change"
     return reason, f"{message}; {fields} {verb} too, so the former spec stops and the trigger does not run"
 
 
-def _desired_state(trigger: Mapping[str, Any]) -> tuple[Any, bool]:
+def _desired_state(trigger: Mapping[str, Any]) -> tuple[Any, ...]:
     metadata = trigger["metadata"]
-    return metadata["generation"], "deletionTimestamp" in metadata
+    return metadata["generation"], "deletionTimestamp" in metadata, listed_in(trigger)
 
 
-def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str, str] | None, tuple[str, ...]]:
-    """The spec as its kind's model, or the rejection: reason and message. And the fields that are not known."""
+def spec_of(
+    trigger: Mapping[str, Any], ignorable: frozenset[str] = frozenset()
+) -> tuple[TriggerSource | None, tuple[str, str] | None, tuple[str, ...]]:
+    """The spec as its kind's model, or the rejection: reason and message. And the unknown fields that it runs without.
+
+    `ignorable` are the fields that the definition lists.
+    """
     model = source_of(trigger["kind"])
     try:
         spec, unknown = validated(model, trigger.get("spec") or {})
@@ -211,13 +283,14 @@ def spec_of(trigger: Mapping[str, Any]) -> tuple[TriggerSource | None, tuple[str
                 raise ValueError(f"spec.filter: {error}") from None
     except ValueError as error:
         text = problem_text(error, model)
-        if is_from_newer(error, trigger.get("spec")):
-            way_out = "this version of kubeirq does not know it, and starts no new spec; upgrade kubeirq"
-            return None, (UNKNOWN_VALUE, f"{text}; {way_out}"), ()
+        if is_from_newer(error):
+            return None, (UNKNOWN_VALUE, f"{text}; {WAY_OUT}"), ()
         return None, ("Invalid", text), ()
     except Exception as error:  # a fault in the model of one kind must not stop the other triggers
         log.exception("spec not read", extra={"trigger": trigger["metadata"]["uid"]})
         return None, ("Invalid", f"spec: it cannot be read: {type(error).__name__}: {error}"), ()
+    if restricting := not_ignorable(unknown, ignorable | listed_in(trigger)):
+        return None, unknown_field(restricting), ()
     return spec, None, unknown
 
 

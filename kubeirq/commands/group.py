@@ -1,6 +1,7 @@
 """The group of all commands: options of a fabric in any place, `--version`, and an example in each help."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from importlib import import_module
 
 import click
 
@@ -49,6 +50,37 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, command_first(args))
+
+
+class CommandModules(MutableMapping[str, click.Command]):
+    """Commands by name. A command's module is imported with its first use: `serve` keeps no other command in memory.
+
+    `modules` are those of this package, each with the names of its commands.
+    """
+
+    def __init__(self, modules: Mapping[str, Sequence[str]]) -> None:
+        self._modules = {name: module for module, names in modules.items() for name in names}
+        self._imported: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._imported:
+            module = import_module(f"kubeirq.commands.{self._modules[name]}")
+            self[name] = getattr(module, name.replace("-", "_"))
+            add_examples(self[name], name)
+        return self._imported[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._imported[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        self._modules.pop(name, None)
+        self._imported.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._modules, **self._imported})
+
+    def __len__(self) -> int:
+        return len({**self._modules, **self._imported})
 
 
 def command_first(arguments: Sequence[str]) -> list[str]:

@@ -1,10 +1,12 @@
 """The commands that show the state of functions and triggers: get, describe, logs."""
 
 import click
+import orjson
 
 from kubeirq.commands.arguments import FUNCTION_OR_TRIGGER, OUTPUT, print_tables
 from kubeirq.commands.open_fabric import complete_names, with_fabric
 from kubeirq.fabric_client import FabricClient
+from kubeirq.output.fabric_log_lines import line_of
 from kubeirq.output.formats import to_text
 
 
@@ -57,13 +59,17 @@ async def describe(fabric: FabricClient, name: str, output: str) -> int:
 @click.option(
     "--tail", type=click.IntRange(0), default=100, show_default=True, help="The number of past lines to print."
 )
+@click.option(
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="The output format. `json` is an object for each line.",
+)  # fmt: skip
 @with_fabric
-async def logs(fabric: FabricClient, name: str, follow: bool, tail: int) -> int:
+async def logs(fabric: FabricClient, name: str, follow: bool, tail: int, output: str) -> int:
     """Print the log of a function or trigger.
 
-    For a function, this is its output. For a trigger, these are the lines about it in the fabric's log. A function
+    For a function, this is its output, with times. For a trigger, these are the lines about it in the fabric's log. A function
     comes before a trigger of the same name: write KIND/NAME for the trigger.
     """
-    async for line in fabric.logs(name, tail, follow):
-        click.echo(line)
+    async for record in fabric.logs(name, tail, follow):
+        click.echo(line_of(record) if output == "text" else orjson.dumps(record).decode())
     return 0

@@ -1,6 +1,8 @@
 """Checks what resources refer to: functions, secrets, files and filters. Of the files, it reads dependencies only."""
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -9,9 +11,9 @@ from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.code_problems import code_problems
 from kubeirq.manifests.field_lines import FieldLines
-from kubeirq.manifests.resources import Resource
+from kubeirq.manifests.resources import EXAMPLE, Resource
 from kubeirq.source_files import MissingFiles, paths_of, requirements_of
-from trigger_sources.dispatch.filters import compile_filter
+from trigger_sources.dispatch.filters import compile_filter, type_problem
 from trigger_sources.http import HTTPTrigger
 from trigger_sources.problems import Place, Problem, dotted, nearest
 from trigger_sources.source import TriggerSource
@@ -161,6 +163,19 @@ def _trigger_problems(
             compile_filter(spec.filter)
         except ValueError as error:
             yield ("filter",), str(error)
+            return
+        yield from _type_problems(resource, spec)
+
+
+def _type_problems(resource: Resource, spec: TriggerSource) -> Iterator[Found]:
+    """Comparisons in the filter that never hold for the event that the file itself has: its payload, or its example."""
+    assert spec.filter is not None
+    known = [("its payload", payload)] if (payload := getattr(spec, "payload", None)) is not None else []
+    with suppress(ValueError):
+        known += [("its example", json.loads(resource.annotations[EXAMPLE]))] if EXAMPLE in resource.annotations else []
+    for what, data in known:
+        if note := type_problem(spec.filter, data):
+            yield ("filter",), f"with {what}, {note}"
 
 
 def _body_limit_problems(trigger: HTTPTrigger, function: Resource) -> Iterator[Found]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from trigger_sources.problems import Problem
 
+EXAMPLE = "kubeirq.dev/example"  # a trigger's annotation: an event that its function can process
+
 
 class InvalidManifests(Exception):
     """The manifests have problems: one line for each, with its place."""

@@ -25,7 +25,7 @@ from kubeirq.on_cluster.connection import Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
 from kubeirq.on_cluster.function_call import call_function
 from kubeirq.on_cluster.merge_flows import worst_conditions
-from kubeirq.on_cluster.pod_logs import pod_log_lines
+from kubeirq.on_cluster.pod_logs import pod_log_records
 from kubeirq.on_cluster.replicas import component_of
 from kubeirq.on_cluster.resource_text import controller_lines, function_lines, tables, trigger_lines
 from kubeirq.on_cluster.resources import (
@@ -37,7 +37,7 @@ from kubeirq.on_cluster.resources import (
     warnings_in,
     worst_first,
 )
-from kubeirq.output.fabric_log_lines import line_about
+from kubeirq.output.fabric_log_lines import record_about
 from kubeirq.output.letter_text import tell_unreadable
 from kubeirq.output.trigger_lines import next_steps
 
@@ -134,20 +134,20 @@ class ClusterClient:
         found: Sequence[Mapping[str, Any]] = answer["fired"]
         return found
 
-    async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
+    async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
         view = find_logged(await self._views(), name, self._where)
         if view["kind"] == FUNCTION:
             labels = {FUNCTION_LABEL: view["name"]}
-            lines = pod_log_lines(self._cluster, view["namespace"], labels, tail, follow)
+            records = pod_log_records(self._cluster, view["namespace"], labels, tail, follow)
         else:
             replicas = await self._controllers.replicas(view["kind"])
             labels = {"app.kubernetes.io/name": "kubeirq", "app.kubernetes.io/component": component_of(view["kind"])}
             trigger = f"{view['namespace']}/{view['name']}"
-            lines = pod_log_lines(
-                self._cluster, replicas[0].namespace, labels, tail, follow, lambda line: line_about(line, trigger)
+            records = pod_log_records(
+                self._cluster, replicas[0].namespace, labels, tail, follow, lambda line: record_about(line, trigger)
             )
-        async for line in lines:
-            yield line
+        async for record in records:
+            yield record
 
     async def trigger(self, name: str) -> ResourceView:
         triggers = [view for view in await self._views() if view["kind"] != FUNCTION]

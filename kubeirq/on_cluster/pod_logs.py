@@ -8,11 +8,14 @@ from typing import Any
 
 from kubeirq.fabric_client import FabricUnreachable, Refused
 from kubeirq.on_cluster.connection import Cluster, Object
+from kubeirq.output.fabric_log_lines import printed_record
 
+_TIMES = [("timestamps", "true")]
 _POLL_SECONDS = 2.0  # between two searches for new pods
 _MAX_FILTERED_LINES = 20_000  # past lines that a filter reads, in each pod
 
-LineFilter = Callable[[str], str | None]  # returns the line to show, or None to leave it out
+Record = dict[str, Any]
+LineFilter = Callable[[str], Record | None]  # returns the record to show, or None to leave the line out
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,17 @@ class PodLog:
         return f"/api/v1/namespaces/{self.namespace}/pods/{self.pod}/log"
 
 
-async def pod_log_lines(
+async def pod_log_records(
     cluster: Cluster,
     namespace: str,
     labels: Mapping[str, str],
     tail: int,
     follow: bool,
     line_filter: LineFilter | None = None,
-) -> AsyncIterator[str]:
-    """At most `tail` past lines of each pod. If there are several pods, each line starts with the pod's name.
+) -> AsyncIterator[Record]:
+    """At most `tail` past records of each pod: its lines with their times, or what the filter makes of a line.
 
-    Raises Refused if there is no pod, unless `follow` waits for one.
+    If there are several pods, each record names its pod. Raises Refused if there is no pod, unless `follow` waits for one.
     """
     pods = await _pods(cluster, namespace, labels)
     if not pods and not follow:
@@ -47,38 +50,44 @@ async def pod_log_lines(
     if not follow or line_filter is not None:
         for log in map(log_of, pods):
             try:
-                lines = await past_lines(cluster, log, tail, line_filter)
+                records = await _past_records(cluster, log, tail, line_filter)
             except Refused as error:
                 if len(pods) == 1 and not follow:
                     raise
-                lines = [f"({error})"]
-            for line in lines:
-                yield _prefixed(log, line, several=len(pods) > 1)
+                records = [{"line": f"({error})"}]
+            for record in records:
+                yield _with_pod(log, record, several=len(pods) > 1)
     if follow:
         # With a filter, the past lines were read above. Without one, they come from the same request as the new lines,
         # so that no line between the two is lost
         past = {log_of(pod): tail if line_filter is None else 0 for pod in pods}
         names = {log.pod for log in past}
         async with aclosing(_followed(cluster, namespace, labels, past, line_filter)) as followed:
-            async for log, line in followed:
+            async for log, record in followed:
                 names.add(log.pod)
-                yield _prefixed(log, line, several=len(names) > 1)
+                yield _with_pod(log, record, several=len(names) > 1)
 
 
-async def past_lines(cluster: Cluster, log: PodLog, tail: int, line_filter: LineFilter | None = None) -> list[str]:
+async def past_lines(cluster: Cluster, log: PodLog, tail: int, *, with_times: bool = False) -> list[str]:
     """The last lines. For a container that has restarted and printed nothing yet, those of the previous run.
 
     Raises Refused, AccessDenied.
     """
-    count = tail if line_filter is None else _MAX_FILTERED_LINES
-    query = [("container", log.container), ("tailLines", str(count))]
+    query = [("container", log.container), ("tailLines", str(tail)), *(_TIMES if with_times else ())]
     lines = [line async for line in cluster.lines(log.path, query)]
     if not lines and tail and log.restarts:
         with suppress(Refused):  # the previous log may be gone
             lines = [line async for line in cluster.lines(log.path, [*query, ("previous", "true")])]
-    if line_filter is not None:
-        lines = [shown for line in lines if (shown := line_filter(line)) is not None]
-    return lines[-tail:] if tail else []
+    return lines
+
+
+async def _past_records(cluster: Cluster, log: PodLog, tail: int, line_filter: LineFilter | None) -> list[Record]:
+    if line_filter is None:
+        lines = await past_lines(cluster, log, tail, with_times=True)
+        return list(map(printed_record, lines))
+    lines = await past_lines(cluster, log, _MAX_FILTERED_LINES if tail else 0)
+    records = [record for line in lines if (record := line_filter(line)) is not None]
+    return records[-tail:] if tail else []
 
 
 async def _followed(
@@ -87,19 +96,19 @@ async def _followed(
     labels: Mapping[str, str],
     past: Mapping[PodLog, int],
     line_filter: LineFilter | None,
-) -> AsyncGenerator[tuple[PodLog, str], None]:
+) -> AsyncGenerator[tuple[PodLog, Record], None]:
     """New lines of all pods: after as many past lines as `past` says, or all lines of pods that start later."""
-    found: asyncio.Queue[tuple[PodLog, str]] = asyncio.Queue(1000)
+    found: asyncio.Queue[tuple[PodLog, Record]] = asyncio.Queue(1000)
     readers: dict[PodLog, asyncio.Task[None]] = {}
 
     async def read(log: PodLog) -> None:
-        query = [("container", log.container), ("follow", "true")]
+        query = [("container", log.container), ("follow", "true"), *(_TIMES if line_filter is None else ())]
         query += [("tailLines", str(past[log]))] if log in past else []
         try:
             async for line in cluster.lines(log.path, query):
-                shown = line if line_filter is None else line_filter(line)
-                if shown is not None:
-                    await found.put((log, shown))
+                record = printed_record(line) if line_filter is None else line_filter(line)
+                if record is not None:
+                    await found.put((log, record))
         except (Refused, FabricUnreachable):
             await asyncio.sleep(_POLL_SECONDS)
             del readers[log]  # the container is not started yet, or is gone; the next search finds out
@@ -151,8 +160,8 @@ async def _pods(cluster: Cluster, namespace: str, labels: Mapping[str, str]) -> 
     return sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
 
 
-def _prefixed(log: PodLog, line: str, *, several: bool) -> str:
-    return f"{log.pod}  {line}" if several else line
+def _with_pod(log: PodLog, record: Record, *, several: bool) -> Record:
+    return {"pod": log.pod, **record} if several else record
 
 
 def _text(labels: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from kubeirq.on_cluster.resources import FUNCTION, Kind, list_resources, ready_c
 _POLL_SECONDS = 1.0
 _LAST_LINES = 15
 _DONE_REASONS = ("Suspended", "Completed")  # not Ready, and will not become Ready, as the resource itself asks
-_FINAL_REASONS = ("Invalid", "UnknownValue", "NameTaken", "Refused")  # waiting does not help
+_FINAL_REASONS = ("Invalid", "UnknownField", "UnknownValue", "NameTaken", "Refused")  # waiting does not help
 # These pass seldom by themselves: after so long, waiting is given up
 _HOPELESS_REASONS = (
     "CrashLoopBackOff", "DependenciesFailed", "FetchFailed", "RolloutStuck", "SecretMissing", "SourceMissing",

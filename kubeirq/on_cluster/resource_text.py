@@ -6,6 +6,7 @@ from typing import Any
 from kubeirq.fabric_client import ResourceView, Table
 from kubeirq.on_cluster.resources import FUNCTION
 from kubeirq.output.formats import age
+from kubeirq.output.function_steps import function_steps
 from kubeirq.output.trigger_lines import condition_lines, flow_lines
 
 _TRIGGER_COLUMNS = ("TRIGGER", "CALLS", "READY", "SINCE", "MESSAGE")
@@ -28,9 +29,7 @@ def function_lines(view: ResourceView, events: Sequence[Mapping[str, Any]] = ())
     for event in events:
         times = f", {event['count']} times" if event["count"] > 1 else ""
         lines.append(f"  {age(event['at'])} ago{times}: {event['reason']}: {event['message']}")
-    if not view["ready"] or events:
-        lines.append(f"  next: kubeirq logs Function/{view['name']}")
-    return lines
+    return [*lines, *(f"  next: {step}" for step in function_steps(view, bool(events)))]
 
 
 def trigger_lines(view: ResourceView, controller_lines: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from kubeirq.fabric_client import (
 )
 from kubeirq.name_lookup import find_all, find_logged, find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
-from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_lines
+from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_records
 from kubeirq.output.event_display import printable
 from kubeirq.output.formats import age, last_try
 from kubeirq.output.letter_text import tell_unreadable
@@ -118,7 +118,7 @@ class MachineClient:
         found: Sequence[Mapping[str, Any]] = answer["fired"]
         return found
 
-    async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[str]:
+    async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
         """Reads the log files, also after the fabric has stopped."""
         try:
             one = find_logged(await self._views(), name)
@@ -128,11 +128,11 @@ class MachineClient:
                 raise
             one = found
         if one["kind"] == "Function":
-            lines = read_lines(function_log(self._state, one["namespace"], one["name"]), tail, follow)
+            records = read_records(function_log(self._state, one["namespace"], one["name"]), tail, follow)
         else:
-            lines = read_lines(fabric_log(self._state), tail, follow, f"{one['namespace']}/{one['name']}")
-        async for line in lines:
-            yield line
+            records = read_records(fabric_log(self._state), tail, follow, f"{one['namespace']}/{one['name']}")
+        async for record in records:
+            yield record
 
     async def trigger(self, name: str) -> ResourceView:
         triggers = [one for one in await self._views() if one["kind"] != "Function"]

@@ -8,13 +8,11 @@ from typing import Any
 from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.loading import load
 from kubeirq.manifests.reader import is_unicode
-from kubeirq.manifests.resources import InvalidManifests, Resource, Resources
+from kubeirq.manifests.resources import EXAMPLE, InvalidManifests, Resource, Resources
 from trigger_sources.credentials import digest_of
 from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef, secret_refs
-
-EXAMPLE = "kubeirq.dev/example"  # a trigger's annotation: an event that its function can process
 
 
 @dataclass(frozen=True)

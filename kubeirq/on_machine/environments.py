@@ -61,7 +61,8 @@ async def _build(folder: Path, requirements: str) -> None:
     await _run([sys.executable, "-m", "venv", str(folder)])
     file = folder / "requirements.txt"
     file.write_text(requirements)
-    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input",
+               "--quiet", "--progress-bar", "off"]  # fmt: skip
     await _run([*install, "--requirement", str(file), *RUNTIME_NEEDS])
     (folder / _COMPLETE).touch()
 
@@ -74,9 +75,17 @@ async def _run(command: Sequence[str]) -> None:
         async for line in process.stdout:
             last.append(line.decode(errors="replace").rstrip())
         if await process.wait() != 0:
-            raise InstallFailed("spec.dependencies: pip cannot install them:\n" + "\n".join(last))
+            raise InstallFailed(install_problem(last))
     finally:
         await stop_child(process, 1)
+
+
+def install_problem(lines: Sequence[str]) -> str:
+    """The cause in the first line, which is pip's last error, and then everything that pip said. Pure."""
+    said = [line for line in lines if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    head = ": ".join(["spec.dependencies: pip cannot install them", *(errors[-1:] or said[-1:])])
+    return "\n".join([head, *said]) if len(said) > 1 else head
 
 
 @asynccontextmanager

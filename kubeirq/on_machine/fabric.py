@@ -140,6 +140,11 @@ class Fabric:
             if condition.status != "True" and not running.flow.trigger.suspend
         ]
 
+    def most_attempts(self, seen: Seen) -> int | None:
+        """How many attempts an event of this trigger has; None if they have no limit."""
+        found = (one for one in self.triggers.values() if (one.namespace, one.kind) == (seen.namespace, seen.kind))
+        return next((one.spec.delivery.attempts for one in found if one.name == seen.trigger), None)
+
     # --- actions
 
     async def apply(self, desired: DesiredState, grace_seconds: float = 30) -> None:

@@ -105,8 +105,6 @@ class FunctionProcesses:
                 project=function.project,
             )
         except (InvalidFunction, InstallFailed, SourceError, OSError) as error:
-            if process.last_error != str(error):
-                self._notice(f"{function.name}: {error}")
             process.failed(str(error))
             return
         if program != process.newest:

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from kubeirq.output.fabric_log_lines import line_about
+from kubeirq.output.fabric_log_lines import printed_record, record_about
+from kubeirq.output.letter_text import time_text
 
 MAX_BYTES = 8 * 1024 * 1024  # then the file is rotated to NAME.log.1, which replaces the previous one
 _POLL_SECONDS = 0.25
@@ -32,7 +34,7 @@ class FunctionLogs:
         self._files: dict[tuple[str, str], IO[str]] = {}
 
     def write(self, namespace: str, name: str, line: str) -> None:
-        """Ignores a full disk, so that it does not stop the function."""
+        """Writes the line with its time. Ignores a full disk, so that it does not stop the function."""
         try:
             file = self._files.get((namespace, name))
             if file is not None and file.tell() > self._max_bytes:
@@ -44,7 +46,7 @@ class FunctionLogs:
                 if path.exists() and path.stat().st_size > self._max_bytes:
                     path.replace(path.with_suffix(".log.1"))
                 file = self._files[namespace, name] = path.open("a", buffering=1, encoding="utf-8", errors="replace")
-            file.write(line + "\n")
+            file.write(f"{time_text(time.time())} {line}\n")
         except OSError:
             return
 
@@ -54,18 +56,20 @@ class FunctionLogs:
         self._files.clear()
 
 
-async def read_lines(file: Path, tail: int, follow: bool, trigger: str | None = None) -> AsyncGenerator[str, None]:
-    """The last `tail` lines of the file; with `follow` also every new line, across rotations.
+async def read_records(
+    file: Path, tail: int, follow: bool, trigger: str | None = None
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The last `tail` records of the file; with `follow` also every new one, across rotations.
 
-    With `trigger`, only the lines about it, in readable form.
+    With `trigger`, only those about it.
     """
     with closing(_GrowingFile(file)) as reader:
-        for line in deque(_about(trigger, reader.lines()), maxlen=tail):
-            yield line
+        for record in deque(_about(trigger, reader.lines()), maxlen=tail):
+            yield record
         while follow:
             await asyncio.sleep(_POLL_SECONDS)
-            for line in _about(trigger, reader.lines()):
-                yield line
+            for record in _about(trigger, reader.lines()):
+                yield record
 
 
 def has_lines_about(file: Path, trigger: str) -> bool:
@@ -74,9 +78,9 @@ def has_lines_about(file: Path, trigger: str) -> bool:
         return next(_about(trigger, reader.lines()), None) is not None
 
 
-def _about(trigger: str | None, lines: Iterable[str]) -> Iterator[str]:
+def _about(trigger: str | None, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
-        found = line if trigger is None else line_about(line, trigger)
+        found = printed_record(line) if trigger is None else record_about(line, trigger)
         if found is not None:
             yield found
 

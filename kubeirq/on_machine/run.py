@@ -3,10 +3,12 @@
 import asyncio
 import errno
 import importlib.util
+import itertools
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -19,10 +21,12 @@ from kubeirq.on_machine.fabric import Fabric
 from kubeirq.on_machine.fabric_logging import FUNCTION_LOGGER, logging_to
 from kubeirq.on_machine.reload import Reloader
 from kubeirq.on_machine.shutdown import notify_systemd, run_until_signal
-from kubeirq.on_machine.startup_text import startup_lines
+from kubeirq.on_machine.startup_text import DEFAULT_STATE, startup_lines
+from kubeirq.on_machine.states import states_of
 from kubeirq.on_machine.state_lock import InUse, locked
 from kubeirq.output.event_display import EventDisplay, printable
 from kubeirq.output.failure_log import FailureLog
+from kubeirq.output.state_changes import StateChanges
 from kubeirq.output.terminal_warnings import TerminalWarnings
 from trigger_sources.dispatch.held import Seen
 from trigger_sources.observe.budgets import budget_metrics
@@ -33,10 +37,11 @@ from trigger_sources.source import SourceError
 
 log = logging.getLogger(__name__)
 
-DEFAULT_STATE = Path(".kubeirq")
 DEFAULT_GRACE_SECONDS = 30.0
 _HTTP_PORT = 8080
 _DEBUG_PORT = 5678
+_LOOK_SECONDS = 0.25  # between two looks at the states of functions and triggers
+_LOOKS_PER_TICK = 4
 
 
 async def dev(
@@ -51,7 +56,8 @@ async def dev(
 ) -> int:
     """Runs the manifests, reloads them when they change, and shows each event. Returns the exit code."""
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    display = EventDisplay(write, colours=colours)
+    fabric: Fabric
+    display = EventDisplay(write, colours=colours, attempts_of=lambda seen: fabric.most_attempts(seen))
     try:
         desired = load_desired_state(paths, secrets)
         if debug is not None and (problem := _debug_problem(debug, desired)) is not None:
@@ -81,8 +87,9 @@ async def dev(
                 debug_lines = (f"  debug {name}: 127.0.0.1:{port}" for name, port in debug_ports.items())
                 for line in (*startup_lines(fabric), *debug_lines):
                     write(line)
+                changes = StateChanges(display.notice)
                 reloader = Reloader(fabric, paths, secrets, grace_seconds, display.notice)
-                async with _in_background(_tick(display), reloader.on_change()):
+                async with _in_background(_tick(display, changes, fabric), reloader.on_change()):
                     await run_until_signal(fabric, grace_seconds, display.notice)
     except (InvalidManifests, InUse, SourceError, OSError) as error:
         return _print_problem("dev", state, error)
@@ -192,7 +199,9 @@ async def _in_background(*coroutines: Coroutine[None, None, None]) -> AsyncItera
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _tick(display: EventDisplay) -> None:
-    while True:
-        await asyncio.sleep(1)
-        display.tick()
+async def _tick(display: EventDisplay, changes: StateChanges, fabric: Fabric) -> None:
+    for turn in itertools.count():
+        changes.look(states_of(fabric), time.monotonic())
+        await asyncio.sleep(_LOOK_SECONDS)
+        if turn % _LOOKS_PER_TICK == 0:
+            display.tick()

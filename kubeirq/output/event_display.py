@@ -1,13 +1,14 @@
 """The live view of `kubeirq dev`: a line for each event, up to a limit a second, and the output of the functions."""
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.dispatch.held import Seen
 
 EVENT_LINES_PER_SECOND = 20
+_REMEMBERED_FAILURES = 1_000
 _ID_CHARACTERS = 200  # ids are shown whole, so that they can be pasted; only a hostile one is cut
 _COLOURS = {
     "delivered": 32, "retry": 33, "held": 33, "parked": 31, "deadLettered": 31, "dropped": 31, "answered": 31,
@@ -20,12 +21,18 @@ _WORDS = {
 
 
 class EventDisplay:
-    """Writes lines. Call `tick` once a second."""
+    """Writes lines. Call `tick` once a second.
+
+    `attempts_of` says how many attempts an event of this kind has; None if they have no limit.
+    """
 
     def __init__(
-        self, write: Callable[[str], None], *, colours: bool, lines_per_second: int = EVENT_LINES_PER_SECOND
-    ) -> None:
+        self, write: Callable[[str], None], *, colours: bool, lines_per_second: int = EVENT_LINES_PER_SECOND,
+        attempts_of: Callable[[Seen], int | None] = lambda _: None,
+    ) -> None:  # fmt: skip
         self._write = write
+        self._attempts_of = attempts_of
+        self._failures: OrderedDict[tuple[str, str, str], str] = OrderedDict()  # the last message of each failing event
         self._colours = colours
         self._lines_per_second = lines_per_second
         # Lines shown this second: successes (True) and failures (False) have separate limits, so that many successes
@@ -40,10 +47,12 @@ class EventDisplay:
             self._omitted[seen.what] += 1
             return
         self._shown[is_success] += 1
-        self._write(self._coloured(event_line(seen), _COLOURS.get(seen.what)))
+        most = self._attempts_of(seen) if seen.what == "retry" else None
+        line = event_line(seen, most, is_repeated=self._is_repeated(seen))
+        self._write(self._coloured(line, _COLOURS.get(seen.what)))
 
     def log_line(self, line: LogLine) -> None:
-        self._write(self._coloured(f"         {line.function} | ", 36) + printable(line.text))
+        self._write(self._coloured(f"{_clock(time.time())} {line.function} | ", 36) + printable(line.text))
 
     def notice(self, text: str) -> None:
         for line in text.splitlines():
@@ -56,12 +65,27 @@ class EventDisplay:
         self._omitted.clear()
         self._shown = {True: 0, False: 0}
 
+    def _is_repeated(self, seen: Seen) -> bool:
+        """Whether the event failed before, and for the same reason."""
+        key = (seen.trigger, seen.function, seen.event_id)
+        if seen.what != "retry":
+            self._failures.pop(key, None)
+            return False
+        before, self._failures[key] = self._failures.get(key), seen.message
+        self._failures.move_to_end(key)
+        if len(self._failures) > _REMEMBERED_FAILURES:
+            self._failures.popitem(last=False)
+        return bool(seen.message) and before == seen.message
+
     def _coloured(self, text: str, colour: int | None) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colours and colour is not None else text
 
 
-def event_line(seen: Seen) -> str:
-    """One event in one line: time, trigger and function, event id, outcome."""
+def event_line(seen: Seen, most_attempts: int | None = None, *, is_repeated: bool = False) -> str:
+    """One event in one line: time, trigger and function, event id, outcome.
+
+    `is_repeated`: the line before of this event has the reason already.
+    """
     parts = [_clock(seen.at), f"{seen.trigger} → {seen.function}", short_id(seen.event_id)]
     parts.append(_word_of(seen))
     if seen.status is not None:
@@ -69,9 +93,10 @@ def event_line(seen: Seen) -> str:
     if seen.latency_seconds is not None:
         parts.append(duration(seen.latency_seconds))
     if seen.attempt > 1:
-        parts.append(f"attempt {seen.attempt}")
+        parts.append(f"attempt {seen.attempt}" + (f" of {most_attempts}" if most_attempts else ""))
+    message = "as before" if is_repeated else printable(seen.message)
     again = f"again in {seen.again_seconds:.1f} s" if seen.again_seconds is not None else ""
-    if note := "; ".join(filter(None, (printable(seen.message), again))):
+    if note := "; ".join(filter(None, (message, again))):
         parts.append(f"({note})")
     return "  ".join(parts)
 

@@ -7,10 +7,19 @@ from kubeirq.output.failure_log import FAILURES_LOGGER
 from trigger_sources.observe.logs import data_of
 
 
+# What stands for a while: the live view says it, and also when it is over
+_STATES = frozenset(
+    {
+        "function is failing", "function is down", "function down", "source not connected", "source failed",
+        "everything fails: the trigger holds", "the filter fails on every event: the trigger holds",
+    }
+)  # fmt: skip
+
+
 class TerminalWarnings(logging.Handler):
     """Shows warnings of kubeirq. Those of other libraries go to the log file only.
 
-    The live view shows failures of events.
+    The live view shows failures of events, and the states of functions and triggers.
     """
 
     def __init__(self, show: Callable[[str], None]) -> None:
@@ -18,6 +27,8 @@ class TerminalWarnings(logging.Handler):
         self._show = show
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() in _STATES:
+            return
         if record.name != FAILURES_LOGGER and record.name.partition(".")[0] in ("kubeirq", "trigger_sources"):
             data = data_of(record)
             if record.exc_info and (error := record.exc_info[1]) is not None:

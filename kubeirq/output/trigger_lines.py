@@ -50,7 +50,9 @@ def next_steps(trigger: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(steps))
 
 
+# A trigger's reasons, each with its step. `test_steps.py` finds a reason that is missing here and in `_WITHOUT_A_STEP`
 _NEXT_OF_REASON = {
+    # the function, or the events
     "EverythingFails": "fix the function, then run kubeirq resume {name}, or wait: one event is tried every 30 s",
     "FilterFails": "correct spec.filter and apply it; then kubeirq dead-letters redrive {name} --all",
     "Parked": "kubeirq lanes list {name}; mend the function, then kubeirq lanes release {name} LANE",
@@ -58,24 +60,93 @@ _NEXT_OF_REASON = {
     "MemoryFull": "kubeirq lanes list {name}; the metric kubeirq_held_bytes shows who else holds events",
     "Retrying": "kubeirq lanes list {name}",
     "RepliesUnpublished": "mend the target of spec.reply, which the message names; the replies wait, and none is lost",
+    "DeadLettersUnwritable": "mend the place of dead letters, which the message names; events wait, and none is lost",
     "Suspended": "kubeirq resume {name}",
+    "BodyLimit": "raise the function's variable FUNC_BODY_LIMIT, or lower spec.bodyLimitBytes",
+    # the spec
+    "Invalid": "correct the spec as the message says",
+    "UnknownField": "upgrade kubeirq, or take the field back; the message names an annotation if it restricts nothing",
+    "UnknownFields": "upgrade kubeirq, or take the fields back",
+    "UnknownValue": "upgrade kubeirq, or take the value back",
+    "TwoInstallations": "set watchNamespace of both installations, which the message names, or remove one",
+    "Deleting": "remove the finalizers that the message names, if their controller is gone",
+    "SeveralFunctions": "narrow spec.functionSelector to one function, or set spec.function",
+    "NoFunction": "create a Function with these labels, or change spec.functionSelector",
+    "Taken": "change the route, the durable or the group of one of the two triggers",
+    "RouteTaken": "change spec.path, spec.host or spec.methods of one of the two triggers",
+    "OutOfReach": "call a Service of the namespace or a public address, or add the address to the chart's reach.allow",
+    "StatusRefused": "give the controller the right to write the trigger's status: docs/kubernetes.md has the rights",
+    # the source
     "NotConnected": "check the address that the message names, and whether it can be reached from here",
+    "NotPrepared": "correct what the message names; the source tries again by itself",
     "Unauthorized": "check the login and the Secret in spec.security, and the rights of that user at the broker",
-    "TopicMissing": "create the topic, or correct spec.topics",
-    "StreamMissing": "create the stream, or set spec.createStream: true",
-    "StoreFull": "free some space; of a stream, raise the limit that the message names",
-    "BacklogFull": "look whether the function is up and fast enough, or raise spec.maxBacklog",
     "NoBrokers": "set spec.brokers",
     "NoServers": "set spec.servers",
     "SecretMissing": "create the Secret with that key; the trigger then goes on by itself",
     "SecretForbidden": "an admin of the namespace types the command of the message; docs/tenants.md",
     "SecretUnusable": "correct the Secret; the trigger then goes on by itself",
-    "Taken": "change the route, the durable or the group of one of the two triggers",
-    "NoFunction": "create a Function with these labels, or change spec.functionSelector",
-    "Invalid": "correct the spec as the message says",
-    "UnknownValue": "upgrade kubeirq, or take the value back",
+    "SecretsUnread": "look whether the API server answers; the trigger then goes on by itself",
+    "SettingInvalid": "correct the setting that the message names",
+    "SourceFailed": "kubeirq logs {name}",
+    # Kafka
+    "TopicMissing": "create the topic, or correct spec.topics",
+    "TopicNotCreated": "create the topic, or give the trigger's user the right to",
+    "TopicMaybeRecreated": "if the topic was created again, reset the group's offsets with Kafka's own tools",
+    "PartitionOffline": "look at the brokers that lead the partitions that the message names, and the network between",
+    "CoordinatorMissing": "look at the brokers that have copies of __consumer_offsets",
+    "DistanceReached": "kubeirq lanes list {name}; mend the function, or release or skip the lane",
+    "FormerFunctionRuns": "wait for the members that the message names, or stop them if they are not kubeirq's",
+    "StartUndecided": "stop the other program in the group, let it commit, or set another spec.group",
+    "ConsumerFailed": "mend what Kafka's error in the message names; the source starts again by itself",
+    "Truncated": "send the lost records again, if their producer can; the message has their number",
+    "RecordsDeleted": "raise the topic's retention, or let more events run at once; the message has the number lost",
+    "RecordsCompacted": "settle events sooner than the topic is compacted; the message has the number lost",
+    # NATS
+    "StreamMissing": "create the stream, or set spec.createStream: true",
+    "SeveralStreams": "set spec.stream to one of the streams that the message names",
+    "PartlyInStream": "add the missing subjects to the stream, or narrow spec.subject",
+    "SubjectNotInStream": "correct spec.stream or spec.subject",
+    "ConsumerPaused": "type the command of the message, or wait until the time that it names",
+    "ConsumerNotNew": "choose another spec.durable, or delete that consumer",
+    "StartRefused": "leave out spec.start: a consumer of a work queue begins at the first message",
+    "NoJetStream": "enable JetStream on the servers or for the account, or set spec.mode: core",
+    "JetStreamRefused": "do what the message says; the trigger then goes on by itself",
+    "MessagesDeleted": "send the lost messages again, if their publisher can; the message has their number",
+    "Retention": "raise the stream's limits, or let more events run at once; the message has the number lost",
+    "PlaceDamaged": "look at the disk, or at the person who edits statuses; the trigger goes on by itself",
+    "StateNewer": "run the newer version of kubeirq again",
+    "OlderNotRead": "for the older messages, make a trigger of another name with the added subjects",
+    # stores
+    "NoStore": "set the chart's store.nats or store.embedded",
+    "StoreFull": "free some space; of a stream, raise the limit that the message names",
+    "StoreUnusable": "change the store's stream as the message says",
+    "StoreVersion": "run the newer version of kubeirq again",
+    "StoreLocked": "stop the other process, or give this one another folder",
+    "StoreCorrupt": "move the store's file away, and restore a copy of it",
+    "PortTaken": "choose another port with --http-port",
+    "TooLarge": "raise the server's max_payload, or make the events smaller",
+    "StoreUnavailable": "look at the servers of the chart's store; events wait, and none is lost",
+    "InboxFails": "look at the store, as the message says; callers get a 503 meanwhile",
+    "BacklogFull": "look whether the function is up and fast enough, or raise spec.maxBacklog",
+    # cron
+    "TicksDamaged": "look at the disk; the ticks go on by themselves",
+    "BeginsAnew": "to go on at an earlier place, let the trigger call that function first, and then the new one",
+    # objects of spec.expose
+    "NameTaken": "rename the trigger, or delete the object that the message names",
+    "Refused": "correct what the API server's message names",
+    "Contested": "find who changes the object that the message names: kubectl get --show-managed-fields",
+    "WaitingForIngress": "look at the ingress controller of the class, and at kubectl describe ingress",
+    "WaitingForGateway": "look at the Gateway's controller, and at kubectl describe httproute",
+    "GatewayAPIMissing": "install the Gateway API, or set spec.expose.ingress, or remove spec.expose",
 }
-_WITHOUT_A_STEP = frozenset({"Starting", "Stopping", "Completed", "Unseen"})
+# These pass by themselves, or tell what has happened
+_WITHOUT_A_STEP = frozenset(
+    {
+        "Starting", "Stopping", "Completed", "Unseen", "OtherReplica", "LeaseLost", "TriggerGone", "StoreClosed",
+        "AtMostOnce", "ClockWentBack", "TopicRecreated", "OffsetsForgotten", "StreamRecreated", "ConsumerRecreated",
+        "StreamMoved",
+    }
+)  # fmt: skip
 
 
 def _name_of(trigger: Mapping[str, Any]) -> str:

@@ -120,7 +120,7 @@ async def test_a_folder_is_deployed_called_and_inspected_and_its_dead_letters_ar
     assert (result.code, result.errors[:12]) == (1, "status 422: "), result
     result = await kubeirq("logs", "tax")
     assert result.code == 0, result
-    assert any(line.startswith("tax-") and "  sees {'n': 2}" in line for line in result.output.splitlines()), result
+    assert any(line.startswith("tax-") and " sees {'n': 2}" in line for line in result.output.splitlines()), result
     result = await kubeirq("logs", "orders")
     assert f"trigger={place.name}/orders" in result.output, result
     result = await kubeirq("get")

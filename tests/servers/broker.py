@@ -18,7 +18,8 @@ class Broker:
     taken: dict[str, tuple[str, bytes | None, bytes]] = field(default_factory=dict)
     extended: dict[str, int] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
-    broken: str | None = None  # a read raises this
+    broken: str | None = None  # a read raises this, once
+    always_broken: str | None = None  # each read raises this
     settle_fails: Callable[[str], bool] = lambda position: False
     reads: int = 0
     most_taken: int = 0
@@ -69,6 +70,8 @@ class ListTrigger(TriggerSource):
         try:
             while not context.stopping.is_set():
                 broker.reads += 1
+                if broker.always_broken:
+                    raise SourceError("Broken", broker.always_broken)
                 if broker.broken:
                     problem, broker.broken = broker.broken, None
                     raise SourceError("Broken", problem)

@@ -108,7 +108,7 @@ class Cluster:
                 return None
             raise
 
-    async def until(self, kind: str, name: str, holds: Callable[[Any], Any], seconds: float = 20) -> Any:
+    async def until(self, kind: str, name: str, holds: Callable[[Any], Any], seconds: float = 60) -> Any:
         """The object, as soon as that holds of it."""
         found = None
         try:

@@ -26,7 +26,7 @@ async def main(identity: str, count: str, duration: str, drain: str, file: str) 
 
         async with api() as client:
             leases = SharedLeases(
-                client, namespace=NAMESPACE, name=NAME, identity=identity, drain=let_go, on_change=lambda: None,
+                client, namespace=NAMESPACE, name=NAME, identity=identity, drain=let_go, on_change=lambda _: None,
                 count=int(count), duration_seconds=float(duration),
             )  # fmt: skip
             running = asyncio.create_task(leases.run())

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, field_validator, model_validator
 
 from trigger_sources.context import Context
 from trigger_sources.cron.book import Book, text_of
+from trigger_sources.cron.clock import Clock, WallClock
 from trigger_sources.cron.schedule import Timetable, checked, zone_of
 from trigger_sources.delivery import Delivery
 from trigger_sources.encoding.attributes import check_attributes
@@ -28,30 +29,12 @@ log = logging.getLogger(__name__)
 _ANY_EVENT = {"specversion": "1.0", "id": "1", "source": "/", "type": "t"}
 _OWN_ATTRIBUTES = frozenset({*_ANY_EVENT, "time", "datacontenttype"})
 
-_LONGEST_SLEEP_SECONDS = 0.5  # to notice a stop, and a clock that jumps
+_LONGEST_SLEEP_SECONDS = 86_400.0
 _PAST_DUE_SECONDS = 1.0
 _MOST_CAUGHT_UP = 1_000
 _MOST_COUNTED = 10_000  # of missed ticks; of more, some are not counted
 _TICKS_AT_A_TIME = 1_000  # between two of them, other tasks run
 _CLOCK_STEP_SECONDS = 5.0  # a smaller one is a busy machine, or a correction of milliseconds
-
-
-class Clock(Protocol):
-    """Wall-clock seconds since the epoch, and waiting."""
-
-    def now(self) -> float: ...
-
-    async def sleep(self, seconds: float) -> None: ...
-
-
-class WallClock:
-    """The clock of the machine."""
-
-    def now(self) -> float:
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class CronTrigger(TriggerSource):
@@ -176,8 +159,8 @@ class CronTrigger(TriggerSource):
     async def _sleep(self, context: Context, clock: Clock, book: Book) -> bool:
         """Waits for the next round. Whether the clock jumped forward meanwhile."""
         before, wait = clock.now(), self._wait(context, book, clock)
-        await clock.sleep(wait)
-        skipped = clock.now() - before - wait
+        passed = await clock.sleep(wait, context.stopping)
+        skipped = clock.now() - before - passed
         if skipped <= _CLOCK_STEP_SECONDS:
             return False
         log.warning("clock jumped forward", extra={"trigger": context.name, "seconds": round(skipped, 1)})

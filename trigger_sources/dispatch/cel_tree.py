@@ -4,6 +4,7 @@ The runtime hands the tree out as a serialized `cel.expr.CheckedExpr`. The few f
 their numbers, so that no Protocol Buffers library has to be installed for them.
 """
 
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -36,6 +37,7 @@ class Node:
     name: str = ""
     parts: "tuple[Node, ...]" = ()
     literal: str | bytes | None = None  # of a constant that is text or bytes
+    number: int | float | bool | None = None  # of a constant that is a number or a truth value
     accumulator: str = ""  # of a loop
     only_tests: bool = False  # has(operand.field)
     is_scalar: bool = False  # its type says that its size is fixed, such as a number, a truth value or a time
@@ -91,7 +93,7 @@ class _Reader:
             return self._loop(_child(found, 9), at, is_scalar)
         constant = _child(found, 3)
         literal = _text(constant, 6) if 6 in constant else bytes(constant[7][0]) if 7 in constant else None
-        return Node(Kind.CONSTANT, at, literal=literal, is_scalar=literal is None)
+        return Node(Kind.CONSTANT, at, literal=literal, number=_scalar(constant), is_scalar=literal is None)
 
     def _loop(self, loop: Fields, at: int, is_scalar: bool) -> Node:
         parts = tuple(self.node(_child(loop, number)) for number in (2, 4, 5, 6, 7))
@@ -99,6 +101,16 @@ class _Reader:
 
     def _nodes(self, found: Fields, number: int) -> tuple[Node, ...]:
         return tuple(self.node(child) for child in _messages(found, number))
+
+
+def _scalar(constant: Fields) -> int | float | bool | None:
+    if 2 in constant:
+        return bool(_number(constant, 2))
+    if 5 in constant:
+        value: float = struct.unpack("<d", constant[5][-1])[0]
+        return value
+    whole = _number(constant, 3) if 3 in constant else _number(constant, 4) if 4 in constant else None
+    return whole if whole is None or 4 in constant or whole < 1 << 63 else whole - (1 << 64)
 
 
 def _is_scalar(found: Fields) -> bool:

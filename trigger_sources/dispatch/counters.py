@@ -30,6 +30,7 @@ class Counters:
         "lost",
         "received",
         "redelivered",
+        "refused",
         "reply_failures",
         "restarts",
         "retried",
@@ -47,6 +48,7 @@ class Counters:
         self.dropped = 0
         self.returned = 0
         self.withdrawn = 0
+        self.refused = 0  # requests that no event came of: they could not be taken, and their senders were told so
         self.redelivered = 0  # handed out again while held: the same event, not a new one
         self.attempts = 0
         self.retried = 0

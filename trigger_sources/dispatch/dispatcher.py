@@ -33,6 +33,7 @@ from trigger_sources.dispatch.room import Room
 from trigger_sources.dispatch.screening import Screening, Uncalled
 from trigger_sources.dispatch.suspects import Suspects
 from trigger_sources.dispatch.untold import Untold
+from trigger_sources.light_event import LightEvent
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.source import TriggerSource
 from trigger_sources.transport.client import ConnectionLost, NoAnswer, Stale, Unreachable
@@ -51,6 +52,13 @@ class Dispatcher:
     those of earlier dispatchers of this trigger and function.
     """
 
+    __slots__ = (  # a process has thousands of them
+        "_alone", "_concurrency", "_delivered", "_gate", "_held", "_host_allows", "_jitter", "_lanes", "_last_error",
+        "_may_start", "_newest", "_observer", "_ordering", "_places_taken", "_policy", "_room_moved", "_screening",
+        "_starting", "_suspects", "_tasks", "_trigger", "_untold", "_wake", "_where", "counters", "draining", "hold",
+        "identity", "last_answer", "last_error_at", "letters", "replies", "room",
+    )  # fmt: skip
+
     def __init__(
         self,
         trigger: TriggerSource,
@@ -67,7 +75,7 @@ class Dispatcher:
         self.identity = identity
         self.counters = counters or Counters()
         self.room = Room(limit)
-        self.draining = asyncio.Event()  # set when the flow begins to stop: nothing more is taken
+        self.draining: asyncio.Event = LightEvent()  # set when the flow begins to stop: nothing more is taken
         self.last_answer: tuple[int, float, float] | None = None  # status, epoch seconds, latency in seconds
         self._last_error = ""
         self.last_error_at: float | None = None  # seconds since the epoch
@@ -86,7 +94,7 @@ class Dispatcher:
         self._delivered = self._observer if self._observer is not None and self._observer.sees_deliveries else None
         self._host_allows = self._may_start = may_start
         self._jitter = jitter
-        self._screening = Screening(trigger, self.hold, self.counters)
+        self._screening = Screening(trigger, self.hold, self.counters, self._tell_types)
         self._suspects = Suspects(state)
         self._held: dict[Hashable, Held] = {}
         self._untold = Untold()
@@ -493,6 +501,11 @@ class Dispatcher:
         if found.reason == "FilterError":
             self.last_error = found.message
         self._step(held, self._condemn(held, found.reason, found.message, None))
+
+    def _tell_types(self, note: str) -> None:
+        """The filter compares values of different types."""
+        self.last_error = f"spec.filter: {note}"
+        log.warning("filter compares different types", extra={**self._where, "problem": note})
 
     def _refuse_callers(self) -> None:
         """The function is down. A caller that is waiting for an answer gets that answer at once."""

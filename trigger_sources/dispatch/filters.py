@@ -12,6 +12,7 @@ from trigger_sources.delivery import Delivery
 from trigger_sources.dispatch.cel_tree import Kind, Node, tree_of
 from trigger_sources.dispatch.filter_cost import SMALL, TooMuchToLookAt, anything_in, cost_at_most, cost_on
 from trigger_sources.dispatch.filter_problems import ROOTS, compile_problem, evaluation_problem, tree_problems
+from trigger_sources.dispatch.filter_types import TypeWatch
 from trigger_sources.encoding.content import is_json
 from trigger_sources.events import Event, viewed_data
 from trigger_sources.patterns import TenantPattern
@@ -32,11 +33,12 @@ class FilterError(Exception):
     """The filter could not be evaluated for this event: that is not the same as false."""
 
 
-def compile_filter(text: str) -> Callable[[Delivery], bool]:
+def compile_filter(text: str, watch: TypeWatch | None = None) -> Callable[[Delivery], bool]:
     """The decision whether an event passes. Raises ValueError for a text that is no filter.
 
     `event` has the CloudEvent's attributes, `data` its JSON (text for text/*, bytes otherwise), `key` the key as text,
     `headers` the source's headers, each parsed only if the filter names it. The decision raises FilterError.
+    `watch` sees the values of the first events, whose types nobody knows before.
     """
     tree = _checked_tree(text)
     programs = {pattern: TenantPattern(pattern).instructions for pattern in _patterns(tree)}
@@ -49,8 +51,10 @@ def compile_filter(text: str) -> Callable[[Delivery], bool]:
     evaluate = _ready(_environment().compile(text))
     names = frozenset(node.name for node in tree.walk() if node.kind is Kind.NAME)
     sees_event, sees_data, sees_key, sees_headers = (root in names for root in ROOTS)
+    watches = watch is not None and watch.compares(tree)
 
     def passes(delivery: Delivery) -> bool:
+        nonlocal watches
         event = delivery.event
         values: dict[str, Any] = {}
         size = 0
@@ -75,6 +79,9 @@ def compile_filter(text: str) -> Callable[[Delivery], bool]:
         except RuntimeError as error:
             raise FilterError(evaluation_problem(_without_code(str(error)))) from error
         answer = result.value()
+        if watches:
+            assert watch is not None
+            watches = watch.look(values)
         if answer is True or answer is False:
             return answer
         kind = result.type().name()
@@ -83,6 +90,14 @@ def compile_filter(text: str) -> Callable[[Delivery], bool]:
         raise FilterError(f"a filter answers true or false, not {kind.lower()}")
 
     return passes
+
+
+def type_problem(text: str, data: Any) -> str:
+    """Why comparisons of this filter are never true, or always, for an event with this JSON; empty if they may be."""
+    watch = TypeWatch(lambda _: None)
+    if watch.compares(_checked_tree(text)):
+        watch.look({"data": data})
+    return watch.note
 
 
 # --- compiling

@@ -5,11 +5,11 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 from trigger_sources.backoff import Backoff
 from trigger_sources.context import SourceError, State
@@ -26,16 +26,25 @@ from trigger_sources.dispatch.host import Host
 from trigger_sources.dispatch.login_text import login_of
 from trigger_sources.dispatch.redrive import redrive
 from trigger_sources.dispatch.replies import open_publisher
+from trigger_sources.dispatch.status import (
+    STARTING,
+    Condition,
+    ConditionStatus,
+    Facts,
+    FlowStatus,
+    connected_of,
+    delivering_of,
+    ready_of,
+)
 from trigger_sources.http_requests import Requests, Route
 from trigger_sources.inbox import Inbox
+from trigger_sources.light_event import LightEvent
 from trigger_sources.source import Lag, TriggerSource
 from trigger_sources.spec import SecretRef
 from trigger_sources.transport.resolver import resolver
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-ConditionStatus = Literal["True", "False", "Unknown"]
 
 _RESTART_FIRST_SECONDS = 0.2
 _RESTART_MAX_SECONDS = 15.0
@@ -48,37 +57,6 @@ _LOOK_SECONDS = 0.5  # for what changes without a word to this flow
 _WAITS_SAID_SECONDS = 10.0  # for memory, before a condition says so
 _LEAST_READ_AHEAD = 64 * 1024
 _MOST_READ_AHEAD = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One aspect of how a flow is, as Kubernetes has them: a CamelCase reason, and a message for a person."""
-
-    type: str
-    status: ConditionStatus
-    reason: str
-    message: str
-    since: float  # seconds since the epoch
-
-
-@dataclass(frozen=True, slots=True)
-class FlowStatus:
-    """How a flow is just now."""
-
-    conditions: Sequence[Condition]
-    counters: Counters
-    held: int
-    in_flight: int
-    lag: Lag | None
-    dead_letters: int
-    last_answer: tuple[int, float, float] | None  # status, epoch seconds, latency in seconds
-    last_error: str
-    last_error_at: float | None = None  # seconds since the epoch
-    counters_since: float = 0.0  # seconds since the epoch
-
-    @property
-    def ready(self) -> bool:
-        return self.conditions[0].status == "True"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +103,7 @@ class Flow:
         self.number = next(_numbers)  # of this process, in the order of their starts
         self.succeeds = bool(predecessors)
         self.predecessors = set(predecessors)
-        self.first_report = asyncio.Event()  # the source serves its route, or it reports, or the flow stops
+        self.first_report = LightEvent()  # the source serves its route, or it reports, or the flow stops
         self.trigger = trigger
         self.identity = Identity(kind, namespace, name, uid, function)
         self.gate = gate
@@ -148,12 +126,13 @@ class Flow:
             task.add_done_callback(self._predecessor_ended)
         self.context = FlowContext(self, host, state)
         self.lag: Lag | None = None
-        self.connected: tuple[bool, str, str] = (False, "Starting", "")
+        self.connected: tuple[bool, str, str] = (False, STARTING, "")
         self.completed = False
-        self._stop = asyncio.Event()
+        self._stop = LightEvent()
         self._grace_seconds = 0.0
-        self._stopped = asyncio.Event()
+        self._stopped = LightEvent()
         self._pump: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []  # the tasks beside the pump
         self._needs_dead_letters = True
         self._extends = False
         self._takes = takes if trigger.route(name) is None else None  # requests have no place
@@ -182,7 +161,7 @@ class Flow:
 
     async def run(self) -> None:
         """Returns once stopped. A source that fails is restarted; only a fault of ours is raised."""
-        tasks: list[asyncio.Task[None]] = []
+        tasks = self._beside
         try:
             if self.trigger.suspend:
                 await self._stop.wait()
@@ -191,10 +170,7 @@ class Flow:
             if not await self._until_prepared():
                 return
             self._pump = asyncio.create_task(self._pull())
-            tasks = [asyncio.create_task(work) for work in (self._watch(), self._extend(), self._count_letters())]
-            stop = asyncio.create_task(self._stop.wait())
-            tasks.append(cast("asyncio.Task[None]", stop))
-            await asyncio.wait({self._pump, stop}, return_when=asyncio.FIRST_COMPLETED)
+            tasks += [asyncio.create_task(work) for work in (self._watch(), self._count_letters())]
             await self._stop.wait()  # a completed source stays to be looked at
             await self._end_pull()
         finally:
@@ -292,6 +268,7 @@ class Flow:
             if deliveries:
                 if not self._extends and deliveries[0].extend is not None:
                     self._extends = True
+                    self._beside.append(asyncio.create_task(self._extend()))
                 dispatcher.take(deliveries)
             else:
                 await asyncio.sleep(0)  # a source that yields nothing, and does not wait, must not keep the loop
@@ -400,8 +377,7 @@ class Flow:
     async def _extend(self) -> None:
         while True:
             await asyncio.sleep(self.trigger.extend_seconds)
-            if self._extends:
-                await self.dispatcher.extend()
+            await self.dispatcher.extend()
 
     async def _close_all(self) -> None:
         for closing in (self.dispatcher.replies, self.dispatcher.letters.store):
@@ -416,22 +392,16 @@ class Flow:
     # --- looking
 
     def status(self) -> FlowStatus:
-        dispatcher = self.dispatcher
-        connected, delivering = self._connected_condition(), self._delivering_condition()
-        ready: tuple[ConditionStatus, str, str] = ("True", "Ready", "")
-        # While the function is down, a source that was not asked for anything yet is not to blame
-        for found in (delivering, connected) if connected[1] == "Starting" else (connected, delivering):
-            if found[0] != "True":
-                ready = ("False" if found[0] == "False" else "Unknown", found[1], found[2])
-                break
+        dispatcher, facts = self.dispatcher, self._facts()
         return FlowStatus(
-            conditions=tuple(
-                self._condition(name, *found)
-                for name, found in (("Ready", ready), ("Connected", connected), ("Delivering", delivering))
+            conditions=(
+                self._condition("Ready", *ready_of(facts)),
+                self._condition("Connected", *connected_of(facts)),
+                self._condition("Delivering", *delivering_of(facts)),
             ),
             counters=dispatcher.counters,
             held=dispatcher.held,
-            in_flight=dispatcher.states().get("running", 0),
+            in_flight=facts.states.get("running", 0),
             lag=self.lag,
             dead_letters=dispatcher.letters.count,
             last_answer=dispatcher.last_answer,
@@ -442,7 +412,7 @@ class Flow:
 
     def reading(self) -> Reading:
         """For metrics."""
-        dispatcher, identity = self.dispatcher, self.identity
+        dispatcher, identity, facts = self.dispatcher, self.identity, self._facts()
         oldest = dispatcher.oldest_held_at
         return Reading(
             labels={
@@ -453,15 +423,15 @@ class Flow:
             },
             counters=dispatcher.counters,
             held=dispatcher.held,
-            states=cast("Mapping[str, int]", dispatcher.states()),
+            states=facts.states,
             connected=self.connected[0],
-            delivering=self._delivering_condition()[0] == "True",
+            delivering=delivering_of(facts)[0] == "True",
             oldest_seconds=0.0 if oldest is None else max(0.0, time.time() - oldest),
             dead_letters=dispatcher.letters.count,
             lag_events=self.lag.events if self.lag else None,
             lag_seconds=self.lag.seconds if self.lag else None,
             uncommitted=self.trigger.uncommitted(self.context),
-            reason=self._connected_condition()[1],
+            reason=connected_of(facts)[1],
             held_bytes=dispatcher.room.memory,
             waits_for_memory=bool(self._waits_since),
         )
@@ -511,46 +481,40 @@ class Flow:
         """After everything failed: go on."""
         self.dispatcher.resume()
 
-    def _connected_condition(self) -> tuple[ConditionStatus, str, str]:
-        if self.trigger.suspend:
-            return ("False", "Suspended", self._suspended_by)
-        connected, reason, message = self.connected
-        if reason == "Starting" and self.gate.is_down:
-            return ("Unknown", reason, "its events are asked for once the function is there")
-        if connected and not reason and self._begins_anew:
-            return ("True", "BeginsAnew", self._begins_anew)
-        if reason == "Unauthorized" and (login := login_of(self.trigger)):
-            message = f"{message} ({login})"
-        return ("True" if connected else "False", reason or ("Connected" if connected else "NotConnected"), message)
+    def _facts(self) -> Facts:
+        dispatcher, (connected, reason, message) = self.dispatcher, self.connected
+        return Facts(
+            connected=connected,
+            reason=reason,
+            message=message,
+            suspended_by=self._suspended_by if self.trigger.suspend else "",
+            function_down=self.gate.is_down,
+            begins_anew=self._begins_anew,
+            login=login_of(self.trigger) if reason == "Unauthorized" else "",
+            problem=next(self._problems(), None),
+            held=dispatcher.held,
+            states=dispatcher.states(),
+            beside=dispatcher.room.beside > 0,
+            last_error=dispatcher.last_error,
+        )
 
-    def _delivering_condition(self) -> tuple[ConditionStatus, str, str]:
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """The reasons and messages of what keeps events from ending, the worst first."""
         dispatcher = self.dispatcher
-        if self.trigger.suspend:
-            return ("False", "Suspended", self._suspended_by)
         if dispatcher.letters.unwritable:
-            return ("False", "DeadLettersUnwritable", dispatcher.letters.unwritable)
+            yield "DeadLettersUnwritable", dispatcher.letters.unwritable
         if dispatcher.replies is not None and (unpublished := dispatcher.replies.unpublished):
-            return ("False", "RepliesUnpublished", unpublished)
+            yield "RepliesUnpublished", unpublished
         if self.gate.is_down:
-            return ("False", "FunctionDown", f"{self.identity.function}: {self.gate.down_reason}")
-        if dispatcher.hold.since is not None and dispatcher.hold.reason == "FilterFails":
-            return ("False", "FilterFails", self._filter_fails())
+            yield "FunctionDown", f"{self.identity.function}: {self.gate.down_reason}"
         if dispatcher.hold.since is not None:
-            return ("False", "EverythingFails", f"last: {dispatcher.last_error}; one event is tried every 30 s")
+            filters = dispatcher.hold.reason == "FilterFails"
+            text = f"last: {dispatcher.last_error}; one event is tried every 30 s"
+            yield dispatcher.hold.reason, self._filter_fails() if filters else text
         if dispatcher.is_filled_by_lanes:
-            return ("False", "LaneFull", self._lane_full())
+            yield "LaneFull", self._lane_full()
         if self._waits_since and time.monotonic() - self._waits_since >= _WAITS_SAID_SECONDS:
-            return ("False", "MemoryFull", self._memory_full())
-        if parked := dispatcher.states().get("parked", 0):
-            lanes = "1 lane waits" if parked == 1 else f"{parked} lanes wait"
-            text = f"{lanes} for `kubeirq lanes release` or `skip`; last: {dispatcher.last_error}"
-            return ("False", "Parked", text)
-        if retrying := dispatcher.states().get("retrying", 0):
-            events = "1 event waits" if retrying == 1 else f"{retrying} events wait"
-            queued = dispatcher.states().get("queued", 0) if dispatcher.room.beside else 0
-            behind = f", {queued} queue behind" if queued else ""
-            return ("True", "Retrying", f"{events} for another attempt{behind}; last: {dispatcher.last_error}")
-        return ("True", "Flowing" if dispatcher.held else "Idle", "")
+            yield "MemoryFull", self._memory_full()
 
     def _filter_fails(self) -> str:
         return (
@@ -610,7 +574,7 @@ class FlowContext:
         self.function = identity.function
         self.replica = host.replica
         self.draining = flow.dispatcher.draining
-        self.stopping = asyncio.Event()
+        self.stopping: asyncio.Event = LightEvent()
         self.state = state
         self.defaults = host.defaults
         self.own_servers = host.own_servers
@@ -643,6 +607,9 @@ class FlowContext:
         self._flow.dispatcher.counters.lost += count
         log.error("events lost by the source", extra={**self._flow._where(), "count": count, "reason": reason})
 
+    def report_refused(self, count: int) -> None:
+        self._flow.dispatcher.counters.refused += count
+
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
         if (
             self.uses_inbox and self._flow.predecessors
@@ -657,7 +624,10 @@ class FlowContext:
     @asynccontextmanager
     async def requests(self, route: Route) -> AsyncGenerator[Requests, None]:
         flow = self._flow
-        async with self._host.gateway.requests(self.uid, route, flow=flow.number, supersedes=flow.succeeds) as requests:
+        gateway = self._host.gateway
+        async with gateway.requests(
+            self.uid, route, flow=flow.number, supersedes=flow.succeeds, refused=self.report_refused
+        ) as requests:
             flow.first_report.set()
             yield requests
 

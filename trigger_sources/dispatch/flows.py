@@ -153,7 +153,7 @@ class Flows:
                 await successor.first_report.wait()
         except TimeoutError:
             log.warning("the new spec does not serve yet; the former one ends", extra={"trigger": old.resource.uid})
-        await self._host.gateway.until_taken(old.flow.number)
+        await self._host.gateway.until_taken(old.resource.uid, old.flow.number)
         if not old.flow.context.uses_inbox:  # its callers get their answers; no successor waits for the inbox
             grace_seconds += old.resource.spec.delivery.timeout_seconds
         await self._stop(old, grace_seconds)

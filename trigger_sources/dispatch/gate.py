@@ -24,7 +24,13 @@ class Gate:
     """
 
     def __init__(
-        self, name: str, url: str, *, tls: ssl.SSLContext | None = None, resolve: Resolve | None = None
+        self,
+        name: str,
+        url: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        resolve: Resolve | None = None,
+        serves: Callable[[], bool] | None = None,
     ) -> None:
         self.name = name
         self.concurrency: int | None = None  # the number of calls that the function says it runs at once
@@ -35,6 +41,7 @@ class Gate:
         self.why_lost: Callable[[float], Awaitable[str]] | None = None
         self._tls = tls
         self._resolve = resolve
+        self._serves = serves  # whether a watcher knows of a process that serves the function
         self._waiting: dict[Callable[[], None], None] = {}  # flows that have events and may not start them, in order
         self._ramp = _UNLIMITED
         self._queue_bound = _UNLIMITED
@@ -50,7 +57,7 @@ class Gate:
         """From now on the function is there. Calls under way end where they began."""
         old = getattr(self, "endpoint", None)
         self.url = url
-        self.endpoint = Endpoint(url, tls=self._tls, resolve=self._resolve)
+        self.endpoint = Endpoint(url, tls=self._tls, resolve=self._resolve, serves=self._serves)
         if old is not None:
             task = asyncio.ensure_future(old.close())
             self._retired.add(task)

@@ -47,12 +47,19 @@ class HttpGateway(Protocol):
     """The HTTP server that triggers share."""
 
     def requests(
-        self, uid: str, route: Route, *, flow: int = 0, supersedes: bool = False
+        self,
+        uid: str,
+        route: Route,
+        *,
+        flow: int = 0,
+        supersedes: bool = False,
+        refused: Callable[[int], None] | None = None,
     ) -> AbstractAsyncContextManager[Requests]:
         """The requests of that route, for the trigger with that uid, while the context is open.
 
         `flow` is the number of the trigger's flow. If it supersedes the trigger's earlier flows, their routes end at
-        the moment at which this one begins. Raises SourceError when another trigger has the route.
+        the moment at which this one begins. `refused` hears how many requests the gateway refused because the trigger
+        did not take them. Raises SourceError when another trigger has the route.
         """
 
     async def serve_late_requests(self, most_seconds: float = 10.0) -> None:
@@ -61,8 +68,8 @@ class HttpGateway(Protocol):
     def hold(self, uid: str, routes: Sequence[Route]) -> None:
         """Keeps these routes for the trigger with that uid: while it does not serve them, callers get a 503."""
 
-    async def until_taken(self, flow: int) -> None:
-        """Returns once that flow has taken all requests that came to its routes before they were superseded."""
+    async def until_taken(self, uid: str, flow: int) -> None:
+        """Returns once that flow of the trigger has taken all requests that came before its routes were superseded."""
 
     async def close(self, grace_seconds: float = 10.0) -> None:
         """Refuses further requests, waits up to the grace for those that are under way, and stops listening."""

@@ -1,9 +1,11 @@
 """Decides about each event before its first call whether it is called at all."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from trigger_sources.dispatch.counters import Counters
+from trigger_sources.dispatch.filter_types import TypeWatch
 from trigger_sources.dispatch.filters import FilterError, compile_filter
 from trigger_sources.dispatch.held import Held
 from trigger_sources.dispatch.hold import FailureHold
@@ -25,8 +27,12 @@ FILTERED = Uncalled("filtered", "Filtered")
 class Screening:
     """The filter of a trigger, and what follows from its errors and from events that cannot be read."""
 
-    def __init__(self, trigger: TriggerSource, hold: FailureHold, counters: Counters) -> None:
-        self._filter = compile_filter(trigger.filter) if trigger.filter else None
+    def __init__(
+        self, trigger: TriggerSource, hold: FailureHold, counters: Counters, tell: Callable[[str], None]
+    ) -> None:
+        """`tell` hears of comparisons in the filter that are never true, or always."""
+        self._types = TypeWatch(tell)
+        self._filter = compile_filter(trigger.filter, self._types) if trigger.filter else None
         self._on_error = trigger.filter_error
         self._drops = trigger.delivery.on_failure == "drop"
         self._hold = hold
@@ -47,7 +53,9 @@ class Screening:
             return None if self._on_error == "deliver" else self._after_error(held, str(error))
         if not self._hold.filter_works:
             self._hold.filter_worked()
-        return None if passes else FILTERED
+        if passes:
+            return None
+        return Uncalled("filtered", "Filtered", self._types.note) if self._types.note else FILTERED
 
     def _after_error(self, held: Held, error: str) -> Uncalled:
         if held.delivery.caller_waits or (self._on_error == "drop" and not held.redriven):

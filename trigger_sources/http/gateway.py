@@ -30,6 +30,7 @@ from trigger_sources.http.routes import (
     segments_of,
 )
 from trigger_sources.http_requests import Headers, Route
+from trigger_sources.light_event import LightEvent
 
 log = logging.getLogger(__name__)
 
@@ -192,16 +193,23 @@ class Gateway:
 
     @asynccontextmanager
     async def requests(
-        self, uid: str, route: Route, *, flow: int = 0, supersedes: bool = False
+        self,
+        uid: str,
+        route: Route,
+        *,
+        flow: int = 0,
+        supersedes: bool = False,
+        refused: Callable[[int], None] | None = None,
     ) -> AsyncIterator["RouteRequests"]:
         """The requests of that route, for the trigger with that uid, while the context is open.
 
         `flow` is the number of the trigger's flow. If it supersedes the trigger's earlier flows, their routes end at
-        the moment at which this one begins. Raises SourceError if another trigger serves the same route. Requests that
-        are left at the end get a 503.
+        the moment at which this one begins. `refused` hears how many requests got a 503 because the trigger did not
+        take them. Raises SourceError if another trigger serves the same route. Requests that are left at the end get a
+        503.
         """
         route = replace(route, trigger=route.trigger or uid)
-        requests = RouteRequests(self.bounds, self.memory.open(), uid)
+        requests = RouteRequests(self.bounds, self.memory.open(), uid, refused)
         serving = _Serving(uid, flow, requests, supersedes=supersedes, superseded=self._is_late(uid, flow))
         if not serving.superseded:
             earlier = self._supersede(uid, flow) if supersedes else []
@@ -225,9 +233,9 @@ class Gateway:
                 )
                 self._hold_next(uid)
 
-    async def until_taken(self, flow: int) -> None:
-        """Returns once that flow has taken all requests that came to its routes before they were superseded."""
-        serving = (found for routes in self._serving.values() for found in routes.values())
+    async def until_taken(self, uid: str, flow: int) -> None:
+        """Returns once that flow of the trigger has taken all requests that came before its routes were superseded."""
+        serving = self._serving.get(uid, {}).values()
         superseded = [found for found in serving if found.flow == flow and found.superseded]
         await asyncio.gather(*(found.requests._until_taken() for found in superseded))
 
@@ -337,6 +345,8 @@ class Gateway:
                     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     request.writer.output_size = 0  # aiohttp must not count these bytes as part of the answer
                 refused = await self._read(request, body, route, memory)
+                if refused is not None and refused.status == 503:
+                    found.value._count_refused()
             finally:
                 found.value._reading -= 1
                 found.value._taken.set()
@@ -453,14 +463,15 @@ class _Serving:
 class RouteRequests:
     """The requests of one route that its trigger has not taken yet, bounded in number and time."""
 
-    def __init__(self, bounds: Bounds, memory: Account, uid: str) -> None:
+    def __init__(self, bounds: Bounds, memory: Account, uid: str, refused: Callable[[int], None] | None = None) -> None:
         self.uid = uid  # of the trigger
+        self._tell_refused = refused
         self._bounds = bounds
         self._memory = memory  # of the bodies that are in the process
         self._waiting: dict[GatewayRequest, asyncio.TimerHandle] = {}  # oldest first
         self._reading = 0  # requests whose body is under way
-        self._taken = asyncio.Event()  # a body has come, or a request has been taken or refused
-        self._arrived = asyncio.Event()
+        self._taken = LightEvent()  # a body has come, or a request has been taken or refused
+        self._arrived = LightEvent()
         self._closed = False
 
     @property
@@ -468,15 +479,18 @@ class RouteRequests:
         """Whether nobody takes requests any more."""
         return self._closed
 
-    async def next(self, limit: int, timeout_seconds: float) -> list[GatewayRequest]:
-        """The oldest requests, at most `limit`, which the caller must answer. Empty when none came in time."""
+    async def next(self, limit: int, timeout_seconds: float | None = None) -> list[GatewayRequest]:
+        """The oldest requests, at most `limit`, which the caller must answer. Empty: none came in time, or `wake`."""
         if not self._waiting and limit > 0:
             self._arrived.clear()
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return []
+            if timeout_seconds is None:
+                await self._arrived.wait()
+            else:
+                try:
+                    async with asyncio.timeout(timeout_seconds):
+                        await self._arrived.wait()
+                except TimeoutError:
+                    return []
         taken: list[GatewayRequest] = []
         while self._waiting and len(taken) < limit:
             request = next(iter(self._waiting))
@@ -484,6 +498,10 @@ class RouteRequests:
             taken.append(request)
         self._taken.set()
         return taken
+
+    def wake(self) -> None:
+        """Ends a `next` that waits."""
+        self._arrived.set()
 
     async def _until_taken(self) -> None:
         """Returns once no request waits or arrives. None must come any more."""
@@ -496,7 +514,7 @@ class RouteRequests:
             request.refuse("the trigger of this path does not run at the moment")
             return
         if len(self._waiting) >= self._bounds.waiting:
-            request.refuse("too many requests are waiting already")
+            self._refuse(request, "too many requests are waiting already")
             return
         loop = asyncio.get_running_loop()
         self._waiting[request] = loop.call_later(self._bounds.waiting_seconds, self._give_up, request)
@@ -505,7 +523,15 @@ class RouteRequests:
     def _give_up(self, request: GatewayRequest) -> None:
         self._waiting.pop(request, None)
         self._taken.set()
-        request.refuse("busy: the request was not taken in time")
+        self._refuse(request, "busy: the request was not taken in time")
+
+    def _refuse(self, request: GatewayRequest, why: str) -> None:
+        self._count_refused()
+        request.refuse(why)
+
+    def _count_refused(self) -> None:
+        if self._tell_refused is not None:
+            self._tell_refused(1)
 
     def _forget(self, request: GatewayRequest) -> None:
         timer = self._waiting.pop(request, None)
@@ -518,7 +544,7 @@ class RouteRequests:
         self._memory.close()
         for request, timer in self._waiting.items():
             timer.cancel()
-            request.refuse("the trigger is being stopped")
+            self._refuse(request, "the trigger is being stopped")
         self._waiting.clear()
         self._taken.set()
 

@@ -34,7 +34,6 @@ from trigger_sources.spec import SecretRef, Spec
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 _READ_SECONDS = 1.0
-_ACCEPT_SECONDS = 60.0  # it ends by being cancelled
 _NO_ROOM_SECONDS = 0.05
 _ACCEPTED_AT_ONCE = 256
 _LOOK_SECONDS = 0.25
@@ -250,16 +249,20 @@ class HTTPTrigger(TriggerSource):
             withdrawing.add(task)
             task.add_done_callback(withdrawing.discard)
 
+        # Thousands of triggers without requests cost nothing: each of them waits for a request or for its stop alone
+        stopping = asyncio.create_task(context.stopping.wait())
+        stopping.add_done_callback(lambda _: requests.wake())
         try:
             while not context.stopping.is_set():
                 if context.room <= 0:
                     await asyncio.sleep(_NO_ROOM_SECONDS)
                     continue
-                taken = await requests.next(context.room, _READ_SECONDS)
+                taken = await requests.next(context.room)
                 deliveries = [delivery for request in taken if (delivery := deliver(request))]
                 if deliveries:
                     yield deliveries
         finally:
+            stopping.cancel()
             for task in withdrawing:
                 task.cancel()
             await asyncio.gather(*withdrawing, return_exceptions=True)
@@ -342,7 +345,7 @@ class HTTPTrigger(TriggerSource):
     ) -> None:
         """Takes requests as they come, makes their events durable and answers them with 202."""
         while True:
-            taken = await requests.next(_ACCEPTED_AT_ONCE, _ACCEPT_SECONDS)
+            taken = await requests.next(_ACCEPTED_AT_ONCE)
             if not taken:
                 continue
             keeping = asyncio.create_task(self._keep_or_refuse(taken, context, inbox, backlog, health))
@@ -397,7 +400,13 @@ class HTTPTrigger(TriggerSource):
             records += found
             kept.append((request, events))
         health.largest = max(map(len, records), default=0)
-        if records and not await _has_kept(inbox, backlog, records):
+        has_kept = False
+        try:
+            has_kept = not records or await _has_kept(inbox, backlog, records)
+        finally:
+            if not has_kept:
+                context.report_refused(len(kept))
+        if not has_kept:
             for request, _ in kept:
                 _refuse(request, 503, "too many events wait for delivery", ("retry-after", "5"))
             raise SourceError("BacklogFull", f"{backlog.limit} accepted events wait for delivery: callers get a 503")

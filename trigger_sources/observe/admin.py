@@ -414,6 +414,8 @@ def _flow_status(running: RunningTrigger) -> dict[str, Any]:
                 "dropped",
                 "returned",
                 "withdrawn",
+                "refused",
+                "lost",
                 "attempts",
             )
         },

@@ -40,6 +40,7 @@ _COUNTERS: Sequence[tuple[str, str, str]] = (
     ("dropped", "kubeirq_events_dropped_total", "Events given up by policy, or whose caller got the failure as answer"),
     ("returned", "kubeirq_events_returned_total", "Events given back to the source unsettled"),
     ("withdrawn", "kubeirq_events_withdrawn_total", "Events that another replica has now"),
+    ("refused", "kubeirq_requests_refused_total", "Requests answered 503 since their events could not be taken"),
     ("redelivered", "kubeirq_events_redelivered_total", "Times the source handed out an event that was held already"),
     ("attempts", "kubeirq_attempts_total", "Calls of the function that got an answer or should have"),
     ("retried", "kubeirq_retries_total", "Attempts that are followed by another"),

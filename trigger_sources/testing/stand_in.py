@@ -51,6 +51,7 @@ class StandInContext:
     state: MemoryState = field(default_factory=MemoryState)
     reports: list[tuple[bool, str, str]] = field(default_factory=list)
     lost: list[tuple[int, str]] = field(default_factory=list)
+    refused: int = 0
     withdrawn: list[Callable[[Delivery], bool]] = field(default_factory=list)
     on_withdraw: Callable[[Callable[[Delivery], bool], float], Awaitable[None]] | None = None
     may_start: Callable[[], bool] = lambda: True
@@ -69,6 +70,9 @@ class StandInContext:
 
     def report_lost(self, count: int, reason: str) -> None:
         self.lost.append((count, reason))
+
+    def report_refused(self, count: int) -> None:
+        self.refused += count
 
     async def withdraw(self, lost: Callable[[Delivery], bool], grace_seconds: float) -> None:
         self.withdrawn.append(lost)

@@ -24,6 +24,7 @@ _METHOD = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 _SWEEP_SECONDS = 0.25
 _NEW_CONNECTIONS = 2  # on which a request is sent that nobody has read
+_CONNECT_AGAIN_SECONDS = 0.05
 _BODY_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
@@ -38,6 +39,9 @@ class Endpoint:
     replicas behind the address of a Service. The age varies by up to a fifth, so that connections do not end together.
 
     `resolve` returns the addresses to connect to, tried in order; unset: the system's resolver.
+
+    `serves` tells whether somebody is known to serve the address. While it does, a connection that cannot be made is
+    tried again until the time-out: the name server and the proxy of a node hear of a new server later than the watcher.
     """
 
     def __init__(
@@ -52,12 +56,14 @@ class Endpoint:
         max_age_seconds: float = 60,
         tls: ssl.SSLContext | None = None,
         resolve: Resolve | None = None,
+        serves: Callable[[], bool] | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r}: an http:// or https:// address is needed")
         self._host = parts.hostname
         self._resolve = resolve
+        self._serves = serves
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = (tls or tls_context()) if parts.scheme == "https" else None
         self.path = (parts.path or "/").encode() + (b"?" + parts.query.encode() if parts.query else b"")
@@ -239,12 +245,21 @@ class Endpoint:
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         self._clock = loop.time
+        last = ""
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
-                connection = await self._connected()
+                while True:
+                    try:
+                        connection = await self._connected()
+                        break
+                    except OSError as error:
+                        if isinstance(error, PermissionError) or self._serves is None or not self._serves():
+                            raise
+                        last = f": {_reason(error)}"
+                    await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
         except TimeoutError:
             raise Unreachable(
-                f"{self._host}:{self._port} accepts no connection within {self._connect_timeout_seconds:g} s"
+                f"{self._host}:{self._port} accepts no connection within {self._connect_timeout_seconds:g} s{last}"
             ) from None
         except OSError as error:
             raise Unreachable(f"no connection to {self._host}:{self._port}: {_reason(error)}") from error

@@ -67,6 +67,15 @@ class Calls:
         self._running = 0
         self._waiting = deque()  # (connection, request), oldest first
 
+    @property
+    def running(self):
+        """How many handlers run, those included that are past their time and do not end."""
+        return self._running
+
+    @property
+    def waiting(self):
+        return len(self._waiting)
+
     def accept(self, connection, request):
         """Starts the call of a whole request now, or when there is room."""
         if self._running < self._handler.concurrency and not self._waiting:

@@ -10,10 +10,12 @@ import socket
 import sys
 import time
 
+from .crash import CrashReport, crash_place
 from .heartbeat import NOT_STARTED, REPLACE_ME, Heartbeat
 from .log import say
 from .settings import BACKLOG, Settings
 
+HUNG = ", as it hung"
 STARTS_TRIED = 5  # of a function that has served before
 TIME_OUT = "time-out"  # how a worker ended in which a call did not end in its time
 STEADY_SECONDS = 1.0  # the supervisor pauses before it replaces a worker that crashes sooner than this
@@ -38,9 +40,11 @@ def main():
     last_end = None  # of the last worker: when, in seconds of the monotonic clock, and how
     while True:
         started = time.monotonic()
-        pid, heartbeat, lifeline = _start_worker(settings, listening, ends, last_end)
-        status, stop_asked = _watch(pid, heartbeat, settings, listening)
+        crash = CrashReport()
+        pid, heartbeat, lifeline = _start_worker(settings, listening, ends, crash, last_end)
+        status, stop_asked, hung = _watch(pid, heartbeat, settings, listening)
         os.close(lifeline)
+        place = _tell_crash(crash.take(), settings)
         _, served = heartbeat.last()
         heartbeat.close()
         if stop_asked:
@@ -51,7 +55,7 @@ def main():
         if not served and (not has_served or failures >= STARTS_TRIED):
             say(f"the function does not start ({_exit_text(status)})")
             return NOT_STARTED
-        how = TIME_OUT if status == REPLACE_ME else _exit_text(status)
+        how = TIME_OUT if status == REPLACE_ME else _exit_text(status) + HUNG * hung + place
         if status != REPLACE_ME:
             say(f"worker ended with {how}: starting another")
         _tell(ends, how)
@@ -91,7 +95,15 @@ def _tell(ends, text):
             pass  # nobody reads it any more
 
 
-def _start_worker(settings, listening, ends, last_end):
+def _tell_crash(report, settings):
+    """Copies the report to the log; returns the place of the crash in brackets, or nothing."""
+    sys.stderr.write(report)
+    sys.stderr.flush()
+    place = crash_place(report, settings.code_path) if settings.tells_failures else ""
+    return f" ({place})" if place else ""
+
+
+def _start_worker(settings, listening, ends, crash, last_end):
     """Forks; returns the worker's pid, its heartbeat, and its lifeline: the worker dies when this pipe is closed."""
     heartbeat = Heartbeat()
     reader, lifeline = os.pipe()
@@ -109,7 +121,7 @@ def _start_worker(settings, listening, ends, last_end):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         from .worker_process import run  # in the worker's process only
 
-        status = run(settings, listening, heartbeat, last_end)
+        status = run(settings, listening, heartbeat, crash.file, last_end)
     except BaseException:
         import traceback
 
@@ -133,8 +145,8 @@ def _die_with(reader):
 
 
 def _watch(pid, heartbeat, settings, listening):
-    """Waits for the worker's end; returns its exit status, and whether a signal asked for the end."""
-    stop_asked = False
+    """Waits for the worker's end; returns its exit status, whether a signal asked for the end, and whether it hung."""
+    stop_asked = hung = False
     deadline = None
     while True:
         found = signal.sigtimedwait(WATCHED, 0.5)
@@ -145,12 +157,14 @@ def _watch(pid, heartbeat, settings, listening):
             os.kill(pid, signal.SIGTERM)
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status), stop_asked
+            return os.waitstatus_to_exitcode(status), stop_asked, hung
         now = time.monotonic()
         last, served = heartbeat.last()
         if served and now - last > settings.timeout_seconds + HANG_SECONDS:
-            say("the worker hangs in a call that no thread can interrupt: killed")
-            os.kill(pid, signal.SIGKILL)
+            if not hung:
+                say("the worker hangs in a call that no thread can interrupt: killed")
+            os.kill(pid, signal.SIGKILL if hung else signal.SIGABRT)  # at SIGABRT, it writes where it is
+            hung = True
         if deadline is not None and now > deadline:
             say("the worker did not stop within its grace: killed")
             os.kill(pid, signal.SIGKILL)

@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 
+from .busy import AWAY_SECONDS, BusyNotes
 from .calls import CLEANUP_SECONDS, TOO_LONG
 from .failure import left_of, overdue_of, place_in_stack
 from .heartbeat import REPLACE_ME
 
 PERIOD_SECONDS = 0.05
-AWAY_SECONDS = 0.3  # without a turn of the loop, which comes every worker.TURN_SECONDS
 MOST_HELD = 512
 
 _TIMED_OUT = (
@@ -34,6 +34,7 @@ class Watchdog:
         self._heartbeat = heartbeat
         self._listening = listening
         self._held = []  # clients that connected while the loop was away
+        self._busy_notes = BusyNotes(worker, self._say)
 
     def start(self):
         threading.Thread(target=self._run, daemon=True, name="watch").start()
@@ -50,6 +51,7 @@ class Watchdog:
                 self._stand_in()
             self._note_caller_that_left()
             now = time.monotonic()
+            self._busy_notes.look(now)
             # as long as the loop turns, it ends the calls in tasks and threads itself
             overdue = [
                 call

@@ -4,6 +4,7 @@ import asyncio
 import select
 import time
 
+from .busy import HEADER, busy_text
 from .calls import Calls
 from .connection import Connection
 from .handler import Handler
@@ -44,6 +45,8 @@ class Worker:
         if self.last_end is not None:
             at, how = self.last_end
             found.append(("kubeirq-worker-ended", f"{time.monotonic() - at:.3f} {how}"))
+        if busy := busy_text(self):
+            found.append((HEADER, busy))
         return found
 
     async def run_hook(self, name):

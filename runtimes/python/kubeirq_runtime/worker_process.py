@@ -14,9 +14,9 @@ FLUSH_SECONDS = 1.0  # for answers on their way, before a process is replaced
 THREAD_STACK_BYTES = 2**20  # stacks count against the memory limit, and Linux gives each thread 8 MiB
 
 
-def run(settings, listening, heartbeat, last_end):
+def run(settings, listening, heartbeat, crash_file, last_end):
     """Serves until SIGTERM, or until the process has to be replaced; returns the exit code."""
-    faulthandler.enable()  # a crash in C code leaves the lines of Python that led there
+    faulthandler.enable(crash_file)  # a crash in C code leaves the lines of Python that led there
     try:
         import uvloop
     except ImportError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from servers.ports import free_port
 from trigger_sources.testing import StandInContext
 
 PASSWORD = "oRtYcqWbNsKdLfGhPmZx"
+MONITORING = "127.0.0.1:8222"  # it has no login and shows all accounts, so it is open within the pod only
 SMALL = {"store": {"embedded": {"events": {"maxFileSize": "1Mi"}}}}
 CLOSED = {"store": {"embedded": {"events": {"enabled": False}}}}
 
@@ -28,12 +30,12 @@ CLOSED = {"store": {"embedded": {"events": {"enabled": False}}}}
 async def store(values: dict[str, Any]) -> AsyncIterator[NATSServer]:
     objects = {(found["kind"], found["metadata"]["name"]): found for found in await rendered(values)}
     text: str = objects["ConfigMap", "kubeirq-store"]["data"]["nats.conf"]
-    assert "http: 0.0.0.0:8222" in text
+    assert f"http: {MONITORING}" in text
     assert "store_dir: /data" in text
     assert "sync_interval: always" in text
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORE_PASSWORD", PASSWORD)
-        here = text.replace("0.0.0.0:8222", f"127.0.0.1:{free_port()}").replace("/data", folder)
+        here = text.replace(MONITORING, f"127.0.0.1:{free_port()}").replace("/data", folder)
         async with nats_server(config=here, jetstream=False) as found:
             yield found
 
@@ -64,6 +66,30 @@ async def is_refused(server: NATSServer, user: str = "") -> None:
 
 FABRIC = f"fabric:{PASSWORD}@"
 TRIGGERS = f"triggers:{PASSWORD}@"
+
+
+async def test_the_probes_ask_within_the_pod_and_find_a_server_that_is_not_healthy() -> None:
+    objects = {(found["kind"], found["metadata"]["name"]): found for found in await rendered({})}
+    (container,) = objects["StatefulSet", "kubeirq-store"]["spec"]["template"]["spec"]["containers"]
+    assert [port["containerPort"] for port in container["ports"]] == [4222]
+    probes = [container[f"{name}Probe"]["exec"]["command"] for name in ("startup", "liveness", "readiness")]
+    port, nothing = free_port(), free_port()
+    text: str = objects["ConfigMap", "kubeirq-store"]["data"]["nats.conf"]
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORE_PASSWORD", PASSWORD)
+        here = text.replace(MONITORING, f"127.0.0.1:{port}").replace("/data", folder)
+        async with nats_server(config=here, jetstream=False):
+            assert [await exit_code(command, port) for command in probes] == [0, 0, 0]
+            assert [await exit_code(command, nothing) for command in probes] == [1, 1, 1]
+            wrong = [[*command[:-1], command[-1].replace("/healthz", "/healthz/no")] for command in probes]
+            assert [await exit_code(command, port) for command in wrong] == [1, 1, 1]
+
+
+async def exit_code(command: list[str], port: int) -> int:
+    _, *arguments, program = command
+    here = (*arguments, program.replace("8222", str(port)))
+    process = await asyncio.create_subprocess_exec(sys.executable, *here, stderr=asyncio.subprocess.DEVNULL)
+    return await process.wait()
 
 
 async def test_only_the_fabrics_account_can_read_its_data() -> None:

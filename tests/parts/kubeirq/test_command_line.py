@@ -144,13 +144,15 @@ async def test_a_fabric_on_this_machine_comes_before_a_cluster_and_its_logs_outl
         await it.stop()
     _, output = await ran("logs", "greet", "--state", ".kubeirq")
     lines = output.splitlines()
-    assert lines[0] == "called with x"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d called with x", lines[0])
+    first = json.loads((await ran("logs", "greet", "--state", ".kubeirq", "-o", "json"))[1].splitlines()[0])
+    assert first["line"] == "called with x"
     assert lines[-1].endswith("ValueError: no")
     assert await ran("logs", "greet", "--state", ".kubeirq", "--tail", "1") == (0, lines[-1] + "\n")
     for name in ("web", "HTTPTrigger/web", "default/web"):
         assert "source connected  trigger=default/web" in (await ran("logs", name, "--state", ".kubeirq"))[1]
     for name in ("Function/greet", "default/greet"):
-        assert (await ran("logs", name, "--state", ".kubeirq"))[1].splitlines()[0] == "called with x"
+        assert (await ran("logs", name, "--state", ".kubeirq"))[1].splitlines()[0] == lines[0]
     assert (await ran("logs", "other", "--state", ".kubeirq"))[0] == 4
 
 

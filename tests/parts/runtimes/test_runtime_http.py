@@ -283,3 +283,13 @@ async def test_a_body_of_many_pieces_and_megabytes_comes_whole() -> None:
         writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + small + b"0\r\n\r\n")
         whole = bytes(97 + n % 26 for n in range(20_000))
         assert (await answer(reader))[2].decode() == hashlib.sha1(whole).hexdigest()
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+async def test_a_call_of_the_fabric_is_the_handlers_and_shows_nobody_the_runtimes_own_answers(path: str) -> None:
+    """A trigger with the path /{all...} sends each path on, and its callers may be anyone."""
+    code = "def handler(event, context):\n    return 'mine ' + event['extensions']['request'].path\n"
+    async with function(code) as found:
+        asked = f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        assert f"mine {path}" in (await exchange(found, f"{asked}kubeirq-attempt: 1\r\n\r\n".encode())).decode()
+        assert "mine" not in (await exchange(found, f"{asked}\r\n".encode())).decode()

@@ -12,6 +12,7 @@ import pytest
 from servers.controllers import Cluster, Controller, condition, own_cluster, resource
 from servers.function import function as running_function
 
+from controllers.cluster.known_fields import IGNORABLE
 from controllers.definitions.crds import crds
 
 RECORDED = Path(__file__).parents[3] / "recorded" / "definitions_0_1_0.json.gz"
@@ -29,6 +30,8 @@ def newer_definitions() -> list[dict[str, Any]]:
         schema = v1["schema"]["openAPIV3Schema"]["properties"]
         for part in (schema["spec"], schema["status"]):
             part["properties"]["colour"] = {"type": "string"}
+        schema["spec"]["properties"]["onlyFrom"] = {"type": "string"}
+        definition["metadata"]["annotations"] = {IGNORABLE: "spec.colour"}
         if definition["spec"]["names"]["kind"] == "HTTPTrigger":
             schema["spec"]["properties"]["answer"]["enum"].append("stream")
         if definition["spec"]["names"]["kind"] == "Function":
@@ -80,6 +83,25 @@ async def test_fields_and_values_of_a_newer_version_leave_the_last_good_configur
         }
         patch = ("--subresource=status", "--type=merge", "-p", json.dumps(status))
         await it.server.kubectl("patch", "httptrigger", "shop", *patch)
+
+        await it.apply(
+            of_v2("HTTPTrigger", "shop", onlyFrom="10.0.0.0/8", **spec),
+            of_v2("HTTPTrigger", "closed", onlyFrom="10.0.0.0/8", url=served.url, path="/closed"),
+            of_v2("Function", "greet", onlyFrom="10.0.0.0/8", runtime="python3.11", source=source, timeoutSeconds=9),
+            of_v2("Function", "closed", onlyFrom="10.0.0.0/8", runtime="python3.11", source=source),
+        )
+        for kind in ("httptrigger", "function"):
+            for name in ("closed", "shop" if kind == "httptrigger" else "greet"):
+                found = await it.until(kind, name, lambda it: condition(it, "Accepted")["reason"] == "UnknownField")
+                assert "spec.onlyFrom" in condition(found)["message"]
+                assert condition(found)["status"] == "False"
+        assert await status_of(gateway) == 200, "the last good configuration"
+        assert await status_of(gateway, "/closed") in (404, 503), "a spec that never ran does not run"
+        assert await it.get("deployment", "closed") is None
+        assert (await it.get("deployment", "greet"))["metadata"]["generation"] == deployment["metadata"]["generation"]
+        await it.server.kubectl("annotate", "httptrigger", "closed", f"{IGNORABLE}=spec.onlyFrom")
+        await it.until("httptrigger", "closed", is_ready)
+        assert await status_of(gateway, "/closed") == 200, "its author says that it restricts nothing"
         await it.apply(
             of_v2("HTTPTrigger", "shop", answer="stream", **spec),
             of_v2("Function", "greet", runtime="python9.99", source=source),
@@ -160,10 +182,10 @@ def of_a_newer_version(trigger: Any) -> dict[str, Any]:
     return {**trigger["status"]["conditions"][0], "type": "Painted", "reason": "Red"}
 
 
-async def status_of(gateway: Controller) -> int:
+async def status_of(gateway: Controller, path: str = "/served") -> int:
     """Of the answer to a request to the route."""
     async with aiohttp.ClientSession() as session:
-        async with session.post(f"http://127.0.0.1:{gateway.port('KUBEIRQ_GATEWAY_PORT')}/served") as answer:
+        async with session.post(f"http://127.0.0.1:{gateway.port('KUBEIRQ_GATEWAY_PORT')}{path}") as answer:
             return answer.status
 
 

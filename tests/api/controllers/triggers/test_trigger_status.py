@@ -156,3 +156,40 @@ async def test_the_state_of_a_former_function_goes_over_once_though_two_replicas
         assert await hand_over("a") == [None, "b"]
         state = (await it.get("crontrigger", "tick"))["status"]["state"]
         assert state == {"a/k": "1", "a/place/t/0": "5", "/target": "a"}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fenced", [False, True])
+async def test_a_status_that_a_watch_brought_costs_one_request(
+    kubernetes: APIServer, tmp_path: Path, *, fenced: bool
+) -> None:
+    async with trigger(kubernetes, tmp_path) as (it, client, found):
+        status = TriggerStatus(client, found, term=lambda: 1, fenced=fenced)
+        for generation in (1, 2):
+            status.observe(found)
+            it.server.forget()
+            await status.change({"observedGeneration": generation})
+            asked = it.server.audit(resource="crontriggers")
+            assert [event["verb"] for event in asked if not event["userAgent"].startswith("kubectl")] == ["patch"]
+            await it.server.kubectl(
+                "label", "--overwrite", "crontrigger", "tick", f"app=v{generation}"
+            )  # a newer version
+            found = await it.get("crontrigger", "tick")
+        assert found["status"]["observedGeneration"] == 2
+
+
+@pytest.mark.timeout(60)
+async def test_an_outdated_watch_event_locks_out_a_former_holder_and_loses_no_change(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with trigger(kubernetes, tmp_path) as (it, client, found):
+        own, later = (TriggerStatus(client, found, term=lambda term=term: term, fenced=True) for term in (7, 8))  # type: ignore[misc]
+        own.observe(found)
+        await later.change({"state": {"f/place": "later's"}})
+        with pytest.raises(SourceError) as caught:
+            await own.change({"state": {"f/place": "own"}})  # from the outdated version
+        assert caught.value.reason == "LeaseLost"
+        own.observe(await it.get("crontrigger", "tick"))
+        with pytest.raises(SourceError):
+            await own.change({"state": {"f/place": "own"}})
+        assert (await it.get("crontrigger", "tick"))["status"]["state"] == {"term": "8", "f/place": "later's"}

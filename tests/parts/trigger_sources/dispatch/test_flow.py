@@ -20,10 +20,11 @@ from servers.stores import ComposedStore
 from trigger_sources.context import Context
 from trigger_sources.dead_letters import DeadLetter
 from trigger_sources.delivery import Delivery, Outcome
-from trigger_sources.dispatch.flow import Condition, Flow
+from trigger_sources.dispatch.flow import Flow
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.held import Seen
 from trigger_sources.dispatch.host import EventStore, LocalHost
+from trigger_sources.dispatch.status import Condition
 from trigger_sources.events import Event
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.source import MissingSecret
@@ -548,6 +549,21 @@ async def test_a_filter_error_follows_its_policy(tmp_path: Path, policy: str, ou
 
 def reasons(it: Bench) -> set[str]:
     return {condition.reason for condition in it.flow.status().conditions}
+
+
+async def test_delivering_is_unknown_while_the_source_is_not_connected_and_nothing_is_held(tmp_path: Path) -> None:
+    broker = Broker(always_broken="nobody is there")
+    async with scripted() as function, bench(function.url, tmp_path, broker) as it:
+        await it.until(lambda: "Broken" in reasons(it))
+        ready, connected, delivering = it.flow.status().conditions
+        assert (connected.status, connected.reason) == ("False", "Broken")
+        assert (delivering.status, delivering.reason) == ("Unknown", "NothingArrives")
+        assert (ready.status, ready.reason) == ("False", "Broken")
+        assert not it.flow.reading().delivering
+        broker.always_broken = None
+        it.broker.publish(b"1")
+        await it.until(it.settled(1))
+        assert [condition.status for condition in it.flow.status().conditions] == ["True"] * 3
 
 
 async def test_a_filter_that_fails_on_every_event_holds_its_trigger(tmp_path: Path) -> None:

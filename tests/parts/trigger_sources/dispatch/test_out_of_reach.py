@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from trigger_sources.cron.source import CronTrigger
-from trigger_sources.dispatch.flow import Condition
 from trigger_sources.dispatch.flows import Flows, TriggerResource
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import LocalHost
+from trigger_sources.dispatch.status import Condition
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.stores.sqlite import Store
 from trigger_sources.transport.client import Endpoint, Unreachable

@@ -19,7 +19,7 @@ from trigger_sources.dispatch.flow import Flow
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.host import LocalHost
 from trigger_sources.http import HTTPTrigger, inbox_health
-from trigger_sources.http.gateway import Gateway
+from trigger_sources.http.gateway import Bounds, Gateway
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef
 from trigger_sources.stores.sqlite import Store
@@ -41,9 +41,9 @@ def no_secrets(namespace: str, reference: SecretRef) -> str:
 
 
 @asynccontextmanager
-async def bench(url: str, store: Store, **spec: Any) -> AsyncIterator[Bench]:
+async def bench(url: str, store: Store, bounds: Bounds | None = None, **spec: Any) -> AsyncIterator[Bench]:
     trigger = HTTPTrigger.model_validate({"function": "f", **spec})
-    gateway = Gateway()
+    gateway = Gateway(bounds)
     await gateway.start("127.0.0.1", 0)
     gate = Gate("f", url)
     host = LocalHost(replica="r", store=store, gateway=gateway, secrets=no_secrets, defaults={})
@@ -174,7 +174,10 @@ async def test_a_full_disk_and_a_full_backlog_are_reported_until_an_event_fits_a
         async with bench(function.url, store, answer="accepted", maxBacklog=5) as it:
             assert (await it.post(data=b"a"))[0] == 202
             await pages(1)
+            counters = it.flow.dispatcher.counters
+            assert counters.refused == 0
             assert (await it.post(data=b"b" * 100_000))[0] == 503
+            assert counters.refused == 1
             assert "free some space" in await until_connected(it, (False, "StoreFull"))
             await pages(100_000)
             await until_connected(it, (True, ""))
@@ -183,10 +186,31 @@ async def test_a_full_disk_and_a_full_backlog_are_reported_until_an_event_fits_a
             await function.stop()
             statuses = [(await it.post(data=b"c"))[0] for _ in range(6)]
             assert statuses[-1] == 503
+            assert counters.refused == 1 + statuses.count(503), "each caller that was told to send again, and no other"
             assert "5 accepted events" in await until_connected(it, (False, "BacklogFull"))
             await function.start()
             await until_connected(it, (True, ""))
         assert await store.inbox("default/HTTPTrigger/orders").count() == 0
+
+
+async def test_requests_that_the_gateway_refuses_for_a_busy_trigger_are_counted(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def decide(call: Call) -> Answer:
+        await go.wait()
+        return 200
+
+    async with scripted(decide) as function, Store.open(tmp_path / "s.db") as store:
+        async with bench(function.url, store, Bounds(waiting_seconds=0.5), concurrency=1) as it:
+            asking = [asyncio.create_task(it.post(data=b"x")) for _ in range(80)]
+            async with asyncio.timeout(20):
+                while sum(task.done() for task in asking) + it.flow.dispatcher.held < len(asking):
+                    await asyncio.sleep(0.01)
+            go.set()
+            statuses = [status for status, _, _ in await asyncio.gather(*asking)]
+            counters = it.flow.dispatcher.counters
+            assert statuses.count(503) == counters.refused > 0
+            assert counters.received == counters.delivered == statuses.count(200) > 0
 
 
 async def test_an_accepted_event_that_cannot_be_read_becomes_a_dead_letter_and_the_others_are_delivered(

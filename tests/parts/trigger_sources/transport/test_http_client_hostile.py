@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from servers.ports import free_port
@@ -28,7 +29,7 @@ class Hostile:
 
 
 @asynccontextmanager
-async def hostile(serve: Serve) -> AsyncIterator[Hostile]:
+async def hostile(serve: Serve, port: int = 0) -> AsyncIterator[Hostile]:
     seen = Hostile()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -40,7 +41,7 @@ async def hostile(serve: Serve) -> AsyncIterator[Hostile]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", port)
     seen.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     try:
         yield seen
@@ -59,8 +60,8 @@ async def post(endpoint: Endpoint, timeout_seconds: float = 5, body: bytes = b"{
 
 
 @asynccontextmanager
-async def client(url: str, **options: float) -> AsyncIterator[Endpoint]:
-    endpoint = Endpoint(url, **options)  # type: ignore[arg-type]
+async def client(url: str, **options: Any) -> AsyncIterator[Endpoint]:
+    endpoint = Endpoint(url, **options)
     try:
         yield endpoint
     finally:
@@ -280,6 +281,31 @@ async def test_garbage_after_an_answer_is_never_the_next_answer() -> None:
 
 async def test_a_refused_connection_is_unreachable() -> None:
     async with client(f"http://127.0.0.1:{free_port()}/") as endpoint:
+        with pytest.raises(Unreachable, match="refused"):
+            await post(endpoint)
+
+
+async def test_a_refused_connection_to_an_address_that_serves_is_tried_again() -> None:
+    """The proxy of a node hears of a new server later than the watcher that says so here."""
+    port = free_port()
+    async with client(f"http://127.0.0.1:{port}/", serves=lambda: True) as endpoint:
+        answer = asyncio.ensure_future(post(endpoint))
+        await asyncio.sleep(0.3)
+        assert not answer.done()
+        async with hostile(answering(OK), port):
+            assert (await answer).status == 200
+
+
+async def test_a_refused_connection_is_not_tried_again_once_nobody_serves_the_address() -> None:
+    said = iter([True, True, False])  # a further question raises StopIteration
+    async with client(f"http://127.0.0.1:{free_port()}/", serves=lambda: next(said)) as endpoint:
+        with pytest.raises(Unreachable, match="refused"):
+            await post(endpoint)
+    assert next(said, None) is None
+
+
+async def test_an_address_that_serves_and_refuses_is_unreachable_in_the_end() -> None:
+    async with client(f"http://127.0.0.1:{free_port()}/", serves=lambda: True) as endpoint:
         with pytest.raises(Unreachable, match="refused"):
             await post(endpoint)
 

@@ -8,6 +8,7 @@ import pytest
 
 from controllers.cluster.api import Api, Object, Refused
 from controllers.cluster.owned_objects import NameTaken, OwnedObjects
+from controllers.cluster.put_backs import MOST, WITHIN_SECONDS, PutBacks
 
 OWNER: Object = {"kind": "Function", "metadata": {"namespace": "shop", "name": "pay", "uid": "u-1"}}
 
@@ -215,3 +216,23 @@ async def test_an_object_that_may_not_be_deleted_does_not_keep_the_others() -> N
         await owned.remove(sorted(owned.unwanted(OWNER, []), key=lambda found: str(found["kind"] != "Service")))
     assert sorted(server.deleted) == ["Deployment", "PodDisruptionBudget"]
     assert [found["kind"] for found in owned.unwanted(OWNER, [])] == ["Service"]
+
+
+def test_what_others_add_changes_nothing_and_the_mark_alone_causes_no_write() -> None:
+    owned = OwnedObjects(cast("Api", Server(None, "")), [("apps/v1", "Deployment")], label="function")
+    live = deployment("5")
+    live["metadata"]["annotations"] = {"sidecar": "injected"}
+    live["spec"] |= {"paused": False, "template": {"spec": {"containers": [{"name": "sidecar"}]}}}
+    owned.observe({"type": "ADDED", "object": live})
+    assert owned.is_current(("shop", "pay"), deployment("5"))
+    assert owned.overridden(("shop", "pay"), deployment("5")) == []
+
+
+def test_a_fight_for_a_field_ends_until_the_desired_state_changes_or_an_hour_has_passed() -> None:
+    put_backs: PutBacks[str] = PutBacks()
+    assert put_backs.may_write("a", "1", 0)
+    assert [put_backs.may_write("a", "1", now) for now in range(1, 9)] == [True] * MOST + [False] * 3
+    assert not put_backs.may_write("a", "1", WITHIN_SECONDS)
+    assert put_backs.may_write("a", "1", WITHIN_SECONDS + 2)
+    assert put_backs.may_write("a", "2", WITHIN_SECONDS + 2)
+    assert [put_backs.may_write("b", "1", now, is_written=True) for now in range(6)] == [True] * MOST + [False]

@@ -1,5 +1,6 @@
 """A list that is repeated reads whole objects only where they changed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
@@ -35,9 +36,15 @@ class Server:
         return None if name in self.gone else self.whole(name)
 
 
-async def relisted(server: Server, cache: Mapping[str, Object]) -> dict[str, Any]:
+async def relisted(server: Server, cache: Mapping[str, Object], patience_seconds: float = 0) -> dict[str, Any]:
     asked = relist(
-        cast("Api", server), "v1", "Thing", None, None, cached=lambda found: cache.get(found["metadata"]["name"])
+        cast("Api", server),
+        "v1",
+        "Thing",
+        None,
+        None,
+        cached=lambda found: cache.get(found["metadata"]["name"]),
+        patience_seconds=patience_seconds,
     )
     return {found["metadata"]["name"]: found["spec"] async for found in asked}
 
@@ -66,3 +73,25 @@ async def test_an_object_of_the_same_name_and_version_with_another_uid_is_anothe
     former["metadata"]["uid"] = "former"
     assert await relisted(server, {"a": former}) == {"a": 1}
     assert server.read == ["a"]
+
+
+async def test_at_the_start_it_reads_nothing_that_a_watch_is_about_to_bring() -> None:
+    server, cache = Server({f"n{number}": number for number in range(300)}), dict[str, Object]()
+
+    async def watch() -> None:
+        for name in server.versions:
+            cache[name] = server.whole(name)
+            if len(cache) % 50 == 0:
+                await asyncio.sleep(0.2)
+
+    watching = asyncio.create_task(watch())
+    assert await relisted(server, cache, patience_seconds=60) == server.versions
+    assert (server.whole_lists, server.read) == (0, [])
+    await watching
+
+
+async def test_it_lists_whole_objects_once_a_watch_brings_none() -> None:
+    server = Server({f"n{number}": number for number in range(300)})
+    cache = {name: server.whole(name) for name in list(server.versions)[:50]}
+    assert await relisted(server, cache, patience_seconds=0.3) == server.versions
+    assert server.whole_lists == 1

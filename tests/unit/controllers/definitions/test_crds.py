@@ -11,7 +11,7 @@ import yaml
 from cel_expr_python import cel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from controllers.definitions.crds import chart_files, crd_of, crds, definition_of
 from controllers.definitions.schemas import NotStructural, Schema, structural
@@ -43,6 +43,28 @@ def test_a_chart_without_them_is_a_value_away_and_helm_keeps_them() -> None:
         assert set(inserted) <= {"default: '{{ default \"python3.13\" .Values.functions.defaultRuntime }}'"}
         assert "    helm.sh/resource-policy: keep" in lines
     assert yaml.safe_load((ROOT / "helm/kubeirq/values.yaml").read_text())["crds"] == {"install": True}
+
+
+def test_a_definition_lists_the_fields_that_an_older_controller_may_leave_out() -> None:
+    ignorable: dict[str, Any] = {"json_schema_extra": {"x-ignorable": True}}
+
+    class Part(BaseModel):
+        note: str = Field("", **ignorable)
+        limit: int = 1
+
+    class PaintTrigger(TriggerSource):
+        """Paints."""
+
+        colour: str | None = Field(None, **ignorable)
+        parts: list[Part] = Field(default_factory=list)
+        part: Part | None = None
+        look: Part | None = Field(None, **ignorable)
+
+    found = definition_of("PaintTrigger", PaintTrigger)
+    listed = found["metadata"]["annotations"]["kubeirq.dev/ignorable-fields"]
+    assert listed == "spec.colour,spec.look,spec.part.note,spec.parts[].note"
+    assert "x-ignorable" not in str(found)
+    assert all("annotations" not in crd["metadata"] for crd in crds())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ import pytest
 
 from controllers.cluster.api import Api, Object
 from controllers.cluster.lost_fields import LostFields
+from controllers.cluster.put_backs import MOST
 from controllers.functions.controller import FunctionController
 from controllers.functions.pod_template import Settings
 
@@ -20,7 +21,7 @@ class Server:
 
     def __init__(self, *, dropped: str = "", image: str = "") -> None:
         self.dropped, self.image = dropped, image
-        self.version, self.status_writes = 1, 0
+        self.version, self.status_writes, self.applies = 1, 0, 0
         self.events: list[Object] = []
         self.live: dict[str, Object] = {}
         metadata = {"namespace": "shop", "name": "pay", "uid": "u-1", "generation": 1, "resourceVersion": "1"}
@@ -31,6 +32,9 @@ class Server:
 
     async def get(self, _: str, kind: str, namespace: str, name: str) -> Object | None:
         return copy.deepcopy(self.function) if kind == "Function" else None
+
+    async def request(self, *_: Any, **__: Any) -> Object:
+        return {"items": []}  # of the definitions
 
     async def list(self, *_: Any) -> list[Object]:
         return []
@@ -52,7 +56,10 @@ class Server:
             self.function = {**self.function, "status": status}
             self.function["metadata"] = {**self.function["metadata"], "resourceVersion": str(self.version)}
             return copy.deepcopy(self.function)
+        self.applies += 1
         found = copy.deepcopy(wanted)
+        entry = {"manager": "kubeirq", "operation": "Apply", "apiVersion": wanted["apiVersion"]}
+        found["metadata"]["managedFields"] = [{**entry, "fieldsV1": fields_of(wanted)}]
         found["metadata"] |= {"uid": f"o-{self.version}", "resourceVersion": str(self.version)}
         if found["kind"] == "Deployment" and self.image:
             found["spec"]["template"]["spec"]["containers"][0]["image"] = self.image
@@ -60,11 +67,15 @@ class Server:
         return copy.deepcopy(found)
 
     def deployment(self, image: str) -> Object:
-        """The Deployment after somebody set this image."""
+        """The Deployment after somebody set this image, who owns the field from now on."""
         self.version += 1
         found = copy.deepcopy(self.live["Deployment"])
         found["metadata"]["resourceVersion"] = str(self.version)
-        found["spec"]["template"]["spec"]["containers"][0]["image"] = image
+        (container,) = found["spec"]["template"]["spec"]["containers"]
+        container["image"] = image
+        (entry,) = found["metadata"]["managedFields"]
+        containers = entry["fieldsV1"]["f:spec"]["f:template"]["f:spec"]["f:containers"]
+        del containers[f'k:{{"name":"{container["name"]}"}}']["f:image"]
         return found
 
     def reasons(self) -> Sequence[str]:
@@ -75,13 +86,26 @@ def controller_of(server: Server) -> FunctionController:
     return FunctionController(cast("Api", server), Settings(runtime_image="r"))
 
 
-async def test_a_policy_that_changes_each_write_is_nobody_who_changes_the_deployment() -> None:
+async def test_what_a_webhook_changes_in_each_write_is_written_once_and_told() -> None:
     server = Server(image="mirror/r")
     controller = controller_of(server)
     await controller.resync()
-    for _ in range(5):
+    await controller.reconcile(KEY)
+    applies = server.applies
+    for _ in range(3):
+        await controller.resync()
         await controller.reconcile(KEY)
-    assert "Restored" not in server.reasons()
+    assert server.applies == applies
+    (accepted,) = [found for found in server.function["status"]["conditions"] if found["type"] == "Accepted"]
+    assert (accepted["status"], accepted["reason"]) == ("True", "ChangedByWebhook")
+    assert "Deployment pay: spec.template.spec.containers[" in accepted["message"]
+    assert "].image: an admission webhook" in accepted["message"]
+    assert (server.reasons().count("ChangedByWebhook"), server.reasons().count("Restored")) == (1, 0)
+    server.function["spec"]["timeoutSeconds"] = 7
+    server.function["metadata"] |= {"generation": 2, "resourceVersion": "1000"}
+    await controller.resync()
+    await controller.reconcile(KEY)
+    assert server.applies == applies + 1, "an edit is written"
 
 
 async def test_a_change_by_hand_is_set_back_and_told() -> None:
@@ -93,6 +117,31 @@ async def test_a_change_by_hand_is_set_back_and_told() -> None:
     for _ in range(3):
         await controller.reconcile(KEY)
     assert server.reasons().count("Restored") == 1
+
+
+async def test_a_field_that_somebody_changes_again_and_again_is_set_back_a_few_times_and_told() -> None:
+    server = Server()
+    controller = controller_of(server)
+    await controller.resync()
+    await controller.reconcile(KEY)
+    applies = server.applies
+    for _ in range(20):
+        controller._on_deployment({"type": "MODIFIED", "object": server.deployment("other")})
+        await controller.reconcile(KEY)
+    assert server.applies == applies + MOST
+    (ready,) = [found for found in server.function["status"]["conditions"] if found["type"] == "Ready"]
+    assert (ready["status"], ready["reason"]) == ("False", "Contested")
+    assert "].image: set back 5 times within an hour" in ready["message"]
+    assert server.reasons().count("Contested") == 1
+
+
+def fields_of(wanted: Any) -> Any:
+    """The owned fields of an object that is applied, as the API server notes them."""
+    if isinstance(wanted, dict):
+        return {f"f:{name}": fields_of(value) for name, value in wanted.items()}
+    if isinstance(wanted, list) and wanted and all(isinstance(item, dict) and "name" in item for item in wanted):
+        return {f'k:{{"name":"{item["name"]}"}}': fields_of(item) for item in wanted}
+    return {}
 
 
 async def test_a_curtailed_status_is_whole_after_the_definition_is_upgraded() -> None:

@@ -105,11 +105,21 @@ CLOSED = {
         (CLOSED, {**CLOSED, "host": "b.example"}, "host"),
         (CLOSED, {**CLOSED, "methods": ["POST"]}, "methods"),
         (CLOSED, {**CLOSED, "path": "/y"}, "path"),
+        ({}, {"expose": {"ingress": {}}}, "expose"),
+        ({}, {"function": "other"}, "function"),
+        ({}, {"reply": {"url": "http://a.example"}}, "reply"),
         ({"suspend": True}, {"suspend": False}, "suspend"),
     ],
 )
-def test_an_edit_of_who_is_served_stops_the_former_spec_if_another_value_is_not_known(
-    before: dict[str, Any], after: dict[str, Any], field: str
+@pytest.mark.parametrize(
+    ("newer", "reason", "problem"),
+    [
+        ({"answer": "stream"}, "UnknownValue", "spec.answer: 'stream' is not one of"),
+        ({"allowedIPs": ["10.0.0.0/8"]}, "UnknownField", "spec.allowedIPs: this version"),
+    ],
+)
+def test_an_edit_of_who_is_served_or_called_stops_the_former_spec_if_something_is_not_known(
+    before: dict[str, Any], after: dict[str, Any], field: str, newer: dict[str, Any], reason: str, problem: str
 ) -> None:
     def web(generation: int, spec: dict[str, Any]) -> dict[str, Any]:
         found = trigger(generation, generation=generation)
@@ -121,18 +131,46 @@ def test_an_edit_of_who_is_served_stops_the_former_spec_if_another_value_is_not_
     assert cached is not None
     assert cached.spec is not None, cached.rejection
     if not before.get("suspend"):
-        cache.see("MODIFIED", web(2, {**before, "answer": "stream"}))
+        cache.see("MODIFIED", web(2, {**before, **newer, "concurrency": 3}))
         assert cached.spec is not None
         assert cached.held_back is not None, "nothing that decides about callers changes"
-    cache.see("MODIFIED", web(3, {**after, "answer": "stream"}))
+        assert cached.held_back[0] == reason
+    cache.see("MODIFIED", web(3, {**after, **newer}))
     assert cached.spec is None
     assert cached.held_back is None
     assert cached.rejection is not None
-    assert cached.rejection[0] == "UnknownValue"
-    assert "spec.answer: 'stream' is not one of" in cached.rejection[1]
+    assert cached.rejection[0] == reason
+    assert problem in cached.rejection[1]
     assert f"spec.{field} changes too, so the former spec stops" in cached.rejection[1]
-    cache.see("MODIFIED", web(4, {**before, "answer": "stream"}))
+    cache.see("MODIFIED", web(4, {**before, **newer}))
     assert cached.spec is None, "a spec that has stopped does not start again"
     cache.see("MODIFIED", web(5, after))
     assert cached.spec is not None
     assert cached.rejection is None
+
+
+def test_a_running_trigger_takes_a_new_spec_once_the_unknown_field_is_ignorable() -> None:
+    def newer(generation: int, **annotations: str) -> dict[str, Any]:
+        found = trigger(generation, generation=2)
+        metadata = {
+            **found["metadata"],
+            "annotations": {"kubeirq.dev/ignorable-fields": "spec.colour"} if annotations else {},
+        }
+        return {**found, "metadata": metadata, "spec": {**found["spec"], "concurrency": 3, "colour": "red"}}
+
+    by_definition, by_author = Cache(), Cache()
+    for cache in (by_definition, by_author):
+        cache.see("ADDED", trigger(1))
+        cache.see("MODIFIED", newer(2))
+        assert concurrency(cache) == 16
+    by_definition.may_ignore({"CronTrigger": frozenset({"spec.colour"})})
+    assert concurrency(by_definition) == 3
+    assert by_author.see("MODIFIED", newer(3, listed="yes")), "an annotation changes no generation"
+    assert concurrency(by_author) == 3
+    by_definition.may_ignore({})
+    assert concurrency(by_definition) == 3, "the last good spec goes on"
+
+
+def concurrency(cache: Cache) -> int | None:
+    cached = cache.get(KEY)
+    return None if cached is None or cached.spec is None else cached.spec.concurrency

@@ -8,8 +8,8 @@ from controllers.cluster.conditions import Condition
 from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, is_starting, rejected
 from trigger_sources.dispatch.counters import Counters
-from trigger_sources.dispatch.flow import Condition as FlowCondition
-from trigger_sources.dispatch.flow import ConditionStatus, FlowStatus
+from trigger_sources.dispatch.status import Condition as FlowCondition
+from trigger_sources.dispatch.status import ConditionStatus, FlowStatus
 
 
 def flow(

@@ -1,5 +1,7 @@
 """The live view of events: one line for each, a limit a second, and function output between them."""
 
+import re
+
 from kubeirq.output.event_display import EventDisplay, duration, event_line, printable, short_id
 from kubeirq.output.function_log_lines import LINE_MAX_BYTES, LineCutter, LogLine
 from trigger_sources.dispatch.held import Seen
@@ -81,3 +83,24 @@ def test_a_note_says_how_many_lines_were_left_out() -> None:
     found = list(lines.feed(b"again\n"))
     assert [line.text for line in found] == ["… 7 lines left out", "again"]
     assert found[0].left_out
+
+
+def test_the_reason_of_an_event_that_fails_again_is_shown_once() -> None:
+    lines: list[str] = []
+    display = EventDisplay(lines.append, colours=False, attempts_of=lambda _: 5)
+    for attempt in (1, 2):
+        display.event(seen("retry", status=500, attempt=attempt, message="KeyError: 'kind'", again_seconds=1.0))
+    display.event(seen("retry", status=500, attempt=3, message="another", again_seconds=1.0))
+    display.event(seen("deadLettered", attempt=4, message="another"))
+    assert [line.partition("failed  ")[2] for line in lines[:3]] == [
+        "500  (KeyError: 'kind'; again in 1.0 s)",
+        "500  attempt 2 of 5  (as before; again in 1.0 s)",
+        "500  attempt 3 of 5  (another; again in 1.0 s)",
+    ]
+    assert lines[3].endswith("dead-lettered  attempt 4  (another)")
+
+
+def test_a_line_of_a_function_has_its_time() -> None:
+    display = EventDisplay((lines := []).append, colours=False)
+    display.log_line(LogLine("f", "hello"))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d f \| hello", lines[0])

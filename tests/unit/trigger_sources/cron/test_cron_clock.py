@@ -34,7 +34,8 @@ class Machine:
     def now(self) -> float:
         return self.clock
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, stopping: asyncio.Event) -> float:
+        seconds = min(seconds, 0.5)  # a clock that jumps is noticed after so long
         self.clock += seconds
         self._left -= seconds
         if self._jumps:
@@ -42,6 +43,7 @@ class Machine:
         if self._left <= 0:
             self._stopping.set()
         await asyncio.sleep(0)
+        return seconds
 
     def edit(self, **spec: Any) -> None:
         self.spec = {**self.spec, **spec}

@@ -27,11 +27,13 @@ class Time:
     def now(self) -> float:
         return self.at
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, stopping: asyncio.Event) -> float:
+        seconds = min(seconds, 0.5)
         self.at += seconds
         if self.at >= self.until:
             self.stop.set()
         await asyncio.sleep(0)
+        return seconds
 
 
 @asynccontextmanager
@@ -181,10 +183,10 @@ async def test_waiting_for_a_late_tick_does_not_poll_the_clock() -> None:
         time, turns = Time("2026-01-01T00:59:59Z", "2026-01-01T01:01:00Z"), 0
         sleep = time.sleep
 
-        async def counted(seconds: float) -> None:
+        async def counted(seconds: float, stopping: asyncio.Event) -> float:
             nonlocal turns
             turns += 1
-            await sleep(seconds)
+            return await sleep(seconds, stopping)
 
         time.sleep = counted  # type: ignore[method-assign]
         trigger = CronTrigger(function="f", schedule="0 * * * *", jitter_seconds=3_600)

@@ -23,7 +23,8 @@ class Bench:
         trigger = LineTrigger.model_validate({"function": "f", "delivery": delivery, **spec})
         self.counters = Counters()
         self.hold = FailureHold(hold_after, lambda: None, {})
-        self.screening = Screening(trigger, self.hold, self.counters)
+        self.told: list[str] = []
+        self.screening = Screening(trigger, self.hold, self.counters, self.told.append)
 
     def look_at(self, data: bytes, *, redriven: int = 0, **delivery: Any) -> Uncalled | None:
         event = Event("1", "/s", "t", data, "application/json")
