@@ -29,6 +29,7 @@ from controllers.triggers.secrets import Secrets, way_out_of
 from controllers.triggers.served import ServedTriggers
 from controllers.triggers.shared_certificate import SharedCertificate
 from controllers.triggers.store import ClusterStore
+from trigger_sources.descriptors import raise_limit
 from trigger_sources.dispatch.host import EventStore, LocalHost, events_memory
 from trigger_sources.http.gateway import Bounds, Gateway
 from trigger_sources.memory_limit import memory_limit
@@ -145,6 +146,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
                     may_take=lambda uid: controller.may_take(uid),
                 )
             )
+        raise_limit()
         gateway = Gateway(Bounds.within(settings.memory_limit))
         host = LocalHost(
             replica=settings.replica,
