@@ -40,7 +40,7 @@ def _ago(at: float | None) -> str:
 
 
 def failing_lines(flow: Mapping[str, Any]) -> list[str]:
-    """Things that a person should look at though the flow is Ready: dead letters, events that fail, a failed last call."""
+    """Things to look at though the flow is Ready: dead letters, events that fail, a failed last call."""
     lines = [counted(flow["deadLetters"], "dead letter")] if flow["deadLetters"] else []
     retrying = next((found for found in flow["conditions"] if found["reason"] == "Retrying"), None)
     if retrying is not None:
