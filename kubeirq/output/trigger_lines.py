@@ -112,7 +112,7 @@ _NEXT_OF_REASON = {
     "NoJetStream": "enable JetStream on the servers or for the account, or set spec.mode: core",
     "JetStreamRefused": "do what the message says; the trigger then goes on by itself",
     "MessagesDeleted": "send the lost messages again, if their publisher can; the message has their number",
-    "Retention": "raise the stream's limits, or let more events run at once; the message has the number lost",
+    "RetentionOrDeletion": "raise the stream's limits, or let more events run at once; the message has the number lost",
     "PlaceDamaged": "look at the disk, or at the person who edits statuses; the trigger goes on by itself",
     "StateNewer": "run the newer version of kubeirq again",
     "OlderNotRead": "for the older messages, make a trigger of another name with the added subjects",

@@ -507,7 +507,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Goes on at the first record that is left. The taken ones are held here, and still delivered."""
         lost = partition.mark.untaken(offset, beginning)
         if lost:
-            self._context.report_lost(lost, "Retention")
+            self._context.report_lost(lost, "RecordsDeleted")
             self._deleted += lost
             self._notices.add(deleted(partition.tp, self._deleted, beginning))
             self._report_connected()

@@ -147,7 +147,7 @@ async def test_messages_that_are_removed_before_they_are_read_are_counted_as_los
             for _ in range(2):
                 await reader.spec.lag(context)
             ((lost, reason),) = context.lost
-            assert reason == "Retention"
+            assert reason == "RetentionOrDeletion"
             handed_out = (await js.consumer("S", CONSUMER))["delivered"]["stream_seq"]
             assert lost == 95 - handed_out
             assert handed_out >= len(held)
