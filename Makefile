@@ -79,7 +79,7 @@ scale: install
 edits: install
 	$(BIN)/python -m benchmarks.edits $(if $(AGAINST),--against $(AGAINST))
 
-# a hostile tenant beside nineteen others; `make neighbours ROUNDS=10` is longer
+# a hostile tenant beside nineteen others; `make neighbours ROUNDS=20` is longer
 neighbours: install
 	$(BIN)/python -m benchmarks.neighbours $(if $(ROUNDS),--rounds $(ROUNDS))
 

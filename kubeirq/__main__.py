@@ -7,20 +7,28 @@ import click
 from kubeirq.commands.group import CommandModules, Commands, add_examples, print_version
 
 MODULES = {
-    "cluster": ("deploy", "render", "crds"),
-    "dead_letters": ("dead-letters",),
-    "files": ("check", "new", "version"),
-    "invoke": ("call", "publish", "fire"),
-    "lanes": ("lanes",),
-    "local": ("dev", "serve"),
-    "state": ("get", "describe", "logs"),
-    "suspension": ("suspend", "resume"),
+    "dev": "local",
+    "serve": "local",
+    "check": "files",
+    "new": "files",
+    "call": "invoke",
+    "publish": "invoke",
+    "fire": "invoke",
+    "get": "state",
+    "describe": "state",
+    "logs": "state",
+    "dead-letters": "dead_letters",
+    "lanes": "lanes",
+    "suspend": "suspension",
+    "resume": "suspension",
+    "deploy": "cluster",
+    "render": "cluster",
+    "crds": "cluster",
+    "version": "files",
 }
 
 
-@click.group(
-    cls=Commands, commands=CommandModules(MODULES), context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.group(cls=Commands, commands=CommandModules(MODULES), context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Print the version."
 )

@@ -1,11 +1,10 @@
 """The interface between the commands and a fabric, on this machine or on a cluster: its requests and its answers."""
 
-import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
-from urllib.parse import quote
+
+from kubeirq.message import Message
 
 
 class FabricUnreachable(Exception):
@@ -15,10 +14,6 @@ class FabricUnreachable(Exception):
 class Refused(Exception):
     """The fabric refused the request. The text says why."""
 
-
-MOST_PUBLISHED = 100_000  # events by one `kubeirq publish`
-
-_PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # names of columns, rows
 ResourceView = Mapping[str, Any]  # the state of a function or trigger; at least kind, namespace and name
@@ -40,30 +35,6 @@ class Description:
 
     value: Mapping[str, Any]
     lines: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Message:
-    """The request or event that `call` and `publish` send. Names of headers and attributes are lower-case."""
-
-    body: bytes = b""
-    content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    attributes: Mapping[str, str] = field(default_factory=dict)  # of a CloudEvent, without the prefix ce-
-    key: str | None = None
-    subject: str | None = None  # for a trigger whose subject has wildcards
-    path: str | None = None  # for a trigger whose path has parameters
-
-    def event_headers(self, purpose: str, prefix: str = "ce-") -> dict[str, str]:
-        """The CloudEvent's headers in binary mode, with defaults for the attributes that every event needs."""
-        needed = {
-            "specversion": "1.0", "id": str(uuid.uuid4()), "type": f"dev.kubeirq.{purpose}",
-            "source": f"/kubeirq/{purpose}", "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        }  # fmt: skip
-        attributes = {**needed, **self.attributes}
-        if prefix == "ce-":  # the bindings for HTTP and NATS encode what is not printable ASCII
-            attributes = {name: quote(value, safe=_PRINTABLE) for name, value in attributes.items()}
-        return {f"{prefix}{name}": value for name, value in attributes.items()}
 
 
 @dataclass(frozen=True)
@@ -105,11 +76,15 @@ class FabricClient(Protocol):
     def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
         """The last `tail` records of a function or trigger; with `follow`, also those to come.
 
-        Those of a function have `time` and `line`, those of a trigger what the fabric's log has; of several pods, `pod`.
+        Those of a function have `time` and `line`, those of a trigger what the fabric's log has. If there are several
+        pods, each record has its `pod`.
         """
 
     async def trigger(self, name: str) -> ResourceView:
         """Finds the trigger by NAME, KIND/NAME or NAMESPACE/NAME."""
+
+    async def failing(self, triggers: Sequence[ResourceView]) -> Sequence[str]:
+        """Lines about those whose events fail or are dead letters, and about those of which that is not known."""
 
     async def suspend(self, trigger: ResourceView) -> None: ...
 

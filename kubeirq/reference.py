@@ -181,7 +181,7 @@ def _leaves(command: click.Command, words: str) -> Iterator[tuple[str, click.Com
 
 def _options_of(command: click.Command) -> Iterator[Option]:
     for found in command.params:
-        if isinstance(found, click.Option):
+        if isinstance(found, click.Option) and not found.hidden:
             yield _written(found), _default_of(found), found.help or ""
 
 

@@ -1,8 +1,10 @@
 """Reads the files that a Function's source names."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from controllers.functions.resource import FunctionSpec
+if TYPE_CHECKING:
+    from controllers.functions.resource import FunctionSpec
 
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
 
@@ -11,7 +13,7 @@ class MissingFiles(Exception):
     """A file that the spec names does not exist, or is not in the project. The text has the field and the problem."""
 
 
-def files_of(spec: FunctionSpec, base: Path, project: Path | None = None) -> dict[str, bytes]:
+def files_of(spec: "FunctionSpec", base: Path, project: Path | None = None) -> dict[str, bytes]:
     """The function's files by their path in its folder; none if its code is elsewhere. Raises MissingFiles, OSError.
 
     `spec` has its handler; paths in it are relative to `base`. Hidden files are left out: they belong to tools.
@@ -26,7 +28,7 @@ def files_of(spec: FunctionSpec, base: Path, project: Path | None = None) -> dic
     return files | {path: file.read_bytes() for path, file in paths_of(spec, base, project).items()}
 
 
-def paths_of(spec: FunctionSpec, base: Path, project: Path | None = None) -> dict[str, Path]:
+def paths_of(spec: "FunctionSpec", base: Path, project: Path | None = None) -> dict[str, Path]:
     """The places of the files that `path` and `include` name. Raises MissingFiles."""
     source, within = spec.source, (project or base).resolve()
     files: dict[str, Path] = {}
@@ -37,7 +39,7 @@ def paths_of(spec: FunctionSpec, base: Path, project: Path | None = None) -> dic
     return files
 
 
-def requirements_of(spec: FunctionSpec, base: Path, project: Path | None = None) -> str:
+def requirements_of(spec: "FunctionSpec", base: Path, project: Path | None = None) -> str:
     """The text of its dependencies. Raises MissingFiles."""
     if spec.dependencies_path is None:
         return spec.dependencies or ""
@@ -49,7 +51,7 @@ def requirements_of(spec: FunctionSpec, base: Path, project: Path | None = None)
         raise MissingFiles(f"spec.dependenciesPath: {path}: {error}") from error
 
 
-def module_file_of(spec: FunctionSpec) -> str:
+def module_file_of(spec: "FunctionSpec") -> str:
     """The path of the file that the handler's module is imported from."""
     return f"{spec.handler.rpartition('.')[0].replace('.', '/')}.py"
 

@@ -86,14 +86,20 @@ def log_unreadable(found: Unreadable) -> None:
 
 
 @runtime_checkable
-class DeadLettersOfFunctions(Protocol):
-    """A `DeadLetters` that finds those of the trigger's other functions, too: former ones have no flow any more."""
+class DeadLettersOfFunctions(DeadLetters, Protocol):
+    """A `DeadLetters` that finds those of the trigger's other functions, too: former ones have no flow any more.
+
+    Its `remove` needs no `prepare`: after an edit, the place may be a former one of the trigger.
+    """
 
     async def functions(self) -> Collection[str]:
         """The functions of this trigger that have dead letters."""
 
-    def of(self, function: str, unreadable: Callable[[Unreadable], None]) -> DeadLetters:
+    def of(self, function: str, unreadable: Callable[[Unreadable], None]) -> "DeadLettersOfFunctions":
         """The dead letters of that function. Its `letters` tells `unreadable` of each one that it leaves out."""
+
+    async def place(self) -> str:
+        """The identity of the place, by whichever address it is reached. Empty if it does not exist."""
 
 
 SLIMMEST = 2

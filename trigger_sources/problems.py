@@ -1,6 +1,5 @@
 """The problems of a manifest, in words that a person can act on. Pure."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +30,7 @@ Place = tuple[str | int, ...]
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'topics'?` if a known name is similar, else the known names."""
     names = sorted(known)
-    found = difflib.get_close_matches(name, names, 1, 0.6)
-    if found:
-        return f"; did you mean {found[0]!r}?"
-    return f"; known: {', '.join(names)}" if names else ""
+    return _did_you_mean(name, names) or (f"; known: {', '.join(names)}" if names else "")
 
 
 def spec_problems(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Place, str]]:
@@ -109,6 +105,8 @@ _BOUNDS = {
 
 
 def _did_you_mean(value: Any, known: Sequence[str]) -> str:
+    import difflib  # only where there is a problem
+
     found = difflib.get_close_matches(str(value), known, 1, 0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
 

@@ -43,6 +43,7 @@ class TriggerSource(Spec):
     fan_out: ClassVar[bool] = True  # False: admission refuses a selector that matches several functions
     default_ordering: ClassVar[Ordering] = "none"
     extend_seconds: ClassVar[float] = 10
+    letter_fields: ClassVar[Sequence[str]] = ()  # its own fields that decide where its `dead_letters` are
     printer_columns: ClassVar[
         Mapping[str, str]
     ] = {}  # further columns of `kubectl get`: the title, and the field that it shows
@@ -158,6 +159,11 @@ class TriggerSource(Spec):
     async def lag(self, context: Context) -> Lag | None:
         """The trigger's lag. Called on a timer while the generator runs. None: the source does not know."""
         return None
+
+    @property
+    def has_lag(self) -> bool:
+        """Whether `lag` ever returns one: nobody asks a source that never does."""
+        return type(self).lag is not TriggerSource.lag
 
     def uncommitted(self, context: Context) -> int | None:
         """How many events are settled while the source may not know it, so that a crash repeats them, at most.

@@ -23,7 +23,10 @@ SERVER_RULE = (
 class Spec(BaseModel):
     """A part of a resource: frozen, spelled in camelCase, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    # A validator is built with its first use: most models are only parts of others, which have validators of their own
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, defer_build=True
+    )
 
 
 class SecretRef(Spec):

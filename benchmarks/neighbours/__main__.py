@@ -1,16 +1,16 @@
 """Measures what a hostile tenant costs the others: `python -m benchmarks.neighbours [--rounds N]`, `make neighbours`.
 
-Twenty tenants have a namespace each, on a real API server with real controllers. In each round the hostile one acts for
-a while, and then a bystander uses as much CPU as it caused. The times of the others with it may be 1.5 times those with
-the bystander, at the 99th percentile, and no controller may end. The exit code is 1 where that does not hold, and 2
-where the machine is too busy to tell.
+Twenty tenants have a namespace each, on a real API server with real controllers. In one half of each round the hostile
+one acts, in the other half a bystander uses as much CPU as it caused. The times of the others with it may be 1.5 times
+those with the bystander, at the 99th percentile, in the median of the rounds, and no controller may end. The exit code
+is 1 where that does not hold, and 2 where the machine is too busy to tell.
 """
 
 import argparse
 import asyncio
-import math
 import os
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -30,23 +30,23 @@ from servers.scripted import scripted
 from benchmarks.measure import ROOT
 from benchmarks.neighbours import hostile
 from benchmarks.neighbours.probes import Probes
-from benchmarks.neighbours.verdict import Rounds, Times, faults, percentile
+from benchmarks.neighbours.verdict import Round, Times, faults, next_share, percentile, ratios, says_nothing
 from benchmarks.replicas import SYSTEM, Place, Replica, replicas
 from controllers.cluster.api import Api, Object
 
 TEAMS = [f"team-{number:02}" for number in range(1, 20)]  # beside the hostile one
 BYSTANDER = Path(__file__).with_name("bystander.py")
-WARM_SECONDS = 8.0
-QUIET_SECONDS = 3.0  # for the CPU without the hostile tenant
-CALM_SECONDS = 1.0
+BYSTANDERS = 4  # as many processes as share the hostile tenant's work, so that a busy scheduler treats both alike
+WARM_SECONDS = 6.0
+CALM_SECONDS = 1.5  # after the hostile tenant, whose last events are still under way
 READY_SECONDS = 180.0
 SILENT_SECONDS = 60.0  # the chart's liveness probe ends a controller that does not answer for so long
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.neighbours", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=8, help="the length of each half of a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=7, help="the length of each half of a round")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="where the controllers' logs are kept")
     given = parser.parse_args()
     print(f"{os.cpu_count()} cores, {os.getloadavg()[0]:.1f} of them busy before; all parts share them", flush=True)
@@ -79,50 +79,96 @@ async def _measure(folder: Path, rounds: int, seconds: float) -> int:
             await api.create(resource)
         await _until_ready(api)
         silences = stack.enter_context(_Silences(running))
-        found = await _rounds(probes, settings, rounds, seconds)
+        found = await _rounds(probes, settings, running, rounds, seconds)
         await silences.stop()
         return _judged(found, probes.problems, silences, running)
 
 
-async def _rounds(probes: Probes, settings: hostile.Settings, rounds: int, seconds: float) -> Rounds:
-    """Short rounds, so that other load on the machine meets both halves alike."""
-    found = Rounds()
+async def _rounds(
+    probes: Probes, settings: hostile.Settings, running: Sequence[Replica], rounds: int, seconds: float
+) -> list[Round]:
+    """Short rounds, with the halves in turn first, so that other load on the machine meets both alike."""
+    found: list[Round] = []
     async with _process("-m", "benchmarks.neighbours.hostile", settings.text()) as attacker:
         await probes.run(WARM_SECONDS, {})  # for connections and caches
-        for _ in range(rounds):
-            cores = await _cores_used(probes, seconds, found.hostile)
-            attacker.send_signal(signal.SIGSTOP)
-            quiet = await _cores_used(probes, QUIET_SECONDS, {})
-            share = max(0.0, cores - quiet)
-            async with AsyncExitStack() as stack:
-                processes = max(1, math.ceil(share))
-                for _ in range(processes):
-                    await stack.enter_async_context(_process(str(BYSTANDER), str(share / processes)))
-                found.burnt.append(await _cores_used(probes, seconds, found.bystander) - quiet)
-            found.taken.append(share)
-            attacker.send_signal(signal.SIGCONT)
-            await probes.run(CALM_SECONDS, {})
-    print(f"cores, by round: hostile tenant {_text(found.taken)}; bystander {_text(found.burnt)}", flush=True)
+        attacker.send_signal(signal.SIGSTOP)
+        await probes.run(CALM_SECONDS, {})
+        share = 0.5  # cores; the first round finds out, and does not count
+        for number in range(rounds + 1):
+            this, total, rest = Round(), 0.0, 0.0
+            for half in ("hostile", "bystander") if number % 2 else ("bystander", "hostile"):
+                if half == "hostile":
+                    total = await _beside_the_hostile(attacker, probes, seconds, this.hostile)
+                else:
+                    before = [_ran_and_waited(replica) for replica in running]
+                    this.burnt, rest = await _beside_bystanders(share, probes, seconds, this.bystander)
+                    this.waiting = _waiting(before, [_ran_and_waited(replica) for replica in running])
+            this.taken = max(0.0, total - rest)
+            share = next_share(share, this.burnt, this.taken)
+            if number:
+                found.append(this)
+    taken, burnt = _text([one.taken for one in found]), _text([one.burnt for one in found])
+    waiting = statistics.median(one.waiting for one in found)
+    print(f"cores, by round: hostile tenant {taken}; bystander {burnt}")
+    print(f"beside the bystander, the controllers waited for a core for {waiting:.0%} of their time", flush=True)
     return found
 
 
-def _text(cores: Sequence[float]) -> str:
-    return ", ".join(f"{one:.2f}" for one in cores)
+async def _beside_the_hostile(
+    attacker: asyncio.subprocess.Process, probes: Probes, seconds: float, times: Times
+) -> float:
+    """The cores that all used."""
+    attacker.send_signal(signal.SIGCONT)
+    try:
+        return (await _cores_used(probes, seconds, times, []))[0]
+    finally:
+        attacker.send_signal(signal.SIGSTOP)
+        await probes.run(CALM_SECONDS, {})
 
 
-async def _cores_used(probes: Probes, seconds: float, times: Times) -> float:
-    """Runs the probes, and adds their times. Returns how many cores all child processes used meanwhile."""
+async def _beside_bystanders(share: float, probes: Probes, seconds: float, times: Times) -> tuple[float, float]:
+    """The cores that the bystanders used, and those that all others did."""
+    async with AsyncExitStack() as stack:
+        start = (_process(str(BYSTANDER), str(share / BYSTANDERS)) for _ in range(BYSTANDERS))
+        running = [await stack.enter_async_context(one) for one in start]
+        total, burnt = await _cores_used(probes, seconds, times, [one.pid for one in running])
+    return burnt, total - burnt
+
+
+def _text(figures: Sequence[float]) -> str:
+    return ", ".join(f"{one:.2f}" for one in figures)
+
+
+async def _cores_used(probes: Probes, seconds: float, times: Times, pids: Sequence[int]) -> tuple[float, float]:
+    """Runs the probes, and adds their times. Returns the cores that all child processes used, and those of `pids`."""
     began, before = time.monotonic(), _cpu_seconds()
     await probes.run(seconds, times)
-    return (_cpu_seconds() - before) / (time.monotonic() - began)
+    passed, after = time.monotonic() - began, _cpu_seconds()
+    used = {pid: after[pid] - before.get(pid, 0.0) for pid in after}
+    return sum(used.values()) / passed, sum(used.get(pid, 0.0) for pid in pids) / passed
 
 
-def _cpu_seconds() -> float:
-    used = 0.0
+def _ran_and_waited(replica: Replica) -> tuple[int, int]:
+    """How long its event loop ran, and waited for a core, in nanoseconds."""
+    try:
+        ran, waited, _ = Path(f"/proc/{replica.process.pid}/schedstat").read_text().split()
+    except FileNotFoundError:
+        return 0, 0  # it has ended, which the verdict says, or the kernel does not count
+    return int(ran), int(waited)
+
+
+def _waiting(before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]]) -> float:
+    ran, waited = (sum(each[part] for each in after) - sum(each[part] for each in before) for part in (0, 1))
+    return waited / (ran + waited) if ran + waited > 0 else 0.0
+
+
+def _cpu_seconds() -> dict[int, float]:
+    """Of each process below this one."""
+    used = {}
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            used += times.user + times.system
+            used[process.pid] = times.user + times.system
     return used
 
 
@@ -170,23 +216,29 @@ class _Silences:
                 answered = time.monotonic()
 
 
-def _judged(found: Rounds, problems: Sequence[str], silences: _Silences, running: Sequence[Replica]) -> int:
-    print("\n| of the other tenants | number | p50, bystander | p50, hostile | p99, bystander | p99, hostile | ratio |")
+def _judged(rounds: Sequence[Round], problems: Sequence[str], silences: _Silences, running: Sequence[Replica]) -> int:
+    print(
+        "\n| of the other tenants | number | p50, bystander | p50, hostile | p99, bystander | p99, hostile | ratios |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, times in found.hostile.items():
-        figures = [percentile(some, part) for part in (0.5, 0.99) for some in (found.bystander[name], times)]
+    for name, each in ratios(rounds).items():
+        halves = [[one.bystander[name] for one in rounds], [one.hostile[name] for one in rounds]]
+        figures = [
+            statistics.median(percentile(times, part) for times in half) for part in (0.5, 0.99) for half in halves
+        ]
         shown = " | ".join(f"{seconds * 1000:.0f} ms" for seconds in figures)
-        print(f"| {name} | {len(times)} | {shown} | {figures[3] / figures[2]:.2f} |")
+        number = sum(map(len, halves[1]))
+        print(f"| {name} | {number} | {shown} | median {statistics.median(each):.2f} of {_text(each)} |")
     ended = [f"{replica.login} has ended" for replica in running if replica.process.returncode is not None]
     if not ended:
         peaks = ", ".join(f"{replica.login} {replica.peak_mib:.0f} MiB" for replica in running)
         print(f"\npeak memory: {peaks}; the longest silence of a controller: {silences.longest:.1f} s")
     if silences.longest >= SILENT_SECONDS:
         ended.append(f"a controller was silent for {silences.longest:.0f} s")
-    if not ended and found.says_nothing:
-        print(f"\nno verdict: {found.says_nothing}")
+    if not ended and (reason := says_nothing(rounds)):
+        print(f"\nno verdict: {reason}")
         return 2
-    failures = [*ended, *faults(found, problems)]
+    failures = [*ended, *faults(rounds, problems)]
     print("\n" + ("\n".join(failures) or "the hostile tenant costs the others no more than the bystander does"))
     return 1 if failures else 0
 

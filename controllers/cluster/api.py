@@ -24,6 +24,8 @@ METADATA_LIST = _METADATA.format("PartialObjectMetadataList")  # the media type 
 METADATA_EVENTS = _METADATA.format("PartialObjectMetadata")  # that of such a watch
 _REQUEST_SECONDS = 30
 _WATCH_SECONDS = 1_800
+_SHORT_CHARACTERS = 24  # a moment has 20, and so have the reasons of conditions
+_MOST_SHORT_TEXTS = 10_000
 _IRREGULAR_PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
 
 
@@ -252,13 +254,20 @@ def plural_of(kind: str) -> str:
     return _IRREGULAR_PLURALS.get(kind, f"{kind.lower()}s")
 
 
-def with_shared_keys(value: Any) -> Any:
-    """A copy whose field names are the same strings in all objects. They take more memory than the values."""
+def with_shared_texts(value: Any) -> Any:
+    """A copy whose field names and short texts are the same strings in all objects. They take most of the memory."""
     if isinstance(value, dict):
-        return {sys.intern(name): with_shared_keys(inside) for name, inside in value.items()}
+        return {sys.intern(name): with_shared_texts(inside) for name, inside in value.items()}
     if isinstance(value, list):
-        return [with_shared_keys(inside) for inside in value]
+        return [with_shared_texts(inside) for inside in value]
+    if isinstance(value, str) and len(value) <= _SHORT_CHARACTERS:
+        if len(_short_texts) > _MOST_SHORT_TEXTS:
+            _short_texts.clear()  # versions and moments come without end
+        return _short_texts.setdefault(value, value)
     return value
+
+
+_short_texts: dict[str, str] = {}
 
 
 def without_managers(found: Object) -> Object:

@@ -14,8 +14,10 @@ from typing import Any, cast
 
 import kopf
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TCPConnector, hdrs
+from kopf import RawBody
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
-from controllers.cluster.api import METADATA_EVENTS, METADATA_LIST, PAGE_SIZE, USER_AGENT, Object, with_shared_keys
+from controllers.cluster.api import METADATA_EVENTS, METADATA_LIST, PAGE_SIZE, USER_AGENT, Object, with_shared_texts
 from controllers.cluster.metrics import WATCH_EVENTS, WATCH_REQUESTS, resource_of
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,13 @@ def _threads_of(
     return [_WatchThread(loop, [watch for watch in watches if watch.page_size == size], namespaces) for size in sizes]
 
 
+class _NoMemories(ResourceMemories):
+    """Keeps nothing about an object between its events. kopf's other handlers need that, and a kilobyte for each."""
+
+    async def recall(self, raw_body: RawBody, *, ephemeral: bool = True, **options: Any) -> ResourceMemory:
+        return await super().recall(raw_body, ephemeral=True, **options)
+
+
 class _Response(ClientResponse):
     """Takes null for an empty list, which kopf does not: the API server answers so about metadata."""
 
@@ -164,6 +173,7 @@ class _WatchThread(threading.Thread):
         await kopf.operator(
             registry=registry,
             settings=settings,
+            memories=_NoMemories(),
             standalone=True,  # Leases replace kopf's peering
             identity=cast(Any, "kubeirq"),  # otherwise kopf needs the user's name, and a pod's user may have none
             clusterwide=not self._namespaces,
@@ -175,7 +185,7 @@ class _WatchThread(threading.Thread):
         async def forward(event: Event, **_: Any) -> None:
             WATCH_EVENTS.add(resource=watch.plural)
             if not self._stopping.is_set():
-                found = {"type": event["type"], "object": with_shared_keys(watch.compact(event["object"]))}
+                found = {"type": event["type"], "object": with_shared_texts(watch.compact(event["object"]))}
                 self._controller_loop.call_soon_threadsafe(watch.handler, found)
 
         return forward

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_keys
+from controllers.cluster.api import FIELD_MANAGER, Api, Object, Refused, with_shared_texts
 from controllers.cluster.differences import contains, differing_fields, has_stale_fields, overridden_fields
 from controllers.cluster.informer_cache import InformerCache, Version
 from controllers.cluster.put_backs import MOST, PutBacks
@@ -248,7 +248,7 @@ class OwnedObjects:
                 if entry.get("manager") == FIELD_MANAGER
             ]
         rest = {"apiVersion": found["apiVersion"], "kind": found["kind"]} if is_immutable else found
-        kept: Object = with_shared_keys({**rest, "metadata": metadata})
+        kept: Object = with_shared_texts({**rest, "metadata": metadata})
         return kept
 
     def _is_orphan(self, owner: Object, live: Object) -> bool:

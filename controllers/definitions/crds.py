@@ -145,6 +145,12 @@ def _status_of(kind: str) -> Schema:
             "observedGeneration": {"type": "integer", "format": "int64"},
         },
     }
+    installation: Schema = {
+        "name": {**text, "description": "Namespace and name of the one that runs it"},
+        "contender": {**text, "description": "Another one that watches the namespace, and gave way"},
+        "asked": {**text, "description": "Its last question whether the first one runs"},
+        "answered": {**text, "description": "The last question that was answered"},
+    }
     common: Schema = {
         "observedGeneration": {"type": "integer", "format": "int64"},
         "conditions": {
@@ -153,14 +159,13 @@ def _status_of(kind: str) -> Schema:
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],
         },
+        "installation": {
+            "type": "object",
+            "description": "The installation that runs it",
+            "properties": installation,
+        },
     }
     claims: Schema = {"claims": text, "since": {"type": "string", "format": "date-time"}}
-    installation: Schema = {
-        "name": {**text, "description": "Namespace and name of the one that runs it"},
-        "contender": {**text, "description": "Another one that watches the namespace, and gave way"},
-        "asked": {**text, "description": "Its last question whether the first one runs"},
-        "answered": {**text, "description": "The last question that was answered"},
-    }
     later = {"type": "array", "items": {"type": "object", "properties": claims}}
     own: Schema = (
         {
@@ -175,11 +180,6 @@ def _status_of(kind: str) -> Schema:
             "nextRuns": {"type": "array", "items": {"type": "string", "format": "date-time"}},
             "state": {"type": "object", "additionalProperties": text, "description": "Durable state of the source"},
             "address": {**text, "description": "The URL of an HTTPTrigger"},
-            "installation": {
-                "type": "object",
-                "description": "The installation that runs it",
-                "properties": installation,
-            },
             "served": {
                 "type": "object",
                 "description": "The claims, such as a route, that the trigger owns, and since when",

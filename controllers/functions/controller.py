@@ -18,6 +18,7 @@ from controllers.cluster.differences import applied_fields, contains, has_stale_
 from controllers.cluster.events import EventRecorder, NewEvent, event_for_acceptance, event_for_transition
 from controllers.cluster.ignorable_fields import ignorable_fields_of
 from controllers.cluster.informer_cache import InformerCache, Version
+from controllers.cluster.installations import Installations, installation_in_status
 from controllers.cluster.known_fields import accepted, listed_in, validated
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.operator import Event, Watch
@@ -33,7 +34,7 @@ from controllers.functions.references import References
 from controllers.functions.resource import FunctionSpec
 from controllers.functions.rollouts import Rollouts
 from controllers.functions.status import FUNCTION_LABEL, invalid, status_of, with_changes_of_others
-from controllers.functions.workload import RELEASE_ANNOTATION, objects_of
+from controllers.functions.workload import objects_of
 from trigger_sources.observe.metrics import Metric, Sample
 from trigger_sources.problems import problem_text
 
@@ -88,7 +89,9 @@ class FunctionController:
         self._written: dict[
             Key, str
         ] = {}  # the digest of the Deployment that this replica wanted last, and has written
-        self._is_ours: set[Key] = set()  # the Functions whose Deployment had the mark of this installation
+        self._installations = Installations(api, settings.release, time.monotonic)
+        self._named: dict[Key, Object] = {}  # the fields about installations that were written last
+        self._gave_way: dict[Key, str] = {}  # the Functions that another installation runs, and its name
         self.synced = asyncio.Event()  # set after the first list
         self.queue: WorkQueue[Key] = WorkQueue(
             self.reconcile,
@@ -111,6 +114,7 @@ class FunctionController:
             group.create_task(self._resync_periodically())
             await self.synced.wait()
             group.create_task(self.queue.run())
+            group.create_task(self._installations.contend(self._owned_by_others))
 
     def leader_changed(self, _: frozenset[int]) -> None:
         """Enqueues every Function, for a new leader to reconcile."""
@@ -151,6 +155,10 @@ class FunctionController:
         function = self._functions.get(key)
         if function is None or "deletionTimestamp" in function["metadata"] or not self.is_leader():
             return  # the garbage collector deletes the objects of a deleted Function
+        if (other := self._installations.other(function)) is not None:
+            await self._give_way(function, other)
+            return
+        self._gave_way.pop(key, None)
         try:
             spec, code = spec_and_code_of(function, self._ignorable)
             content = await self._content_of(key, spec)
@@ -158,9 +166,6 @@ class FunctionController:
         except ValueError as error:
             reason = error.reason if isinstance(error, InvalidFunction) else "Invalid"
             await self._write_status(function, {}, invalid(problem_text(error, FunctionSpec), reason))
-            return
-        if (other := self._other_release(key)) is not None:
-            await self._give_way(function, other)
             return
         contested = ""
         try:
@@ -224,24 +229,27 @@ class FunctionController:
             for field in self._owned.overridden(key, found)
         ]
 
-    def _other_release(self, key: Key) -> str | None:
-        """The installation that took the Deployment over from this one and runs at the same time. It keeps it.
-
-        A Deployment with the mark of an installation that does not run any more is taken over, and never taken back.
-        """
-        live = self._owned.get(key, "Deployment", key[1]) or {}
-        mark = (live.get("metadata", {}).get("annotations") or {}).get(RELEASE_ANNOTATION)
-        if mark == self._settings.release:
-            self._is_ours.add(key)
-        return mark if mark not in (None, self._settings.release) and key in self._is_ours else None
+    def _owned_by_others(self) -> list[Object]:
+        """The Functions of other installations that this replica would run."""
+        if not self.is_leader():
+            return []
+        return [found for _, found in self._functions.items() if self._installations.other(found) is not None]
 
     async def _give_way(self, function: Object, other: str) -> None:
-        message = (
-            f"the installations {self._settings.release} and {other} watch this namespace, and {other} runs the"
-            " function; set watchNamespace of both, or remove one"
-        )
-        log.error("two installations", extra={"function": "/".join(key_of(function)), "problem": message})
-        await self._events.record(function, NewEvent("Warning", "TwoInstallations", message))
+        key = key_of(function)
+        if self._gave_way.get(key) == other:
+            return
+        self._gave_way[key] = other
+        reason, message = self._installations.rejection(other)
+        log.error("two installations", extra={"function": "/".join(key), "problem": message})
+        await self._events.record(function, NewEvent("Warning", reason, message))
+
+    async def _name_installation(self, function: Object) -> None:
+        """Writes which installation runs the Function, and answers another one. An older definition drops it."""
+        key, fields = key_of(function), self._installations.fields(function)
+        if self._named.get(key) != fields and not contains(function.get("status", {}), fields):
+            await self._installations.patch(function, fields)
+            self._named[key] = fields
 
     async def _content_of(self, key: Key, spec: FunctionSpec) -> str:
         """The digest of the content that the Function refers to. While a part is missing, the last one stays."""
@@ -304,6 +312,8 @@ class FunctionController:
 
     async def _write_status(self, function: Object, status: Mapping[str, Any], conditions: list[Condition]) -> None:
         """Writes the status subresource if it differs."""
+        await self._name_installation(function)
+        conditions = self._installations.shown(function, conditions)
         metadata, before = function["metadata"], function.get("status", {})
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         wanted = {
@@ -389,7 +399,8 @@ class FunctionController:
                 self._rollouts.ended(key)
                 self._restarts.pop(key, None)
                 self._references.forget(key)
-                self._is_ours.discard(key)
+                self._named.pop(key, None)
+                self._gave_way.pop(key, None)
                 self._curtailed.pop(key, None)
                 self._written.pop(key, None)
             return
@@ -408,10 +419,10 @@ class FunctionController:
 
 
 def _desired_state(function: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The parts of a Function that its objects depend on. Labels and annotations change no generation."""
+    """The parts of a Function that a reconcile depends on. Labels, annotations and status change no generation."""
     metadata = function["metadata"]
     changes = (metadata.get(name) for name in ("generation", "labels", "deletionTimestamp"))
-    return metadata["uid"], *changes, listed_in(function)
+    return metadata["uid"], *changes, listed_in(function), installation_in_status(function)
 
 
 def changes_pods(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

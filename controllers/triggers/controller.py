@@ -14,6 +14,7 @@ from typing import Any
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused, plural_of
 from controllers.cluster.events import EventRecorder
 from controllers.cluster.ignorable_fields import ignorable_fields_of
+from controllers.cluster.installations import Installations
 from controllers.cluster.operator import Event, Watch
 from controllers.cluster.relist import WATCH_PATIENCE_SECONDS, relist
 from controllers.cluster.work_queue import WorkQueue
@@ -22,7 +23,6 @@ from controllers.functions.worker_ends import WorkerEnd
 from controllers.triggers.egress_policy import egress_rejection
 from controllers.triggers.exposed_objects import ExposedObjects, is_exposed
 from controllers.triggers.gates import Gates
-from controllers.triggers.installations import Installations
 from controllers.triggers.ownership import Key
 from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets

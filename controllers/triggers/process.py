@@ -26,6 +26,7 @@ from controllers.triggers.gates import Gates
 from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets, way_out_of
 from controllers.triggers.store import ClusterStore
+from trigger_sources.descriptors import raise_limit
 from trigger_sources.dispatch.host import EventStore, LocalHost, events_memory
 from trigger_sources.http.gateway import Bounds, Gateway
 from trigger_sources.memory_limit import memory_limit
@@ -140,6 +141,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
                     may_take=lambda uid: controller.may_take(uid),
                 )
             )
+        raise_limit()
         gateway = Gateway(Bounds.within(settings.memory_limit))
         host = LocalHost(
             replica=settings.replica,

@@ -17,6 +17,7 @@ from controllers.cluster.events import (
     event_for_note,
     event_for_transition,
 )
+from controllers.cluster.installations import Installations
 from controllers.cluster.known_fields import accepted
 from controllers.cluster.lost_fields import LostFields
 from controllers.cluster.work_queue import WorkQueue
@@ -24,7 +25,6 @@ from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, held_back, is_starting, rejected
 from controllers.triggers.exposed_objects import ExposedObjects, gateway_address, is_exposed
 from controllers.triggers.gates import Edition, Gates
-from controllers.triggers.installations import Installations
 from controllers.triggers.ownership import Key, ownership_fields
 from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of
 from trigger_sources.dispatch.flows import Flows, functions_of, without_flow
@@ -129,7 +129,11 @@ class StatusReporter:
         limits: dict[tuple[str, str], tuple[Edition, int | None]] = {}  # by namespace and name of the Function
         while True:
             used: dict[tuple[str, str], tuple[Edition, int | None]] = {}
-            for _, trigger in list(self._triggers.items()):
+            for number, (_, trigger) in enumerate(list(self._triggers.items())):
+                if number % 100 == 99:
+                    await asyncio.sleep(0)
+                if trigger.spec is not None and "body_limit_bytes" not in type(trigger.spec).model_fields:
+                    continue  # to ask such a spec for the field is costly
                 asked = getattr(trigger.spec, "body_limit_bytes", 0)
                 try:
                     trigger.body_limit = await self._body_limit_problem(trigger, asked, limits, used) if asked else ""

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from controllers.cluster.api import Api, Object, without_managers
+from controllers.cluster.differences import contains
 from controllers.cluster.informer_cache import InformerCache, Version
+from controllers.cluster.installations import installation_in_status
 from controllers.cluster.known_fields import (
     UNKNOWN_FIELD,
     UNKNOWN_VALUE,
@@ -20,7 +22,6 @@ from controllers.cluster.known_fields import (
     validated,
 )
 from controllers.cluster.operator import Event
-from controllers.triggers.installations import installation_in_status
 from controllers.triggers.ownership import Key, Ownership, ownership_in_status
 from controllers.triggers.status import TriggerStatus
 from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, needs_lease
@@ -50,7 +51,7 @@ class CachedTrigger:
     held_back: tuple[str, str] | None = (
         None  # reason and message, if `spec` is the former one: this version lacks a field or value
     )
-    written: Object | None = None  # the status that this replica wrote last
+    written: Object | None = None  # the status that this replica wrote last, until the watch brings it
     written_at: float = float("-inf")  # of the monotonic clock
     applied_at: float = float("-inf")
     starts_since: float | None = None  # since when no flow runs, though this replica should run one
@@ -193,6 +194,8 @@ class TriggerCache:
         same_installation = installation_in_status(cached.object) == installation_in_status(found)
         cached.object = found
         cached.status.observe(found)
+        if cached.written is not None and contains(found.get("status") or {}, cached.written):
+            cached.written = None  # the object says the same, and takes no more memory
         if same_spec:
             if not same_ownership:
                 self._enqueue_all(self.ownership.update(key, found, cached.spec))

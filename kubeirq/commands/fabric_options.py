@@ -43,6 +43,9 @@ _CLUSTER = (
 )
 
 
+CLUSTER_OPTIONS = frozenset({"context", "kubeconfig", "namespace", "system_namespace"})
+
+
 @dataclass(frozen=True)
 class ClusterOptions:
     """The cluster that the options name."""

@@ -25,7 +25,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "kubeirq publish hooks --path /hooks/7 --sample stripe-payment",
     ),
     "fire": ("kubeirq fire nightly",),
-    "get": ("kubeirq get", "kubeirq get KafkaTrigger -o json", "kubeirq get -n team-a"),
+    "get": (
+        "kubeirq get",
+        "kubeirq get KafkaTrigger -o json",
+        "kubeirq get --check -n team-a",
+    ),
     "describe": ("kubeirq describe orders", "kubeirq describe Function/greet"),
     "logs": ("kubeirq logs greet -f", "kubeirq logs KafkaTrigger/orders --tail 20"),
     "dead-letters list": ("kubeirq dead-letters list orders", "kubeirq dead-letters list orders --group-by reason"),
@@ -55,11 +59,11 @@ class Commands(click.Group):
 class CommandModules(MutableMapping[str, click.Command]):
     """Commands by name. A command's module is imported with its first use: `serve` keeps no other command in memory.
 
-    `modules` are those of this package, each with the names of its commands.
+    `modules` are those of this package, by the name of a command of theirs.
     """
 
-    def __init__(self, modules: Mapping[str, Sequence[str]]) -> None:
-        self._modules = {name: module for module, names in modules.items() for name in names}
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = dict(modules)
         self._imported: dict[str, click.Command] = {}
 
     def __getitem__(self, name: str) -> click.Command:

@@ -10,8 +10,10 @@ import click
 import orjson
 
 from kubeirq.commands.arguments import FUNCTION, TRIGGER
+from kubeirq.commands.fabric_options import CLUSTER_OPTIONS
 from kubeirq.commands.open_fabric import with_fabric
-from kubeirq.fabric_client import MOST_PUBLISHED, FabricClient, Message
+from kubeirq.fabric_client import FabricClient
+from kubeirq.message import MOST_PUBLISHED, Message
 from kubeirq.sample_events import SAMPLES, Sample
 
 HEADER = click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header. Repeatable.")
@@ -72,13 +74,20 @@ async def publish(
 ) -> int:  # fmt: skip
     """Publish an event to a trigger's source.
 
-    The source is, for example, its topic, subject or path.
+    The source is, for example, its topic, subject or path. This works on one machine only; on a cluster, use a client
+    of the source, or `kubeirq call`.
     """
     message = _message(data, content_type, headers, attributes, sample)
     published = await fabric.publish(trigger, replace(message, key=key, subject=subject, path=path), count)
     places = f": {', '.join(published.positions[:5])}" if published.positions else ""
     click.echo(f"published {published.count}{places}")
     return 0
+
+
+# On a cluster it is refused, with the reason: the options work, and are not offered
+for _option in publish.params:
+    if isinstance(_option, click.Option) and _option.name in CLUSTER_OPTIONS:
+        _option.hidden = True
 
 
 @click.command()

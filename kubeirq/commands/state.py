@@ -9,19 +9,25 @@ from kubeirq.fabric_client import FabricClient
 from kubeirq.output.fabric_log_lines import line_of
 from kubeirq.output.formats import to_text
 
+_FAILING = 6  # the exit code of `get --check` if everything is Ready, and events fail
+
 
 @click.command()
 @click.argument(
     "selector", metavar="[KIND|NAME]", required=False, shell_complete=complete_names("functions", "triggers")
 )
 @click.option("-A", "--all-namespaces", is_flag=True, help="List all namespaces of the cluster.")
+@click.option(
+    "--check", is_flag=True,
+    help="Exit with 6 if there are dead letters, or the last call of a trigger failed; print which.",
+)  # fmt: skip
 @OUTPUT
 @with_fabric
-async def get(fabric: FabricClient, selector: str | None, all_namespaces: bool, output: str) -> int:
+async def get(fabric: FabricClient, selector: str | None, all_namespaces: bool, check: bool, output: str) -> int:
     """List functions and triggers, the worst first.
 
     KIND is functions, triggers, or a kind such as KafkaTrigger. Exit code 3 means that something is not Ready, or
-    that the files have changed and cannot run.
+    that the files have changed and cannot run. Dead letters do not change the exit code, unless you say --check.
     """
     found = await fabric.overview(selector, all_namespaces)
     if output != "table":
@@ -32,7 +38,10 @@ async def get(fabric: FabricClient, selector: str | None, all_namespaces: bool, 
         click.echo("(no functions and no triggers)", err=True)
     if output == "table" and found.notes:
         click.echo("\n" + "\n".join(found.notes))
-    return 0 if found.is_healthy else 3
+    failing = await fabric.failing(found.value["triggers"]) if check else []
+    for line in failing:
+        click.echo(line, err=True)
+    return 3 if not found.is_healthy else _FAILING if failing else 0
 
 
 @click.command()
@@ -67,8 +76,8 @@ async def describe(fabric: FabricClient, name: str, output: str) -> int:
 async def logs(fabric: FabricClient, name: str, follow: bool, tail: int, output: str) -> int:
     """Print the log of a function or trigger.
 
-    For a function, this is its output, with times. For a trigger, these are the lines about it in the fabric's log. A function
-    comes before a trigger of the same name: write KIND/NAME for the trigger.
+    For a function, this is its output, with times. For a trigger, these are the lines about it in the fabric's log. A
+    function comes before a trigger of the same name: write KIND/NAME for the trigger.
     """
     async for record in fabric.logs(name, tail, follow):
         click.echo(line_of(record) if output == "text" else orjson.dumps(record).decode())

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.field_lines import FieldLines
 from kubeirq.manifests.resources import Resource
 from kubeirq.manifests.yaml_documents import documents_of, value_of
@@ -204,7 +203,7 @@ def _checked_spec(kind: str, name: str, value: Mapping[str, Any], report: Report
     """The kind's model, or the data by key. None after it has reported a problem."""
     if kind in _CORE_KINDS:
         return _checked_data(kind, value, report)
-    model: type[BaseModel] = FunctionSpec if kind == "Function" else source_of(kind)
+    model: type[Any] = _function_model() if kind == "Function" else source_of(kind)
     spec = value.get("spec")
     if not isinstance(spec, dict):
         report("is needed", "spec")
@@ -218,7 +217,13 @@ def _checked_spec(kind: str, name: str, value: Mapping[str, Any], report: Report
     except RecursionError:
         report("is nested too deeply", "spec")
         return None
-    return found.named(name) if isinstance(found, FunctionSpec) else found
+    return found.named(name) if kind == "Function" else found
+
+
+def _function_model() -> type[Any]:
+    from controllers.functions.resource import FunctionSpec  # a fabric without functions does not need it
+
+    return FunctionSpec
 
 
 def _checked_data(kind: str, value: Mapping[str, Any], report: Report) -> dict[str, str] | None:

@@ -3,21 +3,21 @@
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from controllers.functions.body_limit import body_limit_of, body_limit_problem
-from controllers.functions.resource import FunctionSpec
-from kubeirq.manifests.code_problems import code_problems
 from kubeirq.manifests.field_lines import FieldLines
 from kubeirq.manifests.resources import EXAMPLE, Resource
 from kubeirq.source_files import MissingFiles, paths_of, requirements_of
-from trigger_sources.dispatch.filters import compile_filter, type_problem
-from trigger_sources.http import HTTPTrigger
 from trigger_sources.problems import Place, Problem, dotted, nearest
 from trigger_sources.source import TriggerSource
 from trigger_sources.spec import secret_refs
+
+if TYPE_CHECKING:
+    from controllers.functions.resource import FunctionSpec
+    from kubeirq.manifests.code_problems import CodeProblem
 
 _DATA_KINDS = ("Secret", "ConfigMap")
 
@@ -40,7 +40,7 @@ def reference_problems(
     secrets = {(found.namespace, found.name): found.spec for found in resources if found.kind == "Secret"}
     for resource in resources:
         found: list[Found] = []
-        if isinstance(resource.spec, FunctionSpec):
+        if resource.kind == "Function":
             found += _file_problems(resource, resource.spec)
         elif isinstance(resource.spec, TriggerSource):
             found += _trigger_problems(resource, resource.spec, functions, invalid_functions, complete)
@@ -60,8 +60,12 @@ def starting_problems(
     data = {(found.kind, found.namespace, found.name): found.spec for found in resources if found.kind in _DATA_KINDS}
     claimed: dict[tuple[str, str], Resource] = {}
     for resource in resources:
-        found: list[tuple[Place, str, tuple[Path, int] | None]] = [*code_problems(resource, runs_here=complete)]
-        if isinstance(resource.spec, FunctionSpec) and complete:
+        found: list[CodeProblem] = []
+        if resource.kind == "Function":
+            from kubeirq.manifests.code_problems import code_problems  # a fabric without functions does not need it
+
+            found += code_problems(resource, runs_here=complete)
+        if resource.kind == "Function" and complete:
             found += ((place, message, None) for place, message in _variable_problems(resource, resource.spec, data))
         elif isinstance(resource.spec, TriggerSource) and not resource.spec.suspend:
             found += ((place, message, None) for place, message in _claim_problems(resource, resource.spec, claimed))
@@ -73,7 +77,7 @@ def starting_problems(
 
 
 def _variable_problems(
-    resource: Resource, spec: FunctionSpec, data: Mapping[tuple[str, str, str], Mapping[str, str]]
+    resource: Resource, spec: "FunctionSpec", data: Mapping[tuple[str, str, str], Mapping[str, str]]
 ) -> Iterator[Found]:
     """The Secrets and ConfigMaps of its variables that are not in the files, or lack the key."""
     wanted: list[tuple[Place, str, str, str | None]] = []
@@ -113,7 +117,7 @@ def _claim_problems(
             yield place, f"{claim} is already served by {where}; change one of them"
 
 
-def _file_problems(resource: Resource, spec: FunctionSpec) -> Iterator[Found]:
+def _file_problems(resource: Resource, spec: "FunctionSpec") -> Iterator[Found]:
     base, missing = resource.file.parent, False
     for name, path in (("path", spec.source.path), *(("include", found) for found in spec.source.include)):
         if path is not None and not (base / path).exists():
@@ -156,9 +160,14 @@ def _trigger_problems(
     name = spec.reply.function if spec.reply is not None else None
     if complete and name is not None and name not in known:
         yield ("reply", "function"), f"no Function {name!r} in these files{nearest(name, known)}"
-    if isinstance(spec, HTTPTrigger) and target.function in neighbours:
-        yield from _body_limit_problems(spec, neighbours[target.function])
+    if resource.kind == "HTTPTrigger" and target.function in neighbours:
+        from trigger_sources.http import HTTPTrigger
+
+        if isinstance(spec, HTTPTrigger):
+            yield from _body_limit_problems(spec.body_limit_bytes, neighbours[target.function])
     if spec.filter is not None:
+        from trigger_sources.dispatch.filters import compile_filter  # only where there is a filter
+
         try:
             compile_filter(spec.filter)
         except ValueError as error:
@@ -169,6 +178,8 @@ def _trigger_problems(
 
 def _type_problems(resource: Resource, spec: TriggerSource) -> Iterator[Found]:
     """Comparisons in the filter that never hold for the event that the file itself has: its payload, or its example."""
+    from trigger_sources.dispatch.filters import type_problem
+
     assert spec.filter is not None
     known = [("its payload", payload)] if (payload := getattr(spec, "payload", None)) is not None else []
     with suppress(ValueError):
@@ -178,11 +189,11 @@ def _type_problems(resource: Resource, spec: TriggerSource) -> Iterator[Found]:
             yield ("filter",), f"with {what}, {note}"
 
 
-def _body_limit_problems(trigger: HTTPTrigger, function: Resource) -> Iterator[Found]:
+def _body_limit_problems(gateway_limit: int, function: Resource) -> Iterator[Found]:
     """A gateway that lets in larger bodies than the function takes, as far as the files tell."""
-    if isinstance(function.spec, FunctionSpec):
+    if function.kind == "Function":
         limit = body_limit_of(function.spec.model_dump(by_alias=True))
-        if problem := body_limit_problem(trigger.body_limit_bytes, function.name, limit):
+        if problem := body_limit_problem(gateway_limit, function.name, limit):
             yield ("bodyLimitBytes",), problem
 
 

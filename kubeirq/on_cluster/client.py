@@ -13,13 +13,13 @@ from kubeirq import name_lookup
 from kubeirq.fabric_client import (
     Answer,
     Description,
-    Message,
     Overview,
     Published,
     Refused,
     ResourceView,
     lanes_request,
 )
+from kubeirq.message import Message
 from kubeirq.name_lookup import find_all, find_logged, find_one, namespace_in, select
 from kubeirq.on_cluster.connection import Cluster, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
@@ -39,7 +39,7 @@ from kubeirq.on_cluster.resources import (
 )
 from kubeirq.output.fabric_log_lines import record_about
 from kubeirq.output.letter_text import tell_unreadable
-from kubeirq.output.trigger_lines import next_steps
+from kubeirq.output.trigger_lines import failing_lines, next_steps
 
 FIELD_MANAGER = "kubeirq"
 
@@ -153,6 +153,15 @@ class ClusterClient:
         triggers, where = await self._views(name, lambda kind: kind != FUNCTION)
         return find_one(triggers, name, name_lookup.TRIGGER, where)
 
+    async def failing(self, triggers: Sequence[ResourceView]) -> Sequence[str]:
+        lines: list[str] = []
+        for one in triggers:
+            state = await self._controllers.state(one)
+            found = [f"not known: {state.problem}"] if state.problem else []
+            found += [line for flow in state.flows for line in failing_lines(flow)]
+            lines += [f"{one['kind']}/{one['name']}: {line}" for line in found]
+        return lines
+
     async def suspend(self, trigger: ResourceView) -> None:
         await self._set_suspended(trigger, True)
 
@@ -197,7 +206,7 @@ class ClusterClient:
     async def _views(
         self, name: str, wanted: Callable[[str], bool] = lambda kind: True
     ) -> tuple[list[ResourceView], str]:
-        """The resources of the wanted kinds in the namespace that the name means; and the namespace, for error texts."""
+        """The resources of the wanted kinds in the namespace that the name means; and where that is, for errors."""
         kinds = await installed_kinds(self._cluster)
         namespace = self._namespace_of(name, kinds)
         found, _ = await list_resources(self._cluster, [kind for kind in kinds if wanted(kind.name)], namespace)

@@ -42,7 +42,8 @@ async def pod_log_records(
 ) -> AsyncIterator[Record]:
     """At most `tail` past records of each pod: its lines with their times, or what the filter makes of a line.
 
-    If there are several pods, each record names its pod. Raises Refused if there is no pod, unless `follow` waits for one.
+    If there are several pods, each record names its own. Raises Refused if there is no pod, unless `follow` waits for
+    one.
     """
     pods = await _pods(cluster, namespace, labels)
     if not pods and not follow:

@@ -5,7 +5,7 @@ from typing import Any
 
 from kubeirq.fabric_client import ResourceView, Table
 from kubeirq.on_cluster.resources import FUNCTION
-from kubeirq.output.formats import age
+from kubeirq.output.formats import age, span
 from kubeirq.output.function_steps import function_steps
 from kubeirq.output.trigger_lines import condition_lines, flow_lines
 
@@ -28,7 +28,7 @@ def function_lines(view: ResourceView, events: Sequence[Mapping[str, Any]] = ())
     lines += [f"  {label:10} {value}" for label, value in details.items() if value]
     for event in events:
         times = f", {event['count']} times" if event["count"] > 1 else ""
-        lines.append(f"  {age(event['at'])} ago{times}: {event['reason']}: {event['message']}")
+        lines.append(f"  {span(event['at'])} ago{times}: {event['reason']}: {event['message']}")
     return [*lines, *(f"  next: {step}" for step in function_steps(view, bool(events)))]
 
 

@@ -1,5 +1,6 @@
 """The admin API of a running fabric: the API of its flows, with the functions and brokers of this machine."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from kubeirq.fabric_client import MOST_PUBLISHED, Message
+from kubeirq.message import MOST_PUBLISHED, Message
 from kubeirq.on_machine.fabric import Fabric
 from kubeirq.on_machine.publishing import CannotPublish, publish
 from trigger_sources.observe.admin import (
@@ -65,7 +66,7 @@ class Admin(FlowAdmin):
                 "startedAt": fabric.started_at,
                 "refusedReload": None if refused is None else {"problems": refused.problems, "at": refused.at},
                 "addresses": {"kafka": None, "nats": None, **addresses},
-                "functions": functions_status(fabric),
+                "functions": await functions_status(fabric),
                 "triggers": self.triggers_status(),
             }
         )
@@ -149,8 +150,10 @@ async def _message_of(request: web.Request) -> Message:
     )
 
 
-def functions_status(fabric: Fabric) -> list[dict[str, Any]]:
+async def functions_status(fabric: Fabric) -> list[dict[str, Any]]:
     """The state of each function's process, ready for JSON."""
+    found = sorted(fabric.functions.items())
+    busy = await asyncio.gather(*(process.busy() for _, process in found))
     return [
         {
             "namespace": namespace,
@@ -163,6 +166,7 @@ def functions_status(fabric: Fabric) -> list[dict[str, Any]]:
             "since": process.since,
             "lastError": process.last_error,
             "lastErrorAt": process.last_error_at if process.last_error else None,
+            "busy": text or None,
         }
-        for (namespace, name), process in sorted(fabric.functions.items())
+        for ((namespace, name), process), text in zip(found, busy, strict=True)
     ]

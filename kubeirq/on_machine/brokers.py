@@ -19,7 +19,6 @@ from pathlib import Path
 from kubeirq.on_machine.broker_ports import choose_port
 from kubeirq.on_machine.broker_supervisor import Broker, BrokerFailed, broker_process, supervised, wait_until_ready
 from kubeirq.on_machine.child_processes import free_port
-from kubeirq.on_machine.object_store import BUCKET_VARIABLE
 from trigger_sources.source import TriggerSource
 
 # ApiVersions, version 0, from client "kubeirq": every Kafka-compatible broker answers this request
@@ -50,6 +49,8 @@ async def kafka_broker(state: Path) -> AsyncIterator[Broker]:
 
     It runs as two processes: the broker, and the object store that holds its records.
     """
+    from kubeirq.on_machine.object_store import BUCKET_VARIABLE  # another process serves it
+
     binary = _kafka_binary()
     port = await choose_port(state, "kafka", 9092)
 

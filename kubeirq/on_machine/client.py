@@ -13,20 +13,20 @@ from kubeirq.fabric_client import (
     Answer,
     Description,
     FabricUnreachable,
-    Message,
     Overview,
     Published,
     Refused,
     ResourceView,
     lanes_request,
 )
+from kubeirq.message import Message
 from kubeirq.name_lookup import find_all, find_logged, find_one, select
 from kubeirq.on_machine.admin_client import AdminClient
 from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_about, read_records
 from kubeirq.output.event_display import printable
-from kubeirq.output.formats import age, last_try
+from kubeirq.output.formats import age, ago, last_try
 from kubeirq.output.letter_text import tell_unreadable
-from kubeirq.output.trigger_lines import condition_lines, flow_lines, next_steps
+from kubeirq.output.trigger_lines import condition_lines, failing_lines, flow_lines, next_steps
 
 
 class MachineClient:
@@ -138,6 +138,9 @@ class MachineClient:
         triggers = [one for one in await self._views() if one["kind"] != "Function"]
         return find_one(triggers, name, name_lookup.TRIGGER)
 
+    async def failing(self, triggers: Sequence[ResourceView]) -> Sequence[str]:
+        return [f"{one['kind']}/{one['name']}: {line}" for one in triggers for line in failing_lines(one)]
+
     async def suspend(self, trigger: ResourceView) -> None:
         await self._client.post(f"{_path(trigger)}/suspend")
 
@@ -183,7 +186,7 @@ def refusal_lines(refused: Mapping[str, Any] | None) -> list[str]:
     """Says that the files are not what runs, and why."""
     if refused is None:
         return []
-    head = f"the files changed {age(refused['at'])} ago and cannot run; the version before still runs:"
+    head = f"the files changed at {ago(refused['at'])}, and cannot run; the version before still runs:"
     return [head, *(f"  {printable(line)}" for line in refused["problems"])]
 
 
@@ -222,10 +225,12 @@ def function_lines(found: ResourceView) -> list[str]:
         for label in ("state", "runtime", "pid", "address", "restarts")
         if found[label] not in (None, "")
     ]
-    lines.append(f"  {'since':10} {age(found['since'])} ago")
+    lines.append(f"  {'since':10} {ago(found['since'])}")
+    if found.get("busy"):
+        lines.append(f"  {'busy':10} {found['busy']}")
     if found["lastError"]:
-        ago = f", {age(found['lastErrorAt'])} ago" if found["lastErrorAt"] else ""
-        lines.append(f"  last error{ago}\n    " + found["lastError"].strip().replace("\n", "\n    "))
+        when = f" at {ago(found['lastErrorAt'])}" if found["lastErrorAt"] else ""
+        lines.append(f"  last error{when}\n    " + found["lastError"].strip().replace("\n", "\n    "))
     if found["state"] in ("Down", "Failing") or found["lastError"]:
         has_run = found["pid"] is not None or found["restarts"]
         if found["state"] == "Failing" or not has_run:
@@ -241,12 +246,15 @@ def trigger_lines(found: ResourceView, function: ResourceView | None) -> list[st
     if function is not None and function["state"] != "Ready":
         lines[-1] += f", which is {function['state']}"
         if function["lastError"]:
-            lines[-1] += f": {function['lastError'].strip().splitlines()[-1]}"
+            lines[-1] += f": {function['lastError'].strip().splitlines()[0]}"
+    elif function is not None and function.get("busy"):
+        lines[-1] += f"; {function['busy']}"
     lines += condition_lines(found["conditions"])
     lines += flow_lines(found)
     steps = next_steps(found)
-    if function is not None and function["state"] == "Failing":
-        steps.insert(0, f"kubeirq describe Function/{function['name']}")
+    describes = f"kubeirq describe Function/{function['name']}" if function is not None else ""
+    if function is not None and function["state"] == "Failing" and not any(describes in step for step in steps):
+        steps.insert(0, describes)
     return lines + [f"  next: {step}" for step in steps]
 
 
@@ -260,7 +268,7 @@ def _trigger_row(found: ResourceView) -> Sequence[Any]:
 
 
 def _function_row(found: ResourceView) -> Sequence[Any]:
-    last_error = (found["lastError"] or "").strip().splitlines()[-1:] or "-"
+    last_error = (found["lastError"] or "").strip().splitlines()[:1] or "-"
     return (
         found["name"], found["state"], found["runtime"] or "-", found["pid"] or "-", found["restarts"],
         age(found["since"]), last_error,

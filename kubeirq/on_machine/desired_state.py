@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from controllers.functions.resource import FunctionSpec
 from kubeirq.manifests.loading import load
 from kubeirq.manifests.reader import is_unicode
 from kubeirq.manifests.resources import EXAMPLE, InvalidManifests, Resource, Resources
@@ -14,6 +13,9 @@ from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.source import MissingSecret
 from trigger_sources.spec import SecretRef, secret_refs
 
+if TYPE_CHECKING:
+    from controllers.functions.resource import FunctionSpec
+
 
 @dataclass(frozen=True)
 class FunctionResource:
@@ -21,7 +23,7 @@ class FunctionResource:
 
     namespace: str
     name: str
-    spec: FunctionSpec
+    spec: "FunctionSpec"
     base: Path  # paths in the spec are relative to this folder
     labels: Mapping[str, str] = field(default_factory=dict)
     project: Path | None = None  # the folder that its files must be in; None: the base
@@ -35,6 +37,11 @@ class DesiredState:
     triggers: Sequence[TriggerResource]
     secret: Callable[[str, SecretRef], str]  # by namespace and reference; raises MissingSecret
     environment: Callable[[FunctionResource], Mapping[str, str]]  # spec.env, resolved; raises MissingSecret
+
+
+def starting_notes(paths: Sequence[Path], secrets: Path | None) -> list[str]:
+    """A line for each problem that stops one function from starting, such as a wrong handler. Others run meanwhile."""
+    return [str(problem) for problem in load(paths, secrets, thorough=True)[1]]
 
 
 def load_desired_state(paths: Sequence[Path], secrets: Path | None) -> DesiredState:
@@ -95,7 +102,7 @@ def _digest_of_secrets(trigger: Resource, resources: Resources) -> str:
     )
 
 
-def _environment(spec: FunctionSpec, namespace: str, resources: Resources) -> dict[str, str]:
+def _environment(spec: "FunctionSpec", namespace: str, resources: Resources) -> dict[str, str]:
     """The variables of spec.envFrom, then of spec.env. Raises MissingSecret."""
     found: dict[str, str] = {}
     for part in spec.env_from:

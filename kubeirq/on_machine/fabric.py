@@ -19,6 +19,7 @@ from kubeirq.on_machine.function_process import FunctionProcess
 from kubeirq.on_machine.function_processes import FunctionKey, FunctionProcesses
 from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.context import SourceError
+from trigger_sources.descriptors import raise_limit
 from trigger_sources.dispatch.flows import FlowKey, Flows, RunningTrigger, TriggerResource, functions_of, without_flow
 from trigger_sources.dispatch.held import Seen
 from trigger_sources.dispatch.host import LocalHost, events_memory
@@ -63,6 +64,7 @@ class Fabric:
         self.function_processes = FunctionProcesses(state, show_line=show_line, notice=notice, debug=debug or {})
         self.triggers: dict[str, TriggerResource] = {}
         self.brokers: dict[str, Broker] = {}
+        raise_limit()
         self._memory_limit = _memory_limit()
         self.gateway = Gateway(Bounds.within(self._memory_limit))
         self.desired = DesiredState((), (), _no_secret, lambda _: {})

@@ -51,6 +51,10 @@ class FunctionProcess:
     def pid(self) -> int | None:
         return self._serving.pid if self._serving is not None else None
 
+    async def busy(self) -> str:
+        """Which handlers have run for long, and where, as the runtime says; empty if none has."""
+        return await self._serving.busy() if self._serving is not None else ""
+
     def folders(self) -> list[Path]:
         """The code folders in use."""
         return [runner.program.folder for runner in (self._starting, self._serving) if runner is not None]

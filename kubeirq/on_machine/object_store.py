@@ -12,12 +12,13 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import formatdate
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import httptools
@@ -28,7 +29,7 @@ _PAGE = 1000
 _BODY_MAX_BYTES = 128 * 1024 * 1024
 _LAST = "\U0010ffff"  # sorts after every character that can follow in a key
 _REASONS = {200: "OK", 204: "No Content", 304: "Not Modified", 404: "Not Found"}
-_REASONS |= {405: "Method Not Allowed", 412: "Precondition Failed", 413: "Content Too Large"}
+_REASONS |= {400: "Bad Request", 405: "Method Not Allowed", 412: "Precondition Failed", 413: "Content Too Large"}
 
 
 class Stored(NamedTuple):
@@ -86,8 +87,15 @@ class Objects:
             done = self._database.execute(f"insert or {conflict} into objects values (?, ?, ?, ?)", row)  # noqa: S608
         return row[2] if done.rowcount == 1 else None
 
-    def delete(self, key: str) -> None:
-        self._database.execute("delete from objects where key = ?", (key,))
+    def delete(self, *keys: str) -> None:
+        """Removes these objects in one step, as far as they are there."""
+        self._database.execute("begin immediate")
+        try:
+            self._database.executemany("delete from objects where key = ?", [(key,) for key in keys])
+        except BaseException:
+            self._database.execute("rollback")
+            raise
+        self._database.execute("commit")
 
     def page(self, prefix: str, delimiter: str, after: str) -> Page:
         """The keys that begin with `prefix` and sort after `after`. Keys with the delimiter become one prefix."""
@@ -154,6 +162,8 @@ def answer_to(request: Request, objects: Objects, bucket: str) -> Answer:
         case "DELETE":
             objects.delete(key)
             return Answer(204)
+        case "POST" if not key and "delete" in request.query:
+            return _deletion(request.body, objects)
     return Answer(405)
 
 
@@ -183,6 +193,22 @@ def _listing(query: dict[str, str], objects: Objects) -> Answer:
     parts += [f"<CommonPrefixes><Prefix>{escape(prefix)}</Prefix></CommonPrefixes>" for prefix in page.prefixes]
     parts.append("</ListBucketResult>")
     return Answer(200, {"content-type": "application/xml"}, "".join(parts).encode())
+
+
+def _deletion(body: bytes, objects: Objects) -> Answer:
+    """Deletes several objects: the broker does so with a topic's records."""
+    try:
+        keys = _keys_in(body)
+    except ElementTree.ParseError:
+        return Answer(400)
+    objects.delete(*keys)
+    deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
+    return Answer(200, {"content-type": "application/xml"}, f"<DeleteResult>{deleted}</DeleteResult>".encode())
+
+
+def _keys_in(body: bytes) -> Sequence[str]:
+    found = ElementTree.fromstring(body)  # noqa: S314  only the broker knows the bucket
+    return [element.text or "" for element in found.iterfind("{*}Object/{*}Key")]
 
 
 def _iso(modified: float) -> str:

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from controllers.functions.pod_problems import with_field_names
 from kubeirq.on_machine.child_processes import exit_text, free_port, kill_group, start_child, stop_child
 from kubeirq.on_machine.private_files import outer_umask
 from kubeirq.output.function_log_lines import LineCutter, LogLine
@@ -64,6 +64,7 @@ class ProgramRunner:
     ) -> None:
         self.program = program
         self.pid: int | None = None
+        self._port = 0
         self._name = name
         self._on_ready = on_ready
         self._on_failure = on_failure
@@ -79,6 +80,13 @@ class ProgramRunner:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._end_process()
+
+    async def busy(self) -> str:
+        """Which handlers have run for long, and where, as its runtime says."""
+        with contextlib.suppress(OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(_PROBE_SECONDS):
+                return (await _health(self._port)).busy
+        return ""
 
     async def _keep_running(self) -> None:
         backoff = Backoff(_FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS)
@@ -98,7 +106,7 @@ class ProgramRunner:
 
     async def _run_once(self) -> None:
         """Runs the process until it ends, and then always raises NotServing."""
-        port = free_port()
+        port = self._port = free_port()
         self._last_lines.clear()
         ends, told = os.pipe()
         self._read_ends(ends)
@@ -130,10 +138,10 @@ class ProgramRunner:
         while process.returncode is None:
             try:
                 async with asyncio.timeout(_PROBE_SECONDS):
-                    status, concurrency = await _health(port)
-                if status == 200:
-                    return concurrency
-                problem = f"/healthz answers {status}"
+                    health = await _health(port)
+                if health.status == 200:
+                    return health.concurrency
+                problem = f"/healthz answers {health.status}"
             except (OSError, ValueError, asyncio.IncompleteReadError):
                 pass
             if time.monotonic() > deadline:
@@ -151,7 +159,11 @@ class ProgramRunner:
         printed = (line for line in reversed(self._last_lines) if line.strip() and not line.startswith(_RUNTIME_LINE))
         line = next(printed, "")
         place = place_of_error(self._last_lines, self.program.origin or self.program.folder)
-        return f": {with_field_names(line.strip())}{place}" if line else ""
+        if not line:
+            return ""
+        from controllers.functions.pod_problems import with_field_names  # only where a program failed
+
+        return f": {with_field_names(line.strip())}{place}"
 
     def _read_ends(self, ends: int) -> None:
         """Reads a line for each worker that crashes, until the process has ended and closed its side of the pipe."""
@@ -209,12 +221,18 @@ def place_of_error(lines: Iterable[str], code: Path) -> str:
     return f" ({Path(own[1]).relative_to(code)}:{own[2]})" if own is not None else ""
 
 
-async def _health(port: int) -> tuple[int, int | None]:
-    """The status of /healthz, and the concurrency that it declares."""
+class _Health(NamedTuple):
+    status: int
+    concurrency: int | None  # as the function declares it
+    busy: str  # which handlers have run for long
+
+
+async def _health(port: int) -> _Health:
+    """The answer of /healthz."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        head = (await reader.readuntil(b"\r\n\r\n")).decode(errors="replace")
     finally:
         writer.close()
         with contextlib.suppress(OSError):
@@ -222,4 +240,5 @@ async def _health(port: int) -> tuple[int, int | None]:
     status_line, *lines = head.split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     declared = headers.get("kubeirq-concurrency", "")
-    return int(status_line.split(" ")[1]), int(declared) if declared.isdigit() else None
+    concurrency = int(declared) if declared.isdigit() else None
+    return _Health(int(status_line.split(" ")[1]), concurrency, headers.get("kubeirq-busy", ""))

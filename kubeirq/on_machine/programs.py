@@ -8,11 +8,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from controllers.functions.resource import FunctionSpec
 from kubeirq.on_machine.environments import cache_folder, interpreter_for
 from kubeirq.on_machine.program_runner import Program
 from kubeirq.source_files import MissingFiles, files_of, requirements_of
+
+if TYPE_CHECKING:
+    from controllers.functions.resource import FunctionSpec
 
 # A function gets only these variables of the shell, so that it depends on no others, as in a pod
 _INHERITED = frozenset(
@@ -29,7 +32,7 @@ class InvalidFunction(Exception):
 
 
 async def prepare_program(
-    spec: FunctionSpec,
+    spec: "FunctionSpec",
     *,
     namespace: str,
     name: str,
@@ -117,14 +120,14 @@ def _runtime_server() -> Path:
     return Path(runtimes.python.__path__[0]) / "server.py"
 
 
-def _source_folder(spec: FunctionSpec, base: Path) -> Path | None:
+def _source_folder(spec: "FunctionSpec", base: Path) -> Path | None:
     if spec.source.path is None:
         return None
     path = base / spec.source.path
     return path if path.is_dir() else path.parent
 
 
-def _roots(spec: FunctionSpec, base: Path) -> list[Path]:
+def _roots(spec: "FunctionSpec", base: Path) -> list[Path]:
     """The author's folders that the function's modules are imported from, without links, each once."""
     origin = _source_folder(spec, base)
     if origin is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from kubeirq.fabric_client import Message
+from kubeirq.message import Message
 from kubeirq.on_machine.fabric import Fabric
 from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.transport.diagnosis import reasons_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubeirq.manifests.resources import InvalidManifests
-from kubeirq.on_machine.desired_state import DesiredState, load_desired_state
+from kubeirq.on_machine.desired_state import DesiredState, load_desired_state, starting_notes
 from kubeirq.on_machine.fabric import Fabric, RefusedReload
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,9 @@ class Reloader:
                 names = sorted(path.name for path in changed)[:_MAX_NAMED_FILES]
                 self.notice(f"changed: {', '.join(names)}")
                 await self.reload()
+                if self.fabric.refused_reload is None:
+                    for note in starting_notes(self.paths, self.secrets):
+                        self.notice(note)
 
     async def on_request(self, requested: asyncio.Event) -> None:
         """Reloads each time the event is set."""

@@ -16,14 +16,14 @@ from pathlib import Path
 from kubeirq.manifests.resources import InvalidManifests
 from kubeirq.on_machine.admin import admin_api
 from kubeirq.on_machine.child_processes import check_free, free_port
-from kubeirq.on_machine.desired_state import DesiredState, load_desired_state
+from kubeirq.on_machine.desired_state import DesiredState, load_desired_state, starting_notes
 from kubeirq.on_machine.fabric import Fabric
 from kubeirq.on_machine.fabric_logging import FUNCTION_LOGGER, logging_to
 from kubeirq.on_machine.reload import Reloader
 from kubeirq.on_machine.shutdown import notify_systemd, run_until_signal
 from kubeirq.on_machine.startup_text import DEFAULT_STATE, startup_lines
-from kubeirq.on_machine.states import states_of
 from kubeirq.on_machine.state_lock import InUse, locked
+from kubeirq.on_machine.states import states_of
 from kubeirq.output.event_display import EventDisplay, printable
 from kubeirq.output.failure_log import FailureLog
 from kubeirq.output.state_changes import StateChanges
@@ -87,6 +87,8 @@ async def dev(
                 debug_lines = (f"  debug {name}: 127.0.0.1:{port}" for name, port in debug_ports.items())
                 for line in (*startup_lines(fabric), *debug_lines):
                     write(line)
+                for note in starting_notes(paths, secrets):
+                    display.notice(note)
                 changes = StateChanges(display.notice)
                 reloader = Reloader(fabric, paths, secrets, grace_seconds, display.notice)
                 async with _in_background(_tick(display, changes, fabric), reloader.on_change()):

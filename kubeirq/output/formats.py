@@ -1,7 +1,7 @@
 """Formats values for the terminal: tables, YAML, JSON, ages, counts. Pure but for the clock of `age`."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -33,21 +33,46 @@ def to_yaml(documents: Sequence[Any]) -> str:
 
 
 def age(at: float | None) -> str:
-    """The time since `at` (seconds since the epoch), in its largest unit."""
+    """The time since `at` (seconds since the epoch) for a table, as kubectl has it: `90s`, `3m5s`, `45m`, `2d3h`."""
     if not at:
         return "-"
     seconds = max(0, int(time.time() - at))
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+    for length, unit, only, lower_length, lower_unit in _AGES:
         if seconds >= 2 * length:
-            return f"{seconds // length}{unit}"
+            count, rest = divmod(seconds, length)
+            lower = rest // lower_length
+            return f"{count}{unit}{lower}{lower_unit}" if count < only and lower else f"{count}{unit}"
     return f"{seconds}s"
 
 
-def last_answer(answer: Mapping[str, Any] | None) -> str:
-    """A function's last answer, from the fields that the admin API gives."""
+_AGES = ((86_400, "d", 8, 3_600, "h"), (3_600, "h", 8, 60, "m"), (60, "m", 10, 1, "s"))
+
+
+def span(at: float) -> str:
+    """The time since `at` in a sentence: `12 seconds`, `3 minutes 5 seconds`, `2 days 3 hours`."""
+    seconds = max(0, int(time.time() - at))
+    lengths = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+    for number, (unit, length) in enumerate(lengths):
+        if seconds >= length:
+            count, rest = divmod(seconds, length)
+            lower_unit, lower_length = lengths[min(number + 1, 3)]
+            lower = rest // lower_length if number < 3 else 0
+            return counted(count, unit) + (f" {counted(lower, lower_unit)}" if lower else "")
+    return "0 seconds"
+
+
+def ago(at: float) -> str:
+    """`09:31:35, 3 minutes 5 seconds ago`; with the date, if that was another day."""
+    then, now = time.localtime(at), time.localtime()
+    clock = time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", then)
+    return f"{clock}, {span(at)} ago"
+
+
+def last_answer(answer: Mapping[str, Any] | None, since: Callable[[float], str] | None = None) -> str:
+    """A function's last answer, from the fields that the admin API gives. `since` puts its age into words."""
     if answer is None:
         return "-"
-    return f"{answer['status']}, {answer['latencySeconds'] * 1000:.1f} ms, {age(answer['at'])} ago"
+    return f"{answer['status']}, {answer['latencySeconds'] * 1000:.1f} ms, {(since or span)(answer['at'])} ago"
 
 
 def last_try(flow: Mapping[str, Any]) -> str:
@@ -61,7 +86,7 @@ def last_try(flow: Mapping[str, Any]) -> str:
     answer, error_at = flow["lastAnswer"], flow.get("lastErrorAt")
     lost = f"lost {counted(flow['counters']['lost'], 'event')}; " if flow["counters"].get("lost") else ""
     if not flow["lastError"] or not error_at or (answer is not None and answer["at"] >= error_at):
-        return lost + last_answer(answer)
+        return lost + last_answer(answer, age)
     return f"{lost}{flow['lastError'].strip().splitlines()[0]}, {age(error_at)} ago"
 
 

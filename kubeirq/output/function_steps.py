@@ -11,6 +11,7 @@ _NEXT_OF_REASON = {
     "UnknownField": "upgrade kubeirq, or take the field back; the message names an annotation if it restricts nothing",
     "UnknownFields": "upgrade kubeirq, or take the fields back",
     "UnknownValue": "upgrade kubeirq, or take the value back",
+    "TwoInstallations": "set watchNamespace of both installations, which the message names, or remove one",
     "ChangedByWebhook": "nothing, if the cluster's policy is meant; else ask who owns its mutating webhooks",
     "Contested": "find who changes the object that the message names: kubectl get --show-managed-fields",
     "Refused": "correct what the API server's message names",

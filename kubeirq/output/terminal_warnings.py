@@ -6,7 +6,6 @@ from collections.abc import Callable
 from kubeirq.output.failure_log import FAILURES_LOGGER
 from trigger_sources.observe.logs import data_of
 
-
 # What stands for a while: the live view says it, and also when it is over
 _STATES = frozenset(
     {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kubeirq.output.formats import age, last_answer
+from kubeirq.output.formats import ago, counted, last_answer, span
 from trigger_sources.spec import problem_of_name
 
 
@@ -13,7 +13,7 @@ def condition_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = set()
     for condition in conditions:
         text = f"  {condition['type']:10} {condition['status']:8} {condition['reason']}"
-        text += f", for {age(condition['since'])}" if condition["since"] else ""
+        text += f", for {span(condition['since'])}" if condition["since"] else ""
         message = condition["message"] if condition["message"] not in shown else ""
         shown.add(message)
         lines.append(text + (f"\n      {message}" if message else ""))
@@ -25,7 +25,7 @@ def flow_lines(found: Mapping[str, Any]) -> list[str]:
     lag = found["lag"]
     # A caller that got the function's failure as its answer has lost nothing
     words = {"dropped": "answered with a failure"} if found.get("callersWait") else {}
-    since = f", counted for {age(found['countersSince'])}" if found.get("countersSince") else ""
+    since = f", counted for {span(found['countersSince'])}" if found.get("countersSince") else ""
     return [
         "  " + ", ".join(f"{words.get(name, name)} {count}" for name, count in found["counters"].items()) + since,
         f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}, "
@@ -36,14 +36,33 @@ def flow_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _ago(at: float | None) -> str:
-    return f", {age(at)} ago" if at else ""
+    return f" at {ago(at)}" if at else ""
+
+
+def failing_lines(flow: Mapping[str, Any]) -> list[str]:
+    """What a person should look at though the flow is Ready: lost events, dead letters, events that fail."""
+    lost = flow.get("counters", {}).get("lost", 0)
+    lines = [f"the source lost {counted(lost, 'event')}"] if lost else []
+    lines += [counted(flow["deadLetters"], "dead letter")] if flow["deadLetters"] else []
+    retrying = next((found for found in flow["conditions"] if found["reason"] == "Retrying"), None)
+    if retrying is not None:
+        lines.append(retrying["message"])
+    answer = flow["lastAnswer"]
+    is_newer = answer is None or (flow.get("lastErrorAt") or 0) >= answer["at"]
+    if retrying is None and flow["lastError"] and is_newer:
+        lines.append(f"last error: {flow['lastError']}")
+    elif retrying is None and answer is not None and answer["status"] >= 400:
+        lines.append(f"last answer {answer['status']}")
+    return lines
 
 
 def next_steps(trigger: Mapping[str, Any]) -> list[str]:
     """The commands and changes that help with this trigger now: the source first, then the function, then the rest."""
     own = [found for found in trigger["conditions"] if found["type"] != "Ready"] or trigger["conditions"]
     steps = [step for found in own if (step := _step(trigger, found))]
-    if trigger.get("callersWait") and trigger.get("counters", {}).get("dropped") and trigger["function"]:
+    if "answer's body is over" in (trigger.get("lastError") or ""):
+        steps.append(_RETURN_LESS)
+    elif trigger.get("callersWait") and trigger.get("counters", {}).get("dropped") and trigger["function"]:
         steps.append(f"kubeirq logs Function/{trigger['function']}")  # only its log has each failure that a caller got
     if trigger["deadLetters"]:
         steps.append(f"kubeirq dead-letters list {_name_of(trigger)}")
@@ -139,12 +158,13 @@ _NEXT_OF_REASON = {
     "WaitingForGateway": "look at the Gateway's controller, and at kubectl describe httproute",
     "GatewayAPIMissing": "install the Gateway API, or set spec.expose.ingress, or remove spec.expose",
 }
+_RETURN_LESS = "let the function return less, or store its result and return where it is; its log has nothing on this"
 # These pass by themselves, or tell what has happened
 _WITHOUT_A_STEP = frozenset(
     {
         "Starting", "Stopping", "Completed", "Unseen", "OtherReplica", "LeaseLost", "TriggerGone", "StoreClosed",
         "AtMostOnce", "ClockWentBack", "TopicRecreated", "OffsetsForgotten", "StreamRecreated", "ConsumerRecreated",
-        "StreamMoved",
+        "StreamMoved", "Idle", "NothingArrives",
     }
 )  # fmt: skip
 

@@ -25,6 +25,7 @@ class Counters:
         "delivered",
         "dropped",
         "filter_errors",
+        "filter_seconds",
         "filtered",
         "latency_seconds",
         "lost",
@@ -53,6 +54,7 @@ class Counters:
         self.attempts = 0
         self.retried = 0
         self.filter_errors = 0
+        self.filter_seconds = 0.0  # of the event loop
         self.reply_failures = 0
         self.lost = 0  # by the source, before they could be taken
         self.restarts = 0  # of the source's generator

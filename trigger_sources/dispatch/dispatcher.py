@@ -25,6 +25,7 @@ from trigger_sources.dispatch.hold import LANES_TRIED, FailureHold
 from trigger_sources.dispatch.lanes import Lanes
 from trigger_sources.dispatch.letter_writer import LetterWriter
 from trigger_sources.dispatch.life import LIFE, Action, IllegalInput, Input, Label, State
+from trigger_sources.dispatch.loop_time import LoopTime
 from trigger_sources.dispatch.observer import Observer
 from trigger_sources.dispatch.reasons import failure_text, reason_of
 from trigger_sources.dispatch.reply_sender import ReplyFailed, ReplySender
@@ -49,15 +50,15 @@ class Dispatcher:
 
     `observe` hears of everything that happens to an event. `may_start` says whether this replica may start events just
     now; after it said no, `nudge` makes the dispatcher ask again. `jitter` returns a number from 0 to 1. `counters` are
-    those of earlier dispatchers of this trigger and function.
+    those of earlier dispatchers of this trigger and function. `loop_time` is shared by all dispatchers of the process.
     """
 
     __slots__ = (  # a process has thousands of them
         "_alone", "_concurrency", "_delivered", "_delivered_before", "_fails_since", "_gate", "_held", "_host_allows",
-        "_jitter", "_lanes", "_last_error", "_may_start", "_newest", "_observer", "_ordering", "_places_taken",
-        "_policy", "_room_moved", "_screening", "_starting", "_suspects", "_tasks", "_trigger", "_untold", "_wake",
-        "_where", "counters", "draining", "hold", "identity", "last_answer", "last_error_at", "letters", "replies",
-        "room",
+        "_jitter", "_lanes", "_last_error", "_loop_time", "_may_start", "_newest", "_observer", "_ordering",
+        "_places_taken", "_policy", "_room_moved", "_screening", "_starting", "_suspects", "_tasks", "_trigger",
+        "_untold", "_wake", "_where", "counters", "draining", "hold", "identity", "last_answer", "last_error_at",
+        "letters", "replies", "room",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +73,7 @@ class Dispatcher:
         may_start: Callable[[], bool] | None = None,
         jitter: Callable[[], float] = random.random,
         counters: Counters | None = None,
+        loop_time: LoopTime | None = None,
     ) -> None:
         self.identity = identity
         self.counters = counters or Counters()
@@ -97,6 +99,7 @@ class Dispatcher:
         self._delivered = self._observer if self._observer is not None and self._observer.sees_deliveries else None
         self._host_allows = self._may_start = may_start
         self._jitter = jitter
+        self._loop_time = loop_time or LoopTime()
         self._screening = Screening(trigger, self.hold, self.counters, self._tell_types)
         self._suspects = Suspects(state)
         self._held: dict[Hashable, Held] = {}
@@ -467,7 +470,13 @@ class Dispatcher:
                 ):
                     return
                 if not held.checked:
-                    if (uncalled := self._screening.look_at(held)) is not None:
+                    if self._loop_time.is_over:
+                        self._loop_time.wait(self._wake)
+                        return
+                    began = time.perf_counter()
+                    uncalled = self._screening.look_at(held)
+                    self.counters.filter_seconds += self._loop_time.spent(began)
+                    if uncalled is not None:
                         self._part_uncalled(held, uncalled)
                         continue
                     held.checked = True
@@ -804,6 +813,7 @@ class Dispatcher:
         """Ends every task. The events that are still held are the source's again."""
         self.start_no_more()
         self._gate.leave(self._wake)
+        self._loop_time.leave(self._wake)
         self.hold.close()
         for held in self._held.values():
             self._unwait(held)

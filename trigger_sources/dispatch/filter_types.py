@@ -130,12 +130,13 @@ def _value(node: Node, roots: Mapping[str, Any]) -> Any:
         return roots.get(node.name, _MISSING)
     if node.kind is Kind.CONSTANT:
         return _constant(node)
-    operand = _value(node.parts[0], roots) if node.parts else _MISSING
-    key = node.name if node.kind is Kind.FIELD else _value(node.parts[1], roots) if len(node.parts) == 2 else None
+    operand: Any = _value(node.parts[0], roots) if node.parts else _MISSING
+    key: Any = node.name if node.kind is Kind.FIELD else _value(node.parts[1], roots) if len(node.parts) == 2 else None
     if isinstance(operand, dict):
         return operand.get(key, _MISSING) if isinstance(key, str) else _MISSING
-    is_index = isinstance(operand, list) and isinstance(key, int) and not isinstance(key, bool)
-    return operand[key] if is_index and 0 <= key < len(operand) else _MISSING
+    if isinstance(operand, list) and isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(operand):
+        return operand[key]
+    return _MISSING
 
 
 def _type(value: Any) -> str | None:

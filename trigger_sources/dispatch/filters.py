@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trigger_sources.delivery import Delivery
 from trigger_sources.dispatch.cel_tree import Kind, Node, tree_of
 from trigger_sources.dispatch.filter_cost import SMALL, TooMuchToLookAt, anything_in, cost_at_most, cost_on
+from trigger_sources.dispatch.filter_error import FilterError
 from trigger_sources.dispatch.filter_problems import ROOTS, compile_problem, evaluation_problem, tree_problems
 from trigger_sources.dispatch.filter_types import TypeWatch
 from trigger_sources.encoding.content import is_json
@@ -27,10 +28,6 @@ MOST_DATA_VALUES = 50_000  # parsing and handing them over takes 5 to 15 ms
 
 _FEW_BYTES = 2 * MOST_DATA_VALUES  # so many bytes of JSON cannot have more values
 _SIZES: tuple[int, ...] = tuple(2**power for power in range(8, 23))
-
-
-class FilterError(Exception):
-    """The filter could not be evaluated for this event: that is not the same as false."""
 
 
 def compile_filter(text: str, watch: TypeWatch | None = None) -> Callable[[Delivery], bool]:

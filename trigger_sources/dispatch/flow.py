@@ -9,15 +9,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from trigger_sources.backoff import Backoff
 from trigger_sources.context import SourceError, State
-from trigger_sources.dead_letters import DeadLetter, DeadLetters
+from trigger_sources.dead_letters import DeadLetter, DeadLetters, DeadLettersOfFunctions
 from trigger_sources.delivery import STOPPING, Delivery, Outcome
 from trigger_sources.dispatch.counters import Counters, Reading
 from trigger_sources.dispatch.dispatcher import Dispatcher
-from trigger_sources.dispatch.former_places import left_letters, remember_place
+from trigger_sources.dispatch.former_places import former_places, remember_place
 from trigger_sources.dispatch.former_target import TARGET_KEY, former_of
 from trigger_sources.dispatch.gate import Gate
 from trigger_sources.dispatch.handover import drain, withdraw
@@ -123,6 +123,7 @@ class Flow:
             may_start=self._in_order(may_start) if self.succeeds else may_start,
             jitter=jitter,
             counters=counters,
+            loop_time=host.loop_time,
         )
         for task in predecessors:
             task.add_done_callback(self._predecessor_ended)
@@ -157,9 +158,16 @@ class Flow:
             await self._prepare_dead_letters()
         return self.dead_letters
 
-    async def left_letters(self) -> list[str]:
-        """Says which dead letters are left in places that the spec named before. Raises SourceError."""
-        return await left_letters(self.trigger, self.context)
+    async def former_places(self, unreached: Callable[[str], None]) -> list[DeadLettersOfFunctions]:
+        """The places of dead letters that the spec named before. `unreached` hears of those that cannot be reached.
+
+        Raises SourceError, or what the transport raises.
+        """
+        present, identity = self.dead_letters, self.identity
+        if present is None:
+            return []
+        own = partial(self._host.store.dead_letters, identity.uid, identity.function)
+        return await former_places(self.trigger, self.context, present, own, unreached)
 
     async def run(self) -> None:
         """Returns once stopped. A source that fails is restarted; only a fault of ours is raised."""
@@ -172,7 +180,9 @@ class Flow:
             if not await self._until_prepared():
                 return
             self._pump = asyncio.create_task(self._pull())
-            tasks += [asyncio.create_task(work) for work in (self._watch(), self._count_letters())]
+            tasks.append(asyncio.create_task(self._count_letters()))
+            if self.trigger.has_lag or self.trigger.route(self.identity.trigger) is None:
+                tasks.append(asyncio.create_task(self._watch()))
             await self._stop.wait()  # a completed source stays to be looked at
             await self._end_pull()
         finally:
@@ -344,8 +354,7 @@ class Flow:
         letters = self.dispatcher.letters
         if letters.store is None:
             beside = self.trigger.dead_letters(self.context)
-            if beside is not None:
-                await remember_place(self.trigger, self.context)
+            await remember_place(self.trigger, self.context)
             letters.store = beside or self._host.store.dead_letters(self.identity.uid, self.identity.function)
             # A trigger that never needs dead letters does without the fabric's own store
             self._needs_dead_letters = beside is not None or self.trigger.needs_dead_letters
@@ -353,7 +362,7 @@ class Flow:
             await letters.store.prepare()
 
     async def _watch(self) -> None:
-        """Asks for the lag."""
+        """Asks for the lag, and tells the memory of a source that has ended."""
         while True:
             try:
                 async with asyncio.timeout(_LAG_SECONDS * 2):  # not wait_for: it may swallow that we are cancelled
@@ -370,7 +379,8 @@ class Flow:
         backoff = Backoff(_RESTART_FIRST_SECONDS, _RESTART_MAX_SECONDS)
         while letters.store is not None:
             try:
-                letters.count = await letters.store.count()
+                places = [letters.store, *await self.former_places(lambda _: None)]
+                letters.count = sum([await place.count() for place in places])
                 return
             except Exception as error:  # noqa: BLE001  the number is for looking at; the flow goes on without it
                 log.debug("dead letters not counted", extra={**self._where(), "error": repr(error)})
@@ -440,10 +450,10 @@ class Flow:
         )
 
     def redrive(
-        self, letters: AsyncIterator[DeadLetter], rate_per_second: float | None
+        self, letters: AsyncIterator[DeadLetter], rate_per_second: float | None, place: DeadLetters | None = None
     ) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
-        """Dispatches dead letters anew; yields each with its outcome."""
-        return redrive(self.dispatcher, letters, rate_per_second)
+        """Dispatches dead letters anew; yields each with its outcome. `place`: the former place that has them."""
+        return redrive(self.dispatcher, letters, rate_per_second, place)
 
     async def fire(self) -> Outcome | None:
         """Calls the function with an event of this moment, and returns its outcome. None: the source has no such event.

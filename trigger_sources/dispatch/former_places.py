@@ -1,69 +1,99 @@
-"""Dead letters in a place that the spec named before: they stay there, and a person hears of them."""
+"""Dead letters in places that the spec named before an edit: they stay there, in reach of a person."""
 
+import asyncio
 import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import orjson
 
 from trigger_sources import kept_state
 from trigger_sources.context import Context
+from trigger_sources.dead_letters import DeadLetters, DeadLettersOfFunctions
 from trigger_sources.kept_state import Damaged
 from trigger_sources.source import TriggerSource
 
 log = logging.getLogger(__name__)
 
-_NAMES = "dead-letter-names"  # all that the spec has had; the one that is made from the trigger's needs no note
-_FIELD = "spec.delivery.deadLetter.name"
+_PLACES = "dead-letter-places"  # all that the spec has had
+_NAME = "delivery.deadLetter.name"
+_REACH_SECONDS = 5.0
+
+Place = Mapping[str, Any]  # the fields of the spec that decide where the dead letters are
 
 
 async def remember_place(trigger: TriggerSource, context: Context) -> None:
-    """Notes the name that the spec has for the place. Raises SourceError."""
-    name = trigger.delivery.dead_letter.name
-    if name is None:
-        return
-    names = await _names(context)
-    if name not in names:
-        await context.state.put(_NAMES, orjson.dumps([*names, name]))
+    """Notes the place that the spec gives to the dead letters. Raises SourceError."""
+    if not trigger.letter_fields and trigger.dead_letters(context) is None:
+        return  # they are in the fabric's own store, whatever the spec says
+    place = _place_of(trigger)
+    if place not in (places := await _places(context, place)):
+        await context.state.put(_PLACES, orjson.dumps([*places, place]))
 
 
-async def left_letters(trigger: TriggerSource, context: Context) -> list[str]:
-    """A line for each former place with dead letters of this trigger and function, with their number and the way out.
+async def former_places(
+    trigger: TriggerSource,
+    context: Context,
+    present: DeadLetters,
+    own: Callable[[], DeadLetters],
+    unreached: Callable[[str], None],
+) -> list[DeadLettersOfFunctions]:
+    """The places that exist beside the present one. `own` is the fabric's own store.
 
-    Raises SourceError.
+    `unreached` hears of each place that cannot be reached. Raises SourceError.
     """
-    lines = []
-    for name in [*(await _names(context)), None]:
-        if name == trigger.delivery.dead_letter.name:
+    now = _place_of(trigger)
+    others = [place for place in await _places(context, now) if place != now]
+    if not others:
+        return []
+    # Two specs may name one place, such as another server of the same cluster: its letters are there once
+    seen = {"", await present.place() if isinstance(present, DeadLettersOfFunctions) else ""}
+    found = []
+    for place in others:
+        letters = _with(trigger, place).dead_letters(context) or own()
+        if not isinstance(letters, DeadLettersOfFunctions):
             continue
-        place = trigger.delivery.dead_letter.model_copy(update={"name": name})
-        delivery = trigger.delivery.model_copy(update={"dead_letter": place})
-        letters = trigger.model_copy(update={"delivery": delivery}).dead_letters(context)
-        if letters is None:
-            return []  # they are in the fabric's own store, whatever the name
-        where, way_out = (repr(name), f"set it to {name!r}") if name else ("the default place", "take it out")
         try:
-            count = await letters.count()
-        except Exception as error:  # noqa: BLE001  the present place has to be shown nevertheless
-            log.warning("former dead letters not counted", extra={"trigger": context.name, "error": repr(error)})
-            lines.append(
-                f"dead letters in {where}, from before {_FIELD} was changed: their number is not known: {error}"
-            )
-            continue
-        if count:
-            lines.append(
-                f"{count} dead letters in {where}, from before {_FIELD} was changed; to redrive or purge them,"
-                f" {way_out} for as long as that takes"
-            )
-    return lines
+            async with asyncio.timeout(_REACH_SECONDS):
+                identity = await letters.place()
+        except Exception as error:  # noqa: BLE001  the others have to be shown nevertheless
+            problem = str(error) or f"no answer within {_REACH_SECONDS:g} s"
+            log.warning("former dead letters out of reach", extra={"trigger": context.name, "problem": problem})
+            was = " and ".join(f"spec.{field} was {_text(place[field])}" for field in now if place[field] != now[field])
+            unreached(f"dead letters of the time when {was} are out of reach, so their number is not known: {problem}")
+        else:
+            if identity not in seen:
+                seen.add(identity)
+                found.append(letters)
+    return found
 
 
-async def _names(context: Context) -> list[str]:
-    """The names that are known. A damaged note is only for looking: it stops nothing, and is written anew."""
-    found = await kept_state.read(context.state, _NAMES, _names_from)
-    return [] if found is None or isinstance(found, Damaged) else found
+def _place_of(trigger: TriggerSource) -> dict[str, Any]:
+    fields = trigger.model_dump(mode="json", include=set(trigger.letter_fields))
+    return {**{name: fields[name] for name in trigger.letter_fields}, _NAME: trigger.delivery.dead_letter.name}
 
 
-def _names_from(value: bytes) -> list[str]:
-    names = orjson.loads(value)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError("it is no list of names")
-    return names
+def _with(trigger: TriggerSource, place: Place) -> TriggerSource:
+    """The trigger as its spec was when that was the place."""
+    name = trigger.delivery.dead_letter.model_copy(update={"name": place[_NAME]})
+    delivery = trigger.delivery.model_copy(update={"dead_letter": name})
+    return trigger.model_copy(update={**{field: place[field] for field in trigger.letter_fields}, "delivery": delivery})
+
+
+def _text(value: object) -> str:
+    return "not set" if value in (None, []) else orjson.dumps(value).decode()
+
+
+async def _places(context: Context, now: Place) -> list[Place]:
+    """The places that are known. A damaged note is only for looking: it stops nothing, and is written anew."""
+    found = await kept_state.read(context.state, _PLACES, _places_from)
+    if found is None or isinstance(found, Damaged):
+        return []
+    return [{field: place.get(field, now[field]) for field in now} for place in found]
+
+
+def _places_from(value: bytes) -> list[Place]:
+    places = orjson.loads(value)
+    if not isinstance(places, list) or not all(isinstance(place, dict) for place in places):
+        raise TypeError("it is no list of places")
+    return places

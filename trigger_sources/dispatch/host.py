@@ -10,6 +10,7 @@ from trigger_sources.budget import Budget
 from trigger_sources.context import State
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.dispatch.former_target import Decision, Former
+from trigger_sources.dispatch.loop_time import LoopTime
 from trigger_sources.http_requests import Requests, Route
 from trigger_sources.inbox import Inbox
 from trigger_sources.memory_limit import memory_limit
@@ -85,6 +86,7 @@ class Host(Protocol):
     gateway: HttpGateway
     reach: Reach | None  # the addresses that triggers may call; None: all, on a machine that is one person's
     memory: Budget  # for the events that all triggers hold
+    loop_time: LoopTime  # for the filters of all triggers
 
     async def secret(self, namespace: str, reference: SecretRef) -> str:
         """The secret's text. Raises MissingSecret."""
@@ -175,6 +177,7 @@ class LocalHost:
         self.own_servers = own_servers
         self.reach = reach
         self.memory = memory or events_memory(memory_limit())
+        self.loop_time = LoopTime()
         self._secrets = secrets
         self._shared = Shared()
 

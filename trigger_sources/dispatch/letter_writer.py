@@ -70,17 +70,17 @@ class LetterWriter:
             self._preparing.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(self._preparing)
 
-    async def remove(self, letter: DeadLetter) -> None:
-        """Removes one. Raises what the store raises."""
-        assert self.store is not None
-        await self.store.remove(letter)
-        self.count = max(0, self.count - 1)
+    async def remove(
+        self, letter: DeadLetter, place: DeadLetters | None = None, *, mine: bool = True, replaced: bool = False
+    ) -> None:
+        """Removes a letter. Raises what its place raises.
 
-    async def remove_former(self, letter: DeadLetter, *, replaced: bool) -> None:
-        """Removes one of a former function, which `count` does not have. `replaced`: the present function has it now.
-
-        Raises what the store raises.
+        `place`: a former place of the trigger that has it. `mine`: it is of this flow's function, so that `count` has
+        it. `replaced`: its event failed again, and the present place has the new letter.
         """
-        assert self.store is not None
-        await self.store.remove(letter)
-        self.count += replaced
+        if replaced and mine and place is None:
+            return  # the new letter is where the old one was
+        holder = place or self.store
+        assert holder is not None
+        await holder.remove(letter)
+        self.count = max(0, self.count + replaced - mine)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from trigger_sources.dead_letters import DeadLetter
+from trigger_sources.dead_letters import DeadLetter, DeadLetters
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.dispatch.dispatcher import Dispatcher
 
@@ -11,14 +11,18 @@ _AT_ONCE = 64  # under way at the same time, beside the room of the live flow
 
 
 async def redrive(
-    dispatcher: Dispatcher, letters: AsyncIterator[DeadLetter], rate_per_second: float | None
+    dispatcher: Dispatcher,
+    letters: AsyncIterator[DeadLetter],
+    rate_per_second: float | None,
+    place: DeadLetters | None = None,
 ) -> AsyncIterator[tuple[DeadLetter, Outcome]]:
     """Yields each dead letter with its outcome, as it settles. A dead letter is removed once its event is settled.
 
     An event that fails again replaces its dead letter, with a longer history, whatever `onFailure` says. The dead
-    letter may be of a former function of the trigger: it is then replaced by one of the present function. One that is
-    held already, or whose lane is parked, is not started: its outcome is `returned`. A flow that stops ends the
-    redrive: events that have not settled by then are `returned`, and their dead letters stay.
+    letter may be of a former function of the trigger, or in a former `place`: it is then replaced by one of the present
+    function, in the present place. One that is held already, or whose lane is parked, is not started: its outcome is
+    `returned`. A flow that stops ends the redrive: events that have not settled by then are `returned`, and their dead
+    letters stay.
     """
     done: asyncio.Queue[tuple[DeadLetter, Outcome]] = asyncio.Queue()
     under_way = 0
@@ -28,7 +32,7 @@ async def redrive(
             under_way -= 1
         if dispatcher.draining.is_set():
             break
-        _start(dispatcher, letter, done)
+        _start(dispatcher, letter, done, place)
         under_way += 1
         if rate_per_second:
             await asyncio.sleep(1 / rate_per_second)
@@ -37,13 +41,18 @@ async def redrive(
         under_way -= 1
 
 
-def _start(dispatcher: Dispatcher, letter: DeadLetter, done: "asyncio.Queue[tuple[DeadLetter, Outcome]]") -> None:
+def _start(
+    dispatcher: Dispatcher,
+    letter: DeadLetter,
+    done: "asyncio.Queue[tuple[DeadLetter, Outcome]]",
+    place: DeadLetters | None,
+) -> None:
+    mine = letter.function == dispatcher.identity.function
+
     async def settle(outcome: Outcome) -> None:
-        replaced = outcome.kind == "deadLettered"
-        if outcome.final and letter.function != dispatcher.identity.function:
-            await dispatcher.letters.remove_former(letter, replaced=replaced)
-        elif outcome.final and not replaced:
-            await dispatcher.letters.remove(letter)
+        if outcome.final:
+            replaced = outcome.kind == "deadLettered"
+            await dispatcher.letters.remove(letter, place, mine=mine, replaced=replaced)
         done.put_nowait((letter, outcome))
 
     delivery = Delivery(

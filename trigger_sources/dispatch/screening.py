@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from trigger_sources.delivery import Delivery
 from trigger_sources.dispatch.counters import Counters
-from trigger_sources.dispatch.filter_types import TypeWatch
-from trigger_sources.dispatch.filters import FilterError, compile_filter
+from trigger_sources.dispatch.filter_error import FilterError
 from trigger_sources.dispatch.held import Held
 from trigger_sources.dispatch.hold import FailureHold
 from trigger_sources.source import TriggerSource
+
+if TYPE_CHECKING:
+    from trigger_sources.dispatch.filter_types import TypeWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,13 @@ class Screening:
         self, trigger: TriggerSource, hold: FailureHold, counters: Counters, tell: Callable[[str], None]
     ) -> None:
         """`tell` hears of comparisons in the filter that are never true, or always."""
-        self._types = TypeWatch(tell)
-        self._filter = compile_filter(trigger.filter, self._types) if trigger.filter else None
+        self._filter: Callable[[Delivery], bool] | None = None
+        self._types: TypeWatch | None = None
+        if trigger.filter:  # without one, nothing of CEL is imported
+            from trigger_sources.dispatch import filter_types, filters
+
+            self._types = filter_types.TypeWatch(tell)
+            self._filter = filters.compile_filter(trigger.filter, self._types)
         self._on_error = trigger.filter_error
         self._drops = trigger.delivery.on_failure == "drop"
         self._hold = hold
@@ -55,7 +63,8 @@ class Screening:
             self._hold.filter_worked()
         if passes:
             return None
-        return Uncalled("filtered", "Filtered", self._types.note) if self._types.note else FILTERED
+        note = self._types.note if self._types is not None else ""
+        return Uncalled("filtered", "Filtered", note) if note else FILTERED
 
     def _after_error(self, held: Held, error: str) -> Uncalled:
         if held.delivery.caller_waits or (self._on_error == "drop" and not held.redriven):

@@ -32,7 +32,8 @@ def answer_to(outcome: Outcome) -> Answer:
     if outcome.kind == "delivered":
         return Answer(200)
     if outcome.reason == "NoAnswer" and outcome.message:
-        return refusal(502, f"the function's answer did not come: {outcome.message}")
+        came = "is too large" if "body is over" in outcome.message else "did not come"
+        return refusal(502, f"the function's answer {came}: {outcome.message}")
     return _WITHOUT_ANSWER.get(outcome.reason) or refusal(500, "the request was not delivered")
 
 

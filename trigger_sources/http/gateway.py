@@ -15,6 +15,7 @@ from aiohttp.http_writer import StreamWriter
 from trigger_sources.budget import Account, Budget
 from trigger_sources.context import SourceError
 from trigger_sources.delivery import Answer
+from trigger_sources.descriptors import most_files
 from trigger_sources.encoding.header_text import bytes_of_header, header_text
 from trigger_sources.http.routes import (
     BadTarget,
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _RETRY_SOON = ("retry-after", "1")
+_MOST_CONNECTIONS = 2_000
 _CLOSE = ("connection", "close")
 _MOST_BODIES_BYTES = 256 * 1024 * 1024
 _QUIET_SECONDS = 1.0  # without a request: then every client knows that this gateway ends
@@ -49,7 +51,7 @@ _TOO_MANY = (
 class Bounds:
     """Limits for callers. Times in seconds, sizes in bytes."""
 
-    connections: int = 2_000
+    connections: int = _MOST_CONNECTIONS
     head_seconds: float = 75  # for a request's headers, from the connection's start or the last answer's end
     body_seconds: float = 30  # for a body
     answer_seconds: float = 30  # for the caller to read an answer
@@ -62,8 +64,14 @@ class Bounds:
 
     @classmethod
     def within(cls, memory_limit: int) -> "Bounds":
-        """The bounds of a process that may use so many bytes: bodies get a quarter of them at most."""
-        return cls(bodies_bytes=min(_MOST_BODIES_BYTES, memory_limit // 4))
+        """The bounds of a process that may use so many bytes: bodies get a quarter of them at most.
+
+        Callers get a quarter of the files that the process may open.
+        """
+        return cls(
+            connections=min(_MOST_CONNECTIONS, most_files() // 4),
+            bodies_bytes=min(_MOST_BODIES_BYTES, memory_limit // 4),
+        )
 
 
 class Gateway:

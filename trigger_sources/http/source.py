@@ -212,6 +212,10 @@ class HTTPTrigger(TriggerSource):
                 async for deliveries in found:
                     yield deliveries
 
+    @property
+    def has_lag(self) -> bool:
+        return self.answer == "accepted"
+
     async def lag(self, context: Context) -> Lag | None:
         """The accepted events that are not delivered yet."""
         return Lag(await context.inbox().count()) if self.answer == "accepted" else None

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from trigger_sources.kafka.leader_epochs import ends_of_epochs, from_leaders
+from trigger_sources.kafka.leader_epochs import ends_of_epochs
+from trigger_sources.kafka.leaders import from_leaders
 from trigger_sources.kafka.notices import Moved, truncated
 from trigger_sources.kafka.places import Beginning, Place
 from trigger_sources.kafka.topic_ids import topics_at

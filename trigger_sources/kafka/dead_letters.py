@@ -50,6 +50,12 @@ class KafkaDeadLetters:
         other._function, other._unreadable = function, unreadable
         return other
 
+    async def place(self) -> str:
+        async with admin_client(brokers_of(self._brokers, self._context), self._security, self._context) as admin:
+            if self.topic not in await admin.list_topics():
+                return ""
+            return f"kafka/{(await admin.describe_cluster()).get('cluster_id')}/{self.topic}"
+
     async def prepare(self) -> None:
         security, context = self._security, self._context
         brokers = brokers_of(self._brokers, context)
@@ -57,8 +63,13 @@ class KafkaDeadLetters:
             if self.topic not in await admin.list_topics():
                 settings = {"cleanup.policy": "compact", "max.message.bytes": str(_LARGEST_BYTES)}
                 await create_topics(admin, [self.topic], partitions=1, **settings)
+        await self._open_producer()
+
+    async def _open_producer(self) -> AIOKafkaProducer:
         if self._producer is None:
-            self._producer = await shared_producer(brokers, security, context)
+            brokers = brokers_of(self._brokers, self._context)
+            self._producer = await shared_producer(brokers, self._security, self._context)
+        return self._producer
 
     async def write(self, letter: DeadLetter) -> None:
         assert self._producer is not None
@@ -71,8 +82,7 @@ class KafkaDeadLetters:
             ) from error
 
     async def remove(self, letter: DeadLetter) -> None:
-        assert self._producer is not None
-        await send(self._producer, self.topic, None, key=_key(letter))
+        await send(await self._open_producer(), self.topic, None, key=_key(letter))
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
         """Reads the topic twice: first where each letter is, then the letters, one at a time, in their order there."""

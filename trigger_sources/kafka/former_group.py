@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -10,8 +9,9 @@ from aiokafka.errors import for_code
 
 from trigger_sources.context import Context, SourceError
 from trigger_sources.kafka.consumer import close_consumer
+from trigger_sources.kafka.group_places import committed_places
 from trigger_sources.kafka.kept_places import KeptPlaces
-from trigger_sources.kafka.places import Place, place_of_commit
+from trigger_sources.kafka.places import Place
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,6 @@ async def _places(
             TopicPartition(found["topic"], one["partition"]) for found in topics for one in found["partitions"]
         ]
         # Unlike the admin client, it tells a coordinator that does not know yet from a group without commits
-        coordinator: Any = consumer._coordinator
-        commits = await coordinator.fetch_committed_offsets(partitions) if partitions else {}
-        return {tp: place_of_commit(at.offset, at.metadata or "") for tp, at in commits.items() if at.offset >= 0}
+        return await committed_places(consumer, partitions)
     finally:
         await close_consumer(consumer)

@@ -7,10 +7,10 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from trigger_sources.kafka.client import advertised_by
+from trigger_sources.kafka.leaders import NO_LEADER
 from trigger_sources.kafka.partition import Partition
 
 _NAMED = 5
-_NO_LEADER = -1
 _FULL_SECONDS = 60.0
 
 
@@ -31,7 +31,7 @@ class Health:
     def needed(self, partitions: Collection[TopicPartition]) -> set[int]:
         """The ids of the brokers that lead partitions, as the newest metadata says, and of the group's coordinator."""
         found = {self._consumer._client.cluster.leader_for_partition(tp) for tp in partitions}
-        return {*found, self._consumer._coordinator.coordinator_id} - {None, _NO_LEADER}
+        return {*found, self._consumer._coordinator.coordinator_id} - set(NO_LEADER)
 
     def problem(
         self,
@@ -67,11 +67,11 @@ class Health:
             )
         leader = self._consumer._client.cluster.leader_for_partition
         needed = {*partitions, *assigned}
-        offline = sorted(tp for tp in needed if leader(tp) in (None, _NO_LEADER))
+        offline = sorted(tp for tp in needed if leader(tp) in NO_LEADER)
         if offline:
             return (
                 "PartitionOffline",
-                f"no broker leads {_named(offline)}, so nothing arrives from there;"
+                f"no broker leads {named(offline)}, so nothing arrives from there;"
                 " check the brokers that have copies of it",
             )
         unheard = sorted(tp for tp in needed if leader(tp) in silent)
@@ -79,13 +79,13 @@ class Health:
             brokers = sorted({leader(tp) for tp in unheard})
             return (
                 "PartitionOffline",
-                f"no answer from broker {', '.join(map(str, brokers))}, so nothing arrives from {_named(unheard)};"
+                f"no answer from broker {', '.join(map(str, brokers))}, so nothing arrives from {named(unheard)};"
                 " check the broker, and the network between",
             )
         if unchecked:
             return (
                 "PartitionOffline",
-                f"nothing is read from {_named(sorted(unchecked))} until the leader tells whether records were lost"
+                f"nothing is read from {named(sorted(unchecked))} until the leader tells whether records were lost"
                 " there; check the broker, and the network between",
             )
         now = time.monotonic()
@@ -95,14 +95,15 @@ class Health:
         if full:
             return (
                 "DistanceReached",
-                f"nothing more is taken from {_named(full)}: offset {partitions[full[0]].mark.committable} of the first"
+                f"nothing more is taken from {named(full)}: offset {partitions[full[0]].mark.committable} of the first"
                 f" one is not settled, and spec.maxDistance ({self._max_distance}) records follow it; mend the"
                 " function, or `kubeirq lanes release` or `skip` it",
             )
         return None
 
 
-def _named(partitions: Sequence[TopicPartition]) -> str:
+def named(partitions: Sequence[TopicPartition]) -> str:
+    """The first ones by name, and the number of the others."""
     more = f" and {len(partitions) - _NAMED} more" if len(partitions) > _NAMED else ""
     return ", ".join(f"{tp.topic}/{tp.partition}" for tp in partitions[:_NAMED]) + more
 

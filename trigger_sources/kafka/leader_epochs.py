@@ -4,26 +4,18 @@ Each batch of records has the epoch of the leader that took it. A leader that la
 its epoch where its own log ended.
 """
 
-import asyncio
 import struct
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    IncompatibleBrokerVersion,
-    KafkaError,
-    TopicAuthorizationFailedError,
-)
+from aiokafka.errors import IncompatibleBrokerVersion, TopicAuthorizationFailedError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int16, Int32, Int64, Schema, String
 
-T = TypeVar("T")
+from trigger_sources.kafka.leaders import from_leaders
 
-_ANSWER_SECONDS = 3.0
-_NO_LEADER = -1
 _END_OF_EPOCH = 23
 _VERSION = 3  # the first one for which a right to describe the topic is enough; brokers since Kafka 2.3 know it
 _CONSUMER = -1  # in the place of a replica's id
@@ -86,39 +78,6 @@ class EndsOfEpochsRequest(Request[_EndOfEpochRequest]):  # type: ignore[misc]
         for tp, epoch in self._epochs.items():
             topics[tp.topic].append((tp.partition, _ANY_EPOCH, epoch))
         return request_struct_class(_CONSUMER, list(topics.items()))
-
-
-async def from_leaders(
-    consumer: AIOKafkaConsumer,
-    partitions: Collection[TopicPartition],
-    ask: Callable[[int, Collection[TopicPartition]], Awaitable[Mapping[TopicPartition, T]]],
-) -> tuple[dict[TopicPartition, T], set[TopicPartition]]:
-    """The answers of the leaders, which are all asked at the same time, and the partitions without an answer.
-
-    It takes a bounded time: a partition may have no leader, and a leader may hang. Raises KafkaError where a right is
-    missing.
-    """
-    led: dict[int, list[TopicPartition]] = defaultdict(list)
-    for tp in partitions:
-        leader = consumer._client.cluster.leader_for_partition(tp)
-        if leader not in (None, _NO_LEADER):
-            led[leader].append(tp)
-    answers = await asyncio.gather(*(_in_time(ask(leader, asked)) for leader, asked in led.items()))
-    found = {tp: told for answer in answers for tp, told in answer.items()}
-    unanswered = set(partitions) - found.keys()
-    if unanswered:
-        consumer._client.force_metadata_update()
-    return found, unanswered
-
-
-async def _in_time(answer: Awaitable[Mapping[TopicPartition, T]]) -> Mapping[TopicPartition, T]:
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            return await answer
-    except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
-        raise
-    except (KafkaError, OSError, TimeoutError):
-        return {}
 
 
 async def ends_of_epochs(

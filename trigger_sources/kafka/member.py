@@ -23,20 +23,25 @@ from aiokafka.errors import (
 from trigger_sources.context import Context, SourceError
 from trigger_sources.delivery import Delivery
 from trigger_sources.kafka.answers import Answers
-from trigger_sources.kafka.beginnings import Beginnings, patiently
+from trigger_sources.kafka.beginnings import Beginnings
 from trigger_sources.kafka.commits import Commits
 from trigger_sources.kafka.cut_logs import Cut, Known, begin_in_what_is_left, cuts
 from trigger_sources.kafka.events import event_from_record
 from trigger_sources.kafka.fetching import Fetching
+from trigger_sources.kafka.first_start import FirstStart
 from trigger_sources.kafka.health import Health
 from trigger_sources.kafka.kept_places import KeptPlaces
 from trigger_sources.kafka.leader_epochs import watch_epochs
+from trigger_sources.kafka.leaders import NO_LEADER, end_offsets, first_offsets
+from trigger_sources.kafka.letter_topics import LetterTopics
 from trigger_sources.kafka.notices import Moved, Notices, compacted, deleted, forgotten, maybe_recreated, recreated
 from trigger_sources.kafka.partition import Partition
 from trigger_sources.kafka.places import Beginning, Place
 from trigger_sources.kafka.remembered import Remembered, memory_of, remembered
+from trigger_sources.kafka.retrying import patiently
 from trigger_sources.kafka.session import Session
 from trigger_sources.kafka.topic_ids import present_ids
+from trigger_sources.kafka.unread import Unread, unread
 from trigger_sources.kafka.watermark import Watermark
 from trigger_sources.source import Lag
 
@@ -67,6 +72,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         cluster: str,
         group: str,
         topics: Sequence[str],
+        by_pattern: bool = False,
         start: str,
         former: Mapping[TopicPartition, Place] | None = None,
         max_distance: int,
@@ -81,6 +87,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._former = former
         self._max_distance = max_distance
         self._skips_tombstones = skips_tombstones
+        self._letter_topics = LetterTopics() if by_pattern else None
         self._suspects = concurrency + _SUSPECTS_BESIDE_CONCURRENCY
         self._partitions: dict[TopicPartition, Partition] = {}
         self._commits = Commits(context.name, self._partitions, self._commits_are_refused)
@@ -90,6 +97,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._taking_over: asyncio.Task[None] | None = None
         self._joined = False  # every partition of the first assignment was taken over
         self._failed: Exception | None = None  # in a task beside `read`, which raises it
+        self._unread = Unread()
+        self._undecided = ""  # why nobody has decided yet where to begin
         self._remembered = memory_of(context.uid, context.function, f"{cluster}/{group}")
         self._gone: set[TopicPartition] = set()  # of topics that were deleted
         self._missing: set[TopicPartition] = set()  # of topics without ids that were not there at the last look
@@ -109,7 +118,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Joins with a consumer that is started. The caller closes it after `leave`."""
         self._consumer = self._commits.consumer = consumer
         await self._kept.look()
-        self._beginnings = Beginnings(consumer, self._kept, self._start, self._former, undecided=self._report_undecided)
+        first_start = FirstStart(consumer, self._kept, self._start, self._former, undecided=self._report_undecided)
+        self._beginnings = Beginnings(consumer, self._kept, first_start)
         self._fetching = Fetching(consumer, self._most)
         self._health = Health(consumer, self._group, self._topics, self._max_distance)
         self._answers = Answers(consumer)
@@ -152,6 +162,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 continue  # not taken over yet, or revoked meanwhile: it is read again from its place
             if partition.waiting:
                 self._find_compacted(partition, records, records[-1].offset + 1)
+            if self._letter_topics is not None:
+                records = self._without_letters(self._letter_topics, partition, records)
             taken = self._taken(partition, records)
             deliveries += partition.suspected(taken) if partition.suspects else taken
         return deliveries
@@ -182,6 +194,21 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             )
         return deliveries
 
+    def _without_letters(
+        self, letter_topics: LetterTopics, partition: Partition, records: Sequence[Any]
+    ) -> Sequence[Any]:
+        events = letter_topics.events(partition.tp.topic, records)
+        if len(events) < len(records):
+            of_events = {record.offset for record in events}
+            for record in records:
+                if record.offset not in of_events:
+                    partition.mark.skip(record.offset)
+            self._settled.set()
+            if notice := letter_topics.notice():
+                self._notices.add(notice)
+                self._report_connected()
+        return events
+
     def _find_compacted(self, partition: Partition, records: Sequence[Any], position: int) -> None:
         lost = partition.compacted(records, position)
         if lost:
@@ -203,7 +230,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         if not self._partitions:
             return None
         partitions = dict(self._partitions)
-        ends = await self._consumer.end_offsets(list(partitions))
+        ends, silent = await end_offsets(self._consumer, partitions)
+        for tp in silent:  # the end as it was when records came last
+            state = self._client_state(tp)
+            ends[tp] = max(partitions[tp].mark.end, (state and state.highwater) or 0)
         marks = {tp: partition.mark for tp, partition in partitions.items()}
         events = sum(max(0, ends[tp] - mark.committable) for tp, mark in marks.items())
         oldest = min((mark.oldest_at for mark in marks.values() if mark.oldest_at is not None), default=None)
@@ -270,6 +300,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self._commits.accepted()  # the next commit tells more
         await self._stop_taking_over()
         self._assigned = set(assigned)
+        self._undecided = ""
         self._fetching.bound(self._context.read_ahead_bytes, len(assigned))
         self._take_over_in_a_task(partial(self._take_over, list(assigned)))
 
@@ -293,12 +324,15 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         except (CommitFailedError, IllegalStateError) as error:
             # The group has assigned its partitions anew, or is about to
             log.info("assignment out of date", extra={"trigger": self._context.name, "error": repr(error)})
+            self._unread.refused(error)
         except Exception as error:  # noqa: BLE001  `read` raises it
             self._failed = error
 
     async def _take_over(self, assigned: Sequence[TopicPartition]) -> None:
-        await self._forget_what_others_have(assigned)
+        """Takes over those partitions whose leaders tell where to begin. A later look finds the others."""
+        await self._forget_what_others_have({*self._assigned, *assigned})
         beginnings = await self._beginnings.of(assigned)
+        self._undecided = ""
         moved = self._unnamed({tp: at for tp, at in beginnings.items() if tp in self._gone and not at.place.topic_id})
         again = {tp: beginning for tp, beginning in beginnings.items() if beginning.origin == "TopicRecreated"}
         if again:
@@ -314,7 +348,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         found = {tp: cut for tp, cut in found.items() if cut.is_told or known[tp].place.offset <= cut.at}
         anew, told = begin_in_what_is_left(known, found)
         await self._begin({**beginnings, **anew}, [*moved, *told], {tp: known[tp] for tp in unanswered})
-        self._gone -= set(assigned)
+        self._gone -= beginnings.keys()
         self._joined = True
         self._report_connected()
 
@@ -456,12 +490,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         beginnings = await patiently(lambda: self._beginnings.anew(there))
         for partition in partitions:
             if partition.tp not in beginnings:
-                del self._partitions[partition.tp]  # the group is about to assign its partitions anew
-                self._assigned.discard(partition.tp)
+                del self._partitions[partition.tp]
+                if partition.tp not in there:  # the group is about to assign its partitions anew
+                    self._assigned.discard(partition.tp)
                 self._new_leaders.pop(partition.tp, None)
                 self._unchecked.pop(partition.tp, None)
-        await self._begin(beginnings, [self._recreated(beginnings, [partition.tp for partition in partitions])])
-        self._report_connected()
+        if beginnings:  # else the memory says what is lost once the topic is there
+            await self._begin(beginnings, [self._recreated(beginnings, [partition.tp for partition in partitions])])
+            self._report_connected()
 
     async def _give_up_for_now(self, partitions: Collection[Partition]) -> None:
         """Withdraws the events of partitions that are about to begin anew. The memory stays until that is durable."""
@@ -488,11 +524,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         known = {tp: offset for tp, offset in offsets.items() if tp in self._partitions and self._partitions[tp].reads}
         if not known or self._is_taking_over:
             return
-        beginnings = await self._consumer.beginning_offsets(list(known))
-        ends = await self._consumer.end_offsets(list(known))
+        firsts, _ = await first_offsets(self._consumer, known)
+        ends, _ = await end_offsets(self._consumer, firsts)
         short = []
-        for tp, offset in known.items():
-            partition, beginning, end = self._partitions.get(tp), beginnings[tp], ends[tp]
+        for tp, end in ends.items():  # the offset of one without an answer is fetched again
+            partition, offset, beginning = self._partitions.get(tp), known[tp], firsts[tp]
             if partition is None or not partition.reads:
                 continue  # revoked meanwhile
             if beginning > offset:
@@ -624,8 +660,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 if time.monotonic() - self._kept_at > _KEEP_SECONDS:
                     self._kept_at = time.monotonic()
                     await self._keep()
-            except Exception:
+            except Exception as error:
                 log.exception("looking after the consumer failed", extra={"trigger": self._context.name})
+                problem = f"nobody knows whether all partitions are read: {error!r}; the log has the traceback"
+                self._context.report(connected=False, reason="ConsumerFailed", message=problem)
 
     async def _look(self) -> None:
         report = self._context.report
@@ -635,6 +673,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
                 async with asyncio.timeout(_HEALTH_SECONDS):
                     await self._compare_topics()
             self._notice_missing()
+        left = self._unread.look(self._consumer.assignment(), self._partitions, time.monotonic())
         problem = self._health.problem(
             self._partitions,
             in_session=self._session.lasts(),
@@ -646,20 +685,33 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             report(connected=False, reason="NotConnected", message=f"no broker answers: {self._health.brokers}")
         elif problem is not None:
             report(connected=False, reason=problem[0], message=problem[1])
+        elif self._undecided:
+            report(connected=False, reason="StartUndecided", message=self._undecided)
+        elif left:
+            report(connected=False, reason="PartitionsUnread", message=left)
         else:
             self._report_connected()
         self._pass_gaps()
         if answered:
             with contextlib.suppress(KafkaError):
                 await self._compare_logs()
+        self._take_over_the_rest()
+
+    def _take_over_the_rest(self) -> None:
+        """Tries again to take over what was assigned and is not read: a leader gave no answer, or a commit failed."""
+        rest = unread(self._assigned, self._partitions)
+        led = [tp for tp in rest if self._consumer._client.cluster.leader_for_partition(tp) not in NO_LEADER]
+        if led and not self._is_taking_over:
+            self._take_over_in_a_task(partial(self._take_over, led))
 
     def _report_undecided(self, message: str) -> None:
+        self._undecided = message
         self._context.report(connected=False, reason="StartUndecided", message=message)
 
     def _report_connected(self) -> None:
         if self._commits.refusal:
             self._context.report(connected=False, reason="ConsumerFailed", message=self._commits.refusal)
-        elif self._joined and not self._unchecked and self._assigned <= self._partitions.keys():
+        elif self._joined and not self._unchecked and not unread(self._assigned, self._partitions):
             reason, message = self._notices.text()
             self._context.report(connected=True, reason=reason, message=message)
 

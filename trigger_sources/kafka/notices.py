@@ -97,6 +97,16 @@ def compacted(tp: TopicPartition, lost: int, offset: int) -> Notice:
     )
 
 
+def letters_passed(counts: Mapping[str, int]) -> Notice:
+    """`counts` are the records that were passed since the source started, by topic."""
+    topics = ", ".join(f"{topic!r} ({count})" for topic, count in sorted(counts.items()))
+    return Notice(
+        "DeadLettersPassed",
+        f"spec.topicPattern matches topics with dead letters of kubeirq, which are no events and call no function:"
+        f" {topics}; write a pattern that does not match these topics",
+    )
+
+
 def truncated(
     tp: TopicPartition,
     offset: int,

@@ -25,6 +25,8 @@ class Place:
     `times` counts how often the records from `offset` on were handed out without an orderly end.
     `epoch` is that of the leader that took the newest record which was read, -1 where the broker gave none.
     `waiting` records of the first `reach` offsets were taken and are not settled.
+    `since`, if it is not 0: reading begins at the first record from that time on, in milliseconds. The partition had no
+    leader that could tell the offset.
     """
 
     offset: int
@@ -35,10 +37,13 @@ class Place:
     epoch: int = -1
     waiting: int = 0
     reach: int = 0
+    since: int = 0
 
     @property
     def marks(self) -> tuple[int, ...]:
         marks = self.topic_id, min(self.times, _MOST_TIMES) * 2 + self.renamed
+        if self.since:
+            return *marks, self.epoch + 1, self.waiting, self.reach, self.since
         if self.waiting:
             return *marks, self.epoch + 1, self.waiting, self.reach
         return marks if self.epoch < 0 else (*marks, self.epoch + 1)
@@ -80,7 +85,8 @@ def place_of_commit(offset: int, metadata: str) -> Place:
     # A later version may add marks behind these
     topic_id, packed, epoch = (*marks, 0)[:3]
     waiting, reach = marks[3:5] if len(marks) > 4 else (0, 0)
-    return Place(offset, settled, topic_id, bool(packed % 2), packed // 2, epoch - 1, waiting, reach)
+    since = marks[5] if len(marks) > 5 else 0
+    return Place(offset, settled, topic_id, bool(packed % 2), packed // 2, epoch - 1, waiting, reach, since)
 
 
 def place_of_text(text: str) -> Place | None:

@@ -12,10 +12,10 @@ from pydantic import Field, field_validator, model_validator
 from trigger_sources.context import Context, SourceError
 from trigger_sources.dead_letters import DeadLetters
 from trigger_sources.delivery import Delivery
-from trigger_sources.kafka.beginnings import milliseconds
 from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, is_own_broker
 from trigger_sources.kafka.consumer import close_consumer, open_consumer
 from trigger_sources.kafka.dead_letters import KafkaDeadLetters
+from trigger_sources.kafka.first_start import milliseconds
 from trigger_sources.kafka.former_group import group_of, places_of_former_group
 from trigger_sources.kafka.health import missing_text
 from trigger_sources.kafka.member import Member
@@ -31,6 +31,7 @@ class KafkaTrigger(TriggerSource):
 
     sharing: ClassVar[Sharing] = "partitioned"
     default_ordering: ClassVar[Ordering] = "key"
+    letter_fields: ClassVar[Sequence[str]] = ("brokers",)
     printer_columns: ClassVar[Mapping[str, str]] = {"Topics": "topics"}
 
     brokers: Brokers = Field(
@@ -84,6 +85,8 @@ class KafkaTrigger(TriggerSource):
             raise ValueError("topics and topicPattern: one of them")
         if not self.topics and not self.topic_pattern:
             raise ValueError("topics: at least one topic is needed")
+        if self.delivery.dead_letter.name in self.topics:
+            raise ValueError("delivery.deadLetter.name: one of spec.topics; dead letters would be read as events")
         if self.topic_pattern:
             try:
                 TopicNames(self.topic_pattern, None)
@@ -129,6 +132,7 @@ class KafkaTrigger(TriggerSource):
             cluster=cluster,
             group=group,
             topics=self.topics,
+            by_pattern=self.topic_pattern is not None,
             start=self.start,
             former=former,
             max_distance=self.max_distance,

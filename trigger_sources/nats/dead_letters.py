@@ -63,6 +63,16 @@ class StreamDeadLetters:
         other._mine, other._unreadable = self._subject_of(function), unreadable
         return other
 
+    async def place(self) -> str:
+        connection = await self._connection()
+        try:
+            info = await connection.api(f"STREAM.INFO.{self._stream}", {})
+        except JetStreamError as error:
+            if error.not_found:
+                return ""
+            raise
+        return f"nats/{self._stream}@{info['created']}"
+
     async def prepare(self) -> None:
         connection = await self._connection()
         config = {

@@ -22,6 +22,7 @@ class NATSTrigger(NATSSpec):
 
     sharing: ClassVar[Sharing] = "competing"
     default_ordering: ClassVar[Ordering] = "none"
+    letter_fields: ClassVar[Sequence[str]] = ("mode", "servers")
     printer_columns: ClassVar[Mapping[str, str]] = {"Subject": "subject"}
 
     async def deliveries(self, context: Context) -> AsyncIterator[Sequence[Delivery]]:

@@ -186,7 +186,7 @@ class FlowAdmin:
                 async for letter in letters:
                     await _write_line(response, {"identity": letter.identity, "outcome": "dryRun", "status": None})
             else:
-                async for letter, outcome in place.redriven_by.flow.redrive(letters, rate):
+                async for letter, outcome in place.redriven_by.flow.redrive(letters, rate, place.former):
                     counts["delivered" if outcome.kind in ("delivered", "filtered") else "failed"] += 1
                     status = outcome.answer.status if outcome.answer is not None else None
                     line = {"identity": letter.identity, "outcome": outcome.kind, "status": status}
@@ -204,7 +204,7 @@ class FlowAdmin:
         unreadable: list[str] = []
         async for letter, place in self._letters(request, asked.get("identities"), unreadable):
             if place.own is not None:
-                await place.own.flow.dispatcher.letters.remove(letter)
+                await place.own.flow.dispatcher.letters.remove(letter, place.former)
             else:
                 await place.letters.remove(letter)
             purged += 1
@@ -275,7 +275,7 @@ class FlowAdmin:
     ) -> AsyncIterator[tuple[DeadLetter, "_Place"]]:
         """The dead letters of all functions of the trigger: those with these identities, or all for None.
 
-        Adds a line to `unreadable` for each one that cannot be read, and for those that are left in former places.
+        Adds a line to `unreadable` for each one that cannot be read, and for each place that cannot be reached.
         """
         for place in await self._places(request, unreadable if unreadable is not None else []):
             async for letter in _chosen(place.letters, identities):
@@ -293,16 +293,18 @@ class FlowAdmin:
             trigger = self.trigger(request)
             raise Refused(409, f"{trigger.name}: its dead letters are out of reach: {self._idle(trigger)[1]}")
         opened = {one.flow.identity.function: (await self._place(one), one) for one in running}
-        for one in running:
-            unreadable += await one.flow.left_letters()
         places = [_Place(_read_by(letters, name, note), one, one) for name, (letters, one) in opened.items()]
-        first, _ = next(iter(opened.values()))
-        if isinstance(first, DeadLettersOfFunctions):
-            only = running[0] if len(running) == 1 else None
-            places += [
-                _Place(first.of(former, note), None, only, _problem_of(former, sorted(opened)))
-                for former in sorted(set(await first.functions()) - opened.keys())
-            ]
+        first, one = next(iter(opened.values()))
+        edited = await one.flow.former_places(unreadable.append)
+        only = running[0] if len(running) == 1 else None
+        for kept in (first, *edited):
+            if not isinstance(kept, DeadLettersOfFunctions):
+                continue
+            former = kept if kept is not first else None
+            for name in sorted(set(await kept.functions()) - (opened.keys() if former is None else set())):
+                own = opened[name][1] if name in opened else None
+                problem = "" if own is not None else _problem_of(name, sorted(opened))
+                places.append(_Place(kept.of(name, note), own, own or only, problem, former))
         return places
 
     async def _place(self, running: RunningTrigger) -> DeadLetters:
@@ -319,12 +321,16 @@ class FlowAdmin:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The dead letters of one function, and the flows that act on them. `problem` says why no flow redrives them."""
+    """The dead letters of one function, and the flows that act on them. `problem` says why no flow redrives them.
+
+    `former`: the place that has them, if the spec names another one now.
+    """
 
     letters: DeadLetters
     own: RunningTrigger | None  # of the function; None: it is a former function of the trigger
     redriven_by: RunningTrigger | None
     problem: str = ""
+    former: DeadLetters | None = None
 
 
 def _read_by(letters: DeadLetters, function: str, unreadable: Callable[[Unreadable], None]) -> DeadLetters:

@@ -45,6 +45,7 @@ _COUNTERS: Sequence[tuple[str, str, str]] = (
     ("attempts", "kubeirq_attempts_total", "Calls of the function that got an answer or should have"),
     ("retried", "kubeirq_retries_total", "Attempts that are followed by another"),
     ("filter_errors", "kubeirq_filter_errors_total", "Events whose filter could not be evaluated"),
+    ("filter_seconds", "kubeirq_filter_seconds_total", "Time of the event loop that the filter took"),
     ("reply_failures", "kubeirq_reply_failures_total", "Times a reply could not be published"),
     ("lost", "kubeirq_source_lost_total", "Events that the source itself lost before they could be taken"),
     ("restarts", "kubeirq_source_restarts_total", "Times the source was restarted"),

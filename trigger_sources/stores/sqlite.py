@@ -201,6 +201,9 @@ class StoreDeadLetters:
     def of(self, function: str, unreadable: Callable[[Unreadable], None]) -> "StoreDeadLetters":
         return StoreDeadLetters(self._store, self._uid, function, unreadable)
 
+    async def place(self) -> str:
+        return "store"
+
     async def prepare(self) -> None:
         """Nothing is missing once the store is open."""
 

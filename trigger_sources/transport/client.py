@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
+from trigger_sources.budget import Budget
 from trigger_sources.delivery import Answer
+from trigger_sources.descriptors import function_connections
 from trigger_sources.transport.connection import Answered, Connection, ConnectionLost, NoAnswer, Stale, tls_context
 
 __all__ = ["Connection", "ConnectionLost", "Endpoint", "NoAnswer", "Resolve", "Stale", "Unreachable"]
@@ -38,7 +40,8 @@ class Endpoint:
     A connection that is older than `max_age_seconds` gets no further request, because only new connections reach new
     replicas behind the address of a Service. The age varies by up to a fifth, so that connections do not end together.
 
-    `resolve` returns the addresses to connect to, tried in order; unset: the system's resolver.
+    `resolve` returns the addresses to connect to, tried in order; unset: the system's resolver. `connections` is the
+    budget that all endpoints of the process share. An endpoint that has used up its part waits for its own ones.
 
     `serves` tells whether somebody is known to serve the address. While it does, a connection that cannot be made is
     tried again until the time-out: the name server and the proxy of a node hear of a new server later than the watcher.
@@ -57,6 +60,7 @@ class Endpoint:
         tls: ssl.SSLContext | None = None,
         resolve: Resolve | None = None,
         serves: Callable[[], bool] | None = None,
+        connections: Budget | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -73,6 +77,7 @@ class Endpoint:
         if self._port != default:
             self._authority += b":%d" % self._port
         self._max_connections = max_connections
+        self._account = (connections or function_connections()).open()
         self._connect_timeout_seconds = connect_timeout_seconds
         self._max_header_bytes = max_header_bytes
         self._max_body_bytes = max_body_bytes
@@ -186,6 +191,7 @@ class Endpoint:
     async def close(self) -> None:
         """Ends idle connections. Busy ones end with their answers; callers that wait for one get Unreachable."""
         self._closing = True
+        self._account.close()
         for connection in self._idle:
             connection.abort()
         while self._waiting:
@@ -220,7 +226,7 @@ class Endpoint:
         """A connection for this caller alone. Raises Unreachable."""
         if self._closing:
             raise Unreachable("the client is closed")
-        if self._open >= self._max_connections:
+        if not self._may_open:
             waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             try:
@@ -309,9 +315,14 @@ class Endpoint:
             self._idle.remove(connection)
         self._freed()
 
+    @property
+    def _may_open(self) -> bool:
+        return self._open < self._max_connections and self._account.allowance(self._open) > 0
+
     def _freed(self) -> None:
         self._open -= 1
-        while self._waiting and self._open < self._max_connections:
+        self._account.use(self._open)
+        while self._waiting and self._may_open:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 self._open += 1  # the waiter gets the slot, and connects

@@ -197,14 +197,14 @@ class Connection(asyncio.Protocol):
             if length is None:
                 self._until_close = status not in (204, 304)
             elif length.isdigit() and int(length) > self._max_body_bytes and status not in (204, 304):
-                self._problem = f"the answer's body is over {self._max_body_bytes} bytes"
+                self._problem = _too_large(self._max_body_bytes)
 
     def on_body(self, data: bytes) -> None:
         if self._complete:
             return
         self._body_bytes += len(data)
         if self._body_bytes > self._max_body_bytes:
-            self._problem = f"the answer's body is over {self._max_body_bytes} bytes"
+            self._problem = _too_large(self._max_body_bytes)
         else:
             self._body.append(data)
 
@@ -276,3 +276,8 @@ def _has_taken_all(transport: asyncio.Transport) -> bool:
 def tls_context() -> ssl.SSLContext:
     """A TLS context that verifies certificates and names."""
     return ssl.create_default_context()
+
+
+def _too_large(limit: int) -> str:
+    """A hint for the author: the handler has done its work, and its log says nothing."""
+    return f"the answer's body is over {limit} bytes; return less, or store it and return where it is"

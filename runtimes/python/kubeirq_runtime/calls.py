@@ -9,7 +9,7 @@ from .connection import ClientGone
 from .event import BadRequest, event_from
 from .failure import HEADER, failure_of, left_of, overdue_of, place_in_coroutine
 from .heartbeat import REPLACE_ME
-from .log import say, say_traceback
+from .log import Failures, say
 
 MOST_WAITING = 1000  # requests beyond the concurrency
 CLEANUP_SECONDS = 1.0  # for a handler that was cancelled
@@ -64,6 +64,7 @@ class Calls:
         self._kubeless = settings.kubeless
         self._tells_failures = settings.tells_failures
         self._code_path = settings.code_path
+        self._failures = Failures()
         self._running = 0
         self._waiting = deque()  # (connection, request), oldest first
 
@@ -247,7 +248,7 @@ class Calls:
         elif isinstance(error, BadAnswer):
             say(f"event {call.event_id}: the handler returned {error}")
         elif not isinstance(error, BadRequest):
-            say_traceback(f"event {call.event_id}: the handler raised\n", error)
+            self._failures.say(call.event_id, error, failure_of(error, self._code_path))
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
             status = 500
         self._release(call, True)

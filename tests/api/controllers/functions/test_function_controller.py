@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.controllers import Cluster
+from servers.controllers import Cluster, condition
 from servers.controllers import cluster as empty_cluster
 from servers.kubernetes import APIServer
 
@@ -271,16 +271,16 @@ async def test_other_content_behind_a_reference_is_rolled_out_and_a_missing_one_
         assert content(await it.get("deployment", "other")) is None
 
 
-@pytest.mark.timeout(120)
-async def test_two_installations_over_one_namespace_do_not_fight_and_one_says_so(
+@pytest.mark.timeout(300)
+async def test_two_installations_over_one_namespace_do_not_fight_and_the_second_takes_over_when_the_first_is_gone(
     kubernetes: APIServer, tmp_path: Path
 ) -> None:
     async with empty_cluster(kubernetes, tmp_path) as it:
         first = {"KUBEIRQ_NAMESPACE": "", "KUBEIRQ_RELEASE": "a/one", "KUBEIRQ_RUNTIME_IMAGE": "runtimes:1"}
         second = {"KUBEIRQ_NAMESPACE": "", "KUBEIRQ_RELEASE": "b/two", "KUBEIRQ_RUNTIME_IMAGE": "runtimes:2"}
-        await it.start("functions", **first)
+        former = await it.start("functions", **first)
         await it.apply(function())
-        await it.until("function", "greet", ready)
+        await it.until("function", "greet", lambda found: ready(found) and found["status"].get("installation"))
         await it.start("functions", replica="two", **second)
         async with asyncio.timeout(40):
             while "TwoInstallations" not in await it.server.kubectl("describe", "function", "greet"):
@@ -288,4 +288,10 @@ async def test_two_installations_over_one_namespace_do_not_fight_and_one_says_so
         before = await it.get("deployment", "greet")
         await asyncio.sleep(5)  # nothing may happen in this time
         after = await it.get("deployment", "greet")
-        assert after["metadata"]["generation"] == before["metadata"]["generation"] <= 3
+        assert after["metadata"]["generation"] == before["metadata"]["generation"] == 1
+        told = await it.until("function", "greet", lambda f: condition(f, "Accepted")["reason"] == "TwoInstallations")
+        assert "b/two watches this namespace, too" in condition(told, "Accepted")["message"]
+        await former.stop()
+        await it.until("deployment", "greet", lambda found: "runtimes:2" in str(found["spec"]), 180)
+        taken = await it.get("function", "greet")
+        assert taken["status"]["installation"]["name"] == "b/two"

@@ -231,8 +231,7 @@ async def test_get_and_describe_show_the_state_of_resources_with_the_worst_first
             await record_end(EventRecorder(it.api, "kubeirq"), "default", "greet", uid, end)
         result = await kubeirq(config, tmp_path, "describe", "greet")
         assert (
-            "s ago, 2 times: WorkerEnded: the worker process ended with signal SIGSEGV, and another one"
-            in result.output
+            " ago, 2 times: WorkerEnded: the worker process ended with signal SIGSEGV, and another one" in result.output
         )
         assert "next: kubeirq logs Function/greet" in result.output
         assert "WorkerEnded" in await it.server.kubectl("describe", "function", "greet")

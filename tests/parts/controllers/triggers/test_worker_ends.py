@@ -61,7 +61,11 @@ async def post(gate: Gate, body: bytes) -> float:
 
 @pytest.mark.parametrize(
     ("what", "how"),
-    [("exit", "exit code 7"), ("kill", "signal SIGKILL (out of memory, or it hung)"), ("crash", "signal SIGSEGV")],
+    [
+        ("exit", "exit code 7"),
+        ("kill", "signal SIGKILL (out of memory, or it hung)"),
+        ("crash", "signal SIGSEGV (f.py:11 in handler)"),
+    ],
 )
 async def test_a_worker_that_crashes_is_told_to_the_calls_that_it_ended(what: str, how: str) -> None:
     async with function(SOURCE) as served, ends_of(served.url) as (gate, ends, told):

@@ -19,7 +19,8 @@ from kubernetes.aio.client import ApiClient, Configuration
 from servers.flow_admin import Served, admin
 from servers.scripted import Answer, Call, scripted
 
-from kubeirq.fabric_client import Message, Refused
+from kubeirq.fabric_client import Refused
+from kubeirq.message import Message
 from kubeirq.on_cluster.client import ClusterClient
 from kubeirq.on_cluster.connection import Cluster
 from kubeirq.on_cluster.replicas import stream_lines

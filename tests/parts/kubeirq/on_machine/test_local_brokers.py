@@ -17,7 +17,7 @@ from servers.ports import free_port
 
 from kubeirq.on_machine.broker_supervisor import Broker
 from kubeirq.on_machine.brokers import kafka_broker, nats_server
-from kubeirq.on_machine.object_store import Objects
+from kubeirq.on_machine.object_store import Objects, Request, answer_to
 
 
 async def test_kafka_records_and_commits_survive_kill_minus_nine_of_every_process(tmp_path: Path) -> None:
@@ -59,6 +59,20 @@ async def test_records_confirmed_while_the_broker_is_killed_repeatedly_are_all_k
         done.set()
         await producing
         assert set(confirmed) <= set(await consume(broker.address, len(confirmed)))
+
+
+async def test_a_topic_that_is_deleted_takes_its_records_along_and_can_be_created_again(tmp_path: Path) -> None:
+    async with kafka_broker(tmp_path) as broker:
+        await create_topic(broker.address, "orders")
+        await produce(broker.address, [b"1", b"2"])
+        admin = AIOKafkaAdminClient(bootstrap_servers=broker.address)
+        await admin.start()
+        answer = await admin.delete_topics(["orders"])
+        await admin.close()
+        assert answer.topic_error_codes == [("orders", 0)]
+        await create_topic(broker.address, "orders")
+        await produce(broker.address, [b"3"])
+        assert await consume(broker.address, 1) == [b"3"]
 
 
 async def test_both_brokers_come_back_at_the_same_address_with_their_data(tmp_path: Path) -> None:
@@ -143,6 +157,20 @@ def test_pages_of_objects_are_complete_and_ordered_and_merge_common_prefixes(tmp
     below = objects.page("b/", "/", "")
     assert ([entry.key for entry in below.entries], below.prefixes) == (["b/2"], ["b/1/"])
     assert [entry.key for entry in objects.page("a/", "", "a/01497").entries] == ["a/01498", "a/01499"]
+    objects.close()
+
+
+def test_several_objects_are_deleted_by_one_request(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path / "objects"))
+    for key in ("a&b", "c/d", "kept"):
+        objects.put(key, b"1")
+    body = b'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Object><Key>a&amp;b</Key></Object>'
+    body += b"<Object><Key>c/d</Key></Object><Object><Key>missing</Key></Object></Delete>"
+    answer = answer_to(Request("POST", "/bucket", {"delete": ""}, {}, body), objects, "bucket")
+    assert (answer.status, answer.body.count(b"<Deleted>")) == (200, 3)
+    assert [entry.key for entry in objects.page("", "", "").entries] == ["kept"]
+    assert answer_to(Request("POST", "/bucket", {"delete": ""}, {}, b"<Delete>"), objects, "bucket").status == 400
+    assert answer_to(Request("POST", "/another", {"delete": ""}, {}, body), objects, "bucket").status == 404
     objects.close()
 
 

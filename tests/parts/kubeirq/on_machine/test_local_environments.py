@@ -29,9 +29,7 @@ async def test_two_functions_with_the_same_dependencies_build_one_environment(tm
 
 async def test_a_failed_installation_says_why_and_leaves_no_environment_that_looks_complete(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(
-            InstallFailed, match=r"^spec\.dependencies: pip cannot install them: Invalid requirement"
-        ):
+        with pytest.raises(InstallFailed, match=r"^spec\.dependencies: pip cannot install them: Invalid requirement"):
             await interpreter_for("=== no requirement", label="f", show=print, cache=tmp_path)
 
 

@@ -567,6 +567,24 @@ async def test_delivering_is_unknown_while_the_source_is_not_connected_and_nothi
         assert [condition.status for condition in it.flow.status().conditions] == ["True"] * 3
 
 
+async def test_many_events_with_a_costly_filter_leave_the_loop_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock is 4 ms later than the last one: so is the end of each filter after its beginning."""
+    clock = itertools.count(step=0.004)
+    monkeypatch.setattr("trigger_sources.dispatch.loop_time.time.perf_counter", lambda: next(clock))
+    async with scripted() as function, bench(function.url, tmp_path, filter="false") as it:
+        for number in range(200):
+            it.broker.publish(key=f"{number}")
+        counters, most = it.flow.dispatcher.counters, 0
+        while (before := counters.filtered) < 200:
+            await asyncio.sleep(0)
+            most = max(most, counters.filtered - before)
+        await it.until(it.settled(200))
+        assert most <= 6, "two rounds at most, each with three filters"
+        assert counters.filter_seconds == pytest.approx(200 * 0.004)
+
+
 async def test_a_filter_that_fails_on_every_event_holds_its_trigger(tmp_path: Path) -> None:
     async with scripted() as function, bench(function.url, tmp_path, filter="data.totl > 1", concurrency=4) as it:
         for number in range(50):

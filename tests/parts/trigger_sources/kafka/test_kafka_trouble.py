@@ -46,10 +46,10 @@ def reading(source: KafkaTrigger, context: StandInContext) -> Any:
     return aclosing(source.deliveries(context))  # type: ignore[type-var]
 
 
-async def produce(kafka: Kafka, topic: str, numbers: Sequence[int]) -> None:
+async def produce(kafka: Kafka, topic: str, numbers: Sequence[int], partition: int = 0) -> None:
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for number in numbers:
-            await producer.send_and_wait(topic, b"%d" % number, partition=0)
+            await producer.send_and_wait(topic, b"%d" % number, partition=partition)
 
 
 async def take(generator: Generator, count: int) -> list[Delivery]:
@@ -348,6 +348,67 @@ async def test_a_partition_that_no_broker_leads_is_reported(topic: str) -> None:
                 await until(lambda: context.reports[-1][0], 60)
                 context.stopping.set()
                 await pumping
+
+
+@pytest.mark.timeout(300)  # it starts two brokers, and one of them twice
+async def test_a_trigger_begins_with_the_partitions_that_are_led_and_reads_the_others_once_they_are() -> None:
+    topic = "partly-led"
+    async with apache_kafka() as kafka:
+        await create_topic(kafka.bootstrap, "first", 1)
+        async with reading(trigger(kafka, "first"), StandInContext()) as generator:
+            pump = asyncio.create_task(take(generator, 1))
+            await produce(kafka, "first", [1])
+            await pump  # so the first broker coordinates the groups
+        async with second_broker(kafka) as second:
+            admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+            await admin.start()
+            await admin.create_topics([NewTopic(topic, -1, -1, replica_assignments={0: [1], 1: [2]})])
+            await admin.close()
+            await produce(kafka, topic, [1], partition=1)
+            await second.kill()
+            starts = "earliest", "latest"
+            sources = {start: trigger(kafka, topic, start=start, group=f"{start}-{topic}") for start in starts}
+            contexts = {start: StandInContext(uid=f"{start}/{topic}") for start in sources}
+            found: dict[str, list[str]] = {start: [] for start in starts}
+            async with (
+                reading(sources["earliest"], contexts["earliest"]) as one,
+                reading(sources["latest"], contexts["latest"]) as other,
+            ):
+                pumps = [
+                    asyncio.create_task(collect(one, found["earliest"])),
+                    asyncio.create_task(collect(other, found["latest"])),
+                ]
+                for context in contexts.values():
+                    await until(lambda context=context: told(context, f"no broker leads {topic}/1,"), 60)
+                    assert context.reports[-1][1] == "PartitionOffline"
+                    await until(lambda context=context: is_taken_over(context, TopicPartition(topic, 0)), 60)
+                await produce(kafka, topic, [2])
+                await until(lambda: all(f"{topic}/0/0" in positions for positions in found.values()), 60)
+                await second.start()
+                await produce(kafka, topic, [3], partition=1)
+                await until(lambda: all(f"{topic}/1/1" in positions for positions in found.values()), 60)
+                for context in contexts.values():
+                    await until(lambda context=context: context.reports[-1][0], 60)
+                    context.stopping.set()
+                await asyncio.gather(*pumps)
+            assert f"{topic}/1/0" in found["earliest"]
+            assert f"{topic}/1/0" not in found["latest"], "it is from before the trigger first ran"
+
+
+def told(context: StandInContext, text: str) -> bool:
+    return bool(context.reports) and text in context.reports[-1][2]
+
+
+def is_taken_over(context: StandInContext, partition: TopicPartition) -> bool:
+    member = _MEMBERS.get((context.uid, context.function))
+    return member is not None and partition in member._partitions
+
+
+async def collect(generator: Generator, positions: list[str]) -> None:
+    async for deliveries in generator:
+        for delivery in deliveries:
+            positions.append(delivery.position or "")
+            await delivery.settle(DONE)
 
 
 @pytest.mark.timeout(240)  # it starts two brokers

@@ -13,10 +13,7 @@ from controllers.triggers.controller import TriggerController
 from controllers.triggers.gates import Gates
 from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets
-from controllers.triggers.status_reporter import StatusReporter
 from controllers.triggers.store import ClusterStore
-from controllers.triggers.trigger_cache import TriggerCache
-from controllers.triggers.trigger_leases import SingleReplica
 from trigger_sources.dispatch.host import LocalHost
 from trigger_sources.http.gateway import Gateway
 from trigger_sources.stores.none import NoStore
@@ -126,10 +123,7 @@ async def test_a_changed_lease_concerns_its_own_triggers() -> None:
 
 async def test_polls_of_the_statuses_do_not_count_the_time_of_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """While thousands of flows start, the next poll would otherwise come after minutes."""
-    cache = TriggerCache(NOT_USED, SingleReplica, lambda _: None)
-    for number in range(200):
-        cache.observe({"type": "ADDED", "object": trigger(f"t{number}", function="f")})
-    synced, polls, looked = asyncio.Event(), 0, asyncio.Event()
+    it, polls, looked = controller("CronTrigger", 200), 0, asyncio.Event()
 
     def holds(uid: str) -> bool:
         nonlocal polls
@@ -143,12 +137,26 @@ async def test_polls_of_the_statuses_do_not_count_the_time_of_other_tasks(monkey
             time.sleep(0.3)  # noqa: ASYNC251  it keeps the loop busy
             await asyncio.sleep(0.01)
 
-    flows = type("NoFlows", (), {"running": {}})()
-    reporter = StatusReporter(NOT_USED, cache, flows, Gates(), holds, synced)
-    synced.set()
-    tasks = [asyncio.create_task(work) for work in (reporter.poll(), other_work())]
+    monkeypatch.setattr(it.leases, "holds", holds)
+    it.synced.set()
+    tasks = [asyncio.create_task(work) for work in (it._statuses.poll(), other_work())]
     async with asyncio.timeout(10):  # one poll and the other work take half a second, fifty times of which is 25 s
         await looked.wait()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_comparison_of_body_limits_leaves_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, slept = controller("CronTrigger", 1_000), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if seconds:
+            raise asyncio.CancelledError
+
+    it.synced.set()
+    monkeypatch.setattr("controllers.triggers.status_reporter.asyncio.sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await it._statuses.compare_body_limits()
+    assert slept == [0] * 10 + [5.0], "after each hundred triggers, and after all"

@@ -174,3 +174,15 @@ def test_a_running_trigger_takes_a_new_spec_once_the_unknown_field_is_ignorable(
 def concurrency(cache: Cache) -> int | None:
     cached = cache.get(KEY)
     return None if cached is None or cached.spec is None else cached.spec.concurrency
+
+
+def test_a_written_status_is_kept_until_the_watch_brings_it() -> None:
+    cache = Cache()
+    cache.see("ADDED", trigger(1))
+    cached = cache.get(KEY)
+    assert cached is not None
+    cached.written = {"observedGeneration": 1}
+    cache.see("MODIFIED", trigger(2))
+    assert cached.written == {"observedGeneration": 1}, "another writer's version came first"
+    cache.see("MODIFIED", {**trigger(3), "status": {"observedGeneration": 1, "state": {"f/place": "1"}}})
+    assert cached.written is None

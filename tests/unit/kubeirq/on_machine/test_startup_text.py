@@ -8,8 +8,8 @@ import pytest
 
 from kubeirq.on_machine.fabric import Fabric
 from kubeirq.on_machine.startup_text import example_command, example_path, example_subject
-from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.cron import CronTrigger
+from trigger_sources.dispatch.flows import TriggerResource
 from trigger_sources.http import HTTPTrigger
 from trigger_sources.kafka import KafkaTrigger
 from trigger_sources.nats import NATSTrigger

@@ -37,4 +37,7 @@ def test_what_is_removed_is_forgotten() -> None:
     changes.look({"function f": DOWN}, 0)
     changes.look({}, 1)
     changes.look({"function f": READY}, 2)
-    assert lines == ["function f is not ready: its process ended: exit status 3", "all functions and triggers are ready"]
+    assert lines == [
+        "function f is not ready: its process ended: exit status 3",
+        "all functions and triggers are ready",
+    ]

@@ -16,7 +16,7 @@ IN_CODE = re.compile(
 GOOD = frozenset(
     {"Accepted", "Connected", "Exposed", "Flowing", "Ready", "Serving", "Delivering", "True", "False", "Unknown"}
 )
-OF_FUNCTIONS = ("controllers/functions", "controllers/cluster/known_fields.py")
+OF_FUNCTIONS = ("controllers/functions", "controllers/cluster")
 WITH_STEP_OF_THEIR_OWN = frozenset({"FunctionDown"})
 
 

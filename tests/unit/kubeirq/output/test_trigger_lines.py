@@ -5,7 +5,7 @@ import time
 import pytest
 
 from kubeirq.output.formats import last_try
-from kubeirq.output.trigger_lines import flow_lines, next_steps
+from kubeirq.output.trigger_lines import failing_lines, flow_lines, next_steps
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,26 @@ def test_the_last_try_of_a_flow_is_the_newer_one_of_its_answer_and_its_error() -
     assert last_try({"lastAnswer": None, **none}) == "-"
     away = {"type": "Ready", "status": "False", "reason": "NotConnected", "message": "kafka:9092: refused"}
     assert last_try({"lastAnswer": answer, **none, "conditions": [away]}) == "kafka:9092: refused"
+
+
+def test_what_fails_though_the_trigger_is_ready_is_named() -> None:
+    ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": ""}
+    answer = {"status": 200, "latencySeconds": 0.012, "at": 100.0}
+    fine = {"conditions": [ready], "deadLetters": 0, "lastAnswer": answer, "lastError": "", "lastErrorAt": None}
+    retrying = {"type": "Delivering", "status": "True", "reason": "Retrying", "message": "1 event waits; last: no"}
+    assert failing_lines(fine) == []
+    assert failing_lines({**fine, "lastError": "status 500", "lastErrorAt": 99.0}) == []
+    assert failing_lines({**fine, "lastError": "no stock", "lastErrorAt": 101.0}) == ["last error: no stock"]
+    assert failing_lines({**fine, "lastAnswer": {**answer, "status": 500}}) == ["last answer 500"]
+    assert failing_lines({**fine, "deadLetters": 2}) == ["2 dead letters"]
+    assert failing_lines({**fine, "counters": {"lost": 3}}) == ["the source lost 3 events"]
+    assert failing_lines({**fine, "conditions": [ready, retrying]}) == ["1 event waits; last: no"]
+
+
+def test_an_answer_that_is_too_large_leads_to_the_handler_and_not_to_its_log() -> None:
+    ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": ""}
+    found = {"name": "web", "function": "f", "conditions": [ready], "deadLetters": 0, "callersWait": True,
+             "counters": {"dropped": 3},
+             "lastError": "the answer's body is over 8388608 bytes; return less"}  # fmt: skip
+    (step,) = next_steps(found)
+    assert step.startswith("let the function return less")

@@ -11,7 +11,7 @@ from aiokafka.errors import NotLeaderForPartitionError, TopicAuthorizationFailed
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 
-from trigger_sources.kafka import leader_epochs
+from trigger_sources.kafka import leaders
 from trigger_sources.kafka.leader_epochs import ends_of_epochs, newest_epoch
 
 
@@ -47,7 +47,7 @@ def test_records_in_an_old_format_have_none() -> None:
 
 async def test_a_partition_whose_leader_gives_no_answer_hides_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """One has no leader, one has a leader that hangs, and one has just got another leader."""
-    monkeypatch.setattr(leader_epochs, "_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(leaders, "_ANSWER_SECONDS", 0.1)
     led = {TopicPartition("t", number): leader for number, leader in enumerate((1, -1, None, 2, 3))}
     consumer = consumer_of(led, {3: NotLeaderForPartitionError.errno})
     found, unanswered = await ends_of_epochs(consumer, dict.fromkeys(led, 5))

@@ -191,6 +191,39 @@ async def test_records_of_a_cut_log_are_counted_once_when_the_group_has_accepted
     assert brokers.seeks == [2]
 
 
+async def test_a_topic_that_is_only_deleted_is_not_told_as_created_again() -> None:
+    """A broker may give a topic that is gone another id."""
+    brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=0)
+    member, context = member_of(brokers, "deleted")
+    member._partitions[TP] = partition = Partition(TP, Place(5, topic_id=7), "c", asyncio.Event(), 0)
+    partition.mark.take(5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(brokers, "partitions_for_topic", lambda topic: None)
+        await member._begin_anew({TP: 8})
+    assert (context.lost, member._notices.text()) == ([], ("", ""))
+    brokers.found = Beginning(Place(0, topic_id=8, renamed=True), "TopicRecreated")
+    await member._take_over([TP])
+    assert context.lost == [(1, "TopicRecreated")]
+    assert "created again: topic 't'; 1 records of the old topic" in context.reports[-1][2]
+
+
+async def test_what_the_group_refused_without_assigning_anew_is_taken_over_at_a_later_look() -> None:
+    brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=1)
+    member, context = member_of(brokers, "refused")
+    member._assigned = {TP}
+    await member._until_taken_over(lambda: member._take_over([TP]))
+    assert TP not in member._partitions
+    member._unread.look([TP], member._partitions, 0.0)
+    assert "1 of 1 assigned partitions have not been read for 20 s: t/0; the last try ended with CommitFailedError" in (
+        member._unread.look([TP], member._partitions, 20.0)
+    )
+    member._take_over_the_rest()
+    assert member._taking_over is not None
+    await member._taking_over
+    assert member._partitions[TP].reads
+    assert context.reports[-1][0]
+
+
 async def test_records_that_were_only_taken_before_the_log_was_cut_are_counted_too() -> None:
     """Nothing above the commit settled: only the memory of the member knows that there was more."""
     brokers = Brokers(Beginning(Place(5, topic_id=7), "Committed", in_group=True), first=0, end=7, refusals=1)

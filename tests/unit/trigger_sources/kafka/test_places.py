@@ -64,8 +64,8 @@ def test_a_commit_of_version_0_1_names_no_topic() -> None:
 
 @given(places, st.lists(st.integers(0, 1_000), max_size=3))
 def test_marks_that_a_later_version_adds_change_nothing(place: Place, more: list[int]) -> None:
-    for known in (place, replace(place, epoch=3), replace(place, epoch=3, waiting=2, reach=9)):
-        marks = (*known.marks, *(0, 0, 0))[:5]
+    for known in (place, replace(place, epoch=3), replace(place, waiting=2, reach=9), replace(place, since=7)):
+        marks = (*known.marks, *(0, 0, 0, 0))[:6]
         metadata = encode(known.offset, known.settled, (*marks, *more))
         assert place_of_commit(known.offset, metadata) == known
         assert place_of_text(f"{known.offset} {metadata}") == known

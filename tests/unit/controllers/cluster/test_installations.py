@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
+from controllers.cluster import installations as module
 from controllers.cluster.api import Api, Object
 from controllers.cluster.conditions import Condition
-from controllers.triggers import installations as module
-from controllers.triggers.installations import (
+from controllers.cluster.installations import (
     ANSWER_SECONDS,
     ASK_SECONDS,
     FORGET_SECONDS,

@@ -1,9 +1,9 @@
-"""Decides which installation runs a trigger, where several watch its namespace. One runs it, the others give way.
+"""Decides which installation runs a trigger or Function, where several watch its namespace. The others give way.
 
-Installations know each other by the status of the trigger only: they have no rights in each other's namespaces. The
+Installations know each other by the status of the resource only: they have no rights in each other's namespaces. The
 status names the one that runs it, the owner. Another one asks now and then, in the status, whether the owner still
 runs. The owner answers, and its condition names both. An owner that does not answer is gone, and the other one takes
-over. A trigger that nobody else asks for causes no writes beside the first.
+over. A resource that nobody else asks for causes no writes beside the first.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ FORGET_SECONDS = 180.0  # one that asks no more is gone
 _LOOK_SECONDS = 2.0
 
 
-def installation_in_status(trigger: Mapping[str, Any]) -> Mapping[str, Any]:
+def installation_in_status(resource: Mapping[str, Any]) -> Mapping[str, Any]:
     """The field `installation` of the status: name, contender, asked, answered."""
-    found: Mapping[str, Any] = (trigger.get("status") or {}).get("installation") or {}
+    found: Mapping[str, Any] = (resource.get("status") or {}).get("installation") or {}
     return found
 
 
@@ -39,76 +39,78 @@ class Installations:
         self._now = now
         self._asked: dict[str, tuple[str, float]] = {}  # by uid: the question in the status, and when it came
 
-    def other(self, trigger: Mapping[str, Any]) -> str | None:
-        """The other installation that runs this trigger. None: this one does."""
-        name = installation_in_status(trigger).get("name")
+    def other(self, resource: Mapping[str, Any]) -> str | None:
+        """The other installation that runs this resource. None: this one does."""
+        name = installation_in_status(resource).get("name")
         return name if self._own and name and name != self._own else None
 
     def rejection(self, other: str) -> tuple[str, str]:
-        """Reason and message for this installation, which does not run the trigger."""
+        """Reason and message for this installation, which does not run the resource."""
         return REASON, f"the installation {other} runs it; {self._way_out(other)}"
 
-    def fields(self, trigger: Mapping[str, Any]) -> Object:
+    def fields(self, resource: Mapping[str, Any]) -> Object:
         """The fields of the status that the owner writes: its name, and the answer to a question."""
         if not self._own:
             return {}
-        found = installation_in_status(trigger)
+        found = installation_in_status(resource)
         fields: Object = {"name": self._own}
         if found.get("contender"):
             fields["answered"] = found.get("asked")
-            if self._age(trigger) > FORGET_SECONDS:
+            if self._age(resource) > FORGET_SECONDS:
                 fields |= dict.fromkeys(("contender", "asked", "answered"))
         return {"installation": fields}
 
-    def shown(self, trigger: Mapping[str, Any], conditions: Iterable[Condition]) -> list[Condition]:
+    def shown(self, resource: Mapping[str, Any], conditions: Iterable[Condition]) -> list[Condition]:
         """The conditions of the owner: they name an installation that gave way."""
-        contender = installation_in_status(trigger).get("contender") if self._own else None
-        if not contender or self._age(trigger) > FORGET_SECONDS:
+        contender = installation_in_status(resource).get("contender") if self._own else None
+        if not contender or self._age(resource) > FORGET_SECONDS:
             return list(conditions)
         message = f"the installation {contender} watches this namespace, too, and gave way; {self._way_out(contender)}"
         told = Condition("Accepted", "True", REASON, message)
         return [told if each.type == "Accepted" and each.status == "True" else each for each in conditions]
 
-    async def contend(self, triggers: Callable[[], Collection[Object]]) -> None:
-        """Asks the owners of these triggers whether they run, and takes over from those that are gone. Never ends.
+    async def contend(self, resources: Callable[[], Collection[Object]]) -> None:
+        """Asks the owners of these resources whether they run, and takes over from those that are gone. Never ends.
 
-        `triggers` returns those that another installation owns, and that this replica would run.
+        `resources` returns those that another installation owns, and that this replica would run.
         """
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            found = triggers()
-            self._asked = {uid: self._asked[uid] for uid in self._asked.keys() & {_uid_of(one) for one in found}}
-            for trigger in found:
+            for resource in resources():
                 try:
-                    await self._contend_for(trigger)
+                    await self._contend_for(resource)
                 except (Refused, OSError, TimeoutError) as error:
-                    log.warning("trigger not asked for", extra={"trigger": _uid_of(trigger), "problem": str(error)})
+                    log.warning("resource not asked for", extra={"uid": _uid_of(resource), "problem": str(error)})
 
-    async def _contend_for(self, trigger: Object) -> None:
-        found = installation_in_status(trigger)
+    async def _contend_for(self, resource: Object) -> None:
+        found = installation_in_status(resource)
         is_mine = found.get("contender") == self._own
         is_answered = found.get("answered") == found.get("asked")
-        age = self._age(trigger)
+        age = self._age(resource)
         if is_mine and not is_answered and age > ANSWER_SECONDS:
-            log.warning("takes over", extra={"trigger": _uid_of(trigger), "from": found.get("name")})
+            log.warning("takes over", extra={"uid": _uid_of(resource), "from": found.get("name")})
             # The term is of the other installation's Lease, and says nothing about this one's
             installation = {"name": self._own, **dict.fromkeys(("contender", "asked", "answered"))}
-            await self._patch(trigger, {"installation": installation, "state": {"term": None}})
+            state = {"state": {"term": None}} if "state" in resource["status"] else {}
+            await self.patch(resource, {"installation": installation, **state})
         elif not is_mine or (is_answered and age > ASK_SECONDS):
             asked = datetime.now(UTC).isoformat()
-            await self._patch(trigger, {"installation": {"contender": self._own, "asked": asked}})
+            await self.patch(resource, {"installation": {"contender": self._own, "asked": asked}})
 
-    def _age(self, trigger: Mapping[str, Any]) -> float:
+    def _age(self, resource: Mapping[str, Any]) -> float:
         """How many seconds ago this process first saw the question that stands in the status."""
-        uid, asked = _uid_of(trigger), installation_in_status(trigger).get("asked", "")
+        uid, asked = _uid_of(resource), installation_in_status(resource).get("asked")
+        if not asked:
+            return 0.0
         known = self._asked.get(uid)
         if known is None or known[0] != asked:
             known = self._asked[uid] = (asked, self._now())
         return self._now() - known[1]
 
-    async def _patch(self, trigger: Object, status: Object) -> None:
-        metadata = trigger["metadata"]
-        path = path_of(trigger["apiVersion"], trigger["kind"], metadata["namespace"], metadata["name"])
+    async def patch(self, resource: Object, status: Object) -> None:
+        """Merges these fields into the status. Raises Refused, OSError and TimeoutError."""
+        metadata = resource["metadata"]
+        path = path_of(resource["apiVersion"], resource["kind"], metadata["namespace"], metadata["name"])
         body = {"metadata": {"uid": metadata["uid"]}, "status": status}
         await self._api.request("PATCH", f"{path}/status", body=body, content_type="application/merge-patch+json")
 
@@ -116,6 +118,6 @@ class Installations:
         return f"set watchNamespace of {self._own} and {other} to different namespaces, or remove one"
 
 
-def _uid_of(trigger: Mapping[str, Any]) -> str:
-    uid: str = trigger["metadata"]["uid"]
+def _uid_of(resource: Mapping[str, Any]) -> str:
+    uid: str = resource["metadata"]["uid"]
     return uid
