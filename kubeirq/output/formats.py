@@ -84,7 +84,8 @@ def last_try(flow: Mapping[str, Any]) -> str:
     if ready is not None and ready["status"] != "True" and ready["message"]:
         return str(ready["message"]).splitlines()[0]
     answer, error_at = flow["lastAnswer"], flow.get("lastErrorAt")
-    lost = f"lost {counted(flow['counters']['lost'], 'event')}; " if flow["counters"].get("lost") else ""
+    count = flow.get("counters", {}).get("lost", 0)
+    lost = f"lost {counted(count, 'event')}; " if count else ""
     if not flow["lastError"] or not error_at or (answer is not None and answer["at"] >= error_at):
         return lost + last_answer(answer, age)
     return f"{lost}{flow['lastError'].strip().splitlines()[0]}, {age(error_at)} ago"
