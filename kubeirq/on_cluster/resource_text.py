@@ -68,7 +68,7 @@ def _row(view: ResourceView, cells: Sequence[Any], with_namespace: bool) -> Sequ
 
 
 def _notes(view: ResourceView) -> list[str]:
-    """What the conditions tell though the resource is Ready: about lost events, or attempts that all fail."""
+    """The news of a resource that is Ready, from its conditions: lost events, or attempts that all fail."""
     told = [found for found in view["conditions"] if found["status"] == "True" and found["type"] != "Ready"]
     return [f"{found['reason']}: {found['message']}" for found in told if found["message"]]
 

@@ -40,7 +40,7 @@ def _ago(at: float | None) -> str:
 
 
 def failing_lines(flow: Mapping[str, Any]) -> list[str]:
-    """What a person should look at though the flow is Ready: lost events, dead letters, events that fail."""
+    """The trouble of a flow that may be Ready all the same: lost events, dead letters, events that fail."""
     lost = flow.get("counters", {}).get("lost", 0)
     lines = [f"the source lost {counted(lost, 'event')}"] if lost else []
     lines += [counted(flow["deadLetters"], "dead letter")] if flow["deadLetters"] else []

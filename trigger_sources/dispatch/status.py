@@ -39,7 +39,7 @@ class FlowStatus:
     last_error: str
     last_error_at: float | None = None  # seconds since the epoch
     counters_since: float = 0.0  # seconds since the epoch
-    fails: str = ""  # what to say if nothing is delivered although events are tried; empty: some are delivered
+    fails: str = ""  # the message while every attempt fails; empty: some events are delivered
 
     @property
     def ready(self) -> bool:
