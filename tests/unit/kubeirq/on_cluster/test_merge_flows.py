@@ -59,3 +59,13 @@ def test_a_problem_that_only_one_replica_has_shows_in_the_merged_conditions() ->
     assert found["conditions"] == parked
     accepted = {"type": "Accepted", "status": "True", "reason": "Accepted"}
     assert worst_conditions([[*well, accepted], parked]) == [*parked, accepted]
+
+
+def test_attempts_that_all_fail_in_one_replica_show_beside_the_usual_conditions() -> None:
+    idle = {"type": "Delivering", "status": "True", "reason": "Idle"}
+    flowing = {"type": "Delivering", "status": "True", "reason": "Flowing"}
+    retrying = {"type": "Delivering", "status": "True", "reason": "Retrying"}
+    for usual in (idle, flowing):
+        assert worst_conditions([[usual], [retrying], [usual]]) == [retrying]
+    lost = {"type": "Connected", "status": "True", "reason": "RecordsDeleted"}
+    assert worst_conditions([[{"type": "Connected", "status": "True", "reason": "Connected"}], [lost]]) == [lost]
