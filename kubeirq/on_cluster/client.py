@@ -1,7 +1,7 @@
 """The client of a cluster's fabric. It uses the user's own rights: first the resources, then the controllers."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,13 +21,21 @@ from kubeirq.fabric_client import (
 )
 from kubeirq.message import Message
 from kubeirq.name_lookup import find_all, find_logged, find_one, select
-from kubeirq.on_cluster.connection import Cluster, connect
+from kubeirq.on_cluster.connection import Cluster, Object, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
 from kubeirq.on_cluster.function_call import call_function
+from kubeirq.on_cluster.last_edits import last_edits, references_in
 from kubeirq.on_cluster.merge_flows import worst_conditions
 from kubeirq.on_cluster.pod_logs import pod_log_records
 from kubeirq.on_cluster.replicas import component_of
-from kubeirq.on_cluster.resource_text import controller_lines, function_lines, tables, trigger_lines
+from kubeirq.on_cluster.resource_text import (
+    called_lines,
+    controller_lines,
+    event_lines,
+    function_lines,
+    tables,
+    trigger_lines,
+)
 from kubeirq.on_cluster.resources import (
     FUNCTION,
     Kind,
@@ -38,10 +46,13 @@ from kubeirq.on_cluster.resources import (
     worst_first,
 )
 from kubeirq.output.fabric_log_lines import record_about
+from kubeirq.output.function_steps import function_steps
 from kubeirq.output.letter_text import tell_unreadable
-from kubeirq.output.trigger_lines import failing_lines, next_steps
+from kubeirq.output.trigger_lines import failing_lines, in_namespace, next_steps
 
 FIELD_MANAGER = "kubeirq"
+_MOST_REFERENCES = 10  # whose metadata `describe` asks for
+_ONLY_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 @asynccontextmanager
@@ -85,12 +96,28 @@ class ClusterClient:
         )
 
     async def describe(self, name: str) -> Sequence[Description]:
-        return [await self._description(view) for view in find_all(await self._views(), name, where=self._where)]
+        found = await self._objects()
+        views = [view_of(one) for one in found]
+        by_uid = {one["metadata"]["uid"]: one for one in found}
+        functions = {view["name"]: view for view in views if view["kind"] == FUNCTION}
+        return [
+            await self._described_function(view, by_uid[view["uid"]])
+            if view["kind"] == FUNCTION
+            else await self._described_trigger(view, by_uid, functions)
+            for view in find_all(views, name, where=self._where)
+        ]
 
-    async def _description(self, view: ResourceView) -> Description:
-        if view["kind"] == FUNCTION:
-            events = await self._warnings_about(view)
-            return Description({**view, "events": events}, function_lines(view, events))
+    async def _described_function(self, view: ResourceView, found: Object) -> Description:
+        events = await self._warnings_about(view)
+        steps = self._next_lines(function_steps(view, bool(events)), view)
+        lines = [*function_lines(view), *event_lines(events, view["message"]), *await self._edit_lines([found]), *steps]
+        return Description({**view, "events": events}, lines)
+
+    async def _described_trigger(
+        self, view: ResourceView, objects: Mapping[str, Object], functions: Mapping[str, ResourceView]
+    ) -> Description:
+        own = objects[view["uid"]]
+        called = [functions[name] for name in str(view["function"]).split(", ") if name in functions]
         state = await self._controllers.state(view)
         conditions = worst_conditions([view["conditions"], *(flow.get("conditions", []) for flow in state.flows)])
         view = {**view, "conditions": conditions}
@@ -103,7 +130,14 @@ class ClusterClient:
             for flow in state.flows or [{"function": view["function"], "deadLetters": 0}]
             for step in next_steps({**view, **flow})
         ]
-        lines = [*trigger_lines(view, own_lines), *(f"  next: {step}" for step in dict.fromkeys(steps))]
+        lines = trigger_lines(view, own.get("spec", {}), own_lines)
+        for function in called:
+            events = await self._warnings_about(function)
+            lines += called_lines(function, events)
+            if not function["ready"]:
+                steps += function_steps(function, bool(events))
+        lines += await self._edit_lines([own, *(objects[function["uid"]] for function in called)])
+        lines += self._next_lines(steps, view)
         return Description({**view, "flows": list(state.flows), "replicas": list(state.replicas)}, lines)
 
     async def call(self, function: str, message: Message) -> Answer:
@@ -204,10 +238,35 @@ class ClusterClient:
         return sum(int(answer["lanes"]) for _, answer in answers)
 
     async def _views(self, only: Sequence[str] | None = None) -> list[ResourceView]:
+        return [view_of(one) for one in await self._objects(only)]
+
+    async def _objects(self, only: Sequence[str] | None = None) -> list[Object]:
         """All functions and triggers of the namespace, or those of the kinds in `only`."""
         kinds = [kind for kind in await installed_kinds(self._cluster) if only is None or kind.name in only]
         found, _ = await list_resources(self._cluster, kinds, self._cluster.namespace)
-        return [view_of(one) for one in found]
+        return found
+
+    async def _edit_lines(self, objects: Sequence[Object]) -> list[str]:
+        """Who changed these resources last, and the Secrets and ConfigMaps that they name, as far as the user may see.
+
+        Of those, only the metadata is asked for.
+        """
+        found = {f"{one['kind']} {one['metadata']['name']}": one["metadata"] for one in objects}
+        named = {
+            (kind, one["metadata"]["namespace"], name)
+            for one in objects
+            for kind, name in references_in(one.get("spec"))
+        }
+        for kind, namespace, name in sorted(named)[:_MOST_REFERENCES]:
+            path = f"/api/v1/namespaces/{namespace}/{kind.lower()}s/{quote(name, safe='')}"
+            with suppress(Refused):
+                found[f"{kind} {name}"] = (await self._cluster.get(path, accept=_ONLY_METADATA))["metadata"]
+        edits = [(edit, what) for what, metadata in found.items() for edit in last_edits(metadata)]
+        return [edit.line(what) for edit, what in sorted(edits, key=lambda one: -one[0].at)]
+
+    def _next_lines(self, steps: Sequence[str], view: ResourceView) -> list[str]:
+        namespace = view["namespace"] if view["namespace"] != self._cluster.own_namespace else None
+        return [f"  next: {in_namespace(step, namespace)}" for step in dict.fromkeys(steps)]
 
     async def _warnings_about(self, view: ResourceView) -> list[dict[str, Any]]:
         """The last Events of type Warning about the resource, the newest first; none without the right to list them."""

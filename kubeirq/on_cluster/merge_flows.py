@@ -24,7 +24,8 @@ def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
         answered = max(
             (flow for flow in same if flow["lastAnswer"]), key=lambda flow: flow["lastAnswer"]["at"], default=None
         )
-        failed = next((flow for flow in ([answered] if answered else []) + same if flow["lastError"]), None)
+        failures = [flow for flow in same if flow["lastError"]]
+        failed = max(failures, key=lambda flow: flow.get("lastErrorAt") or 0, default=None)
         since = [flow["countersSince"] for flow in same if flow.get("countersSince")]
         found.append(
             {

@@ -1,5 +1,7 @@
-"""The state of a trigger in lines for people. Pure."""
+"""The state of a trigger in lines for people. Pure but for the clock of ages."""
 
+import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,17 +24,31 @@ def condition_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def flow_lines(found: Mapping[str, Any]) -> list[str]:
     """The counters of a flow, its waiting events and its last answer."""
-    lag = found["lag"]
     # A caller that got the function's failure as its answer has lost nothing
     words = {"dropped": "answered with a failure"} if found.get("callersWait") else {}
     since = f", counted for {span(found['countersSince'])}" if found.get("countersSince") else ""
+    counts = [
+        f"{words.get(name, name)} {count}"
+        for name, count in found["counters"].items()
+        if count or name in ("received", "delivered")
+    ]
+    waiting = [f"held {found['held']}, in flight {found['inFlight']}", *_lag_text(found["lag"])]
+    waiting += [f"dead letters {found['deadLetters']}"] if found["deadLetters"] else []
     return [
-        "  " + ", ".join(f"{words.get(name, name)} {count}" for name, count in found["counters"].items()) + since,
-        f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}, "
-        f"dead letters {found['deadLetters']}",
+        f"  {', '.join(counts)}{since}",
+        f"  {', '.join(waiting)}",
         f"  last answer {last_answer(found['lastAnswer'])}"
         + (f"; last error{_ago(found.get('lastErrorAt'))}: {found['lastError']}" if found["lastError"] else ""),
     ]
+
+
+def _lag_text(lag: Mapping[str, Any] | None) -> list[str]:
+    """None for a source that has no lag."""
+    if lag is None or lag["events"] is None:
+        return []
+    seconds = lag.get("seconds")
+    oldest = f", the oldest waits {span(time.time() - seconds)}" if seconds and lag["events"] else ""
+    return [f"lag {lag['events']}{oldest}"]
 
 
 def _ago(at: float | None) -> str:
@@ -52,6 +68,14 @@ def failing_lines(flow: Mapping[str, Any]) -> list[str]:
     elif retrying is None and answer is not None and answer["status"] >= 400:
         lines.append(f"last answer {answer['status']}")
     return lines
+
+
+_COMMAND = re.compile(r"\b(kubeirq|kubectl) (?=(?:describe|get|logs|lanes|dead-letters|resume|suspend|fire|call) )")
+
+
+def in_namespace(step: str, namespace: str | None) -> str:
+    """The step with commands that can be pasted: they name the namespace, unless it is the context's own."""
+    return step if namespace is None else _COMMAND.sub(rf"\1 -n {namespace} ", step)
 
 
 def next_steps(trigger: Mapping[str, Any]) -> list[str]:
@@ -89,7 +113,7 @@ _NEXT_OF_REASON = {
     "Deleting": "remove the finalizers that the message names, if their controller is gone",
     "SeveralFunctions": "narrow spec.functionSelector to one function, or set spec.function",
     "NoFunction": "create a Function with these labels, or change spec.functionSelector",
-    "Taken": "change the route, the durable or the group of one of the two triggers",
+    "Taken": "change the durable or the group of one of the two triggers",
     "RouteTaken": "change spec.path, spec.host or spec.methods of one of the two triggers",
     "OutOfReach": "call a Service of the namespace or a public address, or add the address to the chart's reach.allow",
     "StatusRefused": "give the controller the right to write the trigger's status: docs/kubernetes.md has the rights",
@@ -167,6 +191,10 @@ _WITHOUT_A_STEP = frozenset(
 )  # fmt: skip
 
 
+# The message of a claim, such as a route, that another trigger owns
+_TAKEN = re.compile(r"spec: (.+) is served by (\S+ \S+/\S+) already")
+
+
 def _name_of(trigger: Mapping[str, Any]) -> str:
     """A name that means this trigger only, also where the function has the same one."""
     same = trigger.get("kind") and trigger["name"] == trigger.get("function")
@@ -179,6 +207,12 @@ def _step(trigger: Mapping[str, Any], condition: Mapping[str, Any]) -> str | Non
     if reason == "FunctionDown":
         waits = "callers get a 503, accepted events wait" if trigger.get("kind") == "HTTPTrigger" else "its events wait"
         return f"{_step_for_function(trigger['function'], condition.get('message', ''))}; {waits}, and none is lost"
+    if reason == "Taken" and (taken := _TAKEN.match(condition.get("message", ""))) is not None:
+        claim, owner = taken.groups()
+        return (
+            f"{owner} has {claim} for longer, and keeps it: change that in one of the two triggers; "
+            "one that is deleted and created again loses what it has"
+        )
     if reason == "Suspended" and "its file" in condition.get("message", ""):
         return "set spec.suspend to false in its file"
     if (step := _NEXT_OF_REASON.get(reason)) is not None:

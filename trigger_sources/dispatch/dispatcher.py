@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import partial
+from itertools import islice
 
 from trigger_sources.context import State as DurableState
 from trigger_sources.dead_letters import DeadLetter
@@ -164,6 +165,13 @@ class Dispatcher:
             label = held.state.label
             found[label] = found.get(label, 0) + 1
         return found
+
+    def parked_lanes(self, most: int) -> list[str]:
+        """The names of the first lanes that wait for a person."""
+        if self._policy.on_failure != "park":
+            return []
+        parked = (held.lane_name for held in self._held.values() if held.state is State.PARKED)
+        return list(islice(parked, most))
 
     def lanes_view(self) -> list[LaneView]:
         """The lanes whose first event runs, retries, is parked or settles."""

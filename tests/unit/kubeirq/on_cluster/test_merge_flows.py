@@ -23,8 +23,8 @@ def answer(at: float, status: int = 200) -> dict[str, Any]:
 def test_counts_add_up_and_the_newest_answer_is_the_last_one() -> None:
     (found,) = merge_flows(
         [
-            flow(lastAnswer=answer(5), lastError="old", deadLetters=4),
-            flow(lastAnswer=answer(9, 503), lastError="503"),
+            flow(lastAnswer=answer(5), lastError="old", lastErrorAt=5.0, deadLetters=4),
+            flow(lastAnswer=answer(9, 503), lastError="503", lastErrorAt=9.0),
             flow(),
         ]
     )
@@ -59,3 +59,14 @@ def test_a_problem_that_only_one_replica_has_shows_in_the_merged_conditions() ->
     assert found["conditions"] == parked
     accepted = {"type": "Accepted", "status": "True", "reason": "Accepted"}
     assert worst_conditions([[*well, accepted], parked]) == [*parked, accepted]
+
+
+def test_the_last_error_is_the_latest_one_of_any_replica() -> None:
+    (found,) = merge_flows(
+        [
+            flow(lastAnswer=answer(9), lastError="old", lastErrorAt=3.0),
+            flow(lastError="new", lastErrorAt=7.0),
+            flow(),
+        ]
+    )
+    assert (found["lastError"], found["lastErrorAt"]) == ("new", 7.0)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from kubeirq.output.formats import last_try
-from kubeirq.output.trigger_lines import failing_lines, flow_lines, next_steps
+from kubeirq.output.trigger_lines import failing_lines, flow_lines, in_namespace, next_steps
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,33 @@ def test_an_answer_that_is_too_large_leads_to_the_handler_and_not_to_its_log() -
              "lastError": "the answer's body is over 8388608 bytes; return less"}  # fmt: skip
     (step,) = next_steps(found)
     assert step.startswith("let the function return less")
+
+
+def test_counters_of_zero_and_a_lag_that_there_is_not_are_left_out() -> None:
+    flow = {"counters": {"received": 0, "delivered": 0, "retried": 0, "filtered": 2}, "held": 1, "inFlight": 0,
+            "lag": None, "deadLetters": 0, "lastAnswer": None, "lastError": ""}  # fmt: skip
+    assert flow_lines(flow)[:2] == ["  received 0, delivered 0, filtered 2", "  held 1, in flight 0"]
+    behind = {**flow, "lag": {"events": 5, "seconds": 65.0}, "deadLetters": 3}
+    assert flow_lines(behind)[1].startswith("  held 1, in flight 0, lag 5, the oldest waits 1 minute 5 second")
+    assert flow_lines(behind)[1].endswith(", dead letters 3")
+    assert flow_lines({**flow, "lag": {"events": 0, "seconds": 65.0}})[1] == "  held 1, in flight 0, lag 0"
+
+
+@pytest.mark.parametrize(
+    ("step", "pasted"),
+    [
+        ("kubeirq lanes list orders; mend it", "kubeirq -n pay lanes list orders; mend it"),
+        ("lower it; kubectl describe pods --selector a", "lower it; kubectl -n pay describe pods --selector a"),
+        ("upgrade kubeirq, or take the field back", "upgrade kubeirq, or take the field back"),
+    ],
+)
+def test_commands_of_a_step_name_a_namespace_that_is_not_the_context_s(step: str, pasted: str) -> None:
+    assert in_namespace(step, "pay") == pasted
+    assert in_namespace(step, None) == step
+
+
+def test_a_route_that_is_taken_names_the_owner_and_what_loses_it() -> None:
+    message = "spec: GET /offers is served by HTTPTrigger shop/winter already; change one of them"
+    (step,) = next_steps(trigger(("Ready", "False", "Taken"), ("Accepted", "False", "Taken"), message=message))
+    assert step.startswith("HTTPTrigger shop/winter has GET /offers for longer, and keeps it")
+    assert "deleted and created again loses" in step
