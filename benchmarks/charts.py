@@ -52,23 +52,11 @@ CHARTS = (
         {f"{name} triggers: CPU until all are ready": name for name in ("http", "cron")},
     ),
     Chart(
-        "scale-ready",
-        "Triggers that become ready a minute",
-        "triggers",
-        {f"{name} triggers: ready a minute": name for name in ("http", "cron")},
-    ),
-    Chart(
         "scale-memory",
         "Most memory of a replica, in MiB",
         "triggers",
         {f"{name} triggers: peak memory": name for name in _KINDS} | {"functions: peak memory": "functions"},
         256,
-    ),
-    Chart(
-        "scale-rest",
-        "CPU of a replica at rest, in parts of a core",
-        "triggers",
-        {f"{name} triggers: CPU at rest, each replica": name for name in ("http", "cron")},
     ),
 )
 
@@ -100,7 +88,7 @@ def lines_of(chart: Chart, runs: Sequence[Mapping[str, object]]) -> dict[str, Po
 
 
 def svg(chart: Chart, lines: Mapping[str, Points]) -> str:
-    """The chart as an SVG document, with a table of its values in the title of each point."""
+    """The chart as an SVG document. The title of each point has its value."""
     points = [point for line in lines.values() for point in line]
     most_x = max((x for x, _ in points), default=1.0)
     top, step = _scale(max([y for _, y in points] + ([chart.limit] if chart.limit else [0.0])))

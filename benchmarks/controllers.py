@@ -109,7 +109,7 @@ def main() -> int:
     parser.add_argument("--edits", type=int, default=100, help="edits of Functions, and of triggers of each kind")
     parser.add_argument("--rest", type=float, default=60, help="seconds at rest")
     parser.add_argument("--step", type=float, default=3_000, help="seconds until a step is given up")
-    parser.add_argument("--only", choices=[FUNCTIONS, TRIGGERS], help="measures these alone")
+    parser.add_argument("--only", choices=[FUNCTIONS, TRIGGERS, *KINDS], help="measures these alone")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout, measured before this one")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="where the replicas' logs are kept")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="where the numbers are kept, for benchmarks.charts")
@@ -157,11 +157,12 @@ async def _measure(checkout: Path, folder: Path, size: Size, only: str | None) -
             await server.kubectl("create", "namespace", namespace)
         await each((foreign_slice(number) for number in range(size.slices)), api.create)
         await each((function(number, size.function_bytes) for number in range(size.functions)), api.create)
-        if only != TRIGGERS:
+        if only in (None, FUNCTIONS):
             await _functions(place, api, size, results)
         if only != FUNCTIONS:
             await each((endpoints(number) for number in range(size.functions)), api.create)
-            await _triggers(place, api, size, results)
+            kinds = [only] if only in KINDS else list(KINDS)
+            await _triggers(place, api, size, kinds, results)
     return results
 
 
@@ -228,7 +229,7 @@ def _first_after(edit: Request, writes: Sequence[Request]) -> Request | None:
 # --- triggers
 
 
-async def _triggers(place: Place, api: Api, size: Size, results: Results) -> None:
+async def _triggers(place: Place, api: Api, size: Size, kinds: Sequence[str], results: Results) -> None:
     counts = dict.fromkeys(("nats", "kafka"), size.brokered)
     counts["cron"] = (size.triggers - 2 * size.brokered) // 2
     counts["http"] = size.triggers - sum(counts.values())
@@ -241,7 +242,8 @@ async def _triggers(place: Place, api: Api, size: Size, results: Results) -> Non
             "KUBEIRQ_NATS_SERVERS": store.url,
             "KUBEIRQ_KAFKA_BROKERS": kafka.address,
         }
-        for name, kind in KINDS.items():
+        for name in kinds:
+            kind = KINDS[name]
             await each((trigger(name, number, size.functions) for number in range(counts[name])), api.create)
             began = time.monotonic()
             async with replicas(place, "trigger", name, **servers) as running:
@@ -252,10 +254,10 @@ async def _triggers(place: Place, api: Api, size: Size, results: Results) -> Non
                 results.add(f"{name} triggers: CPU until all are ready", f"{cpu:.0f} s", cpu)
         async with AsyncExitStack() as stack:
             running_of: dict[str, list[Replica]] = {}
-            for name in KINDS:
+            for name in kinds:
                 running_of[name] = await stack.enter_async_context(replicas(place, "trigger", name, **servers))
                 await _at_rest(place, f"{name} triggers", running_of[name], size.rest, results)
-            for name in KINDS:
+            for name in kinds:
                 await _edit_triggers(place, api, (name, counts[name], size.edits), running_of[name], results)
                 _add_peak(results, f"{name} triggers", running_of[name])
 

@@ -1,6 +1,7 @@
 """Runs one controller: `python -m controllers functions`, or `trigger NAME`. Environment variables configure it."""
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ def main() -> int:
     parser.add_argument("controller", choices=["functions", "trigger"])
     parser.add_argument("name", nargs="?", help="the kind of trigger: http, cron, kafka, nats, or the kind of a plugin")
     arguments = parser.parse_args()
+    # With thousands of triggers, a search of all objects for reference cycles takes half a second: it has to be rare
+    gc.set_threshold(10_000, 20, 100)
     lines = logging.StreamHandler(sys.stdout)
     lines.setFormatter(JsonLines())
     try:

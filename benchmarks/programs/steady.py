@@ -48,7 +48,7 @@ async def _caller(url: str, path: str, due: float, interval: float, ended: async
         if not stays and connection is not None:
             connection[1].close()
             connection = None
-        while due <= now:  # what was due during a long answer is not asked again and again
+        while due <= now:  # requests that were due during a long answer are sent once
             due += interval
 
 

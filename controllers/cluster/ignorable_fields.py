@@ -3,7 +3,7 @@
 from controllers.cluster.api import METADATA_LIST, Api, Refused, path_of
 from controllers.cluster.known_fields import listed_in
 
-_NOT_FOR_THIS_CONTROLLER = (403, 404)  # with watchNamespace it may not list definitions
+_NOT_FOR_THIS_CONTROLLER = (403, 404)  # somebody else grants the rights, and left this one out
 
 
 async def ignorable_fields_of(api: Api, definition: str) -> frozenset[str]:

@@ -127,7 +127,8 @@ class FunctionController:
         A status of which the API server dropped a part is written again: the definition may be newer by now.
         """
         self._curtailed.clear()
-        self._ignorable = await ignorable_fields_of(self._api, f"functions.{GROUP}")
+        if self._namespace is None:  # the rights of one namespace include no definitions
+            self._ignorable = await ignorable_fields_of(self._api, f"functions.{GROUP}")
         self._functions.begin_list()
         self._functions.replace({key_of(found): (Version.of(found), found) async for found in self._listed()})
         is_whole = await self._owned.refresh()

@@ -134,6 +134,8 @@ _NEXT_OF_REASON = {
     "TopicNotCreated": "create the topic, or give the trigger's user the right to",
     "TopicMaybeRecreated": "if the topic was created again, reset the group's offsets with Kafka's own tools",
     "PartitionOffline": "look at the brokers that lead the partitions that the message names, and the network between",
+    "PartitionsUnread": "mend what the error in the message names; the trigger tries again by itself",
+    "DeadLettersPassed": "write a spec.topicPattern that does not match topics with dead letters",
     "CoordinatorMissing": "look at the brokers that have copies of __consumer_offsets",
     "DistanceReached": "kubeirq lanes list {name}; mend the function, or release or skip the lane",
     "FormerFunctionRuns": "wait for the members that the message names, or stop them if they are not kubeirq's",

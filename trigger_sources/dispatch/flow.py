@@ -319,7 +319,7 @@ class Flow:
                 return True
             except SourceError as error:
                 self._report(False, error.reason, str(error))
-            except (Exception, asyncio.CancelledError) as error:  # whatever a client without its broker raises
+            except (Exception, asyncio.CancelledError) as error:  # any exception of a client without its broker
                 if _is_cancelled(error):
                     raise
                 self._report(False, "NotPrepared", f"{type(error).__name__}: {error}")

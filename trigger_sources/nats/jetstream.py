@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -86,7 +87,6 @@ class Consumption:
         self._tally = Tally()
         self._server = ""  # the identity of the server, when the consumer was looked at
         self._ends: list[tuple[float, int]] = []  # times with the stream's last sequences: a known one, the newest
-        self._had_given_back = False  # nobody knows which messages that were given back were handed out since then
         self._removed = 0  # messages that the stream lost before they were read, since this start
         self._removal = ("", "")  # the reason and the message for them
         self._draining: asyncio.Task[None] | None = None
@@ -126,7 +126,8 @@ class Consumption:
             self._tell_damage(found_place, info, is_new=begin is not None)
         self._kept.is_at(stream.place, info, self._ids)
         tally = kept.tally if kept is not None else Tally()
-        self._had_given_back = tally.given_back > 0
+        if tally.given_back == 0:
+            tally = replace(tally, sure=True)  # an earlier start had the uncertain ones
         await self._begin_to_count(info, tally)
         if kept is not None and begin is not None and begin.reason == "ConsumerRecreated":
             self._tell_hidden(info, tally, kept.floor + 1)
@@ -272,7 +273,7 @@ class Consumption:
         self._removed += count.lost
         cause = "somebody purged or deleted them" + (f", or a limit ({limits}) removed them" if limits else "")
         if self._removed:
-            exact = look.whole and not self._had_given_back
+            exact = look.whole and count.tally.sure
             number = f"{self._removed} messages" if exact else f"at least {self._removed} messages"
             text = f"{number} of stream {stream.name} were lost before they were read: {cause}"
         else:

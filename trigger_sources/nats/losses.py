@@ -70,16 +70,27 @@ class Tally:
     whole: bool = True
     given_back: int = 0  # messages that a trigger had not settled when it stopped, and that wait to be handed out again
     claim: str = ""  # of the replica that counted the last losses
+    sure: bool = True  # `given_back` is exact, and not only the least number
 
     def with_counts_of(self, kept: "Tally") -> "Tally":
         """This tally, with the losses that other replicas counted of the same consumer."""
         if kept.consumer != self.consumer or kept.counted <= self.counted:
             return self
-        return replace(self, counted=kept.counted, claim=kept.claim, given_back=0)  # they may have counted these, too
+        # they may have counted those that were given back, too
+        return replace(
+            self, counted=kept.counted, claim=kept.claim, given_back=0, sure=self.sure and self.given_back == 0
+        )
 
     def still_given_back(self, look: Look) -> int:
         """How many of the messages that were given back nobody has got again, at least."""
         return max(0, self.given_back - (look.calls - self.calls))
+
+    def is_sure(self, look: Look) -> bool:
+        """Whether `still_given_back` is exact: nobody knows whether a message that was handed out since is one of them.
+
+        For a trigger that had none, nothing is unsure.
+        """
+        return self.sure and (self.given_back == 0 or look.calls == self.calls)
 
     def follows(self, look: Look) -> bool:
         """Whether the look is at the same consumer, later. A killed server may forget the last calls."""
@@ -98,7 +109,13 @@ class Count:
 def begun(tally: Tally, look: Look, last: int) -> Tally:
     """Begins to count at this look. `last`: the stream's last sequence after it."""
     before = tally.counted if tally.consumer == look.consumer else 0
-    return replace(_seen(tally, look), counted=before, base=look.surplus(last) - before, given_back=0)
+    return replace(
+        _seen(tally, look),
+        counted=before,
+        base=look.surplus(last) - before,
+        given_back=0,
+        sure=tally.sure and tally.given_back == 0,
+    )
 
 
 def resumed(tally: Tally, look: Look, last: int) -> Count:
@@ -133,6 +150,7 @@ def counted(tally: Tally, look: Look, repeated: int, last: int) -> Count:
     lost = unread + gone
     now = replace(
         _seen(tally, look),
+        sure=tally.is_sure(look),
         counted=tally.counted + lost,
         base=tally.base - repeated - gone,
         given_back=waiting - gone,
@@ -147,7 +165,7 @@ def counted(tally: Tally, look: Look, repeated: int, last: int) -> Count:
 def stopped(tally: Tally, look: Look | None, repeated: int, given_back: int) -> Tally:
     """The tally to keep while the trigger does not run."""
     if look is None or not tally.follows(look):
-        return replace(tally, given_back=given_back)
+        return replace(tally, given_back=given_back, sure=tally.sure and tally.given_back == 0)
     base = tally.base - repeated
     if not look.whole:
         base = min(base, look.surplus(0) - tally.counted)
@@ -159,6 +177,7 @@ def stopped(tally: Tally, look: Look | None, repeated: int, given_back: int) -> 
         pending=look.pending,
         last=tally.last + max(0, came),
         given_back=tally.still_given_back(look) + given_back,
+        sure=tally.is_sure(look),
     )
 
 

@@ -439,7 +439,7 @@ async def test_a_trigger_that_read_and_rests_writes_nothing_when_it_starts_again
             await reader.until(5)
             await until_acknowledged(js, 7)
         context = later(context)
-        async with reading(spec_for(server), context) as reader:  # what came since the last look is in its place now
+        async with reading(spec_for(server), context) as reader:  # the place has the messages since the last look
             await reader.spec.lag(context)
         written = len(state.places)
         context = later(context)

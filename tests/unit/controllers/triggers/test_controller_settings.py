@@ -1,9 +1,11 @@
 """The environment of a controller: a bad value is refused with its variable's name."""
 
+import gc
 import logging
 
 import pytest
 
+from controllers import __main__ as controller_process
 from controllers.__main__ import log_level_from, settings_from
 from controllers.triggers.process import settings_from as trigger_settings_from
 
@@ -67,3 +69,17 @@ def test_a_number_that_is_none_is_named(value: str) -> None:
 
 def test_a_grace_of_none_is_one() -> None:
     assert trigger_settings_from({"KUBEIRQ_GRACE_SECONDS": "0"}).grace_seconds == 0
+
+
+def test_a_controller_rarely_searches_all_objects_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of triggers, each search of all objects stops its loop for half a second."""
+    before = gc.get_threshold()
+    monkeypatch.setattr("sys.argv", ["controllers", "functions"])
+    monkeypatch.setattr(controller_process.uvloop, "run", lambda main: main.close())
+    try:
+        gc.set_threshold(700, 10, 10)
+        assert controller_process.main() == 0
+        young, middle, old = gc.get_threshold()
+        assert young * middle * old >= 1_000_000
+    finally:
+        gc.set_threshold(*before)

@@ -1,4 +1,4 @@
-"""What one change costs a trigger controller does not grow with the number of objects that it does not concern."""
+"""The cost of one change does not grow with the number of objects that it does not concern."""
 
 import asyncio
 import time

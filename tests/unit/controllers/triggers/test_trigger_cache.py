@@ -133,7 +133,7 @@ def test_an_edit_of_who_is_served_or_called_stops_the_former_spec_if_something_i
     if not before.get("suspend"):
         cache.see("MODIFIED", web(2, {**before, **newer, "concurrency": 3}))
         assert cached.spec is not None
-        assert cached.held_back is not None, "nothing that decides about callers changes"
+        assert cached.held_back is not None, "no edit of callers"
         assert cached.held_back[0] == reason
     cache.see("MODIFIED", web(3, {**after, **newer}))
     assert cached.spec is None
