@@ -48,7 +48,14 @@ from kubeirq.on_cluster.resources import (
 from kubeirq.output.fabric_log_lines import record_about
 from kubeirq.output.function_steps import function_steps
 from kubeirq.output.letter_text import tell_unreadable
-from kubeirq.output.trigger_lines import failing_lines, in_namespace, next_steps
+from kubeirq.output.trigger_lines import (
+    ABOUT_LANES,
+    failing_lines,
+    in_namespace,
+    next_steps,
+    stuck_lane_lines,
+    value_lines,
+)
 
 FIELD_MANAGER = "kubeirq"
 _MOST_REFERENCES = 10  # whose metadata `describe` asks for
@@ -124,7 +131,7 @@ class ClusterClient:
         if state.problem:
             own_lines = [f"  (lag, held events and dead letters are not known: {state.problem})"]
         else:
-            own_lines = controller_lines(state.flows, state.replicas)
+            own_lines = [*await self._detail_lines(view, state.flows), *controller_lines(state.flows, state.replicas)]
         steps = [
             step
             for flow in state.flows or [{"function": view["function"], "deadLetters": 0}]
@@ -245,6 +252,18 @@ class ClusterClient:
         kinds = [kind for kind in await installed_kinds(self._cluster) if only is None or kind.name in only]
         found, _ = await list_resources(self._cluster, kinds, self._cluster.namespace)
         return found
+
+    async def _detail_lines(self, view: ResourceView, flows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The keys of lanes that wait, and values that a filter saw: only for a user who has the right to see them."""
+        lines: list[str] = []
+        with suppress(Refused):
+            if any(one["reason"] in ABOUT_LANES for flow in flows for one in flow["conditions"]):
+                lines += stuck_lane_lines(await self.lanes(view))
+        with suppress(Refused):
+            if any(flow["filteredInARow"] for flow in flows):
+                answers = await self._controllers.request_all(view, "GET", "filtered")
+                lines += value_lines([one for _, answer in answers for one in answer["filtered"]])
+        return lines
 
     async def _edit_lines(self, objects: Sequence[Object]) -> list[str]:
         """Who changed these resources last, and the Secrets and ConfigMaps that they name, as far as the user may see.

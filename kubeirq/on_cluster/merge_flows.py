@@ -33,6 +33,7 @@ def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
                 "counters": {name: sum(flow["counters"].get(name, 0) for flow in same) for name in same[0]["counters"]},
                 "countersSince": min(since, default=None),
                 "callersWait": any(flow.get("callersWait", False) for flow in same),
+                "filteredInARow": _merge_streaks(same),
                 "inFlight": sum(flow["inFlight"] for flow in same),
                 "held": sum(flow["held"] for flow in same),
                 "lag": _merge_lags([flow["lag"] for flow in same if flow["lag"] is not None]),
@@ -44,6 +45,15 @@ def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _merge_streaks(flows: Sequence[Flow]) -> dict[str, Any] | None:
+    """The sum, if no replica lets an event through that it takes."""
+    streaks = [flow.get("filteredInARow") for flow in flows if flow["counters"].get("received")]
+    found = [streak for streak in streaks if streak]
+    if not found or len(found) < len(streaks):
+        return None
+    return {"count": sum(one["count"] for one in found), "since": max(one["since"] for one in found)}
 
 
 def worst_conditions(reports: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -34,12 +34,34 @@ def flow_lines(found: Mapping[str, Any]) -> list[str]:
     ]
     waiting = [f"held {found['held']}, in flight {found['inFlight']}", *_lag_text(found["lag"])]
     waiting += [f"dead letters {found['deadLetters']}"] if found["deadLetters"] else []
+    streak = found.get("filteredInARow")
     return [
         f"  {', '.join(counts)}{since}",
+        *(
+            [f"  filter false for the last {counted(streak['count'], 'event')}, since {ago(streak['since'])}"]
+            if streak and streak["count"] >= _STREAK_TOLD
+            else []
+        ),
         f"  {', '.join(waiting)}",
         f"  last answer {last_answer(found['lastAnswer'])}"
         + (f"; last error{_ago(found.get('lastErrorAt'))}: {found['lastError']}" if found["lastError"] else ""),
     ]
+
+
+def value_lines(filtered: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the filter saw in the last event that it kept out, of each function's flow."""
+    texts = [", ".join(one["last"]) for one in filtered if one["last"] and one["count"] >= _STREAK_TOLD]
+    return [f"  the last event that the filter kept out: {text}" for text in texts]
+
+
+def stuck_lane_lines(lanes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first lanes that wait for a person or for another attempt."""
+    stuck = [lane for lane in lanes if lane["state"] in ("parked", "retrying")]
+    lines = [
+        f"  lane {lane['name']} waits: {lane['state']} for {span(lane['since'])}, {counted(lane['events'], 'event')}"
+        for lane in stuck[:_MOST_LANES]
+    ]
+    return [*lines, f"  and {len(stuck) - _MOST_LANES} more lanes"] if len(stuck) > _MOST_LANES else lines
 
 
 def _lag_text(lag: Mapping[str, Any] | None) -> list[str]:
@@ -70,6 +92,9 @@ def failing_lines(flow: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+ABOUT_LANES = ("Parked", "Retrying", "LaneFull", "DistanceReached")  # reasons
+_MOST_LANES = 3
+_STREAK_TOLD = 10  # events without a break: of fewer, the filter may let the next one through
 _COMMAND = re.compile(r"\b(kubeirq|kubectl) (?=(?:describe|get|logs|lanes|dead-letters|resume|suspend|fire|call) )")
 
 

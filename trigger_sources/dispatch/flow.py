@@ -27,7 +27,6 @@ from trigger_sources.dispatch.login_text import login_of
 from trigger_sources.dispatch.redrive import redrive
 from trigger_sources.dispatch.replies import open_publisher
 from trigger_sources.dispatch.status import (
-    MOST_LANES_NAMED,
     STARTING,
     Condition,
     ConditionStatus,
@@ -505,7 +504,6 @@ class Flow:
             problem=next(self._problems(), None),
             held=dispatcher.held,
             states=dispatcher.states(),
-            parked_lanes=dispatcher.parked_lanes(MOST_LANES_NAMED),
             beside=dispatcher.room.beside > 0,
             last_error=dispatcher.last_error,
         )

@@ -11,8 +11,6 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 Judged = tuple[ConditionStatus, str, str]  # status, reason, message
 
 STARTING = "Starting"  # the reason of a source that has reported nothing yet
-MOST_LANES_NAMED = 3  # in the message of a condition
-_LANE_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,6 @@ class Facts:
     problem: tuple[str, str] | None = None  # the reason and the message of what keeps events from ending
     held: int = 0  # events
     states: Mapping[str, int] = field(default_factory=dict)  # held events by the label of their state
-    parked_lanes: Sequence[str] = ()  # the names of those that are parked; the first ones are enough
     beside: bool = False  # some of them wait beside the room, behind a key that is stuck
     last_error: str = ""
 
@@ -85,7 +82,7 @@ def delivering_of(facts: Facts) -> Judged:
     if facts.problem is not None:
         return ("False", *facts.problem)
     if parked := facts.states.get("parked", 0):
-        lanes = _lanes_that_wait(parked, facts.parked_lanes)
+        lanes = "1 lane waits" if parked == 1 else f"{parked} lanes wait"
         return ("False", "Parked", f"{lanes} for `kubeirq lanes release` or `skip`; last: {facts.last_error}")
     if retrying := facts.states.get("retrying", 0):
         events = "1 event waits" if retrying == 1 else f"{retrying} events wait"
@@ -97,15 +94,6 @@ def delivering_of(facts: Facts) -> Judged:
     if not facts.connected:
         return ("Unknown", "NothingArrives", "the source is not connected: see the condition Connected")
     return ("True", "Idle", "")
-
-
-def _lanes_that_wait(count: int, names: Sequence[str]) -> str:
-    """`lane D17 waits`, `5 lanes (D17, D18, D19, …) wait`."""
-    shown = [name if len(name) <= _LANE_CHARACTERS else f"{name[: _LANE_CHARACTERS - 1]}…" for name in names]
-    if count == 1:
-        return f"lane {shown[0]} waits" if shown else "1 lane waits"
-    more = ", …" if count > MOST_LANES_NAMED else ""
-    return f"{count} lanes ({', '.join(shown[:MOST_LANES_NAMED])}{more}) wait" if shown else f"{count} lanes wait"
 
 
 def ready_of(facts: Facts) -> Judged:

@@ -324,8 +324,9 @@ async def test_describe_shows_the_spec_the_function_and_who_changed_what_as_far_
         zone, password = '{"spec":{"timeZone":"America/New_York"}}', '{"stringData":{"password":"secret-word"}}'
         await kubectl("patch", "crontrigger", "tick", "-n", "team", "--type=merge", f"--patch={zone}")
         await kubectl("patch", "secret", "hush", "-n", "team", "--type=merge", f"--patch={password}")
+        quota = "exceeded quota: q, requested: pods=1"
         conditions = [
-            {"type": kind, "status": "False", "reason": "PodsRefused", "message": "exceeded quota: q, requested: pods=1",
+            {"type": kind, "status": "False", "reason": "PodsRefused", "message": quota,
              "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}
             for kind in ("Ready", "Available")
         ]  # fmt: skip

@@ -70,3 +70,13 @@ def test_the_last_error_is_the_latest_one_of_any_replica() -> None:
         ]
     )
     assert (found["lastError"], found["lastErrorAt"]) == ("new", 7.0)
+
+
+def test_events_that_a_filter_keeps_out_add_up_unless_a_replica_lets_some_through() -> None:
+    streak = {"count": 5, "since": 3.0}
+    (found,) = merge_flows([flow(filteredInARow=streak), flow(filteredInARow={"count": 2, "since": 4.0})])
+    assert found["filteredInARow"] == {"count": 7, "since": 4.0}
+    (found,) = merge_flows([flow(filteredInARow=streak), flow()])
+    assert found["filteredInARow"] is None, "one replica delivers"
+    (found,) = merge_flows([flow(filteredInARow=streak), flow(counters={"received": 0, "delivered": 0})])
+    assert found["filteredInARow"] == streak, "the other one takes nothing"

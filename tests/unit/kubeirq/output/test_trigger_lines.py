@@ -5,7 +5,14 @@ import time
 import pytest
 
 from kubeirq.output.formats import last_try
-from kubeirq.output.trigger_lines import failing_lines, flow_lines, in_namespace, next_steps
+from kubeirq.output.trigger_lines import (
+    failing_lines,
+    flow_lines,
+    in_namespace,
+    next_steps,
+    stuck_lane_lines,
+    value_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -148,3 +155,26 @@ def test_a_route_that_is_taken_names_the_owner_and_what_loses_it() -> None:
     (step,) = next_steps(trigger(("Ready", "False", "Taken"), ("Accepted", "False", "Taken"), message=message))
     assert step.startswith("HTTPTrigger shop/winter has GET /offers for longer, and keeps it")
     assert "deleted and created again loses" in step
+
+
+def test_a_filter_that_lets_nothing_through_is_told_and_a_few_filtered_events_are_not() -> None:
+    flow = {"counters": {"received": 700, "delivered": 98, "filtered": 602}, "held": 0, "inFlight": 0, "lag": None,
+            "deadLetters": 0, "lastAnswer": None, "lastError": "",
+            "filteredInARow": {"count": 592, "since": time.time() - 60}}  # fmt: skip
+    assert flow_lines(flow)[1].startswith("  filter false for the last 592 events, since ")
+    few = {"count": 2, "since": time.time()}
+    assert not any("filter false" in line for line in flow_lines({**flow, "filteredInARow": few}))
+    seen = [{"function": "f", "count": 592, "since": 1.0, "last": ['data.currency = "eur"']}]
+    assert value_lines(seen) == ['  the last event that the filter kept out: data.currency = "eur"']
+    assert value_lines([{**seen[0], "last": []}]) == []
+
+
+def test_the_first_lanes_that_wait_are_named() -> None:
+    lanes = [
+        {"name": f"D{number}", "state": state, "since": time.time() - 60, "events": 2}
+        for number, state in enumerate(["parked", "running", "retrying", "parked", "parked", "parked"])
+    ]
+    lines = stuck_lane_lines(lanes)
+    assert lines[0].startswith("  lane D0 waits: parked for 1 minute") and lines[0].endswith(", 2 events")
+    assert [line.split()[1] for line in lines[1:3]] == ["D2", "D3"]
+    assert lines[3:] == ["  and 2 more lanes"]

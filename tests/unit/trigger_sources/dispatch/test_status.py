@@ -74,17 +74,3 @@ def test_a_suspended_trigger_says_it_in_both_conditions() -> None:
 )
 def test_delivering(facts: Facts, delivering: tuple[str, str]) -> None:
     assert delivering_of(facts)[:2] == delivering
-
-
-@pytest.mark.parametrize(
-    ("count", "names", "text"),
-    [
-        (1, ["D17"], "lane D17 waits for"),
-        (2, ["D17", "D18"], "2 lanes (D17, D18) wait for"),
-        (9, ["a", "b", "c"], "9 lanes (a, b, c, …) wait for"),
-        (1, ["k" * 900], f"lane {'k' * 39}… waits for"),
-    ],
-)
-def test_a_condition_about_parked_lanes_names_them(count: int, names: list[str], text: str) -> None:
-    facts = Facts(connected=True, reason="", states={"parked": count}, held=count, parked_lanes=names)
-    assert delivering_of(facts)[2].startswith(text)
