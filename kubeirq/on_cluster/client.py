@@ -21,7 +21,7 @@ from kubeirq.fabric_client import (
 )
 from kubeirq.message import Message
 from kubeirq.name_lookup import find_all, find_logged, find_one, select
-from kubeirq.on_cluster.connection import Cluster, Object, connect
+from kubeirq.on_cluster.connection import Cluster, NotFound, Object, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
 from kubeirq.on_cluster.function_call import call_function
 from kubeirq.on_cluster.last_edits import last_edits, references_in
@@ -88,6 +88,8 @@ class ClusterClient:
         )
         for problem in problems:
             click.echo(f"(not shown: {problem})", err=True)
+        if not found and not all_namespaces:
+            await self._check_namespace()
         where = "" if all_namespaces else self._where
         selected = select(
             [view_of(one) for one in found], _full_kind(selector, kinds), [kind.name for kind in kinds], where
@@ -286,6 +288,15 @@ class ClusterClient:
     def _next_lines(self, steps: Sequence[str], view: ResourceView) -> list[str]:
         namespace = view["namespace"] if view["namespace"] != self._cluster.own_namespace else None
         return [f"  next: {in_namespace(step, namespace)}" for step in dict.fromkeys(steps)]
+
+    async def _check_namespace(self) -> None:
+        """Raises Refused if there is no such namespace, as far as the user may know."""
+        try:
+            await self._cluster.get(f"/api/v1/namespaces/{quote(self._cluster.namespace, safe='')}")
+        except NotFound as error:
+            raise Refused(f"there is no namespace {self._cluster.namespace!r}") from error
+        except Refused:
+            pass
 
     async def _warnings_about(self, view: ResourceView) -> list[dict[str, Any]]:
         """The last Events of type Warning about the resource, the newest first; none without the right to list them."""

@@ -128,8 +128,15 @@ def warnings_in(events: Sequence[Object], uid: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda event: -event["at"])[:_MOST_EVENTS]
 
 
-def worst_first(found: ResourceView) -> tuple[bool, str, str, str]:
-    return found["ready"], found["kind"], found["namespace"], found["name"]
+def worst_first(found: ResourceView) -> tuple[int, str, str, str]:
+    return _rank(found), found["kind"], found["namespace"], found["name"]
+
+
+def _rank(found: ResourceView) -> int:
+    """Not Ready; then Ready with a condition that tells of losses or failures; then suspended, as asked; then well."""
+    if not found["ready"]:
+        return 2 if found["reason"] == "Suspended" else 0
+    return 1 if any(one["status"] == "True" and one["message"] for one in found["conditions"]) else 3
 
 
 def ready_condition(found: Object) -> Mapping[str, Any] | None:

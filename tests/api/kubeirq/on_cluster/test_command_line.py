@@ -350,3 +350,8 @@ async def test_describe_shows_the_spec_the_function_and_who_changed_what_as_far_
         result = await kubeirq(visitor, tmp_path, "-n", "team", "describe", "tick")
         assert "CronTrigger tick edited" in result.output, result
         assert "hush" not in result.output
+
+        result = await kubeirq(it.server.kubeconfig, tmp_path, "-n", "nosuch", "get")
+        assert (result.code, "there is no namespace 'nosuch'" in result.errors) == (1, True), result
+        result = await kubeirq(it.server.kubeconfig, tmp_path, "get")
+        assert (result.code, "(no functions and no triggers)" in result.errors) == (0, True), result
