@@ -5,10 +5,11 @@ from typing import Any
 
 from kubeirq.fabric_client import ResourceView, Table
 from kubeirq.on_cluster.resources import FUNCTION
-from kubeirq.output.formats import age, span
+from kubeirq.output.formats import age, clock, span
 from kubeirq.output.spec_lines import spec_lines
 from kubeirq.output.trigger_lines import condition_lines, flow_lines
 
+_LONG_SECONDS = 60  # from the first to the last time of an Event
 _TRIGGER_COLUMNS = ("TRIGGER", "CALLS", "READY", "SINCE", "MESSAGE")
 _FUNCTION_COLUMNS = ("FUNCTION", "READY", "RUNTIME", "REPLICAS", "SINCE", "MESSAGE")
 
@@ -38,6 +39,8 @@ def event_lines(events: Sequence[Mapping[str, Any]], known: str) -> list[str]:
     found = []
     for event in events:
         times = f", {event['count']} times" if event["count"] > 1 else ""
+        if times and event["first"] and event["at"] - event["first"] >= _LONG_SECONDS:
+            times += f" since {clock(event['first'])}"
         message = f": {event['message']}" if event["message"] != known else ""
         found.append(f"  {span(event['at'])} ago{times}: {event['reason']}{message}")
     return found

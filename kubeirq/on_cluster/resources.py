@@ -100,7 +100,8 @@ def view_of(found: Object) -> dict[str, Any]:
             "runtime": spec.get("runtime"),
             "handler": spec.get("handler") or f"{metadata['name'].replace('-', '_')}.handler",
             "url": status.get("url"),
-            "replicas": status.get("replicas", 0),
+            # A quota may keep the Deployment from making even the first one
+            "replicas": max(status.get("replicas", 0), (spec.get("scale") or {}).get("min", 0)),
             "readyReplicas": status.get("readyReplicas", 0),
         }
     else:
@@ -118,6 +119,7 @@ def warnings_in(events: Sequence[Object], uid: str) -> list[dict[str, Any]]:
     found = [
         {
             "at": _seconds(event.get("lastTimestamp") or event["metadata"].get("creationTimestamp")),
+            "first": _seconds(event.get("firstTimestamp")),
             "count": event.get("count") or 1,
             "reason": event.get("reason", ""),
             "message": event.get("message", ""),

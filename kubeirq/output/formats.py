@@ -68,9 +68,13 @@ def span(at: float) -> str:
 
 def ago(at: float) -> str:
     """`09:31:35, 3 minutes 5 seconds ago`; with the date, if that was another day."""
+    return f"{clock(at)}, {span(at)} ago"
+
+
+def clock(at: float) -> str:
+    """`09:31:35`; with the date, if that was another day."""
     then, now = time.localtime(at), time.localtime()
-    clock = time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", then)
-    return f"{clock}, {span(at)} ago"
+    return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", then)
 
 
 def last_answer(answer: Mapping[str, Any] | None, since: Callable[[float], str] | None = None) -> str:
