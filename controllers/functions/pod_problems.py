@@ -22,6 +22,8 @@ _KILLED = 137  # the exit code after SIGKILL
 
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": (ErrImagePull: )?')
 _NOT_FOUND = re.compile(r'(?i)\b(secret|configmap) "([^"]+)" not found')
+# In the text of a container runtime that never reached the registry
+REGISTRY_UNREACHABLE = re.compile(r"dial tcp|no such host|i/o timeout|connection refused|TLS handshake timeout")
 _NO_KEY = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) [^/\s]+/(\S+)")
 _NO_MESSAGE = "Error on reading termination message from logs"  # the kubelet's, if the log does not exist yet
 _UNREACHABLE = ("NewConnectionError", "ConnectTimeoutError", "SSLError", "name resolution")
@@ -62,10 +64,14 @@ def problem_of(
         waiting = container.get("state", {}).get("waiting", {})
         reason, said = waiting.get("reason", ""), waiting.get("message") or ""
         if reason in _PULL_REASONS:
+            is_reached = REGISTRY_UNREACHABLE.search(said) is None
+            check = (
+                "its name and spec.podTemplate.spec.imagePullSecrets" if is_reached else "whether the node reaches it"
+            )
             return Problem(
                 "ImagePullBackOff",
                 f"the image {container.get('image', '')} cannot be pulled: {_tail(_BACK_OFF.sub('', said))}; "
-                "check its name and spec.podTemplate.spec.imagePullSecrets",
+                f"check {check}",
             )
         if reason in _CREATE_REASONS:
             return Problem(reason, _create_problem(spec, pod, container["name"], said))

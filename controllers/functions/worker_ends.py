@@ -31,6 +31,9 @@ def end_text(how: str, worker: str = "the worker process") -> str:
     """The end for people."""
     if how == TIME_OUT:
         return f"{worker} was replaced, as a call took too long"
+    killed, _, why = how.partition(", ")
+    if killed == "signal SIGKILL" and why.startswith("out of memory"):
+        return f"{worker} was killed by the kernel: {why}"
     more = " (out of memory, or it hung)" if how == "signal SIGKILL" else ""
     return f"{worker} ended with {how}{more}"
 

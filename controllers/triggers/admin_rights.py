@@ -25,6 +25,7 @@ _NEEDED: Mapping[tuple[str, str], tuple[str, str]] = {
     ("POST", "resume"): ("update", "flows"),
     ("POST", "fire"): ("update", "flows"),
     ("GET", "lanes"): ("get", "lanes"),
+    ("GET", "filtered"): ("get", "deadletters"),  # it has values of an event, as a dead letter has
     ("POST", "lanes/release"): ("update", "lanes"),
     ("POST", "lanes/skip"): ("delete", "lanes"),
 }

@@ -1,6 +1,8 @@
 """Arguments and options that several commands share, and how they print tables and keys."""
 
 import base64
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,9 +27,13 @@ FUNCTION_OR_TRIGGER = click.argument(
 )
 
 
-def print_tables(tables: Sequence[Table]) -> None:
-    """Prints the tables that have rows, with an empty line between them."""
-    written: list[list[Any]] = [lines for columns, rows in tables if (lines := table_lines(columns, rows))]
+def print_tables(tables: Sequence[Table], *, cut: bool = False) -> None:
+    """Prints the tables that have rows, with an empty line between them.
+
+    `cut`: in a terminal, long messages are cut to its width. A pipe gets all of them.
+    """
+    width = shutil.get_terminal_size().columns if cut and sys.stdout.isatty() else None
+    written: list[list[Any]] = [lines for columns, rows in tables if (lines := table_lines(columns, rows, width))]
     click.echo("\n\n".join("\n".join(lines) for lines in written), nl=bool(written))
 
 

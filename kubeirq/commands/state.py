@@ -33,7 +33,7 @@ async def get(fabric: FabricClient, selector: str | None, all_namespaces: bool, 
     if output != "table":
         click.echo(to_text(found.value, output), nl=False)
     elif any(rows for _, rows in found.tables):
-        print_tables(found.tables)
+        print_tables(found.tables, cut=True)
     else:
         click.echo("(no functions and no triggers)", err=True)
     if output == "table" and found.notes:

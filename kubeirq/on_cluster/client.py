@@ -1,7 +1,7 @@
 """The client of a cluster's fabric. It uses the user's own rights: first the resources, then the controllers."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,13 +21,21 @@ from kubeirq.fabric_client import (
 )
 from kubeirq.message import Message
 from kubeirq.name_lookup import find_all, find_logged, find_one, namespace_in, select
-from kubeirq.on_cluster.connection import Cluster, connect
+from kubeirq.on_cluster.connection import Cluster, NotFound, Object, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
 from kubeirq.on_cluster.function_call import call_function
+from kubeirq.on_cluster.last_edits import last_edits, references_in
 from kubeirq.on_cluster.merge_flows import worst_conditions
 from kubeirq.on_cluster.pod_logs import pod_log_records
 from kubeirq.on_cluster.replicas import component_of
-from kubeirq.on_cluster.resource_text import controller_lines, function_lines, tables, trigger_lines
+from kubeirq.on_cluster.resource_text import (
+    called_lines,
+    controller_lines,
+    event_lines,
+    function_lines,
+    tables,
+    trigger_lines,
+)
 from kubeirq.on_cluster.resources import (
     FUNCTION,
     Kind,
@@ -38,10 +46,20 @@ from kubeirq.on_cluster.resources import (
     worst_first,
 )
 from kubeirq.output.fabric_log_lines import record_about
+from kubeirq.output.function_steps import function_steps
 from kubeirq.output.letter_text import tell_unreadable
-from kubeirq.output.trigger_lines import failing_lines, next_steps
+from kubeirq.output.trigger_lines import (
+    ABOUT_LANES,
+    failing_lines,
+    in_namespace,
+    next_steps,
+    stuck_lane_lines,
+    value_lines,
+)
 
 FIELD_MANAGER = "kubeirq"
+_MOST_REFERENCES = 10  # whose metadata `describe` asks for
+_ONLY_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 @asynccontextmanager
@@ -68,6 +86,8 @@ class ClusterClient:
         found, problems = await list_resources(self._cluster, kinds, namespace)
         for problem in problems:
             click.echo(f"(not shown: {problem})", err=True)
+        if not found and namespace is not None:
+            await self._check_namespace(namespace)
         where = "" if namespace is None else _in(namespace)
         selected = select(
             [view_of(one) for one in found], _full_kind(selector, kinds), [kind.name for kind in kinds], where
@@ -83,26 +103,48 @@ class ClusterClient:
         )
 
     async def describe(self, name: str) -> Sequence[Description]:
-        views, where = await self._views(name)
-        return [await self._description(view) for view in find_all(views, name, where=where)]
+        found, where = await self._objects(name)
+        views = [view_of(one) for one in found]
+        by_uid = {one["metadata"]["uid"]: one for one in found}
+        functions = {view["name"]: view for view in views if view["kind"] == FUNCTION}
+        return [
+            await self._described_function(view, by_uid[view["uid"]])
+            if view["kind"] == FUNCTION
+            else await self._described_trigger(view, by_uid, functions)
+            for view in find_all(views, name, where=where)
+        ]
 
-    async def _description(self, view: ResourceView) -> Description:
-        if view["kind"] == FUNCTION:
-            events = await self._warnings_about(view)
-            return Description({**view, "events": events}, function_lines(view, events))
+    async def _described_function(self, view: ResourceView, found: Object) -> Description:
+        events = await self._warnings_about(view)
+        steps = self._next_lines(function_steps(view, bool(events)), view)
+        lines = [*function_lines(view), *event_lines(events, view["message"]), *await self._edit_lines([found]), *steps]
+        return Description({**view, "events": events}, lines)
+
+    async def _described_trigger(
+        self, view: ResourceView, objects: Mapping[str, Object], functions: Mapping[str, ResourceView]
+    ) -> Description:
+        own = objects[view["uid"]]
+        called = [functions[name] for name in str(view["function"]).split(", ") if name in functions]
         state = await self._controllers.state(view)
         conditions = worst_conditions([*(flow.get("conditions", []) for flow in state.flows), view["conditions"]])
         view = {**view, "conditions": conditions}
         if state.problem:
             own_lines = [f"  (lag, held events and dead letters are not known: {state.problem})"]
         else:
-            own_lines = controller_lines(state.flows, state.replicas)
+            own_lines = [*await self._detail_lines(view, state.flows), *controller_lines(state.flows, state.replicas)]
         steps = [
             step
             for flow in state.flows or [{"function": view["function"], "deadLetters": 0}]
             for step in next_steps({**view, **flow})
         ]
-        lines = [*trigger_lines(view, own_lines), *(f"  next: {step}" for step in dict.fromkeys(steps))]
+        lines = trigger_lines(view, own.get("spec", {}), own_lines)
+        for function in called:
+            events = await self._warnings_about(function)
+            lines += called_lines(function, events)
+            if not function["ready"]:
+                steps += function_steps(function, bool(events))
+        lines += await self._edit_lines([own, *(objects[function["uid"]] for function in called)])
+        lines += self._next_lines(steps, view)
         return Description({**view, "flows": list(state.flows), "replicas": list(state.replicas)}, lines)
 
     async def call(self, function: str, message: Message) -> Answer:
@@ -207,13 +249,60 @@ class ClusterClient:
         self, name: str, wanted: Callable[[str], bool] = lambda kind: True
     ) -> tuple[list[ResourceView], str]:
         """The resources of the wanted kinds in the namespace that the name means; and where that is, for errors."""
+        found, where = await self._objects(name, wanted)
+        return [view_of(one) for one in found], where
+
+    async def _objects(self, name: str, wanted: Callable[[str], bool] = lambda kind: True) -> tuple[list[Object], str]:
         kinds = await installed_kinds(self._cluster)
         namespace = self._namespace_of(name, kinds)
         found, _ = await list_resources(self._cluster, [kind for kind in kinds if wanted(kind.name)], namespace)
-        return [view_of(one) for one in found], _in(namespace)
+        return found, _in(namespace)
 
     def _namespace_of(self, name: str, kinds: Sequence[Kind]) -> str:
         return namespace_in(name, [kind.name for kind in kinds]) or self._cluster.namespace
+
+    async def _detail_lines(self, view: ResourceView, flows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The keys of lanes that wait, and values that a filter saw: only for a user who has the right to see them."""
+        lines: list[str] = []
+        with suppress(Refused):
+            if any(one["reason"] in ABOUT_LANES for flow in flows for one in flow["conditions"]):
+                lines += stuck_lane_lines(await self.lanes(view))
+        with suppress(Refused):
+            if any(flow["filteredInARow"] for flow in flows):
+                answers = await self._controllers.request_all(view, "GET", "filtered")
+                lines += value_lines([one for _, answer in answers for one in answer["filtered"]])
+        return lines
+
+    async def _edit_lines(self, objects: Sequence[Object]) -> list[str]:
+        """Who changed these resources last, and the Secrets and ConfigMaps that they name, as far as the user may see.
+
+        Of those, only the metadata is asked for.
+        """
+        found = {f"{one['kind']} {one['metadata']['name']}": one["metadata"] for one in objects}
+        named = {
+            (kind, one["metadata"]["namespace"], name)
+            for one in objects
+            for kind, name in references_in(one.get("spec"))
+        }
+        for kind, namespace, name in sorted(named)[:_MOST_REFERENCES]:
+            path = f"/api/v1/namespaces/{namespace}/{kind.lower()}s/{quote(name, safe='')}"
+            with suppress(Refused):
+                found[f"{kind} {name}"] = (await self._cluster.get(path, accept=_ONLY_METADATA))["metadata"]
+        edits = [(edit, what) for what, metadata in found.items() for edit in last_edits(metadata)]
+        return [edit.line(what) for edit, what in sorted(edits, key=lambda one: -one[0].at)]
+
+    def _next_lines(self, steps: Sequence[str], view: ResourceView) -> list[str]:
+        namespace = view["namespace"] if view["namespace"] != self._cluster.own_namespace else None
+        return [f"  next: {in_namespace(step, namespace)}" for step in dict.fromkeys(steps)]
+
+    async def _check_namespace(self, namespace: str) -> None:
+        """Raises Refused if there is no such namespace, as far as the user may know."""
+        try:
+            await self._cluster.get(f"/api/v1/namespaces/{quote(namespace, safe='')}")
+        except NotFound as error:
+            raise Refused(f"there is no namespace {namespace!r}") from error
+        except Refused:
+            pass
 
     async def _warnings_about(self, view: ResourceView) -> list[dict[str, Any]]:
         """The last Events of type Warning about the resource, the newest first; none without the right to list them."""

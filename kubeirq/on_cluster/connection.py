@@ -43,6 +43,7 @@ class Cluster:
     client: ApiClient
     context: str
     namespace: str  # the default for names without one
+    own_namespace: str = ""  # the one of the context, which a command without `-n` uses
 
     async def get(self, path: str, *, accept: str = "application/json") -> Object:
         """Repeats the request while the server answers 429, as it does while it starts to serve a new kind."""
@@ -200,7 +201,7 @@ async def connect(
     except (TypeError, ValueError, AttributeError, KeyError, YAMLError) as error:  # the loader read some other file
         raise FabricUnreachable(_config_problem("this is not a kubeconfig", context, kubeconfig)) from error
     async with ApiClient(configuration) as client:
-        yield Cluster(client, name, namespace or default_namespace)
+        yield Cluster(client, name, namespace or default_namespace, default_namespace)
 
 
 async def _load(configuration: Configuration, context: str | None, kubeconfig: Path | None) -> tuple[str, str]:

@@ -25,7 +25,8 @@ def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
         answered = max(
             (flow for flow in same if flow["lastAnswer"]), key=lambda flow: flow["lastAnswer"]["at"], default=None
         )
-        failed = next((flow for flow in ([answered] if answered else []) + same if flow["lastError"]), None)
+        failures = [flow for flow in same if flow["lastError"]]
+        failed = max(failures, key=lambda flow: flow.get("lastErrorAt") or 0, default=None)
         since = [flow["countersSince"] for flow in same if flow.get("countersSince")]
         found.append(
             {
@@ -33,6 +34,7 @@ def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
                 "counters": {name: sum(flow["counters"].get(name, 0) for flow in same) for name in same[0]["counters"]},
                 "countersSince": min(since, default=None),
                 "callersWait": any(flow.get("callersWait", False) for flow in same),
+                "filteredInARow": _merge_streaks(same),
                 "inFlight": sum(flow["inFlight"] for flow in same),
                 "held": sum(flow["held"] for flow in same),
                 "lag": _merge_lags([flow["lag"] for flow in same if flow["lag"] is not None]),
@@ -44,6 +46,15 @@ def merge_flows(flows: Sequence[Flow]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _merge_streaks(flows: Sequence[Flow]) -> dict[str, Any] | None:
+    """The sum, if no replica lets an event through that it takes."""
+    streaks = [flow.get("filteredInARow") for flow in flows if flow["counters"].get("received")]
+    found = [streak for streak in streaks if streak]
+    if not found or len(found) < len(streaks):
+        return None
+    return {"count": sum(one["count"] for one in found), "since": max(one["since"] for one in found)}
 
 
 def worst_conditions(reports: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -5,10 +5,11 @@ from typing import Any
 
 from kubeirq.fabric_client import ResourceView, Table
 from kubeirq.on_cluster.resources import FUNCTION
-from kubeirq.output.formats import age, span
-from kubeirq.output.function_steps import function_steps
+from kubeirq.output.formats import age, clock, span
+from kubeirq.output.spec_lines import spec_lines
 from kubeirq.output.trigger_lines import condition_lines, flow_lines
 
+_LONG_SECONDS = 60  # from the first to the last time of an Event
 _TRIGGER_COLUMNS = ("TRIGGER", "CALLS", "READY", "SINCE", "MESSAGE")
 _FUNCTION_COLUMNS = ("FUNCTION", "READY", "RUNTIME", "REPLICAS", "SINCE", "MESSAGE")
 
@@ -16,31 +17,59 @@ _FUNCTION_COLUMNS = ("FUNCTION", "READY", "RUNTIME", "REPLICAS", "SINCE", "MESSA
 def tables(views: Sequence[ResourceView], with_namespace: bool) -> list[Table]:
     """A table of the triggers, then one of the functions."""
     first = ("NAMESPACE",) if with_namespace else ()
-    triggers = [_row(view, _trigger_cells(view), with_namespace) for view in views if view["kind"] != FUNCTION]
+    called = {(view["namespace"], view["name"]): view for view in views if view["kind"] == FUNCTION}
+    triggers = [
+        _row(with_reason_of_function(view, called), _trigger_cells(view), with_namespace)
+        for view in views
+        if view["kind"] != FUNCTION
+    ]
     functions = [_row(view, _function_cells(view), with_namespace) for view in views if view["kind"] == FUNCTION]
     return [((*first, *_TRIGGER_COLUMNS), triggers), ((*first, *_FUNCTION_COLUMNS), functions)]
 
 
-def function_lines(view: ResourceView, events: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+def function_lines(view: ResourceView) -> list[str]:
     lines = [_title(view), *(condition_lines(view["conditions"]) or [f"  {view['message']}"])]
     replicas = f"{view['readyReplicas']} of {view['replicas']} ready"
     details = {"runtime": view["runtime"], "handler": view["handler"], "replicas": replicas, "url": view["url"]}
-    lines += [f"  {label:10} {value}" for label, value in details.items() if value]
+    return lines + [f"  {label:10} {value}" for label, value in details.items() if value]
+
+
+def event_lines(events: Sequence[Mapping[str, Any]], known: str) -> list[str]:
+    """A line for each Event. Its message is left out if it is `known`, the resource's own message."""
+    found = []
     for event in events:
         times = f", {event['count']} times" if event["count"] > 1 else ""
-        lines.append(f"  {span(event['at'])} ago{times}: {event['reason']}: {event['message']}")
-    return [*lines, *(f"  next: {step}" for step in function_steps(view, bool(events)))]
+        if times and event["first"] and event["at"] - event["first"] >= _LONG_SECONDS:
+            times += f" since {clock(event['first'])}"
+        message = f": {event['message']}" if event["message"] != known else ""
+        found.append(f"  {span(event['at'])} ago{times}: {event['reason']}{message}")
+    return found
 
 
-def trigger_lines(view: ResourceView, controller_lines: Sequence[str]) -> list[str]:
+def called_lines(view: ResourceView, events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The state of a function, among the lines of the trigger that calls it."""
+    state = f"{view['reason']}, for {span(view['since'])}" if view["since"] else str(view["reason"])
+    head = f"  Function {view['name']}: {state}, {view['readyReplicas']} of {view['replicas']} replicas ready"
+    more = [f"    {view['message']}"] if view["message"] else []
+    return [head, *more, *(f"  {line}" for line in event_lines(events, view["message"]))]
+
+
+def trigger_lines(view: ResourceView, spec: Mapping[str, Any], controller_lines: Sequence[str]) -> list[str]:
     """The trigger's own lines, with those from its controller at the end."""
     lines = [_title(view), f"  calls {view['function']}"]
+    lines += spec_lines(view["kind"], spec, view["nextRuns"])
     if view["address"]:
         lines.append(f"  called at {view['address']}")
     lines += condition_lines(view["conditions"]) or [f"  {view['message']}"]
-    if view["nextRuns"]:
-        lines.append(f"  next runs {', '.join(view['nextRuns'])}")
     return [*lines, *controller_lines]
+
+
+def with_reason_of_function(view: ResourceView, functions: Mapping[tuple[str, str], ResourceView]) -> Mapping[str, Any]:
+    """The trigger's view. If its function is down, the message has the function's own reason."""
+    function = functions.get((view["namespace"], view["function"]))
+    if view["reason"] != "FunctionDown" or function is None or function["ready"]:
+        return view
+    return {**view, "message": f"{function['name']}: {function['reason']}: {function['message']}".rstrip(": ")}
 
 
 def controller_lines(flows: Sequence[Mapping[str, Any]], replicas: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -100,7 +100,8 @@ def view_of(found: Object) -> dict[str, Any]:
             "runtime": spec.get("runtime"),
             "handler": spec.get("handler") or f"{metadata['name'].replace('-', '_')}.handler",
             "url": status.get("url"),
-            "replicas": status.get("replicas", 0),
+            # A quota may keep the Deployment from making even the first one
+            "replicas": max(status.get("replicas", 0), (spec.get("scale") or {}).get("min", 0)),
             "readyReplicas": status.get("readyReplicas", 0),
         }
     else:
@@ -118,6 +119,7 @@ def warnings_in(events: Sequence[Object], uid: str) -> list[dict[str, Any]]:
     found = [
         {
             "at": _seconds(event.get("lastTimestamp") or event["metadata"].get("creationTimestamp")),
+            "first": _seconds(event.get("firstTimestamp")),
             "count": event.get("count") or 1,
             "reason": event.get("reason", ""),
             "message": event.get("message", ""),
@@ -128,8 +130,15 @@ def warnings_in(events: Sequence[Object], uid: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda event: -event["at"])[:_MOST_EVENTS]
 
 
-def worst_first(found: ResourceView) -> tuple[bool, str, str, str]:
-    return found["ready"], found["kind"], found["namespace"], found["name"]
+def worst_first(found: ResourceView) -> tuple[int, str, str, str]:
+    return _rank(found), found["kind"], found["namespace"], found["name"]
+
+
+def _rank(found: ResourceView) -> int:
+    """Not Ready; then Ready with a condition that tells of losses or failures; then suspended, as asked; then well."""
+    if not found["ready"]:
+        return 2 if found["reason"] == "Suspended" else 0
+    return 1 if any(one["status"] == "True" and one["message"] for one in found["conditions"]) else 3
 
 
 def ready_condition(found: Object) -> Mapping[str, Any] | None:

@@ -26,7 +26,15 @@ from kubeirq.on_machine.log_files import fabric_log, function_log, has_lines_abo
 from kubeirq.output.event_display import printable
 from kubeirq.output.formats import age, ago, last_try
 from kubeirq.output.letter_text import tell_unreadable
-from kubeirq.output.trigger_lines import condition_lines, failing_lines, flow_lines, next_steps
+from kubeirq.output.trigger_lines import (
+    ABOUT_LANES,
+    condition_lines,
+    failing_lines,
+    flow_lines,
+    next_steps,
+    stuck_lane_lines,
+    value_lines,
+)
 
 
 class MachineClient:
@@ -90,10 +98,24 @@ class MachineClient:
         return [
             Description(
                 {**found, "refusedReload": refused},
-                [*_lines_of(found, status["functions"]), *(refusal_lines(refused) if number == last else ())],
+                [
+                    *_lines_of(found, status["functions"], await self._detail_lines(found)),
+                    *(refusal_lines(refused) if number == last else ()),
+                ],
             )
             for number, found in enumerate(matching)
         ]
+
+    async def _detail_lines(self, found: ResourceView) -> list[str]:
+        """The keys of lanes that wait, and the values that a filter saw."""
+        lines: list[str] = []
+        if found["kind"] == "Function":
+            return lines
+        if any(one["reason"] in ABOUT_LANES for one in found["conditions"]):
+            lines += stuck_lane_lines(await self.lanes(found))
+        if found.get("filteredInARow"):
+            lines += value_lines((await self._client.get(f"{_path(found)}/filtered"))["filtered"])
+        return lines
 
     async def call(self, function: str, message: Message) -> Answer:
         functions = [one for one in await self._views() if one["kind"] == "Function"]
@@ -211,11 +233,12 @@ def _from_log_files(state: Path, name: str) -> ResourceView | None:
     return None
 
 
-def _lines_of(found: ResourceView, functions: Sequence[ResourceView]) -> list[str]:
+def _lines_of(found: ResourceView, functions: Sequence[ResourceView], details: Sequence[str]) -> list[str]:
     if found["kind"] == "Function":
         return function_lines(found)
     called = (found["namespace"], found["function"])
-    return trigger_lines(found, next((one for one in functions if (one["namespace"], one["name"]) == called), None))
+    function = next((one for one in functions if (one["namespace"], one["name"]) == called), None)
+    return trigger_lines(found, function, details)
 
 
 def function_lines(found: ResourceView) -> list[str]:
@@ -240,8 +263,8 @@ def function_lines(found: ResourceView) -> list[str]:
     return lines
 
 
-def trigger_lines(found: ResourceView, function: ResourceView | None) -> list[str]:
-    """`function` is the one that the trigger calls, if it is here."""
+def trigger_lines(found: ResourceView, function: ResourceView | None, details: Sequence[str]) -> list[str]:
+    """`function` is the one that the trigger calls, if it is here. `details` go behind its counters."""
     lines = [f"{found['kind']} {found['namespace']}/{found['name']}", f"  calls {found['function']}"]
     if function is not None and function["state"] != "Ready":
         lines[-1] += f", which is {function['state']}"
@@ -250,7 +273,7 @@ def trigger_lines(found: ResourceView, function: ResourceView | None) -> list[st
     elif function is not None and function.get("busy"):
         lines[-1] += f"; {function['busy']}"
     lines += condition_lines(found["conditions"])
-    lines += flow_lines(found)
+    lines += [*flow_lines(found), *details]
     steps = next_steps(found)
     describes = f"kubeirq describe Function/{function['name']}" if function is not None else ""
     if function is not None and function["state"] == "Failing" and not any(describes in step for step in steps):

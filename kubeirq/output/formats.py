@@ -8,15 +8,20 @@ import orjson
 import yaml
 
 _CELL_CHARACTERS = 60
+_LEAST_CHARACTERS = 20  # of the last column, however narrow the terminal is
 
 
-def table_lines(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """The lines of a table; none if there are no rows."""
+def table_lines(names: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None) -> list[str]:
+    """The lines of a table; none if there are no rows. With a width, the last column is cut to fit in."""
     if not rows:
         return []
     # The first column names the row, to be pasted, and the last one may be an error: both stay whole
     texts = [names, *([_text(row[0]), *map(_cell, row[1:-1]), *map(_text, row[1:][-1:])] for row in rows)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(names))]
+    if width is not None:
+        left = max(_LEAST_CHARACTERS, width - sum(widths[:-1]) - 2 * (len(widths) - 1))
+        texts = [[*row[:-1], row[-1] if len(row[-1]) <= left else row[-1][: left - 1] + "…"] for row in texts]
+        widths[-1] = min(widths[-1], left)
     return ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in texts]
 
 
@@ -63,9 +68,13 @@ def span(at: float) -> str:
 
 def ago(at: float) -> str:
     """`09:31:35, 3 minutes 5 seconds ago`; with the date, if that was another day."""
+    return f"{clock(at)}, {span(at)} ago"
+
+
+def clock(at: float) -> str:
+    """`09:31:35`; with the date, if that was another day."""
     then, now = time.localtime(at), time.localtime()
-    clock = time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", then)
-    return f"{clock}, {span(at)} ago"
+    return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", then)
 
 
 def last_answer(answer: Mapping[str, Any] | None, since: Callable[[float], str] | None = None) -> str:

@@ -1,7 +1,10 @@
 """The step that helps with a Function on a cluster now, for each reason of its conditions. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from controllers.functions.pod_problems import REGISTRY_UNREACHABLE
 
 _LOGS = "kubeirq logs Function/{name}"
 _DESCRIBE_PODS = "kubectl describe pods --selector kubeirq.dev/function={name}"
@@ -31,13 +34,26 @@ _NEXT_OF_REASON = {
     "NotReady": _LOGS,
     "RolloutStuck": "mend the new version, as the message says, and deploy it; the old one serves. " + _LOGS,
 }
+_QUOTA_OF_PODS = re.compile(r"exceeded quota: .*requested: (?:count/)?pods=")
+_MORE_PODS = "raise the quota's number of pods, or remove pods that use it: kubectl get resourcequotas,pods"
+_REACH_THE_REGISTRY = "look at the DNS and the network of the node: it does not reach the image's registry"
 _WITHOUT_A_STEP = frozenset({"Starting", "RollingOut", "NothingServes"})  # Ready has the reason of the last
 
 
 def function_steps(view: Mapping[str, Any], has_events: bool) -> Sequence[str]:
     """The steps for the conditions of a Function; where none helps and something is wrong, its logs."""
-    found = [_NEXT_OF_REASON[one["reason"]] for one in view["conditions"] if one["reason"] in _NEXT_OF_REASON]
+    found = [_step(one) for one in view["conditions"] if one["reason"] in _NEXT_OF_REASON]
     steps = [step.format(name=view["name"]) for step in found]
     if has_events or (not view["ready"] and not steps):
         steps.append(_LOGS.format(name=view["name"]))
     return list(dict.fromkeys(steps))
+
+
+def _step(condition: Mapping[str, Any]) -> str:
+    """The step for this condition: its message may name a closer cause than its reason."""
+    reason, message = condition["reason"], condition.get("message") or ""
+    if reason == "PodsRefused" and _QUOTA_OF_PODS.search(message):
+        return _MORE_PODS
+    if REGISTRY_UNREACHABLE.search(message) and "cannot be pulled" in message:
+        return _REACH_THE_REGISTRY + (". The old version serves" if reason == "RolloutStuck" else "")
+    return _NEXT_OF_REASON[reason]

@@ -1,5 +1,7 @@
-"""The state of a trigger in lines for people. Pure."""
+"""The state of a trigger in lines for people. Pure but for the clock of ages."""
 
+import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,17 +24,53 @@ def condition_lines(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def flow_lines(found: Mapping[str, Any]) -> list[str]:
     """The counters of a flow, its waiting events and its last answer."""
-    lag = found["lag"]
     # A caller that got the function's failure as its answer has lost nothing
     words = {"dropped": "answered with a failure"} if found.get("callersWait") else {}
     since = f", counted for {span(found['countersSince'])}" if found.get("countersSince") else ""
+    counts = [
+        f"{words.get(name, name)} {count}"
+        for name, count in found["counters"].items()
+        if count or name in ("received", "delivered")
+    ]
+    waiting = [f"held {found['held']}, in flight {found['inFlight']}", *_lag_text(found["lag"])]
+    waiting += [f"dead letters {found['deadLetters']}"] if found["deadLetters"] else []
+    streak = found.get("filteredInARow")
     return [
-        "  " + ", ".join(f"{words.get(name, name)} {count}" for name, count in found["counters"].items()) + since,
-        f"  held {found['held']}, in flight {found['inFlight']}, lag {lag['events'] if lag else 'unknown'}, "
-        f"dead letters {found['deadLetters']}",
+        f"  {', '.join(counts)}{since}",
+        *(
+            [f"  filter false for the last {counted(streak['count'], 'event')}, since {ago(streak['since'])}"]
+            if streak and streak["count"] >= _STREAK_TOLD
+            else []
+        ),
+        f"  {', '.join(waiting)}",
         f"  last answer {last_answer(found['lastAnswer'])}"
         + (f"; last error{_ago(found.get('lastErrorAt'))}: {found['lastError']}" if found["lastError"] else ""),
     ]
+
+
+def value_lines(filtered: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The values that the filter saw in the last event that it kept out, of each function's flow."""
+    texts = [", ".join(one["last"]) for one in filtered if one["last"] and one["count"] >= _STREAK_TOLD]
+    return [f"  the last event that the filter kept out: {text}" for text in texts]
+
+
+def stuck_lane_lines(lanes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first lanes that wait for a person or for another attempt."""
+    stuck = [lane for lane in lanes if lane["state"] in ("parked", "retrying")]
+    lines = [
+        f"  lane {lane['name']} waits: {lane['state']} for {span(lane['since'])}, {counted(lane['events'], 'event')}"
+        for lane in stuck[:_MOST_LANES]
+    ]
+    return [*lines, f"  and {len(stuck) - _MOST_LANES} more lanes"] if len(stuck) > _MOST_LANES else lines
+
+
+def _lag_text(lag: Mapping[str, Any] | None) -> list[str]:
+    """None for a source that has no lag."""
+    if lag is None or lag["events"] is None:
+        return []
+    seconds = lag.get("seconds")
+    oldest = f", the oldest waits {span(time.time() - seconds)}" if seconds and lag["events"] else ""
+    return [f"lag {lag['events']}{oldest}"]
 
 
 def _ago(at: float | None) -> str:
@@ -54,6 +92,17 @@ def failing_lines(flow: Mapping[str, Any]) -> list[str]:
     elif retrying is None and answer is not None and answer["status"] >= 400:
         lines.append(f"last answer {answer['status']}")
     return lines
+
+
+ABOUT_LANES = ("Parked", "Retrying", "LaneFull", "DistanceReached")  # reasons
+_MOST_LANES = 3
+_STREAK_TOLD = 10  # events without a break: of fewer, the filter may let the next one through
+_COMMAND = re.compile(r"\b(kubeirq|kubectl) (?=(?:describe|get|logs|lanes|dead-letters|resume|suspend|fire|call) )")
+
+
+def in_namespace(step: str, namespace: str | None) -> str:
+    """The step with commands that can be pasted: they name the namespace, unless it is the context's own."""
+    return step if namespace is None else _COMMAND.sub(rf"\1 -n {namespace} ", step)
 
 
 def next_steps(trigger: Mapping[str, Any]) -> list[str]:
@@ -91,7 +140,7 @@ _NEXT_OF_REASON = {
     "Deleting": "remove the finalizers that the message names, if their controller is gone",
     "SeveralFunctions": "narrow spec.functionSelector to one function, or set spec.function",
     "NoFunction": "create a Function with these labels, or change spec.functionSelector",
-    "Taken": "change the route, the durable or the group of one of the two triggers",
+    "Taken": "change the durable or the group of one of the two triggers",
     "RouteTaken": "change spec.path, spec.host or spec.methods of one of the two triggers",
     "OutOfReach": "call a Service of the namespace or a public address, or add the address to the chart's reach.allow",
     "StatusRefused": "give the controller the right to write the trigger's status: docs/kubernetes.md has the rights",
@@ -171,6 +220,10 @@ _WITHOUT_A_STEP = frozenset(
 )  # fmt: skip
 
 
+# The message of a claim, such as a route, that another trigger owns
+_TAKEN = re.compile(r"spec: (.+) is served by (\S+ \S+/\S+) already")
+
+
 def _name_of(trigger: Mapping[str, Any]) -> str:
     """A name that means this trigger only, also where the function has the same one."""
     same = trigger.get("kind") and trigger["name"] == trigger.get("function")
@@ -183,6 +236,12 @@ def _step(trigger: Mapping[str, Any], condition: Mapping[str, Any]) -> str | Non
     if reason == "FunctionDown":
         waits = "callers get a 503, accepted events wait" if trigger.get("kind") == "HTTPTrigger" else "its events wait"
         return f"{_step_for_function(trigger['function'], condition.get('message', ''))}; {waits}, and none is lost"
+    if reason == "Taken" and (taken := _TAKEN.match(condition.get("message", ""))) is not None:
+        claim, owner = taken.groups()
+        return (
+            f"{owner} has {claim} for longer, and keeps it: change that in one of the two triggers; "
+            "one that is deleted and created again loses what it has"
+        )
     if reason == "Suspended" and "its file" in condition.get("message", ""):
         return "set spec.suspend to false in its file"
     if (step := _NEXT_OF_REASON.get(reason)) is not None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from trigger_sources.context import State as DurableState
 from trigger_sources.dead_letters import DeadLetter
@@ -38,6 +39,9 @@ from trigger_sources.light_event import LightEvent
 from trigger_sources.publisher import Publisher, ReplyRefused
 from trigger_sources.source import TriggerSource
 from trigger_sources.transport.client import ConnectionLost, NoAnswer, Stale, Unreachable
+
+if TYPE_CHECKING:
+    from trigger_sources.dispatch.filter_streak import FilterStreak
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +177,11 @@ class Dispatcher:
             label = held.state.label
             found[label] = found.get(label, 0) + 1
         return found
+
+    @property
+    def filter_streak(self) -> "FilterStreak | None":
+        """The events that the filter has kept out without a break; None without a filter."""
+        return self._screening.streak
 
     def lanes_view(self) -> list[LaneView]:
         """The lanes whose first event runs, retries, is parked or settles."""

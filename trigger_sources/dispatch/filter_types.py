@@ -14,7 +14,7 @@ LOOKS = 20  # at events; more as long as a comparison has fitted none of them
 _MOST_NOTES = 3
 _SHOWN_CHARACTERS = 40
 _OPERATORS = {"_==_": "==", "_!=_": "!=", "@in": "in"}
-_MISSING = object()
+MISSING = object()
 
 
 @dataclass
@@ -29,8 +29,10 @@ class _Comparison:
     values: str = ""  # the last ones that differed
 
     def look(self, roots: Mapping[str, Any]) -> None:
-        left = _value(self.left, roots)
-        rights = [_value(part, roots) for part in (self.right.parts if self.right.kind is Kind.LIST else (self.right,))]
+        left = value_of(self.left, roots)
+        rights = [
+            value_of(part, roots) for part in (self.right.parts if self.right.kind is Kind.LIST else (self.right,))
+        ]
         types = {_type(right) for right in rights}
         if _type(left) is None or None in types or not types:
             return  # a field that is missing, null, or no plain value
@@ -39,7 +41,7 @@ class _Comparison:
             return
         self.unfit += 1
         kinds = " or ".join(sorted(filter(None, types)))
-        self.values = f"{_type(left)} with {kinds}: {_shown(left)} with {', '.join(map(_shown, rights))[:100]}"
+        self.values = f"{_type(left)} with {kinds}: {shown(left)} with {', '.join(map(shown, rights))[:100]}"
 
     def note(self) -> str:
         return f"{self.text} compared {self.values}"
@@ -86,14 +88,14 @@ def _comparisons(tree: Node) -> Iterator[_Comparison]:
     A filter that asks for the type of a path, as in `type(data.total) == string`, knows what it does.
     """
     nodes = [node for node in tree.walk() if node.kind is Kind.CALL]
-    asked = {_text_of(node.parts[0]) for node in nodes if node.name == "type" and node.parts}
+    asked = {text_of(node.parts[0]) for node in nodes if node.name == "type" and node.parts}
     for node in nodes:
         if node.name not in _OPERATORS or len(node.parts) != 2:
             continue
         left, right = node.parts
         if _is_constant(left) and not _is_constant(right):
             left, right = (left, right) if node.name == "@in" else (right, left)
-        path, other = _text_of(left), _text_of(right)
+        path, other = text_of(left), text_of(right)
         if path is None or other is None or _is_constant(left) or {path, other} & asked:
             continue
         yield _Comparison(path, f"{path} {_OPERATORS[node.name]} {other}", node.name == "_!=_", left, right)
@@ -103,20 +105,20 @@ def _is_constant(node: Node) -> bool:
     return node.kind is Kind.CONSTANT or node.kind is Kind.LIST
 
 
-def _text_of(node: Node) -> str | None:
+def text_of(node: Node) -> str | None:
     """The path or constant as a filter has it; None for anything else."""
     if node.kind is Kind.NAME:
         return node.name
     if node.kind is Kind.FIELD and not node.only_tests:
-        operand = _text_of(node.parts[0])
+        operand = text_of(node.parts[0])
         return None if operand is None else f"{operand}.{node.name}"
     if node.kind is Kind.CALL and node.name == "_[_]":
-        operand, index = (_text_of(part) for part in node.parts)
+        operand, index = (text_of(part) for part in node.parts)
         return None if operand is None or index is None else f"{operand}[{index}]"
     if node.kind is Kind.CONSTANT and _type(_constant(node)) is not None:
-        return _shown(_constant(node))
+        return shown(_constant(node))
     if node.kind is Kind.LIST and node.parts:
-        texts = [_text_of(part) for part in node.parts]
+        texts = [text_of(part) for part in node.parts]
         return None if None in texts else f"[{', '.join(map(str, texts))}]"
     return None
 
@@ -125,18 +127,20 @@ def _constant(node: Node) -> Any:
     return node.number if node.number is not None else node.literal
 
 
-def _value(node: Node, roots: Mapping[str, Any]) -> Any:
+def value_of(node: Node, roots: Mapping[str, Any]) -> Any:
     if node.kind is Kind.NAME:
-        return roots.get(node.name, _MISSING)
+        return roots.get(node.name, MISSING)
     if node.kind is Kind.CONSTANT:
         return _constant(node)
-    operand: Any = _value(node.parts[0], roots) if node.parts else _MISSING
-    key: Any = node.name if node.kind is Kind.FIELD else _value(node.parts[1], roots) if len(node.parts) == 2 else None
+    operand: Any = value_of(node.parts[0], roots) if node.parts else MISSING
+    key: Any = (
+        node.name if node.kind is Kind.FIELD else value_of(node.parts[1], roots) if len(node.parts) == 2 else None
+    )
     if isinstance(operand, dict):
-        return operand.get(key, _MISSING) if isinstance(key, str) else _MISSING
+        return operand.get(key, MISSING) if isinstance(key, str) else MISSING
     if isinstance(operand, list) and isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(operand):
         return operand[key]
-    return _MISSING
+    return MISSING
 
 
 def _type(value: Any) -> str | None:
@@ -147,7 +151,7 @@ def _type(value: Any) -> str | None:
     return "text" if isinstance(value, str) else None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str):

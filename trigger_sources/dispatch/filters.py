@@ -13,6 +13,7 @@ from trigger_sources.dispatch.cel_tree import Kind, Node, tree_of
 from trigger_sources.dispatch.filter_cost import SMALL, TooMuchToLookAt, anything_in, cost_at_most, cost_on
 from trigger_sources.dispatch.filter_error import FilterError
 from trigger_sources.dispatch.filter_problems import ROOTS, compile_problem, evaluation_problem, tree_problems
+from trigger_sources.dispatch.filter_streak import FilterStreak
 from trigger_sources.dispatch.filter_types import TypeWatch
 from trigger_sources.encoding.content import is_json
 from trigger_sources.events import Event, viewed_data
@@ -30,12 +31,15 @@ _FEW_BYTES = 2 * MOST_DATA_VALUES  # so many bytes of JSON cannot have more valu
 _SIZES: tuple[int, ...] = tuple(2**power for power in range(8, 23))
 
 
-def compile_filter(text: str, watch: TypeWatch | None = None) -> Callable[[Delivery], bool]:
+def compile_filter(
+    text: str, watch: TypeWatch | None = None, streak: FilterStreak | None = None
+) -> Callable[[Delivery], bool]:
     """The decision whether an event passes. Raises ValueError for a text that is no filter.
 
     `event` has the CloudEvent's attributes, `data` its JSON (text for text/*, bytes otherwise), `key` the key as text,
     `headers` the source's headers, each parsed only if the filter names it. The decision raises FilterError.
-    `watch` sees the values of the first events, whose types nobody knows before.
+    `watch` sees the values of the first events, whose types nobody knows before, and `streak` those of each event that
+    is kept out.
     """
     tree = _checked_tree(text)
     programs = {pattern: TenantPattern(pattern).instructions for pattern in _patterns(tree)}
@@ -49,6 +53,8 @@ def compile_filter(text: str, watch: TypeWatch | None = None) -> Callable[[Deliv
     names = frozenset(node.name for node in tree.walk() if node.kind is Kind.NAME)
     sees_event, sees_data, sees_key, sees_headers = (root in names for root in ROOTS)
     watches = watch is not None and watch.compares(tree)
+    if streak is not None:
+        streak.reads(tree)
 
     def passes(delivery: Delivery) -> bool:
         nonlocal watches
@@ -79,8 +85,14 @@ def compile_filter(text: str, watch: TypeWatch | None = None) -> Callable[[Deliv
         if watches:
             assert watch is not None
             watches = watch.look(values)
-        if answer is True or answer is False:
-            return answer
+        if answer is True:
+            if streak is not None:
+                streak.count = 0
+            return True
+        if answer is False:
+            if streak is not None:
+                streak.add(values, size)
+            return False
         kind = result.type().name()
         if kind == "ERROR":
             raise FilterError(evaluation_problem(_without_code(answer)))

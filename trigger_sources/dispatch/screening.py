@@ -12,6 +12,7 @@ from trigger_sources.dispatch.hold import FailureHold
 from trigger_sources.source import TriggerSource
 
 if TYPE_CHECKING:
+    from trigger_sources.dispatch.filter_streak import FilterStreak
     from trigger_sources.dispatch.filter_types import TypeWatch
 
 
@@ -36,11 +37,13 @@ class Screening:
         """`tell` hears of comparisons in the filter that are never true, or always."""
         self._filter: Callable[[Delivery], bool] | None = None
         self._types: TypeWatch | None = None
+        self.streak: FilterStreak | None = None  # the events that the filter has kept out without a break
         if trigger.filter:  # without one, nothing of CEL is imported
-            from trigger_sources.dispatch import filter_types, filters
+            from trigger_sources.dispatch import filter_streak, filter_types, filters
 
             self._types = filter_types.TypeWatch(tell)
-            self._filter = filters.compile_filter(trigger.filter, self._types)
+            self.streak = filter_streak.FilterStreak()
+            self._filter = filters.compile_filter(trigger.filter, self._types, self.streak)
         self._on_error = trigger.filter_error
         self._drops = trigger.delivery.on_failure == "drop"
         self._hold = hold

@@ -110,6 +110,7 @@ class FlowAdmin:
             web.post(TRIGGER + "/resume", self.resume),
             web.post(TRIGGER + "/fire", self.fire),
             web.get(TRIGGER + "/lanes", self.lanes),
+            web.get(TRIGGER + "/filtered", self.filtered),
             web.post(TRIGGER + "/lanes/release", self.release),
             web.post(TRIGGER + "/lanes/skip", self.skip),
         ]
@@ -253,6 +254,16 @@ class FlowAdmin:
         ]
         return json_answer({"lanes": lanes})
 
+    async def filtered(self, request: web.Request) -> web.Response:
+        """What each flow's filter saw in the last event, if it kept that out."""
+        streaks = [(one.flow.identity.function, one.flow.dispatcher.filter_streak) for one in self._running(request)]
+        found = [
+            {"function": function, "count": streak.count, "since": streak.since, "last": streak.last()}
+            for function, streak in streaks
+            if streak is not None and streak.count
+        ]
+        return json_answer({"filtered": found})
+
     async def release(self, request: web.Request) -> web.Response:
         lane = _lane(await json_object(request))
         count = sum(running.flow.release(lane) for running in self._running(request))
@@ -388,7 +399,7 @@ async def json_object(request: web.Request) -> dict[str, Any]:
 
 def _flow_status(running: RunningTrigger) -> dict[str, Any]:
     identity, status = running.flow.identity, running.flow.status()
-    counters = status.counters
+    counters, streak = status.counters, running.flow.dispatcher.filter_streak
     last = status.last_answer
     return {
         "kind": identity.kind,
@@ -426,6 +437,9 @@ def _flow_status(running: RunningTrigger) -> dict[str, Any]:
         "callersWait": running.flow.trigger.callers_wait,
         "inFlight": status.in_flight,
         "held": status.held,
+        "filteredInARow": None
+        if streak is None or not streak.count
+        else {"count": streak.count, "since": streak.since},
         "lag": None if status.lag is None else _lag(status.lag),
         "deadLetters": status.dead_letters,
         "suspended": running.flow.trigger.suspend,

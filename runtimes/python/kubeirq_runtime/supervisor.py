@@ -13,6 +13,7 @@ import time
 from .crash import CrashReport, crash_place
 from .heartbeat import NOT_STARTED, REPLACE_ME, Heartbeat
 from .log import say
+from .memory_kills import MemoryKills
 from .settings import BACKLOG, Settings
 from .silence import Silence
 
@@ -38,6 +39,7 @@ def main():
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     has_served = False
     failures = 0
+    memory_kills = MemoryKills()
     last_end = None  # of the last worker: when, in seconds of the monotonic clock, and how
     while True:
         started = time.monotonic()
@@ -56,7 +58,7 @@ def main():
         if not served and (not has_served or failures >= STARTS_TRIED):
             say(f"the function does not start ({_exit_text(status)})")
             return NOT_STARTED
-        how = TIME_OUT if status == REPLACE_ME else _exit_text(status) + HUNG * hung + place
+        how = TIME_OUT if status == REPLACE_ME else _exit_text(status, memory_kills.since_last()) + HUNG * hung + place
         if status != REPLACE_ME:
             say(f"worker ended with {how}: starting another")
         _tell(ends, how)
@@ -172,5 +174,6 @@ def _watch(pid, heartbeat, settings, listening):
             os.kill(pid, signal.SIGKILL)
 
 
-def _exit_text(status):
-    return f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+def _exit_text(status, out_of_memory=""):
+    text = f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+    return f"{text}, {out_of_memory}" if out_of_memory and status == -signal.SIGKILL else text

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,3 +306,52 @@ async def test_a_cluster_without_kubeirq_and_an_unreachable_one_give_different_e
     assert "--context or --kubeconfig" in result.errors
     result = await kubeirq(gone, tmp_path, "get", "--kubeconfig", "gone")
     assert result.code == 4, result
+
+
+@pytest.mark.timeout(120)
+async def test_describe_shows_the_spec_the_function_and_who_changed_what_as_far_as_the_user_may_see(
+    kubernetes: APIServer, tmp_path: Path
+) -> None:
+    async with cluster(kubernetes, tmp_path) as it:
+        kubectl = it.server.kubectl
+        await kubectl("create", "namespace", "team")
+        variable = "{name: P, valueFrom: {secretKeyRef: {name: hush, key: password}}}"
+        written(tmp_path, FUNCTION + f"  env: [{variable}]\n", TRIGGER, SECRET)
+        await kubeirq(it.server.kubeconfig, tmp_path, "-n", "team", "deploy", "app.yaml", "--no-wait")
+        result = await kubeirq(it.server.kubeconfig, tmp_path, "-n", "team", "describe", "tick")
+        assert "  CronTrigger tick created at " in result.output, result
+        await asyncio.sleep(2.1)  # the API server keeps whole seconds: an edit has to be later than the creation
+        zone, password = '{"spec":{"timeZone":"America/New_York"}}', '{"stringData":{"password":"secret-word"}}'
+        await kubectl("patch", "crontrigger", "tick", "-n", "team", "--type=merge", f"--patch={zone}")
+        await kubectl("patch", "secret", "hush", "-n", "team", "--type=merge", f"--patch={password}")
+        quota = "exceeded quota: q, requested: pods=1"
+        conditions = [
+            {"type": kind, "status": "False", "reason": "PodsRefused", "message": quota,
+             "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}
+            for kind in ("Ready", "Available")
+        ]  # fmt: skip
+        patch = json.dumps({"status": {"conditions": conditions}})
+        await kubectl("patch", "function", "greet", "-n", "team", "--subresource=status", "--type=merge", f"-p={patch}")
+
+        result = await kubeirq(it.server.kubeconfig, tmp_path, "-n", "team", "describe", "tick")
+        assert "  schedule   */5 * * * * in America/New_York\n" in result.output, result
+        assert "  Function greet: PodsRefused, for " in result.output
+        assert "    exceeded quota: q, requested: pods=1\n" in result.output
+        assert re.search(r"  CronTrigger tick edited at .* by kubectl-patch: spec\.timeZone\n", result.output), result
+        assert re.search(r"  Secret hush edited at .* by kubectl-patch: data\.password\n", result.output), result
+        assert "secret-word" not in result.output
+        assert "  next: raise the quota's number of pods" in result.output
+        assert "kubectl -n team get resourcequotas,pods" in result.output
+
+        visitor = await it.server.kubeconfig_of("visitor", "people")
+        resources = "--resource=functions.kubeirq.dev,crontriggers.kubeirq.dev"
+        await kubectl("create", "clusterrole", "look", "--verb=get,list,watch", resources)
+        await kubectl("create", "clusterrolebinding", "look", "--clusterrole=look", "--group=people")
+        result = await kubeirq(visitor, tmp_path, "-n", "team", "describe", "tick")
+        assert "CronTrigger tick edited" in result.output, result
+        assert "hush" not in result.output
+
+        result = await kubeirq(it.server.kubeconfig, tmp_path, "-n", "nosuch", "get")
+        assert (result.code, "there is no namespace 'nosuch'" in result.errors) == (1, True), result
+        result = await kubeirq(it.server.kubeconfig, tmp_path, "get")
+        assert (result.code, "(no functions and no triggers)" in result.errors) == (0, True), result

@@ -108,3 +108,9 @@ async def test_an_end_before_the_call_and_a_runtime_that_tells_nothing_are_no_re
 def test_a_header_that_is_none_tells_nothing(text: str) -> None:
     assert worker_end_in({"kubeirq-worker-ended": text}, 10.0) is None
     assert worker_end_in({"kubeirq-worker-ended": "2.5 exit code 7"}, 10.0) == WorkerEnd(7.5, "exit code 7")
+
+
+def test_a_worker_that_the_kernel_killed_for_want_of_memory_is_told_with_the_limit() -> None:
+    text = "the worker process was killed by the kernel: out of memory, limit 96Mi"
+    assert end_text("signal SIGKILL, out of memory, limit 96Mi") == text
+    assert end_text("signal SIGKILL, as it hung") == "the worker process ended with signal SIGKILL, as it hung"

@@ -274,3 +274,39 @@ async def test_lines_arrive_as_they_are_written(tmp_path: Path) -> None:
         came_at = [asyncio.get_running_loop().time() async for _ in lines]
         assert len(came_at) == 4
         assert came_at[-1] - came_at[0] > 0.3, "not all at the end"
+
+
+async def test_describe_tells_what_a_filter_that_lets_nothing_through_saw_and_which_lanes_wait(tmp_path: Path) -> None:
+    async with (
+        scripted() as function,
+        two_replicas(tmp_path, function.url, filter="data.currency == 'EUR'") as (far_side, one, _),
+        client_of(far_side) as it,
+    ):
+        for _ in range(12):
+            one.broker.publish(b'{"currency": "eur"}')
+        await one.until("/v1/status", lambda found: found["triggers"][0]["counters"]["filtered"] == 12)
+        (found,) = await it.describe("t")
+        text = "\n".join(found.lines)
+        assert "  filter false for the last 12 events, since " in text
+        assert '  the last event that the filter kept out: data.currency = "eur"' in text
+        status = await one.until("/v1/status", lambda found: True)
+        assert "eur" not in json.dumps(status), "who may see flows need not be one who may see payloads"
+        one.broker.publish(b'{"currency": "EUR"}')
+        await one.until("/v1/status", lambda found: found["triggers"][0]["counters"]["delivered"] == 1)
+        assert "filter false" not in "\n".join((await it.describe("t"))[0].lines)
+
+
+async def test_describe_names_the_lanes_that_wait(tmp_path: Path) -> None:
+    async def refuse(call: Call) -> Answer:
+        return 422
+
+    spec = {"ordering": "key", "delivery": {"onFailure": "park", "attempts": 1}}
+    async with (
+        scripted(refuse) as function,
+        two_replicas(tmp_path, function.url, **spec) as (far_side, one, _),
+        client_of(far_side) as it,
+    ):
+        one.broker.publish(b"{}", key="D17")
+        await one.until("/v1/triggers/default/ListTrigger/t/lanes", lambda found: bool(found["lanes"]))
+        await one.until("/v1/status", lambda found: found["triggers"][0]["conditions"][0]["reason"] == "Parked")
+        assert "  lane D17 waits: parked for " in "\n".join((await it.describe("t"))[0].lines)

@@ -23,8 +23,8 @@ def answer(at: float, status: int = 200) -> dict[str, Any]:
 def test_counts_add_up_and_the_newest_answer_is_the_last_one() -> None:
     (found,) = merge_flows(
         [
-            flow(lastAnswer=answer(5), lastError="old", deadLetters=4),
-            flow(lastAnswer=answer(9, 503), lastError="503"),
+            flow(lastAnswer=answer(5), lastError="old", lastErrorAt=5.0, deadLetters=4),
+            flow(lastAnswer=answer(9, 503), lastError="503", lastErrorAt=9.0),
             flow(),
         ]
     )
@@ -69,3 +69,24 @@ def test_attempts_that_all_fail_in_one_replica_show_beside_the_usual_conditions(
         assert worst_conditions([[usual], [retrying], [usual]]) == [retrying]
     lost = {"type": "Connected", "status": "True", "reason": "RecordsDeleted"}
     assert worst_conditions([[{"type": "Connected", "status": "True", "reason": "Connected"}], [lost]]) == [lost]
+
+
+def test_the_last_error_is_the_latest_one_of_any_replica() -> None:
+    (found,) = merge_flows(
+        [
+            flow(lastAnswer=answer(9), lastError="old", lastErrorAt=3.0),
+            flow(lastError="new", lastErrorAt=7.0),
+            flow(),
+        ]
+    )
+    assert (found["lastError"], found["lastErrorAt"]) == ("new", 7.0)
+
+
+def test_events_that_a_filter_keeps_out_add_up_unless_a_replica_lets_some_through() -> None:
+    streak = {"count": 5, "since": 3.0}
+    (found,) = merge_flows([flow(filteredInARow=streak), flow(filteredInARow={"count": 2, "since": 4.0})])
+    assert found["filteredInARow"] == {"count": 7, "since": 4.0}
+    (found,) = merge_flows([flow(filteredInARow=streak), flow()])
+    assert found["filteredInARow"] is None, "one replica delivers"
+    (found,) = merge_flows([flow(filteredInARow=streak), flow(counters={"received": 0, "delivered": 0})])
+    assert found["filteredInARow"] == streak, "the other one takes nothing"

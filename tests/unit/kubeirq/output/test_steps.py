@@ -61,3 +61,18 @@ def test_a_function_shows_the_step_of_its_reason_and_its_logs_where_nothing_else
     assert steps("Ready", ready=True) == []
     assert steps("Ready", ready=True, has_events=True) == ["kubeirq logs Function/pay"]
     assert steps("CrashLoopBackOff", has_events=True) == ["kubeirq logs Function/pay"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "step"),
+    [
+        ("PodsRefused", 'pods "a": exceeded quota: q, requested: pods=1, used: pods=2', "raise the quota"),
+        ("PodsRefused", 'pods "a": exceeded quota: q, requested: limits.cpu=1', "change spec.resources"),
+        ("ImagePullBackOff", "the image a/b cannot be pulled: dial tcp: lookup a: i/o timeout", "look at the DNS"),
+        ("RolloutStuck", "the image a/b cannot be pulled: dial tcp: lookup a: i/o timeout", "look at the DNS"),
+        ("ImagePullBackOff", "the image a/b cannot be pulled: not found", "correct spec.image"),
+    ],
+)
+def test_the_step_fits_the_cause_that_the_message_names(reason: str, message: str, step: str) -> None:
+    view = {"name": "pay", "ready": False, "conditions": [{"reason": reason, "message": message}]}
+    assert function_steps.function_steps(view, has_events=False)[0].startswith(step)

@@ -5,7 +5,14 @@ import time
 import pytest
 
 from kubeirq.output.formats import last_try
-from kubeirq.output.trigger_lines import failing_lines, flow_lines, next_steps
+from kubeirq.output.trigger_lines import (
+    failing_lines,
+    flow_lines,
+    in_namespace,
+    next_steps,
+    stuck_lane_lines,
+    value_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +127,56 @@ def test_an_answer_that_is_too_large_leads_to_the_handler_and_not_to_its_log() -
              "counters": {"dropped": 3}, "lastError": "the answer's body is over 8388608 bytes"}  # fmt: skip
     (step,) = next_steps(found)
     assert step.startswith("let the function return less")
+
+
+def test_counters_of_zero_and_a_lag_that_there_is_not_are_left_out() -> None:
+    flow = {"counters": {"received": 0, "delivered": 0, "retried": 0, "filtered": 2}, "held": 1, "inFlight": 0,
+            "lag": None, "deadLetters": 0, "lastAnswer": None, "lastError": ""}  # fmt: skip
+    assert flow_lines(flow)[:2] == ["  received 0, delivered 0, filtered 2", "  held 1, in flight 0"]
+    behind = {**flow, "lag": {"events": 5, "seconds": 65.0}, "deadLetters": 3}
+    assert flow_lines(behind)[1].startswith("  held 1, in flight 0, lag 5, the oldest waits 1 minute 5 second")
+    assert flow_lines(behind)[1].endswith(", dead letters 3")
+    assert flow_lines({**flow, "lag": {"events": 0, "seconds": 65.0}})[1] == "  held 1, in flight 0, lag 0"
+
+
+@pytest.mark.parametrize(
+    ("step", "pasted"),
+    [
+        ("kubeirq lanes list orders; mend it", "kubeirq -n pay lanes list orders; mend it"),
+        ("lower it; kubectl describe pods --selector a", "lower it; kubectl -n pay describe pods --selector a"),
+        ("upgrade kubeirq, or take the field back", "upgrade kubeirq, or take the field back"),
+    ],
+)
+def test_commands_of_a_step_name_a_namespace_that_is_not_the_context_s(step: str, pasted: str) -> None:
+    assert in_namespace(step, "pay") == pasted
+    assert in_namespace(step, None) == step
+
+
+def test_a_route_that_is_taken_names_the_owner_and_what_loses_it() -> None:
+    message = "spec: GET /offers is served by HTTPTrigger shop/winter already; change one of them"
+    (step,) = next_steps(trigger(("Ready", "False", "Taken"), ("Accepted", "False", "Taken"), message=message))
+    assert step.startswith("HTTPTrigger shop/winter has GET /offers for longer, and keeps it")
+    assert "deleted and created again loses" in step
+
+
+def test_a_filter_that_lets_nothing_through_is_told_and_a_few_filtered_events_are_not() -> None:
+    flow = {"counters": {"received": 700, "delivered": 98, "filtered": 602}, "held": 0, "inFlight": 0, "lag": None,
+            "deadLetters": 0, "lastAnswer": None, "lastError": "",
+            "filteredInARow": {"count": 592, "since": time.time() - 60}}  # fmt: skip
+    assert flow_lines(flow)[1].startswith("  filter false for the last 592 events, since ")
+    few = {"count": 2, "since": time.time()}
+    assert not any("filter false" in line for line in flow_lines({**flow, "filteredInARow": few}))
+    seen = [{"function": "f", "count": 592, "since": 1.0, "last": ['data.currency = "eur"']}]
+    assert value_lines(seen) == ['  the last event that the filter kept out: data.currency = "eur"']
+    assert value_lines([{**seen[0], "last": []}]) == []
+
+
+def test_the_first_lanes_that_wait_are_named() -> None:
+    lanes = [
+        {"name": f"D{number}", "state": state, "since": time.time() - 60, "events": 2}
+        for number, state in enumerate(["parked", "running", "retrying", "parked", "parked", "parked"])
+    ]
+    lines = stuck_lane_lines(lanes)
+    assert lines[0].startswith("  lane D0 waits: parked for 1 minute") and lines[0].endswith(", 2 events")
+    assert [line.split()[1] for line in lines[1:3]] == ["D2", "D3"]
+    assert lines[3:] == ["  and 2 more lanes"]
