@@ -128,9 +128,14 @@ class Watchdog:
         time.sleep(max(0.0, end - time.monotonic()))
 
     def _answer_probe(self, client):
-        """Answers and closes the client if it asks for /healthz or is gone; returns whether it did."""
+        """Answers and closes the client if it asks for /healthz or is gone; returns whether it did.
+
+        A call of the fabric is the handler's, whatever its path.
+        """
         try:
-            if not client.recv(14, socket.MSG_PEEK).startswith((b"GET /healthz ", b"GET /healthz?")):
+            head, whole, _ = client.recv(65_536, socket.MSG_PEEK).partition(b"\r\n\r\n")
+            is_probe = whole and head.startswith((b"GET /healthz ", b"GET /healthz?"))
+            if not is_probe or b"\r\nkubeirq-attempt:" in head.lower():
                 return False
             client.recv(65_536)
             client.send(self._health())

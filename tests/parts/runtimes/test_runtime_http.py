@@ -293,3 +293,22 @@ async def test_a_call_of_the_fabric_is_the_handlers_and_shows_nobody_the_runtime
         asked = f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
         assert f"mine {path}" in (await exchange(found, f"{asked}kubeirq-attempt: 1\r\n\r\n".encode())).decode()
         assert "mine" not in (await exchange(found, f"{asked}\r\n".encode())).decode()
+
+
+async def test_while_a_handler_blocks_a_probe_gets_ok_and_a_call_of_the_fabric_waits_for_the_handler() -> None:
+    code = (
+        "import time\n"
+        "def handler(event, context):\n"
+        "    if event['extensions']['request'].path == '/slow':\n"
+        "        time.sleep(2)\n"
+        "    return 'mine'\n"
+    )
+    asked = "GET {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{}\r\n"
+    async with function(code) as found:
+        slow = asyncio.ensure_future(exchange(found, asked.format("/slow", "").encode()))
+        await asyncio.sleep(1)  # the watchdog answers for the loop by now
+        of_fabric = asyncio.ensure_future(exchange(found, asked.format("/healthz", "Kubeirq-Attempt: 1\r\n").encode()))
+        assert (await exchange(found, asked.format("/healthz", "").encode())).endswith(b"OK")
+        assert not slow.done()
+        assert (await of_fabric).endswith(b"mine")
+        assert (await slow).endswith(b"mine")

@@ -1,4 +1,4 @@
-"""Who changed a resource last is read from `metadata.managedFields`."""
+"""The last editors of a resource are read from `metadata.managedFields`."""
 
 from typing import Any
 
