@@ -167,7 +167,7 @@ async def test_messages_that_are_removed_before_they_are_read_are_counted_as_los
                 await reader.spec.lag(context)
             ((lost, reason),) = context.lost
             assert reason == "RetentionOrDeletion"
-            handed_out = (await js.consumer("S", CONSUMER))["delivered"]["stream_seq"]
+            handed_out = (await js.consumer("S", CONSUMER))["delivered"]["consumer_seq"]
             assert lost == 95 - handed_out
             assert handed_out >= len(held)
         for given_back in (handed_out, 0):  # nobody settled them, and they are gone, too
