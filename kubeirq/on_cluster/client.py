@@ -58,7 +58,7 @@ from kubeirq.output.trigger_lines import (
 )
 
 FIELD_MANAGER = "kubeirq"
-_MOST_REFERENCES = 10  # whose metadata `describe` asks for
+_MOST_REFERENCES = 10  # Secrets and ConfigMaps in one `describe`
 _ONLY_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -268,9 +268,9 @@ class ClusterClient:
         return lines
 
     async def _edit_lines(self, objects: Sequence[Object]) -> list[str]:
-        """Who changed these resources last, and the Secrets and ConfigMaps that they name, as far as the user may see.
+        """The last edits of these resources, and of Secrets and ConfigMaps that they name, if the user may get those.
 
-        Of those, only the metadata is asked for.
+        It asks for the metadata of those only.
         """
         found = {f"{one['kind']} {one['metadata']['name']}": one["metadata"] for one in objects}
         named = {

@@ -1,4 +1,4 @@
-"""Who changed a resource last is read from `metadata.managedFields`."""
+"""`metadata.managedFields` tells the last edits of a resource."""
 
 from typing import Any
 
