@@ -4,10 +4,18 @@ import difflib
 from collections.abc import Collection, Sequence
 
 from kubeirq.fabric_client import Refused, ResourceView
+from trigger_sources.spec import problem_of_name
 
 FUNCTION = "function"
 TRIGGER = "trigger"
 ANY = f"{FUNCTION} or {TRIGGER}"
+
+
+def namespace_in(name: str, kinds: Collection[str]) -> str | None:
+    """The namespace of NAMESPACE/NAME; None for NAME and KIND/NAME."""
+    front, slash, _ = name.rpartition("/")
+    is_kind = front.lower() in {FUNCTION, TRIGGER, *(kind.lower() for kind in kinds)}
+    return front if slash and not is_kind and problem_of_name(front) is None else None
 
 
 def find_one(views: Sequence[ResourceView], name: str, thing: str = ANY, where: str = "") -> ResourceView:

@@ -12,7 +12,7 @@ from controllers.cluster.api import Api, Object, Refused, path_of
 log = logging.getLogger(__name__)
 
 _MAX_MESSAGE_CHARACTERS = 1024  # the API server's limit
-_USUAL_NOTES = frozenset({"Connected", "AtMostOnce", "Completed"})  # of sources that run as they were asked to
+_USUAL_NOTES = frozenset({"Connected", "AtMostOnce", "Completed", "Flowing"})  # it runs as it was asked to
 _ACCEPTED_OTHERWISE: Mapping[str, Literal["Normal", "Warning"]] = {
     "ChangedByWebhook": "Normal",  # the owner of the cluster wants it
     "TwoInstallations": "Warning",
@@ -43,7 +43,18 @@ def event_for_transition(before: Sequence[Mapping[str, Any]], after: Sequence[Ma
 
 def event_for_note(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> NewEvent | None:
     """The Event for a source that is connected and has something else to say: about lost events, or a moved place."""
-    was, now = _condition(before, "Connected"), _condition(after, "Connected")
+    return _event_for_note("Connected", before, after)
+
+
+def event_for_failures(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> NewEvent | None:
+    """The Event for a trigger of which every attempt fails, though its events can be delivered still."""
+    return _event_for_note("Delivering", before, after)
+
+
+def _event_for_note(
+    name: str, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> NewEvent | None:
+    was, now = _condition(before, name), _condition(after, name)
     if now is None or now["status"] != "True" or now["reason"] in _USUAL_NOTES:
         return None
     if was is not None and (was["status"], was["reason"]) == ("True", now["reason"]):

@@ -103,7 +103,7 @@ class AdminPort:
     # --- requests
 
     async def _changes(self, request: web.Request) -> web.Response:
-        """What this replica serves, for a replica: it has the key."""
+        """The table of this replica, for another one, which has the same key."""
         if not self._certificate.is_token(request.headers.get(REPLICA_TOKEN_HEADER, "")):
             raise _Answer(401, f"the header {REPLICA_TOKEN_HEADER} has no token of a replica with the same certificate")
         return json_answer(await self._triggers.answer(request.query.get("since", ""), ANSWER_SECONDS))

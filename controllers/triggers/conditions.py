@@ -3,24 +3,26 @@
 from collections.abc import Mapping, Sequence
 
 from controllers.cluster.conditions import Condition
-from trigger_sources.dispatch.status import FlowStatus
+from trigger_sources.dispatch.status import STARTING, FlowStatus
 
 _FLOW_CONDITIONS = ("Connected", "Delivering")
 _SEVERITY = {"False": 0, "Unknown": 1, "True": 2}  # the worst status first
 
 
-def conditions_of_trigger(flows: Mapping[str, FlowStatus], body_limit: str = "") -> list[Condition]:
+def conditions_of_trigger(
+    flows: Mapping[str, FlowStatus], body_limit: str = "", no_flow: tuple[str, str] = (STARTING, "")
+) -> list[Condition]:
     """Accepted, Connected, Delivering and Ready of a trigger with a valid spec. `flows` has each flow by its function.
 
-    `body_limit` is the problem of a trigger that takes larger bodies than its function.
+    `body_limit` is the problem of a trigger that takes larger bodies than its function. `no_flow`: the reason and
+    the message for a trigger without flows.
 
     Of several flows, the worst one decides. The conditions contain nothing that changes with every event, so that an
     idle trigger causes no writes, and a busy one few.
     """
     found = [Condition("Accepted", "True", "Accepted")]
     if not flows:
-        missing = Condition("Ready", "False", "NoFunction", "its selector matches no Function; label one, or change it")
-        return [*found, missing]
+        return [*found, Condition("Ready", "False", *no_flow)]
     parts = [_worst(name, flows) for name in _FLOW_CONDITIONS]
     problems = (part for part in parts if part.status != "True")
     problem = min(problems, key=lambda part: _SEVERITY[part.status], default=None)
@@ -57,12 +59,20 @@ def _worst(name: str, flows: Mapping[str, FlowStatus]) -> Condition:
         for condition in flow.conditions
         if condition.type == name
     }
-    function, worst = min(found.items(), key=lambda item: (_SEVERITY[item[1].status], item[0]))
+    function, worst = min(found.items(), key=lambda item: (_SEVERITY[item[1].status], item[1].reason == name, item[0]))
     if worst.status == "True" and name == "Delivering":
-        return Condition(name, "True", "Flowing")  # metrics and `kubeirq describe` show whether it is idle or retries
-    names_function = len(flows) > 1 and worst.status != "True" and not worst.message.startswith(f"{function}: ")
+        return _delivering(flows)
+    names_function = len(flows) > 1 and worst.message and not worst.message.startswith(f"{function}: ")
     message = f"{function}: {worst.message}" if names_function else worst.message
     return Condition(name, worst.status, worst.reason, message)
+
+
+def _delivering(flows: Mapping[str, FlowStatus]) -> Condition:
+    """Delivering is True. Metrics and `kubeirq describe` show whether it is idle, or which events are tried again."""
+    for function, flow in sorted(flows.items()):
+        if flow.fails:
+            return Condition("Delivering", "True", "Retrying", f"{function}: {flow.fails}")
+    return Condition("Delivering", "True", "Flowing")
 
 
 def _as_ready(problem: Condition) -> Condition:

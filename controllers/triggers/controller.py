@@ -35,7 +35,7 @@ from controllers.triggers.trigger_leases import SingleReplica, TriggerLeases, ne
 from controllers.triggers.worker_ends import record_end
 from trigger_sources.dispatch.counters import Reading
 from trigger_sources.dispatch.flow import Flow
-from trigger_sources.dispatch.flows import FlowKey, Flows, TriggerResource, functions_of
+from trigger_sources.dispatch.flows import FlowKey, Flows, TriggerResource, functions_of, without_flow
 from trigger_sources.dispatch.host import Host
 from trigger_sources.registry import source_of
 from trigger_sources.source import SourceError
@@ -399,7 +399,7 @@ class TriggerController:
             return cached.rejection
         if needs_lease(trigger.spec) and not self.leases.holds(trigger.uid):
             return "OtherReplica", "another replica runs it"
-        return "NoFunction", "its selector matches no Function"
+        return without_flow(trigger.spec)
 
 
 def _deletion(metadata: Mapping[str, Any]) -> tuple[str, str] | None:

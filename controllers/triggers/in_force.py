@@ -13,13 +13,13 @@ _MOST_NAMED = 3  # replicas in a message
 
 @dataclass
 class Peer:
-    """Another replica, as this one knows it. What it served when it answered last stays known."""
+    """Another replica, as this one knows it. Its last answer stays known."""
 
     name: str
     is_ready: bool  # the Services send requests to it
     takes_requests: bool = False  # it says so itself, which is known before the Services are
     has_answered: bool = False
-    silence: str = ""  # what it does in place of answering, and since when; empty while it answers
+    silence: str = ""  # why it does not answer, and since when; empty while it answers
     served: dict[str, Served] = field(default_factory=dict)  # by the trigger's uid
 
     @property
@@ -42,7 +42,7 @@ IN_FORCE = Verdict(True, None)
 def verdict(
     uid: str, generation: int, peers: Sequence[Peer] | str, *, runs_everywhere: bool, is_confirmed: bool
 ) -> Verdict:
-    """What the other replicas say of a trigger whose generation this replica runs.
+    """The word of the other replicas about a trigger whose generation this replica runs.
 
     `peers`: the other replicas, or why they are not known. `is_confirmed`: the status says already that this generation
     is in force. A replica that is silent keeps that from being said, and takes it back from no trigger: what it said

@@ -93,7 +93,7 @@ class Peers:
             await asyncio.sleep(_CERTIFICATE_SECONDS)
             self._certificate.refresh()
 
-    # --- who they are
+    # --- their names
 
     async def _watch(self) -> None:
         backoff = Backoff(_RETRY_FIRST_SECONDS, _RETRY_MAX_SECONDS)
@@ -149,7 +149,7 @@ class Peers:
     def _forget(self, name: str) -> None:
         self._asked.pop(name).task.cancel()
 
-    # --- what they serve
+    # --- their tables
 
     async def _ask_again_and_again(self, peer: Peer, address: str, port: int | None) -> None:
         backoff, since = Backoff(_RETRY_FIRST_SECONDS, _RETRY_MAX_SECONDS), ""

@@ -1,4 +1,4 @@
-"""What this replica serves of the triggers that run in every replica, for the other replicas."""
+"""The table of the triggers that run in every replica, for the other replicas."""
 
 import asyncio
 from collections.abc import Collection

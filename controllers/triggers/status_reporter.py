@@ -10,7 +10,13 @@ from typing import Any
 from controllers.cluster.api import GROUP, VERSION, Api, Object, Refused
 from controllers.cluster.conditions import Condition, conditions_of
 from controllers.cluster.differences import contains
-from controllers.cluster.events import EventRecorder, event_for_acceptance, event_for_note, event_for_transition
+from controllers.cluster.events import (
+    EventRecorder,
+    event_for_acceptance,
+    event_for_failures,
+    event_for_note,
+    event_for_transition,
+)
 from controllers.cluster.installations import Installations
 from controllers.cluster.known_fields import accepted
 from controllers.cluster.lost_fields import LostFields
@@ -25,7 +31,8 @@ from controllers.triggers.peers import Peers
 from controllers.triggers.served import Served, ServedTriggers
 from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of
 from controllers.triggers.trigger_leases import needs_lease
-from trigger_sources.dispatch.flows import Flows, functions_of
+from trigger_sources.dispatch.flows import Flows, functions_of, without_flow
+from trigger_sources.dispatch.status import STARTING
 from trigger_sources.source import SourceError, TriggerSource
 
 log = logging.getLogger(__name__)
@@ -100,8 +107,8 @@ class StatusReporter:
         if trigger.object["metadata"]["generation"] == edited:
             trigger.written, trigger.written_at = wanted, time.monotonic()
         was, now = before.get("conditions", []), wanted["conditions"]
-        for event in (event_for_transition(was, now), event_for_note(was, now), event_for_acceptance(was, now)):
-            if event is not None:
+        for event_for in (event_for_transition, event_for_note, event_for_failures, event_for_acceptance):
+            if (event := event_for(was, now)) is not None:
                 await self._events.record(trigger.object, event)
 
     async def poll(self) -> None:
@@ -258,11 +265,15 @@ class StatusReporter:
             down_reason = self._gates.of(trigger.namespace, function).down_reason
             return self._exposed_objects.status_of(trigger.object, spec, down_reason)
         flows = {running.flow.identity.function: running.flow.status() for running in self._flows.of(trigger.uid)}
-        if is_starting(flows) and now - trigger.applied_at < _STARTING_SECONDS:
+        no_flow = without_flow(spec)
+        has_started = bool(flows) or no_flow[0] != STARTING or not self._holds(trigger.uid)
+        trigger.starts_since = None if has_started else trigger.starts_since or now
+        starts_since = trigger.starts_since or (trigger.applied_at if is_starting(flows) else None)
+        if starts_since is not None and now - starts_since < _STARTING_SECONDS:
             return {}, None
         name, url = trigger.object["metadata"]["name"], self._gateway_url
         address = {} if url is None else gateway_address(url, name, self._running_spec(trigger) or spec)
-        return address, conditions_of_trigger(flows, trigger.body_limit)
+        return address, conditions_of_trigger(flows, trigger.body_limit, no_flow)
 
     def _tell(self, trigger: CachedTrigger, generation: int | None, conditions: Sequence[Condition] | None) -> None:
         """Notes for the other replicas what this one serves. `conditions` are None while the flows start."""

@@ -54,6 +54,7 @@ class CachedTrigger:
     written: Object | None = None  # the status that this replica wrote last, until the watch brings it
     written_at: float = float("-inf")  # of the monotonic clock
     applied_at: float = float("-inf")
+    starts_since: float | None = None  # since when no flow runs, though this replica should run one
     applied: int | None = None  # the generation that the flows of this replica have
     waits: tuple[int, float] | None = None  # the generation for which other replicas are waited for, and since when
     body_limit: str = ""  # the problem of a trigger that takes larger bodies than its function

@@ -1,6 +1,6 @@
 """The client of a cluster's fabric. It uses the user's own rights: first the resources, then the controllers."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kubeirq.fabric_client import (
     lanes_request,
 )
 from kubeirq.message import Message
-from kubeirq.name_lookup import find_all, find_logged, find_one, select
+from kubeirq.name_lookup import find_all, find_logged, find_one, namespace_in, select
 from kubeirq.on_cluster.connection import Cluster, NotFound, Object, connect
 from kubeirq.on_cluster.controller_client import ControllerClient
 from kubeirq.on_cluster.function_call import call_function
@@ -79,18 +79,16 @@ class ClusterClient:
     def __init__(self, cluster: Cluster, system_namespace: str | None) -> None:
         self._cluster = cluster
         self._controllers = ControllerClient(cluster, system_namespace)
-        self._where = f" in namespace {cluster.namespace}"
 
     async def overview(self, selector: str | None, all_namespaces: bool) -> Overview:
         kinds = await installed_kinds(self._cluster)
-        found, problems = await list_resources(
-            self._cluster, kinds, None if all_namespaces else self._cluster.namespace
-        )
+        namespace = None if all_namespaces else self._namespace_of(selector or "", kinds)
+        found, problems = await list_resources(self._cluster, kinds, namespace)
         for problem in problems:
             click.echo(f"(not shown: {problem})", err=True)
-        if not found and not all_namespaces:
-            await self._check_namespace()
-        where = "" if all_namespaces else self._where
+        if not found and namespace is not None:
+            await self._check_namespace(namespace)
+        where = "" if namespace is None else _in(namespace)
         selected = select(
             [view_of(one) for one in found], _full_kind(selector, kinds), [kind.name for kind in kinds], where
         )
@@ -105,7 +103,7 @@ class ClusterClient:
         )
 
     async def describe(self, name: str) -> Sequence[Description]:
-        found = await self._objects()
+        found, where = await self._objects(name)
         views = [view_of(one) for one in found]
         by_uid = {one["metadata"]["uid"]: one for one in found}
         functions = {view["name"]: view for view in views if view["kind"] == FUNCTION}
@@ -113,7 +111,7 @@ class ClusterClient:
             await self._described_function(view, by_uid[view["uid"]])
             if view["kind"] == FUNCTION
             else await self._described_trigger(view, by_uid, functions)
-            for view in find_all(views, name, where=self._where)
+            for view in find_all(views, name, where=where)
         ]
 
     async def _described_function(self, view: ResourceView, found: Object) -> Description:
@@ -128,7 +126,7 @@ class ClusterClient:
         own = objects[view["uid"]]
         called = [functions[name] for name in str(view["function"]).split(", ") if name in functions]
         state = await self._controllers.state(view)
-        conditions = worst_conditions([view["conditions"], *(flow.get("conditions", []) for flow in state.flows)])
+        conditions = worst_conditions([*(flow.get("conditions", []) for flow in state.flows), view["conditions"]])
         view = {**view, "conditions": conditions}
         if state.problem:
             own_lines = [f"  (lag, held events and dead letters are not known: {state.problem})"]
@@ -150,8 +148,8 @@ class ClusterClient:
         return Description({**view, "flows": list(state.flows), "replicas": list(state.replicas)}, lines)
 
     async def call(self, function: str, message: Message) -> Answer:
-        functions = [view for view in await self._views([FUNCTION]) if view["kind"] == FUNCTION]
-        view = find_one(functions, function, name_lookup.FUNCTION, self._where)
+        functions, where = await self._views(function, lambda kind: kind == FUNCTION)
+        view = find_one(functions, function, name_lookup.FUNCTION, where)
         available = next((one for one in view["conditions"] if one["type"] == "Available"), None)
         if available is None or available["status"] != "True":
             raise Refused(f"function {view['name']!r} is not ready: {view['reason']}: {view['message']}".rstrip(": "))
@@ -178,7 +176,8 @@ class ClusterClient:
         return found
 
     async def logs(self, name: str, tail: int, follow: bool) -> AsyncIterator[dict[str, Any]]:
-        view = find_logged(await self._views(), name, self._where)
+        views, where = await self._views(name)
+        view = find_logged(views, name, where)
         if view["kind"] == FUNCTION:
             labels = {FUNCTION_LABEL: view["name"]}
             records = pod_log_records(self._cluster, view["namespace"], labels, tail, follow)
@@ -193,8 +192,8 @@ class ClusterClient:
             yield record
 
     async def trigger(self, name: str) -> ResourceView:
-        triggers = [view for view in await self._views() if view["kind"] != FUNCTION]
-        return find_one(triggers, name, name_lookup.TRIGGER, self._where)
+        triggers, where = await self._views(name, lambda kind: kind != FUNCTION)
+        return find_one(triggers, name, name_lookup.TRIGGER, where)
 
     async def failing(self, triggers: Sequence[ResourceView]) -> Sequence[str]:
         lines: list[str] = []
@@ -246,14 +245,21 @@ class ClusterClient:
         answers = await self._controllers.request_all(trigger, "POST", f"lanes/{verb}", lanes_request(lane))
         return sum(int(answer["lanes"]) for _, answer in answers)
 
-    async def _views(self, only: Sequence[str] | None = None) -> list[ResourceView]:
-        return [view_of(one) for one in await self._objects(only)]
+    async def _views(
+        self, name: str, wanted: Callable[[str], bool] = lambda kind: True
+    ) -> tuple[list[ResourceView], str]:
+        objects, where = await self._objects(name, wanted)
+        return [view_of(one) for one in objects], where
 
-    async def _objects(self, only: Sequence[str] | None = None) -> list[Object]:
-        """All functions and triggers of the namespace, or those of the kinds in `only`."""
-        kinds = [kind for kind in await installed_kinds(self._cluster) if only is None or kind.name in only]
-        found, _ = await list_resources(self._cluster, kinds, self._cluster.namespace)
-        return found
+    async def _objects(self, name: str, wanted: Callable[[str], bool] = lambda kind: True) -> tuple[list[Object], str]:
+        """The resources of the wanted kinds in the namespace that the name means; and where that is, for errors."""
+        kinds = await installed_kinds(self._cluster)
+        namespace = self._namespace_of(name, kinds)
+        found, _ = await list_resources(self._cluster, [kind for kind in kinds if wanted(kind.name)], namespace)
+        return found, _in(namespace)
+
+    def _namespace_of(self, name: str, kinds: Sequence[Kind]) -> str:
+        return namespace_in(name, [kind.name for kind in kinds]) or self._cluster.namespace
 
     async def _detail_lines(self, view: ResourceView, flows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The keys of lanes that wait, and values that a filter saw: only for a user who has the right to see them."""
@@ -289,12 +295,12 @@ class ClusterClient:
         namespace = view["namespace"] if view["namespace"] != self._cluster.own_namespace else None
         return [f"  next: {in_namespace(step, namespace)}" for step in dict.fromkeys(steps)]
 
-    async def _check_namespace(self) -> None:
+    async def _check_namespace(self, namespace: str) -> None:
         """Raises Refused if there is no such namespace, as far as the user may know."""
         try:
-            await self._cluster.get(f"/api/v1/namespaces/{quote(self._cluster.namespace, safe='')}")
+            await self._cluster.get(f"/api/v1/namespaces/{quote(namespace, safe='')}")
         except NotFound as error:
-            raise Refused(f"there is no namespace {self._cluster.namespace!r}") from error
+            raise Refused(f"there is no namespace {namespace!r}") from error
         except Refused:
             pass
 
@@ -316,6 +322,10 @@ class ClusterClient:
             "application/merge-patch+json",
             [("fieldManager", FIELD_MANAGER)],
         )
+
+
+def _in(namespace: str) -> str:
+    return f" in namespace {namespace}"
 
 
 def _full_kind(selector: str | None, kinds: Sequence[Kind]) -> str | None:

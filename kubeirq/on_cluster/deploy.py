@@ -1,5 +1,6 @@
 """Applies the resources of files to a cluster, and waits until they are Ready."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ async def deploy(
 
     Raises InvalidManifests before it changes anything, and Refused.
     """
+    began = time.monotonic()
     kinds = await installed_kinds(cluster)
     objects = await _objects(cluster, kinds, paths, secrets, options, write_error)
     namespaces = sorted({one["metadata"]["namespace"] for one in objects})
@@ -55,7 +57,7 @@ async def deploy(
         return False
     if options.dry_run or options.timeout_seconds is None:
         return True
-    unready = await wait_until_ready(cluster, kinds, objects, options.timeout_seconds, write)
+    unready = await wait_until_ready(cluster, kinds, objects, options.timeout_seconds, write, began)
     if not unready:
         write(f"{counted(len(objects), 'object')} applied and Ready")
         return True

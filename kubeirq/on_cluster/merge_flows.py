@@ -6,6 +6,7 @@ from typing import Any
 Flow = Mapping[str, Any]  # the flow to one function, as one replica's admin API reports it
 
 _WORST_FIRST = ("False", "Unknown", "True")  # the status values of a condition
+_USUAL_REASONS = ("Ready", "Accepted", "Connected", "Flowing", "Idle")  # other ones of a True condition tell something
 
 
 def flows_of(status: Mapping[str, Any], uid: str) -> list[Flow]:
@@ -62,9 +63,14 @@ def worst_conditions(reports: Iterable[Sequence[Mapping[str, Any]]]) -> list[dic
     for conditions in reports:
         for condition in conditions:
             known = worst.setdefault(condition["type"], dict(condition))
-            if _WORST_FIRST.index(condition["status"]) < _WORST_FIRST.index(known["status"]):
+            if _severity(condition) < _severity(known):
                 worst[condition["type"]] = dict(condition)
     return list(worst.values())
+
+
+def _severity(condition: Mapping[str, Any]) -> tuple[int, bool]:
+    """The worst one is the lowest. Of conditions that are True, one that tells something comes first."""
+    return _WORST_FIRST.index(condition["status"]), condition["reason"] in _USUAL_REASONS
 
 
 def _merge_lags(lags: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -30,9 +30,17 @@ State = tuple[bool, str, str]  # whether it is Ready, the reason, and both in wo
 
 
 async def wait_until_ready(
-    cluster: Cluster, kinds: Sequence[Kind], objects: Sequence[Object], timeout_seconds: float, write: Write
+    cluster: Cluster,
+    kinds: Sequence[Kind],
+    objects: Sequence[Object],
+    timeout_seconds: float,
+    write: Write,
+    began: float | None = None,
 ) -> Mapping[Name, str]:
-    """Waits until all are done, one is hopeless or the time is up. Returns the reasons of those that are not Ready."""
+    """Waits until all are done, one is hopeless or the time is up. Returns the reasons of those that are not Ready.
+
+    Its lines have the seconds since `began`, when the command began.
+    """
     started = time.monotonic()
     own_kinds = [kind for kind in kinds if any(is_of_kind(kind, one) for one in objects)]
     names = [name_of(one) for one in objects if any(is_of_kind(kind, one) for kind in own_kinds)]
@@ -57,7 +65,7 @@ async def wait_until_ready(
                 continue
             else:
                 waiting[name] = state
-            write(f"{name[0]}/{name[2]}: {state} ({time.monotonic() - started:.0f} s)")
+            write(f"{name[0]}/{name[2]}: {state} ({time.monotonic() - (began or started):.0f} s)")
         if hopeless:
             return {**unready, **{name: f"{state or _UNSEEN} (not waited for)" for name, state in waiting.items()}}
         if not waiting or time.monotonic() - started > timeout_seconds:

@@ -93,7 +93,13 @@ def _title(view: ResourceView) -> str:
 
 def _row(view: ResourceView, cells: Sequence[Any], with_namespace: bool) -> Sequence[Any]:
     first = (view["namespace"],) if with_namespace else ()
-    return *first, *cells, age(view["since"]), view["message"] or "-"
+    return *first, *cells, age(view["since"]), view["message"] or "; ".join(_notes(view)) or "-"
+
+
+def _notes(view: ResourceView) -> list[str]:
+    """The news of a resource that is Ready, from its conditions: lost events, or attempts that all fail."""
+    told = [found for found in view["conditions"] if found["status"] == "True" and found["type"] != "Ready"]
+    return [f"{found['reason']}: {found['message']}" for found in told if found["message"]]
 
 
 def _trigger_cells(view: ResourceView) -> Sequence[Any]:

@@ -44,7 +44,7 @@ class Admin(FlowAdmin):
     """The API's handlers."""
 
     def __init__(self, fabric: Fabric) -> None:
-        super().__init__(fabric.running_flows, lambda: fabric.triggers, idle=lambda _: fabric.idle_reason)
+        super().__init__(fabric.running_flows, lambda: fabric.triggers, idle=fabric.idle_reason)
         self._fabric = fabric
 
     def application(self) -> web.Application:

@@ -20,7 +20,7 @@ from kubeirq.on_machine.function_processes import FunctionKey, FunctionProcesses
 from kubeirq.output.function_log_lines import LogLine
 from trigger_sources.context import SourceError
 from trigger_sources.descriptors import raise_limit
-from trigger_sources.dispatch.flows import FlowKey, Flows, RunningTrigger, TriggerResource, functions_of
+from trigger_sources.dispatch.flows import FlowKey, Flows, RunningTrigger, TriggerResource, functions_of, without_flow
 from trigger_sources.dispatch.held import Seen
 from trigger_sources.dispatch.host import LocalHost, events_memory
 from trigger_sources.http.gateway import Bounds, Gateway
@@ -126,12 +126,11 @@ class Fabric:
         """The number of events that were taken and are not settled."""
         return self.running_flows.held
 
-    @property
-    def idle_reason(self) -> tuple[str, str]:
-        """Why a trigger has no flow: the reason and a message."""
+    def idle_reason(self, trigger: TriggerResource) -> tuple[str, str]:
+        """Why the trigger has no flow: the reason and a message."""
         if self._stopping:
             return "Stopping", "the fabric stops, and this trigger has finished"
-        return "NoFunction", "its selector matches no Function"
+        return without_flow(trigger.spec)
 
     def not_ready(self) -> list[str]:
         """A line for each flow that is not ready, except suspended ones."""

@@ -85,14 +85,19 @@ def last_answer(answer: Mapping[str, Any] | None, since: Callable[[float], str] 
 
 
 def last_try(flow: Mapping[str, Any]) -> str:
-    """The problem of a flow that is not ready, or else the newer one of its last answer and its last error."""
+    """The problem of a flow that is not ready, or else the newer one of its last answer and its last error.
+
+    Events that the source lost come first.
+    """
     ready = next((found for found in flow["conditions"] if found["type"] == "Ready"), None)
     if ready is not None and ready["status"] != "True" and ready["message"]:
         return str(ready["message"]).splitlines()[0]
     answer, error_at = flow["lastAnswer"], flow.get("lastErrorAt")
+    count = flow.get("counters", {}).get("lost", 0)
+    lost = f"lost {counted(count, 'event')}; " if count else ""
     if not flow["lastError"] or not error_at or (answer is not None and answer["at"] >= error_at):
-        return last_answer(answer, age)
-    return f"{flow['lastError'].strip().splitlines()[0]}, {age(error_at)} ago"
+        return lost + last_answer(answer, age)
+    return f"{lost}{flow['lastError'].strip().splitlines()[0]}, {age(error_at)} ago"
 
 
 def counted(count: int, thing: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from kubeirq.output.failure_log import FAILURES_LOGGER
 from trigger_sources.observe.logs import data_of
 
-# What stands for a while: the live view says it, and also when it is over
+# These stand for a while: the live view says so, and also when they are over
 _STATES = frozenset(
     {
         "function is failing", "function is down", "function down", "source not connected", "source failed",

@@ -78,8 +78,10 @@ def _ago(at: float | None) -> str:
 
 
 def failing_lines(flow: Mapping[str, Any]) -> list[str]:
-    """What a person should look at though the flow is Ready: dead letters, events that fail, a failed last call."""
-    lines = [counted(flow["deadLetters"], "dead letter")] if flow["deadLetters"] else []
+    """The trouble of a flow that may be Ready all the same: lost events, dead letters, events that fail."""
+    lost = flow.get("counters", {}).get("lost", 0)
+    lines = [f"the source lost {counted(lost, 'event')}"] if lost else []
+    lines += [counted(flow["deadLetters"], "dead letter")] if flow["deadLetters"] else []
     retrying = next((found for found in flow["conditions"] if found["reason"] == "Retrying"), None)
     if retrying is not None:
         lines.append(retrying["message"])
@@ -180,7 +182,7 @@ _NEXT_OF_REASON = {
     "NoJetStream": "enable JetStream on the servers or for the account, or set spec.mode: core",
     "JetStreamRefused": "do what the message says; the trigger then goes on by itself",
     "MessagesDeleted": "send the lost messages again, if their publisher can; the message has their number",
-    "Retention": "raise the stream's limits, or let more events run at once; the message has the number lost",
+    "RetentionOrDeletion": "raise the stream's limits, or let more events run at once; the message has the number lost",
     "PlaceDamaged": "look at the disk, or at the person who edits statuses; the trigger goes on by itself",
     "StateNewer": "run the newer version of kubeirq again",
     "OlderNotRead": "for the older messages, make a trigger of another name with the added subjects",

@@ -58,11 +58,11 @@ class Dispatcher:
     """
 
     __slots__ = (  # a process has thousands of them
-        "_alone", "_concurrency", "_delivered", "_gate", "_held", "_host_allows", "_jitter", "_lanes", "_last_error",
-        "_loop_time", "_may_start", "_newest", "_observer", "_ordering", "_places_taken", "_policy", "_room_moved",
-        "_screening",
-        "_starting", "_suspects", "_tasks", "_trigger", "_untold", "_wake", "_where", "counters", "draining", "hold",
-        "identity", "last_answer", "last_error_at", "letters", "replies", "room",
+        "_alone", "_concurrency", "_delivered", "_delivered_before", "_fails_since", "_gate", "_held", "_host_allows",
+        "_jitter", "_lanes", "_last_error", "_loop_time", "_may_start", "_newest", "_observer", "_ordering",
+        "_places_taken", "_policy", "_room_moved", "_screening", "_starting", "_suspects", "_tasks", "_trigger",
+        "_untold", "_wake", "_where", "counters", "draining", "hold", "identity", "last_answer", "last_error_at",
+        "letters", "replies", "room",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +86,8 @@ class Dispatcher:
         self.last_answer: tuple[int, float, float] | None = None  # status, epoch seconds, latency in seconds
         self._last_error = ""
         self.last_error_at: float | None = None  # seconds since the epoch
+        self._fails_since = 0.0  # the first of the failures between two delivered events, in seconds since the epoch
+        self._delivered_before = -1  # the number of events that were delivered before that failure
         where = {"trigger": f"{identity.namespace}/{identity.trigger}", "function": identity.function}
         self.letters = LetterWriter(where)
         self.hold = FailureHold(trigger.delivery.hold_after, self._kick, where)
@@ -129,6 +131,13 @@ class Dispatcher:
     def last_error(self, text: str) -> None:
         self._last_error = text
         self.last_error_at = time.time()
+
+    @property
+    def fails_since(self) -> float | None:
+        """When the first attempt failed after the last delivered event; None while no event waits that failed."""
+        if self._delivered_before != self.counters.delivered or not any(held.first_at for held in self._held.values()):
+            return None
+        return self._fails_since
 
     def events(self) -> list[Held]:
         """The events that are held, oldest first."""
@@ -649,6 +658,8 @@ class Dispatcher:
         now = time.time()
         if not held.first_at:
             held.first_at = held.called_at
+        if self._delivered_before != self.counters.delivered:
+            self._delivered_before, self._fails_since = self.counters.delivered, now
         status, head = (None, b"") if answer is None else (answer.status, answer.body[:ANSWER_HEAD_BYTES])
         self.last_error = message = failure_text(status, reason)
         held.attempted(Attempt(now - latency, latency, status, reason, head))

@@ -34,6 +34,7 @@ from trigger_sources.dispatch.status import (
     FlowStatus,
     connected_of,
     delivering_of,
+    fails_of,
     ready_of,
 )
 from trigger_sources.http_requests import Requests, Route
@@ -55,6 +56,7 @@ _READ_SECONDS = 1.0  # no read of a source takes longer
 _CLOSE_SECONDS = 10.0
 _LOOK_SECONDS = 0.5  # for what changes without a word to this flow
 _WAITS_SAID_SECONDS = 10.0  # for memory, before a condition says so
+_FAILS_SAID_SECONDS = 30.0  # in which every attempt fails, before the trigger's status says so
 _LEAST_READ_AHEAD = 64 * 1024
 _MOST_READ_AHEAD = 16 * 1024 * 1024
 
@@ -418,6 +420,7 @@ class Flow:
             last_error=dispatcher.last_error,
             last_error_at=dispatcher.last_error_at,
             counters_since=dispatcher.counters.since,
+            fails=f"{fails}; last: {facts.last_error}" if (fails := fails_of(facts)) else "",
         )
 
     def reading(self) -> Reading:
@@ -493,6 +496,9 @@ class Flow:
 
     def _facts(self) -> Facts:
         dispatcher, (connected, reason, message) = self.dispatcher, self.connected
+        fails_since = dispatcher.fails_since
+        if fails_since is not None and time.time() - fails_since < _FAILS_SAID_SECONDS:
+            fails_since = None
         return Facts(
             connected=connected,
             reason=reason,
@@ -506,6 +512,7 @@ class Flow:
             states=dispatcher.states(),
             beside=dispatcher.room.beside > 0,
             last_error=dispatcher.last_error,
+            fails_since=fails_since,
         )
 
     def _problems(self) -> Iterator[tuple[str, str]]:

@@ -239,6 +239,13 @@ def functions_of(spec: TriggerSource, functions: Iterable[tuple[str, Mapping[str
     return [name for name, labels in functions if target.selector.matches(dict(labels))]
 
 
+def without_flow(spec: TriggerSource) -> tuple[str, str]:
+    """Reason and message for a trigger that has no flow here, though this process should run it."""
+    if spec.target is not None and spec.target.selector is not None:
+        return "NoFunction", "its selector matches no Function; label one, or change it"
+    return "Starting", "it has not started to read its events yet"
+
+
 def _successor_of(key: FlowKey, running: RunningTrigger, wanted: Mapping[FlowKey, TriggerResource]) -> FlowKey | None:
     """The wanted flow that can serve beside this one until it has taken over."""
     found = next((other for other in wanted if other[0] == key[0]), None)

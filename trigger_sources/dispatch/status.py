@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from trigger_sources.dispatch.counters import Counters
@@ -38,6 +39,7 @@ class FlowStatus:
     last_error: str
     last_error_at: float | None = None  # seconds since the epoch
     counters_since: float = 0.0  # seconds since the epoch
+    fails: str = ""  # the message while every attempt fails; empty: some events are delivered
 
     @property
     def ready(self) -> bool:
@@ -60,6 +62,15 @@ class Facts:
     states: Mapping[str, int] = field(default_factory=dict)  # held events by the label of their state
     beside: bool = False  # some of them wait beside the room, behind a key that is stuck
     last_error: str = ""
+    fails_since: float | None = None  # seconds since the epoch, if every attempt has failed for long enough
+
+
+def fails_of(facts: Facts) -> str:
+    """Says that nothing is delivered although events are tried; empty if that is not so. It has no changing numbers."""
+    if facts.fails_since is None:
+        return ""
+    since = datetime.fromtimestamp(facts.fails_since, UTC)
+    return f"every attempt has failed since {since:%Y-%m-%dT%H:%M:%SZ}, and nothing was delivered"
 
 
 def connected_of(facts: Facts) -> Judged:
@@ -88,7 +99,10 @@ def delivering_of(facts: Facts) -> Judged:
         events = "1 event waits" if retrying == 1 else f"{retrying} events wait"
         queued = facts.states.get("queued", 0) if facts.beside else 0
         behind = f", {queued} queue behind" if queued else ""
-        return ("True", "Retrying", f"{events} for another attempt{behind}; last: {facts.last_error}")
+        fails = f"; {found}" if (found := fails_of(facts)) else ""
+        return ("True", "Retrying", f"{events} for another attempt{behind}{fails}; last: {facts.last_error}")
+    if fails := fails_of(facts):
+        return ("True", "Retrying", f"{fails}; last: {facts.last_error}")
     if facts.held:
         return ("True", "Flowing", "")
     if not facts.connected:

@@ -34,7 +34,7 @@ class LetterTopics:
         return events
 
     def notice(self) -> Notice | None:
-        """What to tell, if there is at least twice as much as before."""
+        """The news to tell, if there is at least twice as much as before."""
         count = sum(self._passed.values())
         if count < max(1, 2 * self._told):
             return None

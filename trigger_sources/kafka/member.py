@@ -212,7 +212,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
     def _find_compacted(self, partition: Partition, records: Sequence[Any], position: int) -> None:
         lost = partition.compacted(records, position)
         if lost:
-            self._context.report_lost(lost, "Compaction")
+            self._context.report_lost(lost, "RecordsCompacted")
             self._notices.add(compacted(partition.tp, lost, partition.place.offset))
             self._report_connected()
 
@@ -235,7 +235,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             state = self._client_state(tp)
             ends[tp] = max(partitions[tp].mark.end, (state and state.highwater) or 0)
         marks = {tp: partition.mark for tp, partition in partitions.items()}
-        events = sum(max(0, ends[tp] - mark.committable) for tp, mark in marks.items())
+        events = sum(mark.behind(ends[tp]) for tp, mark in marks.items())
         oldest = min((mark.oldest_at for mark in marks.values() if mark.oldest_at is not None), default=None)
         if oldest is not None:
             return Lag(events, max(0.0, time.time() - oldest / 1000), of_share=True)
@@ -543,7 +543,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """Goes on at the first record that is left. The taken ones are held here, and still delivered."""
         lost = partition.mark.untaken(offset, beginning)
         if lost:
-            self._context.report_lost(lost, "Retention")
+            self._context.report_lost(lost, "RecordsDeleted")
             self._deleted += lost
             self._notices.add(deleted(partition.tp, self._deleted, beginning))
             self._report_connected()

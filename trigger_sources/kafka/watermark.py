@@ -96,6 +96,13 @@ class Watermark:
     def unsettled(self) -> int:
         return len(self._taken)
 
+    def behind(self, end: int) -> int:
+        """How many offsets up to `end`, without it, are not settled: the taken ones, and those that come after them.
+
+        After a takeover it counts settled ones, too, until they are skipped.
+        """
+        return len(self._taken) + max(0, end - self._next)
+
     def unsettled_in(self, offset: int, end: int, elsewhere: Set[int] = frozenset()) -> int:
         """How many taken offsets from `offset` up to `end`, and without it, are settled neither here nor elsewhere."""
         return sum(offset <= found < end and found not in elsewhere for found in self._taken)

@@ -282,7 +282,8 @@ class Consumption:
                 f"somebody deleted messages of stream {stream.name}, perhaps unread ones: their number is not known,"
                 f" because {why}"
             )
-        reason = "Retention" if limits and look.skips else "MessagesDeleted"
+        # A limit and a person leave the same gap in a stream
+        reason = "RetentionOrDeletion" if limits else "MessagesDeleted"
         if (reason, text) != self._removal and not count.lost:
             where = {"trigger": f"{self._context.namespace}/{self._context.name}", "stream": stream.name}
             log.warning("messages may be lost", extra={**where, "reason": reason, "problem": text})

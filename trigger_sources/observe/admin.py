@@ -26,7 +26,7 @@ from trigger_sources.dead_letters import (
     metadata_from_letter,
 )
 from trigger_sources.delivery import Outcome
-from trigger_sources.dispatch.flows import Flows, RunningTrigger, TriggerResource
+from trigger_sources.dispatch.flows import Flows, RunningTrigger, TriggerResource, without_flow
 from trigger_sources.source import Lag
 
 log = logging.getLogger(__name__)
@@ -88,10 +88,7 @@ class FlowAdmin:
         triggers: Callable[[], Mapping[str, TriggerResource]],
         *,
         replica: str = "",
-        idle: Callable[[TriggerResource], tuple[str, str]] = lambda _: (
-            "NoFunction",
-            "its selector matches no Function",
-        ),
+        idle: Callable[[TriggerResource], tuple[str, str]] = lambda trigger: without_flow(trigger.spec),
     ) -> None:
         self._flows = flows
         self._triggers = triggers

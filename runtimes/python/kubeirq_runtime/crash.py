@@ -1,4 +1,4 @@
-"""What a worker's crash in C code leaves behind: the lines of Python that led there, in a file in memory.
+"""The trace of a worker's crash in C code: the lines of Python that led there, in a file in memory.
 
 The worker writes them with its last breath. The supervisor copies them to the log, and finds the function's own line.
 """

@@ -9,6 +9,8 @@ NOT_STARTED = 3  # the exit code when the function's code or its startup hook fa
 _FORMAT = struct.Struct("d?")  # when the watchdog last ran, and whether the function ever was ready
 _BEAT = struct.Struct("d")  # its first part
 _READY_AT = _BEAT.size
+_THREAD = struct.Struct("l")
+_THREAD_AT = 16
 
 
 class Heartbeat:
@@ -22,6 +24,13 @@ class Heartbeat:
 
     def beat(self, now):
         _BEAT.pack_into(self._memory, 0, now)
+
+    def beats_from(self, thread):
+        """The number that the kernel has for the thread that beats."""
+        _THREAD.pack_into(self._memory, _THREAD_AT, thread)
+
+    def thread(self):
+        return _THREAD.unpack_from(self._memory, _THREAD_AT)[0]
 
     def ready(self):
         """The function can be called from now on."""

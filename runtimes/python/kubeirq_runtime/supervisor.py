@@ -15,6 +15,7 @@ from .heartbeat import NOT_STARTED, REPLACE_ME, Heartbeat
 from .log import say
 from .memory_kills import MemoryKills
 from .settings import BACKLOG, Settings
+from .silence import Silence
 
 HUNG = ", as it hung"
 STARTS_TRIED = 5  # of a function that has served before
@@ -150,6 +151,7 @@ def _watch(pid, heartbeat, settings, listening):
     """Waits for the worker's end; returns its exit status, whether a signal asked for the end, and whether it hung."""
     stop_asked = hung = False
     deadline = None
+    silence = Silence(pid, heartbeat, time.monotonic())
     while True:
         found = signal.sigtimedwait(WATCHED, 0.5)
         if found is not None and found.si_signo != signal.SIGCHLD and not stop_asked:
@@ -161,8 +163,8 @@ def _watch(pid, heartbeat, settings, listening):
         if ended:
             return os.waitstatus_to_exitcode(status), stop_asked, hung
         now = time.monotonic()
-        last, served = heartbeat.last()
-        if served and now - last > settings.timeout_seconds + HANG_SECONDS:
+        silent = silence.seconds(now)
+        if heartbeat.last()[1] and silent > settings.timeout_seconds + HANG_SECONDS:
             if not hung:
                 say("the worker hangs in a call that no thread can interrupt: killed")
             os.kill(pid, signal.SIGKILL if hung else signal.SIGABRT)  # at SIGABRT, it writes where it is

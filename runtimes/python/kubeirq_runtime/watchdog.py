@@ -37,7 +37,9 @@ class Watchdog:
         self._busy_notes = BusyNotes(worker, self._say)
 
     def start(self):
-        threading.Thread(target=self._run, daemon=True, name="watch").start()
+        thread = threading.Thread(target=self._run, daemon=True, name="watch")
+        thread.start()
+        self._heartbeat.beats_from(thread.native_id)
 
     def _run(self):
         worker = self._worker

@@ -20,6 +20,7 @@ from servers.flow_admin import Served, admin
 from servers.scripted import Answer, Call, scripted
 
 from kubeirq.fabric_client import Refused
+from kubeirq.message import Message
 from kubeirq.on_cluster.client import ClusterClient
 from kubeirq.on_cluster.connection import Cluster
 from kubeirq.on_cluster.replicas import stream_lines
@@ -46,7 +47,7 @@ class FarSide:
 
     def application(self) -> web.Application:
         application = web.Application()
-        resources = "/apis/kubeirq.dev/v1/namespaces/default"
+        resources = "/apis/kubeirq.dev/v1/namespaces/{namespace}"
         application.add_routes(
             [
                 web.get("/apis", self.discovery),
@@ -67,7 +68,11 @@ class FarSide:
         return web.json_response({"items": []})
 
     async def triggers(self, request: web.Request) -> web.Response:
-        return web.json_response({"items": [TRIGGER]})
+        namespace = request.match_info["namespace"]
+        names = {"default": ["t"], "shop": ["t", "points"]}.get(namespace, [])
+        metadata = {**TRIGGER["metadata"], "namespace": namespace}
+        items = [{**TRIGGER, "metadata": {**metadata, "name": name, "uid": f"uid-{name}"}} for name in names]
+        return web.json_response({"items": items})
 
     async def patch(self, request: web.Request) -> web.Response:
         self.patches.append(json.loads(await request.text()))
@@ -163,6 +168,27 @@ async def test_describe_merges_the_states_of_replicas_and_names_those_that_do_no
         assert "dead letters are not known: no permission: get and create for pods/exec in namespace system" in text
         with pytest.raises(Refused, match=r"no permission: .* pods/exec in namespace system"):
             await it.dead_letters(await it.trigger("t"), 10)
+
+
+async def test_a_name_may_have_its_namespace(tmp_path: Path) -> None:
+    async with client_of(FarSide({})) as it:
+        (found,) = await it.describe("shop/points")
+        assert found.lines[0] == "ListTrigger shop/points"
+        assert (await it.trigger("shop/points"))["namespace"] == "shop"
+        overview = await it.overview("shop/t", False)
+        assert [one["namespace"] for one in overview.value["triggers"]] == ["shop"]
+        assert (await it.trigger("t"))["namespace"] == "default"
+        assert (await it.trigger("ListTrigger/t"))["namespace"] == "default"
+        with pytest.raises(Refused, match="no list controller runs in any namespace"):
+            [line async for line in it.logs("shop/points", 1, False)]
+        with pytest.raises(
+            Refused, match="no function or trigger 'shop/point' in namespace shop; did you mean 'points'"
+        ):
+            await it.describe("shop/point")
+        with pytest.raises(Refused, match="no function 'shop/f' in namespace shop"):
+            await it.call("shop/f", Message())
+        with pytest.raises(Refused, match="no trigger 'bank/t' in namespace bank"):
+            await it.publish("bank/t", Message(), 1)
 
 
 async def test_dead_letters_come_from_one_replica_and_lanes_from_all(tmp_path: Path, capsys: Any) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -997,6 +998,35 @@ async def test_one_poison_key_with_large_events_leaves_every_other_key_flowing(t
                 await it.until(lambda held=held: it.flow.dispatcher.held == held)
             assert delivering(it).reason == "LaneFull"
             assert held == 128, "memory stays bounded"
+
+
+async def test_a_flow_of_which_every_attempt_fails_says_since_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"": 500}
+
+    async def decide(call: Call) -> Answer:
+        return answers.get(call.body.decode(), 200)
+
+    monkeypatch.setattr("trigger_sources.dispatch.flow._FAILS_SAID_SECONDS", 0)
+    async with scripted(decide) as function:
+        async with bench(function.url, tmp_path, delivery={"backoffSeconds": 30}, grace_seconds=0) as it:
+            assert it.flow.status().fails == ""
+            it.broker.publish(b"", key="fails")
+            await it.until(lambda: it.flow.dispatcher.counters.retried == 1)
+            failed_at = it.flow.dispatcher.last_error_at
+            assert failed_at is not None
+            since = f"{datetime.fromtimestamp(failed_at, UTC):%Y-%m-%dT%H:%M}"
+            assert it.flow.status().fails.startswith(f"every attempt has failed since {since}")
+            assert it.flow.status().fails.endswith("nothing was delivered; last: status 500")
+            assert delivering(it).reason == "Retrying"
+            assert delivering(it).message.startswith(
+                "1 event waits for another attempt; every attempt has failed since "
+            )
+            it.broker.publish(b"well", key="other")
+            await it.until(lambda: it.flow.dispatcher.counters.delivered == 1)
+            assert it.flow.status().fails == ""
+            assert delivering(it).message == "1 event waits for another attempt; last: status 500"
 
 
 def delivering(it: Bench) -> Condition:

@@ -530,7 +530,7 @@ async def test_a_record_that_waited_and_was_compacted_is_reported(topic: str, is
             await running.until(lambda: {found.position for found in running.taken} >= {f"{topic}/0/{last}"})
             assert running.data[:1] == [4]
             await running.until(lambda: bool(context.lost))
-            assert context.lost == [(1, "Compaction")]
+            assert context.lost == [(1, "RecordsCompacted")]
             connected, reason, message = context.reports[-1]
             assert (connected, reason) == (True, "RecordsCompacted")
             assert f"{topic}/0: 1 records that were taken and not settled" in message

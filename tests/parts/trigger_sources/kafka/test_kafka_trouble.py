@@ -132,7 +132,7 @@ async def test_records_lost_to_retention_are_counted(kafka: Kafka, topic: str) -
     async with reading(trigger(kafka, topic), context) as generator:
         assert offsets(await take(generator, 2)) == [8, 9]
         await until(lambda: context.reports[-1][1] == "RecordsDeleted")
-    assert context.lost == [(4, "Retention")], "3 to 7, without 5, which was delivered"
+    assert context.lost == [(4, "RecordsDeleted")], "3 to 7, without 5, which was delivered"
     connected, _, message = context.reports[-1]
     assert connected
     assert message == f"up to 4 records were deleted before they were read; reading goes on: {topic}/0 from 8"

@@ -134,6 +134,25 @@ async def test_messages_that_nobody_read_before_their_stream_was_deleted_are_cou
             assert f"{10 - held} unread messages" in reader.report[2]
 
 
+async def test_a_loss_behind_the_first_message_of_a_stream_with_limits_is_not_said_to_be_a_deletion() -> None:
+    async with nats_server() as server, jetstream(server.url) as js:
+        await js.create("S", ["s.>"], max_msgs_per_subject=5)
+        context = StandInContext(room=1)
+        async with reading(spec_for(server), context) as reader:
+            await js.publish("s.first", 1)
+            await reader.next()
+            context.room = 0
+            await js.publish("s.1", 95)
+            context.room = 64
+            await reader.next()
+            async with asyncio.timeout(30):
+                while not context.lost:  # the consumer has to pass the gap
+                    await reader.spec.lag(context)
+                    await asyncio.sleep(0.05)
+            assert {reason for _, reason in context.lost} == {"RetentionOrDeletion"}
+            assert reader.report[1] == "RetentionOrDeletion"
+
+
 @pytest.mark.parametrize("how", ["max_msgs", "max_msgs_per_subject"])
 async def test_messages_that_are_removed_before_they_are_read_are_counted_as_lost_once(how: str) -> None:
     async with nats_server() as server, jetstream(server.url) as js:
@@ -147,7 +166,7 @@ async def test_messages_that_are_removed_before_they_are_read_are_counted_as_los
             for _ in range(2):
                 await reader.spec.lag(context)
             ((lost, reason),) = context.lost
-            assert reason == "Retention"
+            assert reason == "RetentionOrDeletion"
             handed_out = (await js.consumer("S", CONSUMER))["delivered"]["stream_seq"]
             assert lost == 95 - handed_out
             assert handed_out >= len(held)

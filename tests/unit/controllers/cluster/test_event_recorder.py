@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from controllers.cluster.events import NewEvent, event_for_note, event_for_transition
+from controllers.cluster.events import NewEvent, event_for_failures, event_for_note, event_for_transition
 
 
 def conditions(status: str | None, reason: str = "", message: str = "", kind: str = "Ready") -> list[dict[str, Any]]:
@@ -48,3 +48,14 @@ def test_becoming_ready_and_another_reason_are_told_once(before: Any, after: Any
 )  # fmt: skip
 def test_what_a_connected_source_has_to_say_is_told_once(before: Any, after: Any, expected: Any) -> None:
     assert event_for_note(before, after) == expected
+
+
+def test_a_trigger_of_which_every_attempt_fails_is_told_once() -> None:
+    flowing, failing, more = (
+        conditions("True", reason, message, "Delivering")
+        for reason, message in (("Flowing", ""), ("Retrying", "since 10:00"), ("Retrying", "since 10:00; last: 503"))
+    )
+    assert event_for_failures(flowing, failing) == NewEvent("Warning", "Retrying", "since 10:00")
+    assert event_for_failures(failing, more) is None
+    assert event_for_failures(failing, flowing) is None
+    assert event_for_failures(flowing, conditions("False", "Parked", "m", "Delivering")) is None

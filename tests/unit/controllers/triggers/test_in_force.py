@@ -1,4 +1,4 @@
-"""What the status says of a trigger that runs in every replica, by what the other replicas serve."""
+"""The status of a trigger that runs in every replica, by what the other replicas serve."""
 
 from typing import Any, Literal
 

@@ -8,17 +8,25 @@ from controllers.cluster.conditions import Condition
 from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, is_starting, rejected
 from trigger_sources.dispatch.counters import Counters
+from trigger_sources.dispatch.flows import without_flow
 from trigger_sources.dispatch.status import Condition as FlowCondition
 from trigger_sources.dispatch.status import ConditionStatus, FlowStatus
+from trigger_sources.registry import source_of
+from trigger_sources.source import TriggerSource
 
 
 def flow(
     connected: tuple[ConditionStatus, str, str] = ("True", "Connected", ""),
     delivering: tuple[ConditionStatus, str, str] = ("True", "Idle", ""),
+    fails: str = "",
 ) -> FlowStatus:
     conditions = [FlowCondition("Ready", "True", "Ready", "", 0)]
     conditions += [FlowCondition("Connected", *connected, 0), FlowCondition("Delivering", *delivering, 0)]
-    return FlowStatus(conditions, Counters(), 0, 0, None, 0, None, "", None)
+    return FlowStatus(conditions, Counters(), 0, 0, None, 0, None, "", None, fails=fails)
+
+
+def spec(target: dict[str, Any]) -> TriggerSource:
+    return source_of("CronTrigger").model_validate({"schedule": "@hourly", "target": target})
 
 
 def by_type(*flows: tuple[str, FlowStatus]) -> dict[str, Condition]:
@@ -74,10 +82,29 @@ def test_of_several_functions_the_worst_speaks_and_is_named() -> None:
     assert found["Ready"] == Condition("Ready", "False", "NotConnected", "b: the connection was lost")
 
 
+def test_a_trigger_of_which_every_attempt_fails_is_told() -> None:
+    fails = "every attempt has failed since 2026-01-01T00:00:00Z, and nothing was delivered; last: status 500"
+    found = by_type(("a", flow()), ("b", flow(fails=fails)))
+    assert found["Delivering"] == Condition("Delivering", "True", "Retrying", f"b: {fails}")
+    assert found["Ready"].status == "True"
+
+
+def test_of_several_functions_the_one_whose_source_tells_something_speaks() -> None:
+    lost = flow(connected=("True", "RecordsDeleted", "9 records were deleted"))
+    found = by_type(("a", flow()), ("b", lost))
+    assert found["Connected"] == Condition("Connected", "True", "RecordsDeleted", "b: 9 records were deleted")
+
+
 def test_a_selector_without_functions_says_what_to_do() -> None:
-    found = by_type()
-    assert found["Ready"].reason == "NoFunction"
-    assert "label one" in found["Ready"].message
+    reason, message = without_flow(spec({"selector": {"matchLabels": {"a": "b"}}}))
+    assert (reason, "label one" in message) == ("NoFunction", True)
+    assert conditions_of_trigger({}, "", (reason, message))[-1] == Condition("Ready", "False", reason, message)
+
+
+def test_a_trigger_that_names_its_function_has_not_started_while_it_has_no_flow() -> None:
+    reason, message = without_flow(spec({"function": "f"}))
+    assert reason == "Starting"
+    assert "selector" not in message
 
 
 def test_a_rejected_trigger_is_neither_accepted_nor_ready() -> None:

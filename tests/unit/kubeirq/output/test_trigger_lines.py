@@ -102,6 +102,7 @@ def test_the_last_try_of_a_flow_is_the_newer_one_of_its_answer_and_its_error() -
     assert last_try({"lastAnswer": None, **error}) == "timed out: no answer within 3 s, 5s ago"
     assert last_try({"lastAnswer": {**answer, "at": now - 1}, **error}) == "200, 12.0 ms, 1s ago"
     assert last_try({"lastAnswer": None, **none}) == "-"
+    assert last_try({"lastAnswer": None, **none, "counters": {"lost": 12}}) == "lost 12 events; -"
     away = {"type": "Ready", "status": "False", "reason": "NotConnected", "message": "kafka:9092: refused"}
     assert last_try({"lastAnswer": answer, **none, "conditions": [away]}) == "kafka:9092: refused"
 
@@ -116,6 +117,7 @@ def test_what_fails_though_the_trigger_is_ready_is_named() -> None:
     assert failing_lines({**fine, "lastError": "no stock", "lastErrorAt": 101.0}) == ["last error: no stock"]
     assert failing_lines({**fine, "lastAnswer": {**answer, "status": 500}}) == ["last answer 500"]
     assert failing_lines({**fine, "deadLetters": 2}) == ["2 dead letters"]
+    assert failing_lines({**fine, "counters": {"lost": 3}}) == ["the source lost 3 events"]
     assert failing_lines({**fine, "conditions": [ready, retrying]}) == ["1 event waits; last: no"]
 
 

@@ -60,6 +60,7 @@ class WatermarkAgainstAModel(RuleBasedStateMachine):
             assert self.mark.unsettled_in(0, offset, {0}) == sum(0 < found < offset for found in self.open)
         for end in (self.after - 3, self.after, self.after + 40):
             assert self.mark.untaken(self.after, end) == len({*range(self.after, end)} - self.known)
+            assert self.mark.behind(end) == len(self.open) + max(0, end - self.after)
 
     @invariant()
     def the_metadata_names_what_is_settled_above_and_nothing_else(self) -> None:
