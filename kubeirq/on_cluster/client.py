@@ -58,7 +58,7 @@ from kubeirq.output.trigger_lines import (
 )
 
 FIELD_MANAGER = "kubeirq"
-_MOST_REFERENCES = 10  # whose metadata `describe` asks for
+_MOST_REFERENCES = 10  # Secrets and ConfigMaps in one `describe`
 _ONLY_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -248,11 +248,11 @@ class ClusterClient:
     async def _views(
         self, name: str, wanted: Callable[[str], bool] = lambda kind: True
     ) -> tuple[list[ResourceView], str]:
-        """The resources of the wanted kinds in the namespace that the name means; and where that is, for errors."""
-        found, where = await self._objects(name, wanted)
-        return [view_of(one) for one in found], where
+        objects, where = await self._objects(name, wanted)
+        return [view_of(one) for one in objects], where
 
     async def _objects(self, name: str, wanted: Callable[[str], bool] = lambda kind: True) -> tuple[list[Object], str]:
+        """The resources of the wanted kinds in the namespace that the name means; and where that is, for errors."""
         kinds = await installed_kinds(self._cluster)
         namespace = self._namespace_of(name, kinds)
         found, _ = await list_resources(self._cluster, [kind for kind in kinds if wanted(kind.name)], namespace)
@@ -274,9 +274,9 @@ class ClusterClient:
         return lines
 
     async def _edit_lines(self, objects: Sequence[Object]) -> list[str]:
-        """Who changed these resources last, and the Secrets and ConfigMaps that they name, as far as the user may see.
+        """The last edits of these resources, and of Secrets and ConfigMaps that they name, if the user may get those.
 
-        Of those, only the metadata is asked for.
+        It asks for the metadata of those only.
         """
         found = {f"{one['kind']} {one['metadata']['name']}": one["metadata"] for one in objects}
         named = {

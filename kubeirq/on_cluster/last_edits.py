@@ -1,4 +1,4 @@
-"""Who changed a resource last, and which fields: from `metadata.managedFields`, which has no values. Pure."""
+"""The last edits of a resource: the clients and the fields. `metadata.managedFields` has them, without values. Pure."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ _MOST_CHARACTERS = 500  # of one value
 
 
 def spec_lines(kind: str, spec: Mapping[str, Any], next_runs: Sequence[str] = ()) -> list[str]:
-    """The source of the trigger, its filter, and how it calls. `next_runs` are times in RFC 3339."""
+    """Lines about the source, the filter and the calls. `next_runs` are times in RFC 3339."""
     return [f"  {label:10} {_bounded(value)}" for label, value in _fields(kind, spec, next_runs) if value]
 
 

@@ -49,7 +49,7 @@ def flow_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def value_lines(filtered: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The values that the filter saw in the last event that it kept out, of each function's flow."""
+    """The values in the last event that the filter kept out, for each function's flow."""
     texts = [", ".join(one["last"]) for one in filtered if one["last"] and one["count"] >= _STREAK_TOLD]
     return [f"  the last event that the filter kept out: {text}" for text in texts]
 

@@ -34,7 +34,7 @@ class FilterStreak:
         self._values = values if size <= MOST_BYTES else {}
 
     def last(self) -> list[str]:
-        """The values that the filter saw in the last event: `data.currency = "eur"`. Long texts are cut."""
+        """The values in the last event, such as `data.currency = "eur"`. Long texts are cut."""
         if not self.count or not self._values:
             return []
         found = {path: value_of(node, self._values) for path, node in list(self._paths.items())[:_MOST_PATHS]}

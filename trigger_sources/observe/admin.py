@@ -255,7 +255,7 @@ class FlowAdmin:
         return json_answer({"lanes": lanes})
 
     async def filtered(self, request: web.Request) -> web.Response:
-        """The values that each flow's filter saw in the last event, if it kept that out."""
+        """The events that each flow's filter has kept out without a break, and the values in the last one."""
         streaks = [(one.flow.identity.function, one.flow.dispatcher.filter_streak) for one in self._running(request)]
         found = [
             {"function": function, "count": streak.count, "since": streak.since, "last": streak.last()}

@@ -290,7 +290,7 @@ async def test_describe_tells_what_a_filter_that_lets_nothing_through_saw_and_wh
         assert "  filter false for the last 12 events, since " in text
         assert '  the last event that the filter kept out: data.currency = "eur"' in text
         status = await one.until("/v1/status", lambda found: True)
-        assert "eur" not in json.dumps(status), "who may see flows need not be one who may see payloads"
+        assert "eur" not in json.dumps(status), "the right to see flows includes no payloads"
         one.broker.publish(b'{"currency": "EUR"}')
         await one.until("/v1/status", lambda found: found["triggers"][0]["counters"]["delivered"] == 1)
         assert "filter false" not in "\n".join((await it.describe("t"))[0].lines)

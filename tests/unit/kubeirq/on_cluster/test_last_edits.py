@@ -1,4 +1,4 @@
-"""The last editors of a resource are read from `metadata.managedFields`."""
+"""`metadata.managedFields` tells the last edits of a resource."""
 
 from typing import Any
 

@@ -61,16 +61,6 @@ def test_a_problem_that_only_one_replica_has_shows_in_the_merged_conditions() ->
     assert worst_conditions([[*well, accepted], parked]) == [*parked, accepted]
 
 
-def test_attempts_that_all_fail_in_one_replica_show_beside_the_usual_conditions() -> None:
-    idle = {"type": "Delivering", "status": "True", "reason": "Idle"}
-    flowing = {"type": "Delivering", "status": "True", "reason": "Flowing"}
-    retrying = {"type": "Delivering", "status": "True", "reason": "Retrying"}
-    for usual in (idle, flowing):
-        assert worst_conditions([[usual], [retrying], [usual]]) == [retrying]
-    lost = {"type": "Connected", "status": "True", "reason": "RecordsDeleted"}
-    assert worst_conditions([[{"type": "Connected", "status": "True", "reason": "Connected"}], [lost]]) == [lost]
-
-
 def test_the_last_error_is_the_latest_one_of_any_replica() -> None:
     (found,) = merge_flows(
         [
@@ -90,3 +80,13 @@ def test_events_that_a_filter_keeps_out_add_up_unless_a_replica_lets_some_throug
     assert found["filteredInARow"] is None, "one replica delivers"
     (found,) = merge_flows([flow(filteredInARow=streak), flow(counters={"received": 0, "delivered": 0})])
     assert found["filteredInARow"] == streak, "the other one takes nothing"
+
+
+def test_attempts_that_all_fail_in_one_replica_show_beside_the_usual_conditions() -> None:
+    idle = {"type": "Delivering", "status": "True", "reason": "Idle"}
+    flowing = {"type": "Delivering", "status": "True", "reason": "Flowing"}
+    retrying = {"type": "Delivering", "status": "True", "reason": "Retrying"}
+    for usual in (idle, flowing):
+        assert worst_conditions([[usual], [retrying], [usual]]) == [retrying]
+    lost = {"type": "Connected", "status": "True", "reason": "RecordsDeleted"}
+    assert worst_conditions([[{"type": "Connected", "status": "True", "reason": "Connected"}], [lost]]) == [lost]
