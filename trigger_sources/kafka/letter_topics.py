@@ -7,6 +7,8 @@ one. Two triggers that read each other's letters as events would write new ones 
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from trigger_sources.kafka.dead_letters import METADATA_HEADER
 from trigger_sources.kafka.notices import Notice, letters_passed
 
@@ -22,7 +24,7 @@ class LetterTopics:
 
     def __init__(self) -> None:
         self._passed: dict[str, int] = {}
-        self._uids: dict[str, set[bytes]] = {}
+        self._prefixes: dict[str, set[bytes]] = {}
         self._told = 0
 
     def events(self, topic: str, records: Sequence[Any]) -> Sequence[Any]:
@@ -30,12 +32,11 @@ class LetterTopics:
         if topic not in self._passed and not any(map(is_letter, records)):
             return records
         self._passed.setdefault(topic, 0)
-        uids, events = self._uids.setdefault(topic, set()), []
+        prefixes, events = self._prefixes.setdefault(topic, set()), []
         for record in records:
-            uid = (record.key or b"").partition(b"/")[0]
             if is_letter(record):
-                uids.add(uid)
-            elif record.value is not None or uid not in uids:
+                prefixes |= _prefixes_of(record)
+            elif record.value is not None or not (record.key or b"").startswith(tuple(prefixes)):
                 events.append(record)
                 continue
             self._passed[topic] += 1
@@ -53,3 +54,11 @@ class LetterTopics:
 def is_letter(record: Any) -> bool:
     """Whether it is a letter, or removes one."""
     return any(name == METADATA_HEADER and _MARK in (value or b"") for name, value in record.headers)
+
+
+def _prefixes_of(letter: Any) -> set[bytes]:
+    """The beginning of the keys of this trigger's letters."""
+    try:
+        return {orjson.loads(dict(letter.headers)[METADATA_HEADER])["triggerUid"].encode() + b"/"}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return set()

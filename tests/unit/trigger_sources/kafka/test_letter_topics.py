@@ -46,7 +46,7 @@ def test_a_removal_is_known_without_its_letter() -> None:
 
 def test_other_records_without_a_value_are_events() -> None:
     topics = LetterTopics()
-    deleted = record(3, None, key=b"customer-7")
+    deleted = record(3, None, key=b"uid-7/customer")
     assert topics.events("mixed", [LETTER, deleted, REMOVED]) == [deleted]
 
 
