@@ -18,8 +18,9 @@ _MARK = b'"triggerUid"'
 class LetterTopics:
     """Counts them by topic. A record without a value that removes a letter is no event either.
 
-    Such a removal has the header of a letter. kubeirq 0.1.0 wrote it without one: there, its key tells, which begins
-    with the trigger's uid, as those of the letters do. Any other record without a value is an event.
+    Such a removal has the header of a letter. kubeirq 0.1.0 wrote it without that header. A removal by 0.1.0 is known
+    by its key, which begins with the uid of a trigger that has a letter in the topic. Any other record without a value
+    is an event.
     """
 
     def __init__(self) -> None:
