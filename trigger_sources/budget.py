@@ -1,8 +1,11 @@
-"""One bound on the memory of several users: each has a part of its own, and they share the rest. Pure."""
+"""One bound on what several users take: each has a part of its own, and they share the rest. Pure.
+
+It counts units: bytes of memory, or connections.
+"""
 
 
 class Budget:
-    """`limit` bytes for all accounts together.
+    """`limit` units for all accounts together.
 
     Half of them is divided equally: each account may always use its `floor`. The other half is shared by dynamic
     thresholds, as switches share their buffers (Choudhury and Hahne, 1998): an account may use as much of it as it
@@ -15,14 +18,14 @@ class Budget:
     __slots__ = ("_accounts", "_shared", "limit", "used")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit  # bytes
+        self.limit = limit
         self.used = 0
-        self._shared = 0  # of the bytes that are used, those over the floors of their accounts
+        self._shared = 0  # of the units that are used, those over the floors of their accounts
         self._accounts = 0
 
     @property
     def floor(self) -> int:
-        """The bytes that each account may always use."""
+        """The units that each account may always use."""
         return self.limit // 2 // max(1, self._accounts)
 
     def open(self) -> "Account":
@@ -32,7 +35,7 @@ class Budget:
 
     @property
     def free_of_shared(self) -> int:
-        """The bytes of the shared half that nobody uses. Negative while accounts use more than it since others came."""
+        """The units of the shared half that nobody uses. Negative while accounts use more than it since others came."""
         return self.limit - self.limit // 2 - self._shared
 
     def _use(self, used: int, shared: int) -> None:
@@ -55,15 +58,15 @@ class Account:
         self._shared = 0
 
     def use(self, used: int) -> None:
-        """Tells how many bytes the account uses now."""
+        """Tells how many units the account uses now."""
         shared = max(0, used - self._budget.floor)
         self._budget._use(used - self.used, shared - self._shared)
         self.used, self._shared = used, shared
 
     def allowance(self, used: int) -> int:
-        """How many more bytes the account may use, which uses so many now.
+        """How many more units the account may use, which uses so many now.
 
-        An account that uses nothing gets 1 at least, which stands for one event of any size.
+        An account that uses nothing gets 1 at least, which stands for one event of any size, or one connection.
         """
         self.use(used)
         budget = self._budget
@@ -72,11 +75,11 @@ class Account:
 
     @property
     def floor(self) -> int:
-        """The bytes that the account may always use."""
+        """The units that the account may always use."""
         return self._budget.floor
 
     def close(self) -> None:
-        """Gives the account's floor to the others. Its bytes count until it says that it uses none."""
+        """Gives the account's floor to the others. Its units count until it says that it uses none."""
         if self._is_open:
             self._is_open = False
             self._budget._close()

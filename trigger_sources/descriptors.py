@@ -1,7 +1,7 @@
 """The open files that this process may have, and the connections to functions among them.
 
-A connection is an open file. A process without a free one can read no file and accept no caller, so that calls of
-functions get half of them, and the gateway's callers a quarter.
+A connection is an open file. A process that has all its files open can read no other one and accept no caller.
+So calls of functions get half of them, and the gateway's callers a quarter.
 """
 
 import contextlib

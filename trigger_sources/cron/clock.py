@@ -59,7 +59,8 @@ class _JumpWatch:
         if abs((ahead := self._distance()) - self._ahead) > _JUMP_SECONDS:
             self._ahead = ahead
             for limit in self.sleeping:
-                limit.reschedule(self.loop.time())
+                if not limit.expired():  # one whose time is over in this turn of the loop is about to wake by itself
+                    limit.reschedule(self.loop.time())
         self._look_again()
 
 

@@ -4,6 +4,7 @@ CEL finds `"5" == 5` false and says nothing. The types of an event's data are kn
 events are looked at.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -157,4 +158,5 @@ def shown(value: Any) -> str:
     if not isinstance(value, str):
         return f"{value:g}" if isinstance(value, float) else str(value)
     text = value if len(value) <= _SHOWN_CHARACTERS else value[: _SHOWN_CHARACTERS - 1] + "…"
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    # JSON may have half a character, which no status can carry
+    return json.dumps(text.encode(errors="replace").decode(), ensure_ascii=False)

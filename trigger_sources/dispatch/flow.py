@@ -50,6 +50,8 @@ T = TypeVar("T")
 _RESTART_FIRST_SECONDS = 0.2
 _RESTART_MAX_SECONDS = 15.0
 _RUNS_WELL_SECONDS = 60.0
+_UNREACHED_FIRST_SECONDS = 5.0  # a former place of dead letters may be gone for good
+_UNREACHED_MAX_SECONDS = 300.0
 _PREPARE_MAX_SECONDS = 5.0
 _LAG_SECONDS = 5.0
 _READ_SECONDS = 1.0  # no read of a source takes longer
@@ -374,17 +376,20 @@ class Flow:
             await asyncio.sleep(_LAG_SECONDS)
 
     async def _count_letters(self) -> None:
-        """Counts the dead letters that the store has at the start, however long that takes."""
+        """Counts the dead letters that there are at the start, however long that takes."""
         letters = self.dispatcher.letters
         backoff = Backoff(_RESTART_FIRST_SECONDS, _RESTART_MAX_SECONDS)
+        rarely = Backoff(_UNREACHED_FIRST_SECONDS, _UNREACHED_MAX_SECONDS)
         while letters.store is not None:
+            unreached: list[str] = []
             try:
-                places = [letters.store, *await self.former_places(lambda _: None)]
-                letters.count = sum([await place.count() for place in places])
-                return
+                former = sum([await place.count() for place in await self.former_places(unreached.append)])
+                letters.count = former + await letters.store.count()  # the last one: events end there meanwhile
+                if not unreached:
+                    return
             except Exception as error:  # noqa: BLE001  the number is for looking at; the flow goes on without it
                 log.debug("dead letters not counted", extra={**self._where(), "error": repr(error)})
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep((rarely if unreached else backoff).next())
 
     async def _extend(self) -> None:
         while True:

@@ -28,8 +28,7 @@ class LoopTime:
         self.used += seconds
         self.is_over = self.used >= MOST_SECONDS
         if not self._begun:
-            self._begun = True
-            asyncio.get_running_loop().call_soon(self._next_round)
+            self._begin()
         return seconds
 
     def wait(self, go_on: Callable[[], None]) -> None:
@@ -40,9 +39,17 @@ class LoopTime:
         """Its trigger goes away: it is not called any more."""
         self._waiting.pop(go_on, None)
 
+    def _begin(self) -> None:
+        self._begun = True
+        asyncio.get_running_loop().call_soon(self._next_round)
+
     def _next_round(self) -> None:
         self.is_over, self.used, self._begun = False, 0.0, False
-        while self._waiting and not self.is_over:
-            go_on = next(iter(self._waiting))
-            del self._waiting[go_on]
-            go_on()
+        try:
+            while self._waiting and not self.is_over:
+                go_on = next(iter(self._waiting))
+                del self._waiting[go_on]
+                go_on()
+        finally:
+            if self._waiting and not self._begun:  # a fault in one trigger must not keep the others waiting
+                self._begin()

@@ -22,7 +22,7 @@ async def redrive(
     letter may be of a former function of the trigger, or in a former `place`: it is then replaced by one of the present
     function, in the present place. One that is held already, or whose lane is parked, is not started: its outcome is
     `returned`. A flow that stops ends the redrive: events that have not settled by then are `returned`, and their dead
-    letters stay.
+    letters stay. A dead letter that its place does not remove is `returned`, too (`LetterNotRemoved`).
     """
     done: asyncio.Queue[tuple[DeadLetter, Outcome]] = asyncio.Queue()
     under_way = 0
@@ -52,7 +52,12 @@ def _start(
     async def settle(outcome: Outcome) -> None:
         if outcome.final:
             replaced = outcome.kind == "deadLettered"
-            await dispatcher.letters.remove(letter, place, mine=mine, replaced=replaced)
+            try:
+                await dispatcher.letters.remove(letter, place, mine=mine, replaced=replaced)
+            except Exception as error:
+                text = f"its event ended ({outcome.kind}), and it could not be removed: {str(error) or repr(error)}"
+                done.put_nowait((letter, Outcome("returned", "LetterNotRemoved", message=text)))
+                raise
         done.put_nowait((letter, outcome))
 
     delivery = Delivery(

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
+import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError
 
@@ -82,7 +83,9 @@ class KafkaDeadLetters:
             ) from error
 
     async def remove(self, letter: DeadLetter) -> None:
-        await send(await self._open_producer(), self.topic, None, key=_key(letter))
+        # A trigger whose pattern matches this topic knows by the header that the record is no event
+        headers = [(METADATA_HEADER, orjson.dumps({"triggerUid": letter.trigger_uid}))]
+        await send(await self._open_producer(), self.topic, None, key=_key(letter), headers=headers)
 
     async def letters(self) -> AsyncIterator[DeadLetter]:
         """Reads the topic twice: first where each letter is, then the letters, one at a time, in their order there."""

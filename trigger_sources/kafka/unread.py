@@ -1,4 +1,4 @@
-"""The partitions that the group assigns to a member and that the member does not read: they are told, in any case."""
+"""Partitions that the group assigns to a member and that the member does not read: the status names them."""
 
 from collections.abc import Collection, Mapping
 

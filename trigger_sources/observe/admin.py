@@ -191,6 +191,8 @@ class FlowAdmin:
                     counts["delivered" if outcome.kind in ("delivered", "filtered") else "failed"] += 1
                     status = outcome.answer.status if outcome.answer is not None else None
                     line = {"identity": letter.identity, "outcome": outcome.kind, "status": status}
+                    if outcome.kind == "returned":
+                        line["reason"] = outcome.message or outcome.reason
                     await _write_line(response, line)
         if not asked.get("dryRun"):
             log.info("dead letters redriven", extra={**self._where(request), **counts})

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
+from trigger_sources.backoff import Backoff
 from trigger_sources.budget import Budget
 from trigger_sources.delivery import Answer
 from trigger_sources.descriptors import function_connections
@@ -26,7 +27,8 @@ _METHOD = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 _SWEEP_SECONDS = 0.25
 _NEW_CONNECTIONS = 2  # on which a request is sent that nobody has read
-_CONNECT_AGAIN_SECONDS = 0.05
+_CONNECT_AGAIN_SECONDS = 0.05  # at first
+_CONNECT_AGAIN_MAX_SECONDS = 0.5
 _BODY_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
@@ -41,10 +43,12 @@ class Endpoint:
     replicas behind the address of a Service. The age varies by up to a fifth, so that connections do not end together.
 
     `resolve` returns the addresses to connect to, tried in order; unset: the system's resolver. `connections` is the
-    budget that all endpoints of the process share. An endpoint that has used up its part waits for its own ones.
+    budget that all endpoints of the process share. A caller of an endpoint that has used up its part waits until one of
+    these connections is free, or until other endpoints leave more of the budget.
 
     `serves` tells whether somebody is known to serve the address. While it does, a connection that cannot be made is
     tried again until the time-out: the name server and the proxy of a node hear of a new server later than the watcher.
+    The tries of a caller become rarer, because a thousand callers may try at once.
     """
 
     def __init__(
@@ -239,9 +243,9 @@ class Endpoint:
                 if connection.is_open and not fresh:
                     return connection
                 connection.abort()
-                self._open += 1  # the slot of the closed one, or one over the limit for a moment
+                self._opens()  # the slot of the closed one, or one over the limit for a moment
         else:
-            self._open += 1
+            self._opens()
         try:
             return await self._connect()
         except BaseException:
@@ -251,7 +255,7 @@ class Endpoint:
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         self._clock = loop.time
-        last = ""
+        last, again = "", Backoff(_CONNECT_AGAIN_SECONDS, _CONNECT_AGAIN_MAX_SECONDS)
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 while True:
@@ -262,7 +266,7 @@ class Endpoint:
                         if isinstance(error, PermissionError) or self._serves is None or not self._serves():
                             raise
                         last = f": {_reason(error)}"
-                    await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
+                    await asyncio.sleep(again.next())
         except TimeoutError:
             raise Unreachable(
                 f"{self._host}:{self._port} accepts no connection within {self._connect_timeout_seconds:g} s{last}"
@@ -319,15 +323,22 @@ class Endpoint:
     def _may_open(self) -> bool:
         return self._open < self._max_connections and self._account.allowance(self._open) > 0
 
+    def _opens(self) -> None:
+        self._open += 1
+        self._account.use(self._open)
+
     def _freed(self) -> None:
         self._open -= 1
         self._account.use(self._open)
+        self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        """Gives free slots to the callers that wait: each of them connects."""
         while self._waiting and self._may_open:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                self._open += 1  # the waiter gets the slot, and connects
+                self._opens()
                 waiter.set_result(None)
-                return
 
     def _pass_on(self, connection: Connection | None) -> None:
         """Passes on a connection, or the slot for one, of a caller that was cancelled."""
@@ -353,6 +364,7 @@ class Endpoint:
             found for found in self._idle if now - found.idle_since > self._idle_seconds or now >= found.retire_at
         ]:
             connection.abort()
+        self._admit_waiting()  # other endpoints may have left some of the budget: they do not know who waits
         if self._connections:
             self._sweep_again()
 

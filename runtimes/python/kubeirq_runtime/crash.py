@@ -1,6 +1,6 @@
 """The trace of a worker's crash in C code: the lines of Python that led there, in a file in memory.
 
-The worker writes them with its last breath. The supervisor copies them to the log, and finds the function's own line.
+The worker writes them as it crashes. The supervisor copies them to the log, and finds the function's own line.
 """
 
 import os

@@ -2,10 +2,12 @@
 
 import asyncio
 import faulthandler
+import os
 import signal
 import sys
 import threading
 import time
+from functools import partial
 
 from .heartbeat import NOT_STARTED
 from .log import say_traceback
@@ -17,6 +19,8 @@ THREAD_STACK_BYTES = 2**20  # stacks count against the memory limit, and Linux g
 def run(settings, listening, heartbeat, crash_file, last_end):
     """Serves until SIGTERM, or until the process has to be replaced; returns the exit code."""
     faulthandler.enable(crash_file)  # a crash in C code leaves the lines of Python that led there
+    # A process that the handler starts may crash, too: its lines go to the log, and say nothing of this worker's end
+    os.register_at_fork(after_in_child=partial(faulthandler.enable, 2))
     try:
         import uvloop
     except ImportError:

@@ -26,7 +26,7 @@ async def handler(event, context):
 """
 BLOCKS_THE_LOOP = IN_A_TASK.replace("import asyncio", "import time").replace("await asyncio.sleep", "time.sleep")
 CRASHES = """
-import ctypes, re
+import ctypes, os, re, signal
 
 def read(address):
     return ctypes.string_at(address)
@@ -34,6 +34,11 @@ def read(address):
 def handler(event, context):
     if event["data"] == "hang":
         re.match("(a+)+$", "a" * 64 + "b")
+    if event["data"] == "child":
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            os.kill(os.getpid(), signal.SIGKILL)
     read(0)
 """
 
@@ -107,6 +112,16 @@ async def test_a_hang_that_no_thread_can_interrupt_leaves_the_line_of_the_functi
             while "starting another" not in found.output():
                 await asyncio.sleep(0.1)
         assert "worker ended with signal SIGABRT, as it hung (f.py:9 in handler): starting another" in found.output()
+
+
+async def test_the_crash_of_a_process_that_the_handler_started_is_not_where_the_worker_ended() -> None:
+    async with function(CRASHES) as found:
+        await send(found, "child")
+        async with asyncio.timeout(30):
+            while not await found.is_ready() or "starting another" not in found.output():
+                await asyncio.sleep(0.1)
+        assert "worker ended with signal SIGKILL: starting another" in found.output()
+        assert "Fatal Python error: Segmentation fault" in found.output()
 
 
 async def test_a_function_that_keeps_its_reasons_keeps_its_lines_too() -> None:

@@ -887,6 +887,45 @@ async def test_a_redrive_ends_when_the_trigger_stops(tmp_path: Path) -> None:
         assert it.flow.dispatcher.letters.count == 184
 
 
+async def test_a_redrive_goes_on_past_a_letter_that_its_place_does_not_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = True
+
+    async def decide(call: Call) -> Answer:
+        return 400 if failing else 200
+
+    async with scripted(decide) as function, bench(function.url, tmp_path) as it:
+        for number in range(2):
+            it.broker.publish(key=f"{number}")
+        await it.until(it.settled(2))
+        first, second = await it.letters()
+        failing, place = False, it.flow.dead_letters
+        assert place is not None
+        remove = place.remove
+
+        async def refuse(letter: DeadLetter) -> None:
+            if letter == first:
+                raise OSError("no broker")
+            await remove(letter)
+
+        monkeypatch.setattr(place, "remove", refuse)
+        async with asyncio.timeout(10):
+            ended = [outcome async for _, outcome in it.flow.redrive(each([first, second]), None)]
+        assert [outcome.kind for outcome in ended].count("delivered") == 1
+        (kept,) = [outcome for outcome in ended if outcome.kind == "returned"]
+        assert (kept.reason, kept.message) == (
+            "LetterNotRemoved", "its event ended (delivered), and it could not be removed: no broker",
+        )  # fmt: skip
+        assert await it.letters() == [first]
+        monkeypatch.setattr(place, "remove", remove)
+        calls = len(function.calls)
+        async with asyncio.timeout(10):
+            assert await _kinds(it.flow.redrive(each([first]), None)) == ["delivered"]
+        assert len(function.calls) == calls, "the event is not delivered twice: only its removal was left"
+        assert await it.letters() == []
+
+
 @pytest.mark.parametrize("on_failure", ["park", "drop"])
 async def test_an_event_that_is_redriven_and_fails_again_stays_a_dead_letter(tmp_path: Path, on_failure: str) -> None:
     """The policy was another one when the dead letter was written."""

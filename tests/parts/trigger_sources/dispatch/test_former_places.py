@@ -181,6 +181,26 @@ async def test_a_former_place_out_of_reach_is_said_and_the_present_one_is_listed
         assert said.startswith(f'dead letters of the time when spec.servers was ["{former.url}"] are out of reach')
 
 
+async def test_the_dead_letters_of_a_former_place_are_counted_once_it_is_in_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trigger_sources.dispatch.flow._UNREACHED_FIRST_SECONDS", 0.2)
+    monkeypatch.setattr("trigger_sources.dispatch.former_places._REACH_SECONDS", 0.2)
+    async with scripted() as function, nats_server() as nats, nats_server() as former:
+        async with edited(tmp_path, function.url) as it:
+            await it.edit({"servers": [former.url]})
+            await it.write(0)
+            await former.stop()
+            await it.edit({"servers": [nats.url]})
+            await it.write(1)
+            async with asyncio.timeout(30):
+                while "former dead letters out of reach" not in caplog.messages:
+                    await asyncio.sleep(0.02)
+            await it.until_counted(1)
+            await former.start()
+            await it.until_counted(2)
+
+
 class EditedKafka:
     def __init__(self, context: StandInContext) -> None:
         self.context, self.said = context, list[str]()

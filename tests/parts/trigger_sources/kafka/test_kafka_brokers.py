@@ -246,6 +246,24 @@ async def test_dead_letters_of_two_triggers_in_one_topic(address: str, topic: st
     await two.close()
 
 
+async def test_letters_and_their_removals_in_a_topic_of_a_pattern_are_no_events_and_other_records_are(
+    address: str, topic: str
+) -> None:
+    context = StandInContext(uid="default/KafkaTrigger/one")
+    letters = trigger(address, "other", delivery={"deadLetter": {"name": topic}}).dead_letters(context)
+    await letters.prepare()
+    own = letter(context, topic, 1, b"x")
+    await letters.remove(own)  # as after compaction: its letter is gone
+    await letters.write(own)
+    await letters.remove(own)
+    await context.close()
+    async with AIOKafkaProducer(bootstrap_servers=address) as producer:
+        await producer.send_and_wait(topic, None, key=b"default/customer-7")
+    source = trigger(address, topic, topics=[], topicPattern=topic, start="earliest")
+    async with reading(source, StandInContext()) as generator:
+        assert offsets(await take(generator, 1)) == [3]
+
+
 def letter(context: StandInContext, topic: str, offset: int, data: bytes | None) -> DeadLetter:
     event = Event(f"c/{topic}/0/{offset}", "/s", "t", data, extensions={"a": "b"})
     headers = (("h", b"\xff"),)

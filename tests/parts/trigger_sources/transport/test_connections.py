@@ -8,7 +8,7 @@ import pytest
 
 from trigger_sources.budget import Budget
 from trigger_sources.descriptors import function_connections, most_files, raise_limit
-from trigger_sources.transport.client import Endpoint
+from trigger_sources.transport.client import Endpoint, Unreachable
 
 
 class Slow:
@@ -72,6 +72,51 @@ async def test_a_slow_function_with_many_calls_leaves_connections_to_the_others(
             busy.go.set()
             assert await asyncio.gather(*calls) == [200] * 100, "those without a connection waited for one"
         assert 20 <= busy.most <= 30
+
+
+async def test_calls_that_wait_get_connections_once_other_functions_leave_them() -> None:
+    budget = Budget(40)
+    async with slow() as crowded, slow() as late, endpoint(late.port, budget) as latecomer:
+        hungry = [Endpoint(f"http://127.0.0.1:{crowded.port}", connections=budget) for _ in range(8)]
+        calls = [asyncio.create_task(call(to)) for to in hungry for _ in range(20)]
+        async with asyncio.timeout(30):
+            while crowded.open < budget.used or budget.used < 30:
+                await asyncio.sleep(0.01)
+            waiting = [asyncio.create_task(call(latecomer)) for _ in range(10)]
+            while late.open < 1:
+                await asyncio.sleep(0.01)
+            assert late.open < 10
+            crowded.go.set()
+            await asyncio.gather(*calls)
+            for to in hungry:
+                await to.close()
+            while late.open < 10:  # none of its own calls has ended
+                await asyncio.sleep(0.01)
+            late.go.set()
+            assert await asyncio.gather(*waiting) == [200] * 10
+
+
+async def test_open_connections_are_counted_as_soon_as_they_are_open() -> None:
+    budget = Budget(1000)
+    async with slow() as function, endpoint(function.port, budget) as to:
+        function.go.set()
+        assert await call(to) == 200
+        assert (function.open, budget.used) == (1, 1)
+
+
+async def test_callers_of_a_server_that_is_known_and_not_heard_of_try_again_ever_more_rarely() -> None:
+    tries = 0
+
+    async def count(host: str) -> list[str]:
+        nonlocal tries
+        tries += 1
+        raise OSError("no such host")
+
+    to = Endpoint("http://f.invalid:80", connect_timeout_seconds=1.5, resolve=count, serves=lambda: True)
+    with pytest.raises(Unreachable, match=r"within 1\.5 s: no such host"):
+        await call(to)
+    await to.close()
+    assert 2 <= tries <= 6
 
 
 async def test_each_of_very_many_functions_gets_one_connection() -> None:

@@ -41,3 +41,20 @@ async def test_a_clock_that_jumps_wakes_everyone_who_sleeps(monkeypatch: pytest.
     async with asyncio.timeout(10):
         passed = await asyncio.gather(*sleeping)
     assert all(0 < seconds < 10 for seconds in passed)
+
+
+async def test_a_jump_in_the_turn_in_which_a_sleep_ends_wakes_the_others_and_so_does_the_next_jump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, never, machine = WallClock(), asyncio.Event(), time.time
+    ahead = 0.0
+    monkeypatch.setattr("time.time", lambda: machine() + ahead)
+    for _ in range(2):
+        sleeping = [asyncio.create_task(clock.sleep(3_600, never)) for _ in range(3)]
+        ending = asyncio.create_task(clock.sleep(0.01, never))
+        await asyncio.sleep(0)
+        ahead += 600
+        time.sleep(0.6)  # noqa: ASYNC251  the end of that sleep and a look are due in one turn of the loop
+        async with asyncio.timeout(10):
+            passed = await asyncio.gather(*sleeping, ending)
+        assert all(seconds < 10 for seconds in passed)

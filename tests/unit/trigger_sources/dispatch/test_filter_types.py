@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from trigger_sources.delivery import Delivery
@@ -81,3 +82,12 @@ def test_a_filter_that_fits_is_looked_at_for_the_first_events_only() -> None:
 
 def test_values_are_short() -> None:
     assert len(type_problem("data.text == 5", {"text": "x" * 10_000})) < 200
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("\ud83d", '"?"'), ('a"b\\', r'"a\"b\\"'), ("a\nb", r'"a\nb"'), ("ü", '"ü"')]
+)
+def test_any_text_of_an_event_can_be_shown_in_a_status(value: str, shown: str) -> None:
+    note = type_problem("data.a == 5", {"a": value})
+    assert f"text with a number: {shown} with 5" in note
+    orjson.dumps(note)

@@ -77,3 +77,19 @@ async def test_a_trigger_that_has_left_is_not_called(clock: Clock) -> None:
     await asyncio.sleep(0)
     assert called == ["stays"]
     assert not loop_time.is_over
+
+
+async def test_a_fault_in_one_trigger_keeps_no_other_one_waiting(clock: Clock) -> None:
+    def faulty() -> None:
+        raise RuntimeError("a fault")
+
+    faults = list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, found: faults.append(str(found["exception"])))
+    loop_time, called = LoopTime(), list[str]()
+    clock.now = MOST_SECONDS
+    loop_time.spent(0.0)
+    loop_time.wait(faulty)
+    loop_time.wait(lambda: called.append("other"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert (called, faults) == (["other"], ["a fault"])

@@ -21,9 +21,9 @@ METADATA = metadata_from_letter(
 )
 
 
-def record(offset: int, value: bytes | None, *headers: tuple[str, bytes]) -> Any:
+def record(offset: int, value: bytes | None, *headers: tuple[str, bytes], key: bytes = b"uid/f/t/0/0") -> Any:
     of_topic = {"topic": "old-dead", "partition": 0, "timestamp": 1, "timestamp_type": 0}
-    return SimpleNamespace(**of_topic, offset=offset, value=value, key=b"k", headers=headers)
+    return SimpleNamespace(**of_topic, offset=offset, value=value, key=key, headers=headers)
 
 
 LETTER = record(0, b"x", (METADATA_HEADER, METADATA))
@@ -36,6 +36,18 @@ def test_letters_and_their_removals_are_no_events() -> None:
     assert topics.events("old-dead", [LETTER, REMOVED, ORDINARY]) == [ORDINARY]
     assert topics.events("old-dead", [REMOVED]) == []
     assert topics.events("orders", [REMOVED, ORDINARY]) == [REMOVED, ORDINARY]
+
+
+def test_a_removal_is_known_without_its_letter() -> None:
+    """Compaction, or a commit behind the letter, leaves the removal alone."""
+    removed = record(1, None, (METADATA_HEADER, b'{"triggerUid":"uid"}'))
+    assert LetterTopics().events("old-dead", [removed, ORDINARY]) == [ORDINARY]
+
+
+def test_other_records_without_a_value_are_events() -> None:
+    topics = LetterTopics()
+    deleted = record(3, None, key=b"uid-7/customer")
+    assert topics.events("mixed", [LETTER, deleted, REMOVED]) == [deleted]
 
 
 def test_their_number_is_told_at_first_and_whenever_it_has_doubled() -> None:
