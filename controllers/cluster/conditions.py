@@ -16,7 +16,7 @@ class Condition:
 
 
 # Reasons of Ready that need nobody: they end by themselves, or with something else that is under way
-_PROGRESSING = frozenset({"Starting", "RollingOut"})
+_PROGRESSING = frozenset({"Starting", "RollingOut", "ReplicaBehind", "ReplicaSilent"})
 # Reasons of Ready that stay until someone changes this resource or an object that it refers to
 _STALLED = frozenset(
     {

@@ -97,6 +97,10 @@ LEASES_HELD = Gauge(
     "kubeirq_leases_held", "Leases that this replica holds; of the Lease kubeirq-functions, 1 on the leader", "leases"
 )
 
+OTHER_REPLICAS = Gauge(
+    "kubeirq_other_replicas", "Other replicas of this trigger controller, by whether they say what they serve", "state"
+)
+
 _ALL = (
     API_SECONDS,
     API_ERRORS,
@@ -106,6 +110,7 @@ _ALL = (
     RECONCILE_SECONDS,
     RECONCILE_ERRORS,
     LEASES_HELD,
+    OTHER_REPLICAS,
 )
 
 

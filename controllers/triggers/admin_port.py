@@ -1,13 +1,13 @@
-"""The admin API on a port, for users with the rights to it. `kubeirq` reaches it through the API server.
+"""The admin port: for the other replicas, and for users with the rights to the admin API.
 
-It authenticates and authorizes each request, and passes it on to the admin API on the unix socket of this replica, or
-to the port of the replica that the path names: a Service sends a request to any of them.
+A replica asks there what this one serves. `kubeirq` reaches the admin API through the API server: the port
+authenticates and authorizes each request of a user, and passes it on to the admin API on the unix socket of this
+replica, or to the port of the replica that the path names, since a Service sends a request to any of them.
 """
 
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +19,10 @@ from aiohttp import web
 
 from controllers.cluster.api import Refused
 from controllers.triggers.admin_rights import Need, Rights, User, need_of
+from controllers.triggers.peers import ANSWER_SECONDS, PATH
+from controllers.triggers.peers import TOKEN_HEADER as REPLICA_TOKEN_HEADER
+from controllers.triggers.served import ServedTriggers
+from controllers.triggers.shared_certificate import SharedCertificate
 from trigger_sources.observe.admin import json_answer
 
 log = logging.getLogger(__name__)
@@ -39,25 +43,27 @@ class _Answer(Exception):
 
 
 class AdminPort:
-    """Made, used and closed in one event loop. `certificate` is a folder with `tls.crt` and `tls.key`.
+    """Made, used and closed in one event loop. Without `rights` it serves the other replicas only.
 
-    All replicas have the same certificate, and accept only it from each other.
+    `triggers` are those that this replica serves.
     """
 
     def __init__(
         self,
-        rights: Rights,
+        rights: Rights | None,
         kind: str,
         *,
         replica: str,
+        triggers: ServedTriggers,
         admin_socket: Path,
-        certificate: Path,
+        certificate: SharedCertificate,
         port: int,
         addresses: Addresses,
     ) -> None:
         self._rights = rights
         self._kind = kind
         self._replica = replica
+        self._triggers = triggers
         self._socket = admin_socket
         self._certificate = certificate
         self._port = port
@@ -69,35 +75,38 @@ class AdminPort:
     async def served(self, host: str) -> AsyncIterator[int]:
         """Serves while the context is open, and yields the port."""
         application = web.Application(client_max_size=_BODY_MAX_BYTES, middlewares=[_refusals_as_json])
-        application.add_routes(
-            [
-                web.get("/v1/replica", self._name),
-                web.get("/v1/replicas", self._list),
-                web.route("*", "/v1/replicas/{replica}/v1/status", self._status),
-                web.route("*", "/v1/replicas/{replica}{path:/v1/triggers/.*}", self._trigger),
-            ]
-        )
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(self._certificate / "tls.crt", self._certificate / "tls.key")
-        to_peers = ssl.create_default_context(cafile=str(self._certificate / "tls.crt"))
-        to_peers.check_hostname = False  # it is the only certificate that this context trusts
-        to_peers.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it is not an authority's
-        to_peers.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        application.router.add_get(PATH, self._changes)
+        if self._rights is not None:
+            application.add_routes(
+                [
+                    web.get("/v1/replica", self._name),
+                    web.get("/v1/replicas", self._list),
+                    web.route("*", "/v1/replicas/{replica}/v1/status", self._status),
+                    web.route("*", "/v1/replicas/{replica}{path:/v1/triggers/.*}", self._trigger),
+                ]
+            )
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await runner.setup()
         try:
             async with (
                 aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self._socket))) as own,
-                aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=to_peers)) as peers,
+                aiohttp.ClientSession() as peers,
             ):
                 self._own, self._peers = own, peers
-                await web.TCPSite(runner, host, self._port, ssl_context=tls).start()
+                await web.TCPSite(runner, host, self._port, ssl_context=self._certificate.to_serve).start()
                 self._port = int(runner.addresses[0][1])
                 yield self._port
         finally:
+            self._triggers.close()
             await runner.cleanup()
 
     # --- requests
+
+    async def _changes(self, request: web.Request) -> web.Response:
+        """What this replica serves, for a replica: it has the key."""
+        if not self._certificate.is_token(request.headers.get(REPLICA_TOKEN_HEADER, "")):
+            raise _Answer(401, f"the header {REPLICA_TOKEN_HEADER} has no token of a replica with the same certificate")
+        return json_answer(await self._triggers.answer(request.query.get("since", ""), ANSWER_SECONDS))
 
     async def _name(self, _: web.Request) -> web.Response:
         return json_answer({"replica": self._replica})
@@ -133,12 +142,14 @@ class AdminPort:
 
     async def _user(self, request: web.Request) -> User:
         token = request.headers.get(TOKEN_HEADER, "").removeprefix("Bearer ").strip()
+        assert self._rights is not None
         user = await self._rights.user_of(token) if token else None
         if user is None:
             raise _Answer(401, f"the header {TOKEN_HEADER} has no token that the API server accepts; log in again")
         return user
 
     async def _check(self, user: User, need: Need) -> None:
+        assert self._rights is not None
         if not await self._rights.has(user, need):
             raise _Answer(403, f"no permission: {user.name} needs {need}")
 
@@ -157,7 +168,13 @@ class AdminPort:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_NAME_SECONDS)  # a redrive may take long
         try:
             async with session.request(
-                request.method, url, params=dict(query), data=body, headers=headers, timeout=timeout
+                request.method,
+                url,
+                params=dict(query),
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                ssl=self._certificate.to_ask,
             ) as answer:
                 response = web.StreamResponse(status=answer.status, headers={"content-type": answer.content_type})
                 await response.prepare(request)
@@ -177,7 +194,8 @@ class AdminPort:
     async def _name_at(self, address: str) -> str:
         timeout = aiohttp.ClientTimeout(total=_NAME_SECONDS)
         try:
-            async with self._peers.get(f"https://{_host(address)}:{self._port}/v1/replica", timeout=timeout) as answer:
+            url, tls = f"https://{_host(address)}:{self._port}/v1/replica", self._certificate.to_ask
+            async with self._peers.get(url, timeout=timeout, ssl=tls) as answer:
                 return str((await answer.json())["replica"])
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
             log.info("replica does not answer", extra={"address": address, "problem": str(error) or repr(error)})

@@ -24,8 +24,10 @@ from controllers.triggers.egress_policy import egress_rejection
 from controllers.triggers.exposed_objects import ExposedObjects, is_exposed
 from controllers.triggers.gates import Gates
 from controllers.triggers.ownership import Key
+from controllers.triggers.peers import Peers
 from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets
+from controllers.triggers.served import ServedTriggers
 from controllers.triggers.status import TriggerStatus
 from controllers.triggers.status_reporter import StatusReporter
 from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of, secrets_of
@@ -61,6 +63,8 @@ class TriggerController:
         leases: TriggerLeases | None = None,
         exposed_objects: ExposedObjects | None = None,
         gateway_url: str | None = None,
+        served: ServedTriggers | None = None,
+        peers: Peers | None = None,
         namespace: str | None = None,
         release: str = "",
         grace_seconds: float = 30.0,
@@ -99,6 +103,8 @@ class TriggerController:
             self._installations,
             exposed_objects=exposed_objects,
             gateway_url=gateway_url,
+            served=served,
+            peers=peers,
         )
         self._listed = asyncio.Event()  # set once everything was listed: before, nobody knows who owns a route
         self._applied: dict[Key, str] = {}  # the uid of each trigger whose flows run

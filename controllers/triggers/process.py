@@ -23,8 +23,11 @@ from controllers.triggers.controller import TriggerController
 from controllers.triggers.egress_policy import egress_policy_from
 from controllers.triggers.exposed_objects import ExposedObjects
 from controllers.triggers.gates import Gates
+from controllers.triggers.peers import Peers
 from controllers.triggers.secret_watches import SecretWatches
 from controllers.triggers.secrets import Secrets, way_out_of
+from controllers.triggers.served import ServedTriggers
+from controllers.triggers.shared_certificate import SharedCertificate
 from controllers.triggers.store import ClusterStore
 from trigger_sources.descriptors import raise_limit
 from trigger_sources.dispatch.host import EventStore, LocalHost, events_memory
@@ -68,9 +71,10 @@ class TriggerSettings:
     gateway_url: str | None  # for addresses in the status
     exposed_callers: Sequence[Peer] | None  # that reach the functions of exposed triggers; None where all reach all
     admin_socket: Path | None
-    admin_certificate: Path | None  # a folder; without it the admin API is on no port
+    admin_certificate: Path | None  # a folder; without it there is no admin port, and the other replicas are not asked
     admin_port: int
-    admin_peers: str  # a host name with the addresses of all replicas
+    admin_peers: str  # the name of a headless Service of all replicas
+    admin_users: bool  # whether the port also serves users
     grace_seconds: float
     memory_limit: int  # of the process, in bytes
 
@@ -100,6 +104,7 @@ def settings_from(environment: Mapping[str, str]) -> TriggerSettings:
         admin_certificate=Path(certificate) if certificate else None,
         admin_port=number(environment, "KUBEIRQ_ADMIN_PORT", 9443),
         admin_peers=environment.get("KUBEIRQ_ADMIN_PEERS", ""),
+        admin_users=environment.get("KUBEIRQ_ADMIN_USERS", "true") != "false",
         grace_seconds=number(environment, "KUBEIRQ_GRACE_SECONDS", 30, least=0),
         memory_limit=memory_limit(environment),
     )
@@ -157,6 +162,20 @@ async def run(name: str, settings: TriggerSettings) -> None:
         if "HTTPTrigger" in found:
             callers = settings.exposed_callers
             exposed_objects = ExposedObjects(client, namespace=settings.watch_namespace, callers=callers)
+        certificate: SharedCertificate | None = None
+        served_triggers: ServedTriggers | None = None
+        peers: Peers | None = None
+        if settings.admin_certificate is not None:
+            certificate = SharedCertificate(settings.admin_certificate)
+            served_triggers = ServedTriggers(settings.replica)
+            if settings.release_namespace is not None and settings.admin_peers:
+                peers = Peers(
+                    client,
+                    certificate,
+                    namespace=settings.release_namespace,
+                    service=settings.admin_peers,
+                    replica=settings.replica,
+                )
         controller = TriggerController(
             client,
             found,
@@ -166,6 +185,8 @@ async def run(name: str, settings: TriggerSettings) -> None:
             secret_watches,
             exposed_objects=exposed_objects,
             gateway_url=settings.gateway_url,
+            served=served_triggers,
+            peers=peers,
             namespace=settings.watch_namespace,
             release=settings.release,
             grace_seconds=settings.grace_seconds,
@@ -183,7 +204,7 @@ async def run(name: str, settings: TriggerSettings) -> None:
             )
             controller.leases = leases
         has_gateway = any("methods" in source_of(kind).model_fields for kind in found)
-        readiness = _Readiness(controller, has_gateway=has_gateway)
+        readiness = _Readiness(controller, served_triggers, has_gateway=has_gateway)
         metrics = metrics_endpoint(
             "0.0.0.0",
             settings.port,
@@ -197,26 +218,30 @@ async def run(name: str, settings: TriggerSettings) -> None:
                 controller.flows, controller.triggers, replica=settings.replica, idle=controller.idle_reason
             )
             await stack.enter_async_context(served(admin.application(), settings.admin_socket))
-            if settings.admin_certificate is not None:
+            if certificate is not None and served_triggers is not None:
+                kinds_and_groups = {kind: source_of(kind).api_group for kind in found}
                 port = AdminPort(
-                    Rights(client, {kind: source_of(kind).api_group for kind in found}),
+                    Rights(client, kinds_and_groups) if settings.admin_users else None,
                     found[0],
                     replica=settings.replica,
+                    triggers=served_triggers,
                     admin_socket=settings.admin_socket,
-                    certificate=settings.admin_certificate,
+                    certificate=certificate,
                     port=settings.admin_port,
                     addresses=addresses_of(settings.admin_peers),
                 )
                 try:
                     await stack.enter_async_context(port.served("0.0.0.0"))
-                except OSError as error:  # the triggers run without it; an ssl.SSLError is an OSError
+                except OSError as error:  # the triggers run without it
                     log.error("admin port not served", extra={"problem": str(error) or repr(error)})
         log.info("controller runs", extra={"kinds": found, "replica": settings.replica})
 
         def work() -> Coroutine[Any, Any, None]:
             # in the order of the stop: the flows drain before the Leases are released
+            asking = () if peers is None else (peers.run(),)
             holding = () if leases is None else (leases.run(),)
-            return run_concurrently(readiness.listen(gateway, settings.gateway_port), controller.run(), *holding)
+            listening = readiness.listen(gateway, settings.gateway_port)
+            return run_concurrently(listening, controller.run(), *asking, *holding)
 
         await operate(controller.watches(), work, namespace=settings.watch_namespace)
         log.info("controller has stopped")
@@ -225,8 +250,9 @@ async def run(name: str, settings: TriggerSettings) -> None:
 class _Readiness:
     """The readiness of the process. The gateway listens once it has its routes, so that no caller gets a 404 before."""
 
-    def __init__(self, controller: TriggerController, *, has_gateway: bool) -> None:
+    def __init__(self, controller: TriggerController, served: ServedTriggers | None, *, has_gateway: bool) -> None:
         self._controller = controller
+        self._served = served
         self._has_gateway = has_gateway
         self._listens = False
 
@@ -237,9 +263,13 @@ class _Readiness:
         return [] if self._listens or not self._has_gateway else ["the gateway does not listen yet"]
 
     async def listen(self, gateway: Gateway, port: int) -> None:
-        if not self._has_gateway:
-            return
         await self._controller.synced.wait()
+        if self._has_gateway:
+            await self._begin(gateway, port)
+        if self._served is not None:
+            self._served.takes_requests()
+
+    async def _begin(self, gateway: Gateway, port: int) -> None:
         flows, began = self._controller.flows.running, time.monotonic()
         while not may_listen(  # noqa: ASYNC110  flows have no event for this
             (running.flow.connected for running in flows.values()), time.monotonic() - began

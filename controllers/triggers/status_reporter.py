@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,8 +19,12 @@ from controllers.functions.body_limit import body_limit_of, body_limit_problem
 from controllers.triggers.conditions import conditions_of_trigger, held_back, is_starting, rejected
 from controllers.triggers.exposed_objects import ExposedObjects, gateway_address, is_exposed
 from controllers.triggers.gates import Edition, Gates
+from controllers.triggers.in_force import IN_FORCE, Verdict, is_confirmed, verdict
 from controllers.triggers.ownership import Key, ownership_fields
+from controllers.triggers.peers import Peers
+from controllers.triggers.served import Served, ServedTriggers
 from controllers.triggers.trigger_cache import CachedTrigger, TriggerCache, key_of
+from controllers.triggers.trigger_leases import needs_lease
 from trigger_sources.dispatch.flows import Flows, functions_of
 from trigger_sources.source import SourceError, TriggerSource
 
@@ -28,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _CONCURRENT_WRITES = 8
 _STARTING_SECONDS = 10.0  # a flow that starts has this time to connect before the status says that it is not ready
+_OTHERS_SECONDS = 5.0  # other replicas have this time to follow before the status says that they do not
 _POLL_SECONDS = 1.0
 _POLL_SHARE = 0.02  # the maximum share of time for polls
 _MESSAGE_SECONDS = 30.0  # the minimum time between writes that only change a message
@@ -54,6 +59,8 @@ class StatusReporter:
         *,
         exposed_objects: ExposedObjects | None = None,
         gateway_url: str | None = None,
+        served: ServedTriggers | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self.queue: WorkQueue[Key] = WorkQueue(
             self.write,
@@ -72,11 +79,15 @@ class StatusReporter:
         self._installations = installations
         self._exposed_objects = exposed_objects
         self._gateway_url = gateway_url
+        self._served = served
+        self._peers = peers
+        if peers is not None:
+            peers.on_change = self._others_changed
 
     async def write(self, key: Key) -> None:
         """Writes the status of one trigger if it differs. Records Events for a transition and a source's note."""
         trigger = self._triggers.get(key)
-        if trigger is None or not self._holds(trigger.uid):
+        if trigger is None:
             return
         wanted = self._desired(trigger)
         if wanted is None:
@@ -100,7 +111,7 @@ class StatusReporter:
             spent, began = 0.0, time.thread_time()
             for number, (key, trigger) in enumerate(list(self._triggers.items())):
                 try:
-                    if self._holds(trigger.uid) and self._desired(trigger) is not None:
+                    if self._desired(trigger) is not None:
                         self.queue.add(key)
                 except Exception:  # a fault of one trigger must not stop the others
                     log.exception("status not computed", extra={"trigger": trigger.uid})
@@ -108,6 +119,8 @@ class StatusReporter:
                     spent += time.thread_time() - began  # the poll's own time, not that of the other tasks
                     await asyncio.sleep(0)
                     began = time.thread_time()
+            if self._served is not None:
+                self._served.retain({trigger.uid for _, trigger in self._triggers.items()})
             for running in list(self._flows.running.values()):
                 running.flow.dispatcher.nudge()
             spent += time.thread_time() - began
@@ -160,23 +173,51 @@ class StatusReporter:
             problems.append(body_limit_problem(asked, key[1], found[1]))
         return next(filter(None, problems), "")
 
+    def _others_changed(self, uids: Collection[str] | None) -> None:
+        """Looks at the triggers with these uids again, or at all that wait for other replicas."""
+        if uids is None:
+            found = [trigger for _, trigger in self._triggers.items() if trigger.waits is not None]
+        else:
+            found = [trigger for uid in uids if (trigger := self._triggers.by_uid(uid)) is not None]
+        for trigger in found:
+            if self._holds(trigger.uid):
+                self.queue.add(key_of(trigger.object))
+
     def _desired(self, trigger: CachedTrigger) -> Object | None:
-        """The fields to write. None if they do not differ, or if it is too early to tell."""
+        """The fields to write. None if they do not differ, if it is too early to tell, or if another replica writes.
+
+        Also notes for the other replicas what this one serves.
+        """
+        holds = self._holds(trigger.uid)
+        if not holds and self._served is None:
+            return None
         if self._installations.other(trigger.object) is not None:
             trigger.written = None  # it is the other one's
+            self._tell(trigger, None, None)
             return None
         now, generation = time.monotonic(), _observed_generation(trigger)
         before = _present(trigger)
         exposed = trigger.spec is not None and is_exposed(trigger.spec)
         if generation is None or (exposed and generation != trigger.object["metadata"]["generation"]):
+            self._tell(trigger, generation, None)
             return None
         fields, conditions = self._fields_and_conditions(trigger, now)
-        if conditions is None:
-            return None
-        if trigger.rejection is None:
+        if conditions is not None and trigger.rejection is None:
             conditions = [accepted(trigger.unknown), *(found for found in conditions if found.type != "Accepted")]
             if trigger.held_back is not None:
                 conditions = held_back(conditions, *trigger.held_back)
+        self._tell(trigger, generation, conditions)
+        if not holds or conditions is None:
+            return None
+        others = self._verdict(trigger, generation, before)
+        if self._is_too_early(trigger, generation, others, conditions, now):
+            return None
+        if others.ready is not None:
+            conditions = [
+                others.ready if found.type == "Ready" and found.status == "True" else found for found in conditions
+            ]
+        if not others.is_in_force:
+            generation = before.get("observedGeneration", 0)
         conditions = self._installations.shown(trigger.object, conditions)
         fields = {**fields, **self._installations.fields(trigger.object)}
         moment = datetime.now(UTC)
@@ -222,6 +263,50 @@ class StatusReporter:
         name, url = trigger.object["metadata"]["name"], self._gateway_url
         address = {} if url is None else gateway_address(url, name, self._running_spec(trigger) or spec)
         return address, conditions_of_trigger(flows, trigger.body_limit)
+
+    def _tell(self, trigger: CachedTrigger, generation: int | None, conditions: Sequence[Condition] | None) -> None:
+        """Notes for the other replicas what this one serves. `conditions` are None while the flows start."""
+        if self._served is None:
+            return
+        if generation is None or self._runs_in_one_replica(trigger):
+            self._served.tell(trigger.uid, None)
+        elif conditions is None:
+            self._served.tell(trigger.uid, Served(generation, "False", "Starting", "its flow starts"))
+        else:
+            ready = next(found for found in conditions if found.type == "Ready")
+            self._served.tell(trigger.uid, Served(generation, ready.status, ready.reason, ready.message))
+
+    def _runs_in_one_replica(self, trigger: CachedTrigger) -> bool:
+        spec = self._running_spec(trigger)
+        return spec is not None and (needs_lease(spec) or is_exposed(spec))
+
+    def _verdict(self, trigger: CachedTrigger, generation: int, before: Mapping[str, Any]) -> Verdict:
+        if self._peers is None:
+            return IN_FORCE
+        runs_everywhere = (
+            trigger.rejection is None
+            and trigger.spec is not None
+            and not (needs_lease(trigger.spec) or is_exposed(trigger.spec))
+        )
+        return verdict(
+            trigger.uid,
+            generation,
+            self._peers.found,
+            runs_everywhere=runs_everywhere,
+            is_confirmed=is_confirmed(before, generation),
+        )
+
+    def _is_too_early(
+        self, trigger: CachedTrigger, generation: int, others: Verdict, own: Sequence[Condition], now: float
+    ) -> bool:
+        """Whether the other replicas still have time to follow. Until then the status stays as it is."""
+        is_ready = all(found.status == "True" for found in own if found.type == "Ready")
+        if others.is_in_force and (others.ready is None or not is_ready):
+            trigger.waits = None
+            return False
+        if trigger.waits is None or trigger.waits[0] != generation:
+            trigger.waits = generation, now
+        return now - trigger.waits[1] < _OTHERS_SECONDS
 
     def _running_spec(self, trigger: CachedTrigger) -> TriggerSource | None:
         """The spec of the flows that run. While an edit waits for their drain, it is not that of the object."""

@@ -55,6 +55,7 @@ class CachedTrigger:
     written_at: float = float("-inf")  # of the monotonic clock
     applied_at: float = float("-inf")
     applied: int | None = None  # the generation that the flows of this replica have
+    waits: tuple[int, float] | None = None  # the generation for which other replicas are waited for, and since when
     body_limit: str = ""  # the problem of a trigger that takes larger bodies than its function
     applying: asyncio.Lock = field(default_factory=asyncio.Lock)
 

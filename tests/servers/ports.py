@@ -47,3 +47,10 @@ def _reservations() -> int:
     """The file, open as long as the process lives: closing it would give all ports back."""
     path = Path(tempfile.gettempdir()) / f"kubeirq-test-ports-{os.getuid()}"
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def own_address() -> str:
+    """An address of this machine that is not a loopback one: the API server takes no other endpoint."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing
+        return str(probe.getsockname()[0])

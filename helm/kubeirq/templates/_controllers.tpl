@@ -126,13 +126,15 @@ http://{{ include "kubeirq.fullname" . }}-gateway.{{ .Release.Namespace }}.svc{{
 {{- $address := printf "%s-store:4222" (include "kubeirq.fullname" .top) -}}
 - name: KUBEIRQ_ADMIN_SOCKET
   value: /run/kubeirq/admin.sock
-{{- if include "kubeirq.hasAdminPort" .top }}
 - name: KUBEIRQ_ADMIN_CERTIFICATE
   value: /etc/kubeirq/admin
 - name: KUBEIRQ_ADMIN_PORT
   value: "9443"
 - name: KUBEIRQ_ADMIN_PEERS
   value: {{ include "kubeirq.fullname" .top }}-{{ .controller.name }}-admin
+{{- if not (include "kubeirq.hasAdminApi" .top) }}
+- name: KUBEIRQ_ADMIN_USERS
+  value: "false"
 {{- end }}
 - name: KUBEIRQ_SERVICE_ACCOUNT
   value: {{ printf "%s:%s" .top.Release.Namespace .controller.account | quote }}

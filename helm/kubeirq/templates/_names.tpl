@@ -155,8 +155,11 @@ see namespaces then.
 {{- default (printf "%s-store" (include "kubeirq.fullname" .)) .Values.store.embedded.existingSecret -}}
 {{- end -}}
 
-{{- /* "true" if the controllers serve the admin API on a port. It needs cluster-wide rights to review tokens. */ -}}
-{{- define "kubeirq.hasAdminPort" -}}
+{{- /*
+"true" if the controllers serve the admin API to users. It needs cluster-wide rights to review tokens. Without it the admin
+port of a trigger controller serves the other replicas only.
+*/ -}}
+{{- define "kubeirq.hasAdminApi" -}}
 {{- if and (dig "adminApi" "enabled" true .Values.AsMap) (not .Values.watchNamespace) -}}true{{- end -}}
 {{- end -}}
 

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,10 +18,12 @@ from servers.helm import RELEASE, installed, rendered, server_for_the_chart
 from servers.kubernetes import APIServer
 from servers.kubernetes_objects import connected, kinds_of
 from servers.nats import NATSServer, nats_server
-from servers.ports import free_port
+from servers.ports import free_port, own_address
 
 from controllers.triggers.admin_port import AdminPort
 from controllers.triggers.admin_rights import Need, Rights, User
+from controllers.triggers.served import ServedTriggers
+from controllers.triggers.shared_certificate import SharedCertificate
 from kubeirq.fabric_client import Refused
 from kubeirq.on_cluster.client import ClusterClient
 from kubeirq.on_cluster.connection import AccessDenied, connect
@@ -38,13 +39,6 @@ VALUES = {"secretNamespaces": ["apps"]}
 async def server() -> AsyncIterator[APIServer]:
     async with server_for_the_chart() as found:
         yield found
-
-
-def own_address() -> str:
-    """An address of this machine that is not a loopback one: the API server takes no other endpoint."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing
-        return str(probe.getsockname()[0])
 
 
 async def certificate_of(folder: Path) -> Path:
@@ -263,8 +257,8 @@ async def test_a_request_reaches_the_replica_that_it_names_and_only_what_has_a_r
         routes = [web.get("/v1/status", status), web.route("*", "/v1/triggers/{rest:.*}", echo)]
         place = tmp_path / f"{host}.sock"
         made = AdminPort(
-            Known(), "NATSTrigger", replica=host, admin_socket=place, certificate=certificate, port=port,
-            addresses=addresses,
+            Known(), "NATSTrigger", replica=host, triggers=ServedTriggers(host), admin_socket=place,
+            certificate=SharedCertificate(certificate), port=port, addresses=addresses,
         )  # fmt: skip
         async with served(application_of(*routes), place), made.served(host):
             yield
@@ -300,13 +294,45 @@ async def test_a_request_reaches_the_replica_that_it_names_and_only_what_has_a_r
         assert (await ask("/v1/replicas", user=""))[0] == 401
 
 
-async def test_the_admin_port_is_left_out_where_the_release_watches_one_namespace() -> None:
-    for values, port in (
-        (VALUES, True),
-        ({"watchNamespace": "apps"}, False),
-        ({"adminApi": {"enabled": False}}, False),
-    ):
-        found = await rendered(values)
-        assert any(one["metadata"]["name"] == "kubeirq-reviews" for one in found) == port
-        (role,) = [one for one in found if (one["kind"], one["metadata"]["name"]) == ("Role", "kubeirq-operator")]
-        assert any("pods/exec" in rule["resources"] for rule in role["rules"]) != port
+@pytest.mark.parametrize(
+    ("values", "has_users"),
+    [(VALUES, True), ({"watchNamespace": "apps"}, False), ({"adminApi": {"enabled": False}}, False)],
+)
+async def test_the_admin_port_is_for_users_only_where_the_chart_can_review_their_rights(
+    values: dict[str, Any], has_users: bool
+) -> None:
+    """The replicas of a controller use it in any case."""
+    found = {
+        (one["kind"], one["metadata"]["name"], one["metadata"].get("namespace")): one for one in await rendered(values)
+    }
+    names = {name for _, name, _ in found}
+    assert ("kubeirq-reviews" in names) == has_users
+    role = found["Role", "kubeirq-operator", RELEASE]
+    assert any("pods/exec" in rule["resources"] for rule in role["rules"]) != has_users
+    service = found["Service", "kubeirq-http-admin", RELEASE]
+    assert ("kubeirq.dev/admin" in service["metadata"]["labels"]) == has_users
+    (container,) = found["Deployment", "kubeirq-http", RELEASE]["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert environment["KUBEIRQ_ADMIN_PEERS"] == service["metadata"]["name"]
+    assert environment.get("KUBEIRQ_ADMIN_USERS", "true") == str(has_users).lower()
+    assert "kubeirq-admin" in names, "the Secret with the certificate"
+    policy = found["NetworkPolicy", "kubeirq-http", RELEASE]
+    (rule,) = [rule for rule in policy["spec"]["ingress"] if rule["ports"][0]["port"] == "admin"]
+    assert ("from" in rule) != has_users
+    if not has_users:
+        assert rule["from"] == [{"podSelector": policy["spec"]["podSelector"]}]
+    if "watchNamespace" in values:
+        rules = found["Role", "kubeirq-replicas", RELEASE]["rules"]
+        assert rules == [
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
+        ]
+
+
+async def test_a_closed_network_lets_the_replicas_ask_each_other() -> None:
+    values = {"networkPolicy": {"triggersTo": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}}
+    (policy,) = [
+        one for one in await rendered(values)
+        if (one["kind"], one["metadata"]["name"]) == ("NetworkPolicy", "kubeirq-http")
+    ]  # fmt: skip
+    ways = [rule for rule in policy["spec"]["egress"] if rule.get("ports", [{}])[0].get("port") == "admin"]
+    assert [rule["to"] for rule in ways] == [[{"podSelector": policy["spec"]["podSelector"]}]]
