@@ -79,7 +79,6 @@ _NEXT_OF_REASON = {
     "RepliesUnpublished": "mend the target of spec.reply, which the message names; the replies wait, and none is lost",
     "DeadLettersUnwritable": "mend the place of dead letters, which the message names; events wait, and none is lost",
     "Suspended": "kubeirq resume {name}",
-    "PartitionsUnread": "wait: it tries again every few seconds; if it lasts, restart the fabric and report its log",
     "BodyLimit": "raise the function's variable FUNC_BODY_LIMIT, or lower spec.bodyLimitBytes",
     # the spec
     "Invalid": "correct the spec as the message says",
@@ -165,7 +164,7 @@ _WITHOUT_A_STEP = frozenset(
     {
         "Starting", "Stopping", "Completed", "Unseen", "OtherReplica", "LeaseLost", "TriggerGone", "StoreClosed",
         "AtMostOnce", "ClockWentBack", "TopicRecreated", "OffsetsForgotten", "StreamRecreated", "ConsumerRecreated",
-        "StreamMoved", "Idle", "NothingArrives", "DeadLettersPassed",
+        "StreamMoved", "Idle", "NothingArrives",
     }
 )  # fmt: skip
 
