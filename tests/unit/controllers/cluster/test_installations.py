@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from controllers.cluster import installations as module
-from controllers.cluster.api import Api, Object
+from controllers.cluster.api import Api, Object, Refused
 from controllers.cluster.conditions import Condition
 from controllers.cluster.installations import (
     ANSWER_SECONDS,
@@ -26,7 +26,7 @@ class World:
 
     def __init__(self) -> None:
         self.time, self.patches = 0.0, 0
-        metadata = {"uid": "u", "namespace": "shop", "name": "t"}
+        metadata = {"uid": "u", "namespace": "shop", "name": "t", "resourceVersion": "0"}
         self.trigger: Object = {
             "apiVersion": "kubeirq.dev/v1",
             "kind": "CronTrigger",
@@ -39,12 +39,19 @@ class World:
 
     async def request(self, _: str, path: str, *, body: Any, content_type: str) -> Object:
         assert path == "/apis/kubeirq.dev/v1/namespaces/shop/crontriggers/t/status"
-        assert body["metadata"] == {"uid": "u"}
+        assert body["metadata"]["uid"] == "u"
+        if body["metadata"].get("resourceVersion", self.version) != self.version:
+            raise Refused(409, "the object has been modified")
         self.write(body["status"])
         return self.trigger
 
+    @property
+    def version(self) -> str:
+        return str(self.trigger["metadata"]["resourceVersion"])
+
     def write(self, status: Any) -> None:
         self.patches += 1
+        self.trigger["metadata"]["resourceVersion"] = str(self.patches)
         merge(self.trigger["status"], status)
 
     async def runs(self, *running: Installations, seconds: float) -> None:
@@ -159,3 +166,42 @@ async def test_a_trigger_that_cannot_be_asked_for_stops_no_other_one(monkeypatch
     with pytest.raises(Enough):
         await second.contend(lambda: [world.trigger, world.trigger])
     assert len(asked) == 3
+
+
+async def test_of_three_installations_one_runs_it_and_one_asks_at_a_time() -> None:
+    world = World()
+    first, second, third = (world.installation(name) for name in ("a/one", "b/two", "c/three"))
+    await world.runs(first, seconds=10)
+    await world.runs(first, second, third, seconds=600)
+    assert world.owners(first, second, third) == ["a/one"]
+    assert world.patches < 40, "a question and an answer a minute"
+    await world.runs(second, third, seconds=300)
+    (owner,) = world.owners(first, second, third)
+    assert owner in ("b/two", "c/three"), "the first one is gone"
+    left = [one for one in (second, third) if one._own != owner]
+    await world.runs(*left, seconds=600)
+    assert world.owners(first, second, third) == [left[0]._own], "the only one that is left"
+
+
+async def test_a_contender_whose_watch_is_late_takes_nothing_over() -> None:
+    world = World()
+    first, second = world.installation("a/one"), world.installation("b/two")
+    await world.runs(first, seconds=4)
+    await second._contend_for(copy.deepcopy(world.trigger))
+    seen = copy.deepcopy(world.trigger)
+    second._age(seen)
+    await world.runs(first, seconds=ANSWER_SECONDS + 10)
+    with pytest.raises(Refused):
+        await second._contend_for(seen)
+    assert world.owners(first, second) == ["a/one"]
+
+
+async def test_a_question_about_a_resource_that_is_gone_is_forgotten() -> None:
+    world = World()
+    first, second = world.installation("a/one"), world.installation("b/two")
+    await world.runs(first, seconds=4)
+    await world.runs(first, second, seconds=100)
+    world.time += 2 * FORGET_SECONDS
+    for one in (first, second):
+        one._forget_old_questions()
+        assert one._asked == {}
