@@ -23,6 +23,7 @@ ANSWER_SECONDS = 45.0  # an owner that runs answers within seconds, and a replic
 FORGET_SECONDS = 180.0  # one that asks no more is gone
 _TURN_SECONDS = ASK_SECONDS + ANSWER_SECONDS  # by then a contender that runs has asked again, or has taken over
 _LOOK_SECONDS = 2.0
+_CONCURRENT_REQUESTS = 16
 
 
 def installation_in_status(resource: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -78,11 +79,15 @@ class Installations:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             self._forget_old_questions()
-            for resource in resources():
-                try:
-                    await self._contend_for(resource)
-                except (Refused, OSError, TimeoutError) as error:
-                    log.warning("resource not asked for", extra={"uid": _uid_of(resource), "problem": str(error)})
+            found = list(resources())
+            for start in range(0, len(found), _CONCURRENT_REQUESTS):  # thousands of them, after a change of the name
+                await asyncio.gather(*map(self._try_for, found[start : start + _CONCURRENT_REQUESTS]))
+
+    async def _try_for(self, resource: Object) -> None:
+        try:
+            await self._contend_for(resource)
+        except (Refused, OSError, TimeoutError) as error:
+            log.warning("resource not asked for", extra={"resource": _text_of(resource), "problem": str(error)})
 
     async def _contend_for(self, resource: Object) -> None:
         found = installation_in_status(resource)
@@ -90,7 +95,7 @@ class Installations:
         is_answered = found.get("answered") == found.get("asked")
         age = self._age(resource)
         if is_mine and not is_answered and age > ANSWER_SECONDS:
-            log.warning("takes over", extra={"uid": _uid_of(resource), "from": found.get("name")})
+            log.warning("takes over", extra={"resource": _text_of(resource), "from": found.get("name")})
             # The term is of the other installation's Lease, and says nothing about this one's
             installation = {"name": self._own, **dict.fromkeys(("contender", "asked", "answered"))}
             state = {"state": {"term": None}} if "state" in resource["status"] else {}
@@ -135,3 +140,8 @@ class Installations:
 def _uid_of(resource: Mapping[str, Any]) -> str:
     uid: str = resource["metadata"]["uid"]
     return uid
+
+
+def _text_of(resource: Mapping[str, Any]) -> str:
+    metadata = resource["metadata"]
+    return f"{resource['kind']} {metadata['namespace']}/{metadata['name']}"

@@ -1,5 +1,6 @@
 """Of two installations that watch a namespace, one runs a trigger; the other one takes over when the first is gone."""
 
+import asyncio
 import copy
 from typing import Any, cast
 
@@ -165,7 +166,7 @@ async def test_a_trigger_that_cannot_be_asked_for_stops_no_other_one(monkeypatch
     second = Installations(cast("Api", Refusing()), "b/two", lambda: 0.0)
     with pytest.raises(Enough):
         await second.contend(lambda: [world.trigger, world.trigger])
-    assert len(asked) == 3
+    assert len(asked) == 4, "both are asked for again"
 
 
 async def test_of_three_installations_one_runs_it_and_one_asks_at_a_time() -> None:
@@ -205,3 +206,32 @@ async def test_a_question_about_a_resource_that_is_gone_is_forgotten() -> None:
     for one in (first, second):
         one._forget_old_questions()
         assert one._asked == {}
+
+
+async def test_a_resource_whose_request_hangs_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
+    asked, all_others = set(), asyncio.Event()
+    others = [f"t-{number}" for number in range(10)]
+
+    class Slow:
+        async def request(self, _: str, path: str, **__: Any) -> None:
+            name = path.split("/")[-2]
+            if name == "hangs":
+                await asyncio.Event().wait()
+            asked.add(name)
+            if asked == set(others):
+                all_others.set()
+
+    def resource(name: str) -> Object:
+        metadata = {"uid": name, "namespace": "shop", "name": name}
+        status = {"installation": {"name": "a/one"}}
+        return {"apiVersion": "kubeirq.dev/v1", "kind": "CronTrigger", "metadata": metadata, "status": status}
+
+    found = [resource(name) for name in ("hangs", *others)]
+    running = asyncio.create_task(Installations(cast("Api", Slow()), "b/two", lambda: 0.0).contend(lambda: found))
+    try:
+        async with asyncio.timeout(20):
+            await all_others.wait()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
