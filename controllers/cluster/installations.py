@@ -99,7 +99,7 @@ class Installations:
             # The term is of the other installation's Lease, and says nothing about this one's
             installation = {"name": self._own, **dict.fromkeys(("contender", "asked", "answered"))}
             state = {"state": {"term": None}} if "state" in resource["status"] else {}
-            # Not if the owner has answered since: the watch may be late
+            # The watch may be late: the server refuses this if the owner has answered meanwhile
             await self.patch(resource, {"installation": installation, **state}, only_this_version=True)
         elif (is_mine and is_answered and age > ASK_SECONDS) or (
             not is_mine and (not found.get("contender") or age > _TURN_SECONDS)
@@ -118,7 +118,7 @@ class Installations:
         return self._now() - known[1]
 
     def _forget_old_questions(self) -> None:
-        """The resource may be gone. A question that still stands is seen anew."""
+        """Their resources may be gone. A question that still stands gets a new age."""
         now = self._now()
         self._asked = {uid: known for uid, known in self._asked.items() if now - known[1] < 2 * FORGET_SECONDS}
 
