@@ -129,7 +129,7 @@ class Api:
     ) -> AsyncGenerator[tuple[str, Object], None]:
         """The watch events after this version: ADDED, MODIFIED or DELETED, with the object. The server ends it in time.
 
-        Raises Refused with status 410 if the server no longer has the version.
+        Raises Refused with status 410 if the server no longer has the version. Raises Refused, OSError or TimeoutError.
         """
         query = [_selector(labels), ("watch", "true"), ("resourceVersion", version)]
         query.append(("timeoutSeconds", str(_WATCH_SECONDS)))
@@ -146,6 +146,8 @@ class Api:
                         raise Refused(event["object"].get("code", 0), _message(json.dumps(event["object"])))
                     WATCH_EVENTS.add(resource=resource_of(path))
                     yield event["type"], event["object"]
+        except ValueError as error:  # a line that ends early, or that is too long
+            raise ConnectionError(f"the API server: a watch event cannot be read: {error}") from error
         finally:
             answer.response.close()
 

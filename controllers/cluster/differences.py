@@ -42,12 +42,12 @@ def contains(live: Any, wanted: Any, path: Path = ()) -> bool:
 def overridden_fields(live: Mapping[str, Any], wanted: Mapping[str, Any], manager: str) -> list[str] | None:
     """The fields whose values differ although `manager` owns them: an admission webhook changed them in a write.
 
-    None: another field differs, too. A person or a controller that changes a field takes its ownership over; a webhook
-    does not. The order of a list has no owner.
+    None: another field differs, too, or nobody knows the owners. A person or a controller that changes a field takes
+    its ownership over; a webhook does not. The order of a list has no owner.
     """
     fields = applied_fields(live, manager, wanted["apiVersion"])
     found = list(_differing(live, wanted, fields, (), ""))
-    return [place for place, is_owned in found] if all(is_owned for _, is_owned in found) else None
+    return [place for place, _ in found] if fields and all(is_owned for _, is_owned in found) else None
 
 
 def differing_fields(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

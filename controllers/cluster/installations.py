@@ -3,7 +3,7 @@
 Installations know each other by the status of the resource only: they have no rights in each other's namespaces. The
 status names the one that runs it, the owner. Another one asks now and then, in the status, whether the owner still
 runs. The owner answers, and its condition names both. An owner that does not answer is gone, and the other one takes
-over. A resource that nobody else asks for causes no writes beside the first.
+over. A resource that nobody else asks for causes no writes beside the first. Of several contenders, one asks at a time.
 """
 
 import asyncio
@@ -21,7 +21,9 @@ REASON = "TwoInstallations"
 ASK_SECONDS = 60.0  # from one question to the next
 ANSWER_SECONDS = 45.0  # an owner that runs answers within seconds, and a replica takes over within fifteen
 FORGET_SECONDS = 180.0  # one that asks no more is gone
+_TURN_SECONDS = ASK_SECONDS + ANSWER_SECONDS  # by then a contender that runs has asked again, or has taken over
 _LOOK_SECONDS = 2.0
+_CONCURRENT_REQUESTS = 16
 
 
 def installation_in_status(resource: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -76,11 +78,16 @@ class Installations:
         """
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            for resource in resources():
-                try:
-                    await self._contend_for(resource)
-                except (Refused, OSError, TimeoutError) as error:
-                    log.warning("resource not asked for", extra={"uid": _uid_of(resource), "problem": str(error)})
+            self._forget_old_questions()
+            found = list(resources())
+            for start in range(0, len(found), _CONCURRENT_REQUESTS):  # thousands of them, after a change of the name
+                await asyncio.gather(*map(self._try_for, found[start : start + _CONCURRENT_REQUESTS]))
+
+    async def _try_for(self, resource: Object) -> None:
+        try:
+            await self._contend_for(resource)
+        except (Refused, OSError, TimeoutError) as error:
+            log.warning("resource not asked for", extra={"resource": _text_of(resource), "problem": str(error)})
 
     async def _contend_for(self, resource: Object) -> None:
         found = installation_in_status(resource)
@@ -88,12 +95,15 @@ class Installations:
         is_answered = found.get("answered") == found.get("asked")
         age = self._age(resource)
         if is_mine and not is_answered and age > ANSWER_SECONDS:
-            log.warning("takes over", extra={"uid": _uid_of(resource), "from": found.get("name")})
+            log.warning("takes over", extra={"resource": _text_of(resource), "from": found.get("name")})
             # The term is of the other installation's Lease, and says nothing about this one's
             installation = {"name": self._own, **dict.fromkeys(("contender", "asked", "answered"))}
             state = {"state": {"term": None}} if "state" in resource["status"] else {}
-            await self.patch(resource, {"installation": installation, **state})
-        elif not is_mine or (is_answered and age > ASK_SECONDS):
+            # The watch may be late: the server refuses this if the owner has answered meanwhile
+            await self.patch(resource, {"installation": installation, **state}, only_this_version=True)
+        elif (is_mine and is_answered and age > ASK_SECONDS) or (
+            not is_mine and (not found.get("contender") or age > _TURN_SECONDS)
+        ):
             asked = datetime.now(UTC).isoformat()
             await self.patch(resource, {"installation": {"contender": self._own, "asked": asked}})
 
@@ -107,11 +117,20 @@ class Installations:
             known = self._asked[uid] = (asked, self._now())
         return self._now() - known[1]
 
-    async def patch(self, resource: Object, status: Object) -> None:
-        """Merges these fields into the status. Raises Refused, OSError and TimeoutError."""
+    def _forget_old_questions(self) -> None:
+        """Their resources may be gone. A question that still stands gets a new age."""
+        now = self._now()
+        self._asked = {uid: known for uid, known in self._asked.items() if now - known[1] < 2 * FORGET_SECONDS}
+
+    async def patch(self, resource: Object, status: Object, *, only_this_version: bool = False) -> None:
+        """Merges these fields into the status. Raises Refused, OSError and TimeoutError.
+
+        With `only_this_version`, the server refuses it if the resource has changed since.
+        """
         metadata = resource["metadata"]
         path = path_of(resource["apiVersion"], resource["kind"], metadata["namespace"], metadata["name"])
-        body = {"metadata": {"uid": metadata["uid"]}, "status": status}
+        names = ("uid", "resourceVersion") if only_this_version else ("uid",)
+        body = {"metadata": {name: metadata[name] for name in names}, "status": status}
         await self._api.request("PATCH", f"{path}/status", body=body, content_type="application/merge-patch+json")
 
     def _way_out(self, other: str) -> str:
@@ -121,3 +140,8 @@ class Installations:
 def _uid_of(resource: Mapping[str, Any]) -> str:
     uid: str = resource["metadata"]["uid"]
     return uid
+
+
+def _text_of(resource: Mapping[str, Any]) -> str:
+    metadata = resource["metadata"]
+    return f"{resource['kind']} {metadata['namespace']}/{metadata['name']}"

@@ -29,7 +29,7 @@ class NameTaken(Refused):
 
 
 class Contested(Exception):
-    """Others change an object again and again. It is not set back any more, until its desired state changes."""
+    """Others change an object again and again. It is set back a few times an hour, and after an edit."""
 
 
 class OwnedObjects:

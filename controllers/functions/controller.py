@@ -127,6 +127,7 @@ class FunctionController:
         A status of which the API server dropped a part is written again: the definition may be newer by now.
         """
         self._curtailed.clear()
+        self._named.clear()
         if self._namespace is None:  # the rights of one namespace include no definitions
             self._ignorable = await ignorable_fields_of(self._api, f"functions.{GROUP}")
         self._functions.begin_list()
@@ -315,7 +316,8 @@ class FunctionController:
         """Writes the status subresource if it differs."""
         await self._name_installation(function)
         conditions = self._installations.shown(function, conditions)
-        metadata, before = function["metadata"], function.get("status", {})
+        metadata, present = function["metadata"], function.get("status", {})
+        before = {name: value for name, value in present.items() if name != "installation"}  # is written by itself
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         wanted = {
             **status,
@@ -357,7 +359,7 @@ class FunctionController:
             if _NOT_DECLARED not in str(refused):
                 raise
         # An older definition: an apply is refused as a whole, and a patch drops what the definition lacks
-        stale = {name: None for name in function.get("status", {}) if name not in wanted}
+        stale = {name: None for name in function.get("status", {}) if name not in (*wanted, "installation")}
         return await self._api.request(
             "PATCH",
             f"{path_of(api_version, 'Function', *key_of(function))}/status",

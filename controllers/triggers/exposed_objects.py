@@ -60,7 +60,6 @@ class ExposedObjects:
         wanted = objects_of(trigger["metadata"], spec) if isinstance(spec, HTTPTrigger) and not is_deleted else []
         if wanted and self._callers is not None and isinstance(spec, HTTPTrigger):
             wanted.append(callers_policy_of(trigger["metadata"], spec, self._callers))
-        self._refused.pop(key, None)
         try:
             await self._owned.ensure(trigger, wanted)
         except Contested as contested:
@@ -68,6 +67,8 @@ class ExposedObjects:
         except Refused as refused:
             self._refused[key] = refused
             raise
+        else:  # not before: the status is read at any time
+            self._refused.pop(key, None)
         await self._owned.remove(self._owned.unwanted(trigger, wanted))
 
     def status_of(self, trigger: Object, spec: TriggerSource, function_down: str) -> tuple[Object, list[Condition]]:

@@ -30,7 +30,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`ready` is the Ready that the other replicas ask for. None: they keep it from nothing."""
+    """`ready` takes the place of this replica's own Ready. None: the others agree with it."""
 
     is_in_force: bool
     ready: Condition | None
@@ -45,8 +45,8 @@ def verdict(
     """The word of the other replicas about a trigger whose generation this replica runs.
 
     `peers`: the other replicas, or why they are not known. `is_confirmed`: the status says already that this generation
-    is in force. A replica that is silent keeps that from being said, and takes it back from no trigger: what it said
-    stays true, and the cluster sends no requests to a replica that hangs.
+    is in force. While a replica is silent, no other generation becomes Ready. A trigger that is Ready stays so: what
+    the replica said before is still true, and the cluster sends no requests to a replica that hangs.
     """
     if isinstance(peers, str):
         return IN_FORCE if is_confirmed or not runs_everywhere else _not_in_force(SILENT, peers)

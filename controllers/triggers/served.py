@@ -37,7 +37,7 @@ class ServedTriggers:
         self._is_closed = False
 
     def tell(self, uid: str, served: Served | None) -> None:
-        """This replica serves the trigger so, or not at all."""
+        """Notes how this replica serves the trigger. None: it does not serve it."""
         before = self._table.get(uid)
         if (None if before is None else before[1]) == served:
             return

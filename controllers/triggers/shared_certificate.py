@@ -37,7 +37,7 @@ class SharedCertificate:
         return self._token
 
     def is_token(self, text: str) -> bool:
-        return self._token != "" and hmac.compare_digest(text.encode(), self._token.encode())
+        return self._token != "" and hmac.compare_digest(text.encode(errors="replace"), self._token.encode())
 
     def refresh(self) -> None:
         """Reads the files again, if others are there. Connections that are open stay so."""
@@ -46,7 +46,7 @@ class SharedCertificate:
             if content == self._content:
                 return
             self.to_serve.load_cert_chain(*self._files)
-            to_ask = ssl.create_default_context(cadata=content[0].decode())
+            to_ask = ssl.create_default_context(cadata=_first_in(content[0].decode()))
         except (OSError, ValueError) as error:  # an ssl.SSLError is an OSError
             problem = f"the certificate in {self._files[0].parent} cannot be used: {error}"
             if self._problem != problem:
@@ -59,3 +59,9 @@ class SharedCertificate:
         self._to_ask = to_ask
         self._token = hmac.digest(content[1], _PURPOSE, "sha256").hex()
         self._content, self._problem = content, ""
+
+
+def _first_in(chain: str) -> str:
+    """The certificate itself. Those of its authorities follow it, and they issue others."""
+    certificate, end, _ = chain.partition("-----END CERTIFICATE-----")
+    return certificate + end

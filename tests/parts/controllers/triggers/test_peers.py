@@ -183,6 +183,34 @@ async def test_replicas_understand_each_other_again_once_all_have_read_the_new_c
             await found.until(lambda: found.serves("b") == {"u": ONE} and not found.silence("b"))
 
 
+async def test_another_certificate_of_the_same_authority_is_not_a_replica_s(tmp_path: Path) -> None:
+    """A file of cert-manager has the certificates of the authorities behind the first one."""
+    shared, slices = await certificate(tmp_path / "shared"), Slices()
+    authority = Authority(tmp_path / "shared")
+    await authority.issue("other", "/CN=other")
+    (tmp_path / "other").mkdir()
+    for ending in ("crt", "key"):
+        shutil.copy(tmp_path / "shared" / f"other.{ending}", tmp_path / "other" / f"tls.{ending}")
+    with (tmp_path / "shared" / "tls.crt").open("ab") as chain:
+        chain.write(authority.certificate.read_bytes())
+    shared.refresh()
+    async with (
+        replica(shared, "b", tmp_path) as (triggers, port),
+        replica(SharedCertificate(tmp_path / "other"), "c", tmp_path) as (_, other_port),
+        asking(slices, shared) as found,
+    ):
+        triggers.tell("u", ONE)
+        slices.put("b", port)
+        slices.put("c", other_port)
+        await found.until(lambda: found.serves("b") == {"u": ONE} and "CERTIFICATE_VERIFY_FAILED" in found.silence("c"))
+
+
+async def test_a_header_that_is_no_text_is_no_token(tmp_path: Path) -> None:
+    shared = await certificate(tmp_path / "shared")
+    assert shared.is_token(shared.token)
+    assert not shared.is_token("\udcff")
+
+
 async def test_a_certificate_that_cannot_be_read_is_the_reason_for_silence(tmp_path: Path) -> None:
     slices = Slices()
     slices.put("b", 1)

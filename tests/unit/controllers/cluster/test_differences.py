@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from controllers.cluster.differences import contains, has_stale_fields
+from controllers.cluster.differences import contains, has_stale_fields, overridden_fields
 from controllers.cluster.quantities import amount_of
 
 LIVE: dict[str, Any] = {
@@ -181,3 +181,19 @@ def test_one_amount_has_many_spellings(one: str, other: Any) -> None:
 def test_what_is_no_quantity_is_said(text: str) -> None:
     with pytest.raises(ValueError, match="is not a quantity"):
         amount_of(text)
+
+
+@pytest.mark.parametrize(
+    ("owned", "overridden"),
+    [
+        ([{"f:spec": {"f:replicas": {}, "f:paused": {}}}], ["spec.replicas"]),
+        ([{"f:spec": {"f:paused": {}}}], None),  # another manager changed it
+        ([], None),  # a restore from a backup leaves no owners
+    ],
+)
+def test_only_a_webhook_changes_a_field_without_becoming_its_owner(owned: Any, overridden: Any) -> None:
+    wanted = {"apiVersion": "apps/v1", "spec": {"replicas": 2, "paused": False}}
+    entry = {"manager": "kubeirq", "operation": "Apply", "apiVersion": "apps/v1"}
+    metadata = {"managedFields": [{**entry, "fieldsV1": fields} for fields in owned]}
+    live = {"apiVersion": "apps/v1", "metadata": metadata, "spec": {"replicas": 3, "paused": False}}
+    assert overridden_fields(live, wanted, "kubeirq") == overridden

@@ -1,12 +1,13 @@
 """Of two installations that watch a namespace, one runs a trigger; the other one takes over when the first is gone."""
 
+import asyncio
 import copy
 from typing import Any, cast
 
 import pytest
 
 from controllers.cluster import installations as module
-from controllers.cluster.api import Api, Object
+from controllers.cluster.api import Api, Object, Refused
 from controllers.cluster.conditions import Condition
 from controllers.cluster.installations import (
     ANSWER_SECONDS,
@@ -26,7 +27,7 @@ class World:
 
     def __init__(self) -> None:
         self.time, self.patches = 0.0, 0
-        metadata = {"uid": "u", "namespace": "shop", "name": "t"}
+        metadata = {"uid": "u", "namespace": "shop", "name": "t", "resourceVersion": "0"}
         self.trigger: Object = {
             "apiVersion": "kubeirq.dev/v1",
             "kind": "CronTrigger",
@@ -39,12 +40,19 @@ class World:
 
     async def request(self, _: str, path: str, *, body: Any, content_type: str) -> Object:
         assert path == "/apis/kubeirq.dev/v1/namespaces/shop/crontriggers/t/status"
-        assert body["metadata"] == {"uid": "u"}
+        assert body["metadata"]["uid"] == "u"
+        if body["metadata"].get("resourceVersion", self.version) != self.version:
+            raise Refused(409, "the object has been modified")
         self.write(body["status"])
         return self.trigger
 
+    @property
+    def version(self) -> str:
+        return str(self.trigger["metadata"]["resourceVersion"])
+
     def write(self, status: Any) -> None:
         self.patches += 1
+        self.trigger["metadata"]["resourceVersion"] = str(self.patches)
         merge(self.trigger["status"], status)
 
     async def runs(self, *running: Installations, seconds: float) -> None:
@@ -158,4 +166,72 @@ async def test_a_trigger_that_cannot_be_asked_for_stops_no_other_one(monkeypatch
     second = Installations(cast("Api", Refusing()), "b/two", lambda: 0.0)
     with pytest.raises(Enough):
         await second.contend(lambda: [world.trigger, world.trigger])
-    assert len(asked) == 3
+    assert len(asked) == 4, "both are asked for again"
+
+
+async def test_of_three_installations_one_runs_it_and_one_asks_at_a_time() -> None:
+    world = World()
+    first, second, third = (world.installation(name) for name in ("a/one", "b/two", "c/three"))
+    await world.runs(first, seconds=10)
+    await world.runs(first, second, third, seconds=600)
+    assert world.owners(first, second, third) == ["a/one"]
+    assert world.patches < 40, "a question and an answer a minute"
+    await world.runs(second, third, seconds=300)
+    (owner,) = world.owners(first, second, third)
+    assert owner in ("b/two", "c/three"), "the first one is gone"
+    left = [one for one in (second, third) if one._own != owner]
+    await world.runs(*left, seconds=600)
+    assert world.owners(first, second, third) == [left[0]._own], "the only one that is left"
+
+
+async def test_a_contender_whose_watch_is_late_takes_nothing_over() -> None:
+    world = World()
+    first, second = world.installation("a/one"), world.installation("b/two")
+    await world.runs(first, seconds=4)
+    await second._contend_for(copy.deepcopy(world.trigger))
+    seen = copy.deepcopy(world.trigger)
+    second._age(seen)
+    await world.runs(first, seconds=ANSWER_SECONDS + 10)
+    with pytest.raises(Refused):
+        await second._contend_for(seen)
+    assert world.owners(first, second) == ["a/one"]
+
+
+async def test_a_question_about_a_resource_that_is_gone_is_forgotten() -> None:
+    world = World()
+    first, second = world.installation("a/one"), world.installation("b/two")
+    await world.runs(first, seconds=4)
+    await world.runs(first, second, seconds=100)
+    world.time += 2 * FORGET_SECONDS
+    for one in (first, second):
+        one._forget_old_questions()
+        assert one._asked == {}
+
+
+async def test_a_resource_whose_request_hangs_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
+    asked, all_others = set(), asyncio.Event()
+    others = [f"t-{number}" for number in range(10)]
+
+    class Slow:
+        async def request(self, _: str, path: str, **__: Any) -> None:
+            name = path.split("/")[-2]
+            if name == "hangs":
+                await asyncio.Event().wait()
+            asked.add(name)
+            if asked == set(others):
+                all_others.set()
+
+    def resource(name: str) -> Object:
+        metadata = {"uid": name, "namespace": "shop", "name": name}
+        status = {"installation": {"name": "a/one"}}
+        return {"apiVersion": "kubeirq.dev/v1", "kind": "CronTrigger", "metadata": metadata, "status": status}
+
+    found = [resource(name) for name in ("hangs", *others)]
+    running = asyncio.create_task(Installations(cast("Api", Slow()), "b/two", lambda: 0.0).contend(lambda: found))
+    try:
+        async with asyncio.timeout(20):
+            await all_others.wait()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})

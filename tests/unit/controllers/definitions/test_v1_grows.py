@@ -18,6 +18,8 @@ from controllers.definitions.crds import crd_of
 RECORDED = sorted((Path(__file__).parents[3] / "recorded").glob("definitions_*.json.gz"))
 INTENDED = {
     "definitions_0_1_0.json.gz": {
+        "Function.spec.failureDetail: new, with a default": "0.1.0 runs a Function without the fields that it does not"
+        " know",
         "Function.spec.source.url: another pattern": "a password in the address came into pods' arguments and statuses;"
         " source.authorization names a Secret",
         "Function.spec.source: a new rule: !has(self.authorization) || has(self.url)": "the field authorization is new",
@@ -71,6 +73,7 @@ NODE = {
         (lambda node: node["properties"]["name"].update(maxLength=5), "k.name: another maxLength"),
         (lambda node: node["properties"]["name"].update(pattern="^a"), "k.name: another pattern"),
         (lambda node: node["x-kubernetes-validations"].append({"rule": "false"}), "k: a new rule: false"),
+        (lambda node: node["properties"].update(new={"type": "string", "default": "a"}), "k.new: new, with a default"),
         (lambda node: node["properties"]["name"].update({"x-new": 1}), "k.name: nobody compares x-new"),
     ],
 )
@@ -141,6 +144,9 @@ def _narrower(place: str, earlier: Mapping[str, Any], later: Mapping[str, Any]) 
             yield from _narrower(f"{place}[]", earlier[name], later[name])
         elif name in earlier:
             yield f"{place}: no {name}"
+    for name, part in later.get("properties", {}).items():
+        if name not in earlier.get("properties", {}) and "default" in part:
+            yield f"{place}.{name}: new, with a default"  # the API server writes it into every object
     for name, part in earlier.get("properties", {}).items():
         if name not in later.get("properties", {}):
             yield f"{place}.{name}: removed"

@@ -1,13 +1,14 @@
 """An exposed HTTP trigger: refusals of it, the object that it is on a cluster, and how that is said to be."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
 
-from controllers.cluster.api import Refused, plural_of
+from controllers.cluster.api import Api, Refused, plural_of
 from controllers.cluster.conditions import Condition
 from controllers.cluster.owned_objects import NameTaken
+from controllers.triggers.exposed_objects import ExposedObjects
 from controllers.triggers.exposure import KINDS, TRIGGER_LABEL, objects_of
 from controllers.triggers.exposure_status import status_of
 from trigger_sources.http.routes import METHODS
@@ -326,3 +327,26 @@ def test_a_way_to_a_function_that_is_down_is_not_ready() -> None:
     address, exposed, ready = state(by_ingress(), entered({"ip": "198.51.100.1"}), None, "no replica is ready")
     assert (address, exposed.status) == ("http://198.51.100.1/orders", "True")
     assert (ready.status, ready.reason, ready.message) == ("False", "FunctionDown", "no replica is ready")
+
+
+async def test_a_refusal_is_shown_while_the_next_try_is_under_way() -> None:
+    shown: list[str] = []
+
+    class Server:
+        async def get(self, *_: Any) -> None:
+            return None
+
+        async def apply(self, _: Any) -> None:
+            shown.append(reason())
+            raise Refused(403, "forbidden")
+
+    exposed = ExposedObjects(cast("Api", Server()))
+    resource = {"kind": "HTTPTrigger", "apiVersion": "kubeirq.dev/v1", "metadata": METADATA}
+
+    def reason() -> str:
+        return exposed.status_of(resource, by_ingress(), "")[1][1].reason
+
+    for _ in range(2):
+        with pytest.raises(Refused):
+            await exposed.reconcile(resource, by_ingress())
+    assert shown == ["WaitingForIngress", "Refused"]
