@@ -115,8 +115,9 @@ async def test_with_a_watched_namespace_there_are_no_rights_outside_of_it(server
     async with installed(server, NARROWED):
         for name in BUILT_IN:
             secrets = {} if name == "functions" else SECRETS
+            replicas = {} if name == "functions" else {"discovery.k8s.io/endpointslices": FOLLOWED}
             account = account_of(f"kubeirq-{name}")
-            assert await rights(server, account, RELEASE) == {**LEASES, **secrets}, name
+            assert await rights(server, account, RELEASE) == {**LEASES, **secrets, **replicas}, name
             assert await rights(server, account, "apps") == {**RIGHTS[name], **secrets}, name
             assert await rights(server, account, "elsewhere") == {}, name
 

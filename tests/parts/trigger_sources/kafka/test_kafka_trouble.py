@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, KafkaError
 from servers.kafka import (
     SASL_PASSWORD,
     SASL_USER,
@@ -399,9 +399,10 @@ async def test_a_trigger_begins_with_the_partitions_that_are_led_and_reads_the_o
 async def until_unled(admin: AIOKafkaAdminClient, topic: str, partition: int) -> None:
     async with asyncio.timeout(60):
         while True:
-            (found,) = await admin.describe_topics([topic])
-            if {each["partition"]: each["leader"] for each in found["partitions"]}[partition] == -1:
-                return
+            with suppress(KafkaError):  # it asked the broker that is gone
+                (found,) = await admin.describe_topics([topic])
+                if {each["partition"]: each["leader"] for each in found["partitions"]}[partition] == -1:
+                    return
             await asyncio.sleep(0.2)
 
 
