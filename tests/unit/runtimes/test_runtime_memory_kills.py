@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from kubeirq_runtime.memory_kills import MemoryKills
+
+from runtimes.python.kubeirq_runtime.memory_kills import MemoryKills
 
 
 def group(tmp_path: Path, version: int, path: str = "/") -> tuple[MemoryKills, Path]:
