@@ -32,6 +32,7 @@ from controllers.triggers.store import ClusterStore
 from trigger_sources.descriptors import raise_limit
 from trigger_sources.dispatch.host import EventStore, LocalHost, events_memory
 from trigger_sources.http.gateway import Bounds, Gateway
+from trigger_sources.inbox import STORE_AWAY
 from trigger_sources.memory_limit import memory_limit
 from trigger_sources.observe.admin import FlowAdmin, served
 from trigger_sources.observe.budgets import budget_metrics
@@ -47,6 +48,7 @@ LEASE_COUNT = 6  # the Leases of a controller, for its triggers; at most this ma
 _ROUTES_SECONDS = 10.0  # afterwards the gateway listens; the routes that are still missing are answered 503
 _PROBLEM_SECONDS = 2.0  # the same, for a trigger that has reported a problem
 _ROUTES_TRY_SECONDS = 0.05
+_COME = {"Starting", STORE_AWAY}  # reasons that pass by themselves, as a rule
 
 
 @dataclass(frozen=True)
@@ -283,10 +285,11 @@ def may_listen(connected: Iterable[tuple[bool, str, str]], seconds: float) -> bo
     """Whether the gateway listens after so many seconds.
 
     `connected` has whether each flow is connected, and the reason and message. A trigger that cannot connect, for
-    example because its Secret is missing, does not keep the requests of the others waiting.
+    example because its Secret is missing, does not keep the requests of the others waiting. An upgrade of the release
+    replaces the store, too, so that a store that is away counts as one that comes back.
     """
-    missing = [reason for is_connected, reason, _ in connected if not is_connected]
-    return not missing or seconds >= (_ROUTES_SECONDS if "Starting" in missing else _PROBLEM_SECONDS)
+    missing = {reason for is_connected, reason, _ in connected if not is_connected}
+    return not missing or seconds >= (_ROUTES_SECONDS if missing & _COME else _PROBLEM_SECONDS)
 
 
 def number(environment: Mapping[str, str], name: str, default: int, least: int = 1, most: int = 65_535) -> int:

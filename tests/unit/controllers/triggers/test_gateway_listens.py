@@ -7,6 +7,7 @@ from controllers.triggers.process import may_listen
 CONNECTED = (True, "", "")
 STARTING = (False, "Starting", "")
 NO_SECRET = (False, "SecretMissing", "there is no Secret")
+NO_STORE = (False, "StoreUnavailable", "the store's servers do not answer")
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ NO_SECRET = (False, "SecretMissing", "there is no Secret")
         ([CONNECTED, NO_SECRET], 2),
         ([CONNECTED, STARTING], 10),
         ([NO_SECRET, STARTING], 10),
+        ([CONNECTED, NO_STORE], 10),
     ],
 )
 def test_it_waits_for_the_routes_and_not_long_for_a_trigger_that_cannot_connect(
