@@ -56,7 +56,8 @@ async def not_connected(
     elif isinstance(error, NodeNotReadyError) and others:
         problem = (
             f"{', '.join(brokers)}: the brokers name themselves differently, and there they do not answer:"
-            f" {await reasons_of(others, _PORT, _PROTOCOL)}; start them, make them reachable, or correct their advertised.listeners"
+            f" {await reasons_of(others, _PORT, _PROTOCOL)}; start them, make them reachable, or correct their"
+            " advertised.listeners"
         )
     return SourceError("NotConnected", problem)
 
