@@ -1,9 +1,12 @@
 """The client of a consumer group: opened with settings that skip nothing silently, and closed in bounded time."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from trigger_sources.context import Context
@@ -53,6 +56,7 @@ async def close_consumer(consumer: AIOKafkaConsumer) -> None:
     stopping = asyncio.create_task(consumer.stop())
     await asyncio.wait({stopping}, timeout=_CLOSE_SECONDS)
     if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
+        await _close_late_connections(consumer._client)
         return
     stopping.cancel()
     coordinator, fetches = consumer._coordinator, list(consumer._fetcher._pending_tasks)
@@ -66,3 +70,18 @@ async def close_consumer(consumer: AIOKafkaConsumer) -> None:
         consumer._client.close(),
         return_exceptions=True,
     )
+    await _close_late_connections(consumer._client)
+
+
+async def _close_late_connections(client: AIOKafkaClient) -> None:
+    """Closes a connection that a call beside the reader, such as one for the lag, was making as the client closed."""
+
+    async def no_connection(*_: Any, **__: Any) -> None:
+        return None
+
+    client._get_conn = no_connection  # the call then ends as with a broker that does not answer
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_SECONDS), client._get_conn_lock:
+            pass  # whoever was connecting has its connection now
+    with contextlib.suppress(Exception):
+        await client.close()

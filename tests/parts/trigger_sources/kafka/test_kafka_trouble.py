@@ -14,6 +14,8 @@ from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import create_conn
 from aiokafka.errors import CommitFailedError, KafkaError
 from servers.kafka import (
     SASL_PASSWORD,
@@ -30,6 +32,7 @@ from trigger_sources.dead_letters import DeadLetter, LetterTooLarge
 from trigger_sources.delivery import Delivery, Outcome
 from trigger_sources.events import Event
 from trigger_sources.kafka import KafkaTrigger
+from trigger_sources.kafka.consumer import close_consumer, open_consumer
 from trigger_sources.kafka.dead_letters import KafkaDeadLetters
 from trigger_sources.kafka.member import SESSION_SECONDS
 from trigger_sources.kafka.reply import KafkaReply
@@ -528,3 +531,22 @@ async def test_the_right_password_connects_and_a_wrong_one_is_reported(mechanism
             assert len(await take(generator, 1)) == 1
         with pytest.raises(SourceError, match=str(kafka.sasl_bootstrap)):
             await source.prepare(StandInContext(secrets={("kafka", "password"): "wrong"}))
+
+
+async def test_a_connection_that_is_made_while_the_consumer_closes_is_closed_too(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = await open_consumer([kafka.bootstrap], "late", None, StandInContext(), fetch_wait_ms=100)
+    (broker,) = consumer._client.cluster.brokers()
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.3)  # so the client is closed by then
+        return await create_conn(*arguments, **options)
+
+    monkeypatch.setattr("aiokafka.client.create_conn", late)
+    asked = asyncio.create_task(consumer._client.ready(broker.nodeId, group=ConnectionGroup.COORDINATION))
+    await asyncio.sleep(0)
+    await close_consumer(consumer)
+    await asked
+    assert not [conn for conn in consumer._client._conns.values() if conn.connected()]
+    assert not await consumer._client.ready(broker.nodeId), "a closed client connects no more"
