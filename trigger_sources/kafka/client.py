@@ -1,9 +1,10 @@
 """Clients of the Kafka brokers that a spec names, or of the fabric's own."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
@@ -24,6 +25,7 @@ from trigger_sources.transport.diagnosis import reasons_of
 _PORT, _PROTOCOL = 9092, "a Kafka broker"
 _PARTITIONS = 4  # of topics that are created here
 _MOST_REPLICAS = 3
+_END_SECONDS = 1.0
 _MOST_TOGETHER_BYTES = 16_384  # the client sends a larger record alone
 
 
@@ -67,6 +69,19 @@ def advertised_by(client: AIOKafkaClient) -> list[str]:
     return [f"{broker.host}:{broker.port}" for broker in client.cluster.brokers()]
 
 
+async def start(client: AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient) -> None:
+    """Starts it. A start that is cancelled has a second to end: aiokafka would leave its first connection open."""
+    starting = asyncio.ensure_future(client.start())
+    starting.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait({starting}, timeout=_END_SECONDS)
+        starting.cancel()
+        await asyncio.wait({starting}, timeout=_END_SECONDS)
+        raise
+
+
 @contextlib.asynccontextmanager
 async def admin_client(
     brokers: Sequence[str], security: Security | None, context: Context
@@ -75,7 +90,7 @@ async def admin_client(
     arguments = await client_arguments(security, context)
     admin = AIOKafkaAdminClient(bootstrap_servers=list(brokers), request_timeout_ms=10_000, **arguments)
     try:
-        await admin.start()
+        await start(admin)
         yield admin
     except (KafkaError, OSError) as error:
         raise await not_connected(brokers, security, error, advertised_by(admin._client)) from error
@@ -135,7 +150,7 @@ async def shared_producer(brokers: Sequence[str], security: Security | None, con
             **await client_arguments(security, context),
         )
         try:
-            await producer.start()
+            await start(producer)
         except BaseException:
             await producer.stop()
             raise

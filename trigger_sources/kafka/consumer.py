@@ -10,7 +10,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from trigger_sources.context import Context
-from trigger_sources.kafka.client import advertised_by, not_connected
+from trigger_sources.kafka.client import advertised_by, not_connected, start
 from trigger_sources.kafka.member import SESSION_SECONDS
 from trigger_sources.kafka.security import Security, client_arguments
 
@@ -39,7 +39,7 @@ async def open_consumer(
         **await client_arguments(security, context),
     )
     try:
-        await consumer.start()
+        await start(consumer)
     except (KafkaError, OSError) as error:
         advertised = advertised_by(consumer._client)
         await close_consumer(consumer)

@@ -20,7 +20,7 @@ from trigger_sources.dead_letters import (
     log_unreadable,
     metadata_from_letter,
 )
-from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, send, shared_producer
+from trigger_sources.kafka.client import admin_client, brokers_of, create_topics, send, shared_producer, start
 from trigger_sources.kafka.security import Security, client_arguments
 
 METADATA_HEADER = "kubeirq-dead-letter"
@@ -146,7 +146,7 @@ class KafkaDeadLetters:
             **await client_arguments(self._security, self._context),
         )
         try:
-            await consumer.start()
+            await start(consumer)
             partitions = [TopicPartition(self.topic, p) for p in consumer.partitions_for_topic(self.topic) or {0}]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)

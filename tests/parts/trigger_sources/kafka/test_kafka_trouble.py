@@ -550,3 +550,23 @@ async def test_a_connection_that_is_made_while_the_consumer_closes_is_closed_too
     await asked
     assert not [conn for conn in consumer._client._conns.values() if conn.connected()]
     assert not await consumer._client.ready(broker.nodeId), "a closed client connects no more"
+
+
+async def test_a_start_that_is_cancelled_leaves_no_connection_open(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    async def cancelling(*arguments: Any, **options: Any) -> Any:
+        made.append(await create_conn(*arguments, **options))
+        if len(made) == 1:
+            opening.cancel()
+        return made[-1]
+
+    monkeypatch.setattr("aiokafka.client.create_conn", cancelling)
+    opening = asyncio.create_task(
+        open_consumer([kafka.bootstrap], "cancelled", None, StandInContext(), fetch_wait_ms=100)
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert made and not [conn for conn in made if conn.connected()]
