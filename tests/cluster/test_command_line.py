@@ -141,7 +141,7 @@ async def test_a_folder_is_deployed_called_and_inspected_and_its_dead_letters_ar
         pod["metadata"]["name"] for pod in await cluster.controllers("kafka")
     )
     result = await kubeirq("describe", "orders")
-    assert "next: kubeirq dead-letters list orders" in result.output, result
+    assert f"next: kubeirq -n {place.name} dead-letters list orders" in result.output, result
     result = await kubeirq("dead-letters", "show", "orders", letters[0]["identity"], "--data")
     assert '"n": ' in result.output, result
 
@@ -184,7 +184,7 @@ async def test_a_parked_lane_is_listed_and_skipped(place: Namespace, cluster: Cl
     result = await until(lambda: kubeirq("lanes", "list", "orders"), lambda result: "parked" in result.output)
     assert "k1" in result.output
     result = await until(lambda: kubeirq("describe", "orders"), lambda result: "Parked" in result.output)
-    assert "next: kubeirq lanes list orders" in result.output
+    assert f"next: kubeirq -n {place.name} lanes list orders" in result.output
     assert (await kubeirq("lanes", "skip", "orders", "k1")).output == "skipped 1\n"
     await until(lambda: kubeirq("lanes", "list", "orders"), lambda result: result.output == "no lane waits\n")
 

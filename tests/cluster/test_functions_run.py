@@ -107,7 +107,7 @@ async def test_the_reason_why_a_function_does_not_start_is_reported_with_the_way
     assert "no licence" in found["message"]
     found = await place.until_condition("Function", "imageless", "Ready", "ImagePullBackOff")
     assert "localhost/nowhere:1" in found["message"]
-    assert "imagePullSecrets" in found["message"]
+    assert "check whether the node reaches it" in found["message"]
     found = await place.until_condition("Function", "lacking", "Ready", "DependenciesFailed")
     assert "spec.dependencies" in found["message"]
     assert "no-such-package-anywhere" in found["message"]

@@ -216,7 +216,8 @@ class Namespace:
         async with asyncio.timeout(30):
             while True:
                 try:
-                    _, writer = await asyncio.open_connection(host, PORT)
+                    async with asyncio.timeout(2):  # a connection to a pod that has just gone gets no answer
+                        _, writer = await asyncio.open_connection(host, PORT)
                 except OSError:
                     await asyncio.sleep(0.1)
                 else:
